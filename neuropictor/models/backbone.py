@@ -1,0 +1,201 @@
+"""The frozen latent diffusion model that the networks steer, with the towers that describe pictures and captions.
+
+A backbone is a folder in the layout of diffusers' Stable Diffusion: ``unet/ vae/ scheduler/ text_encoder/ tokenizer/``, and
+``image_encoder/`` where it has an image tower. The shipped miniature is such a folder inside the package.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModelWithProjection, PreTrainedTokenizerFast, ResNetConfig, ResNetModel
+
+MINIATURE = "miniature"
+# The placeholder of the prompt ensemble below; CLIP (arXiv 2103.00020, section 3.1.4) averages over prompts in the same way.
+PROMPTS = ("a photo of a {}", "a close view of a {}", "a wide view of a {}")
+
+
+class ImageTower(nn.Module):
+    """A ResNet with a linear projection into the text tower's space.
+
+    Parameters
+    ----------
+    config
+        Of transformers' ``ResNetModel``.
+    projection_dim
+        Width of the shared space.
+    """
+
+    def __init__(self, config: ResNetConfig, projection_dim: int):
+        super().__init__()
+        self.resnet = ResNetModel(config)
+        self.projection = nn.Linear(config.hidden_sizes[-1], projection_dim, bias=False)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Pictures [B, 3, S, S] in -1..1 -> [B, projection_dim], not normalised."""
+        return self.projection(self.resnet(pictures).pooler_output.flatten(1))
+
+    def stages(self, pictures: Tensor) -> list[Tensor]:
+        """The outputs of stem and stages, fine to coarse: a perceptual distance is measured on them."""
+        return list(self.resnet(pictures, output_hidden_states=True).hidden_states)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write ``config.json`` and ``model.safetensors``; the projection travels as the config's ``projection_dim``."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self.resnet.config.projection_dim = self.projection.out_features
+        self.resnet.config.save_pretrained(folder)
+        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors")
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> "ImageTower":
+        """Read what :meth:`save_pretrained` wrote."""
+        from safetensors.torch import load_file
+
+        config = ResNetConfig.from_pretrained(folder)
+        tower = cls(config, config.projection_dim)
+        weights = {k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / "model.safetensors").items()}
+        tower.load_state_dict(weights)
+        return tower
+
+
+@dataclass
+class Backbone:
+    """The parts of a backbone, frozen and in evaluation mode. All sizes of the method derive from it."""
+
+    name: str
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModelWithProjection
+    tokenizer: PreTrainedTokenizerFast
+    scheduler: DDIMScheduler
+    image_encoder: ImageTower | None = None
+
+    @classmethod
+    def load(cls, source: str | Path = MINIATURE) -> "Backbone":
+        """Read a backbone.
+
+        Parameters
+        ----------
+        source
+            ``"miniature"`` for the shipped one, or a folder.
+
+        Raises
+        ------
+        FileNotFoundError
+            Naming the sub-folder that is missing.
+        """
+        folder = Path(str(files("neuropictor") / "assets" / MINIATURE)) if str(source) == MINIATURE else Path(source)
+        for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+            if not (folder / part).is_dir():
+                raise FileNotFoundError(
+                    f"backbone.source: {source!s} has no folder {part}/. Allowed: 'miniature', 'train', or a folder in the layout of "
+                    f"diffusers' Stable Diffusion, for example backbone: {{source: /data/stable-diffusion-2-1-base}}."
+                )
+        image_folder = folder / "image_encoder"
+        backbone = cls(
+            name=folder.name,
+            unet=UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
+            vae=AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32),
+            text_encoder=CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder", dtype=torch.float32),
+            tokenizer=PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer"),
+            scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"),
+            image_encoder=ImageTower.from_pretrained(image_folder) if image_folder.is_dir() else None,
+        )
+        for module in backbone.modules:
+            module.eval().requires_grad_(False)
+        return backbone
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The parts that have weights."""
+        return [part for part in (self.unet, self.vae, self.text_encoder, self.image_encoder) if part is not None]
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Backbone":
+        """Move every part."""
+        for module in self.modules:
+            module.to(device=device, dtype=dtype)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the UNet's weights are."""
+        return self.unet.device
+
+    @property
+    def image_size(self) -> int:
+        """Side of the decoded picture in pixels."""
+        return self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of the latents."""
+        return self.unet.config.in_channels, self.unet.config.sample_size, self.unet.config.sample_size
+
+    @property
+    def context_shape(self) -> tuple[int, int]:
+        """(L, D): tokens and width of the text prompt's embedding."""
+        return self.text_encoder.config.max_position_embeddings, self.unet.config.cross_attention_dim
+
+    def _tokens(self, captions: list[str]) -> dict[str, Tensor]:
+        batch = self.tokenizer(
+            captions, padding="max_length", truncation=True, max_length=self.context_shape[0], return_tensors="pt"
+        )
+        return {"input_ids": batch["input_ids"].to(self.device)}
+
+    @torch.no_grad()
+    def encode_text(self, captions: list[str]) -> Tensor:
+        """Captions -> context [B, L, D]: the text tower's last hidden state after its final norm."""
+        return self.text_encoder(**self._tokens(captions)).last_hidden_state
+
+    @cached_property
+    def _null(self) -> Tensor:
+        return self.encode_text([""])
+
+    def null_context(self) -> Tensor:
+        """Context of the empty caption, [1, L, D]: the unconditional branch of classifier-free guidance."""
+        return self._null.to(self.device)
+
+    def to_tensor(self, pictures: np.ndarray) -> Tensor:
+        """Pictures uint8 [B, S, S, 3] -> float [B, 3, S, S] in -1..1 on the backbone's device."""
+        return torch.from_numpy(np.ascontiguousarray(pictures)).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    @torch.no_grad()
+    def encode_pictures(self, pictures: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Pictures uint8 [B, S, S, 3] -> mean and log variance [B, C, h, w] of the VAE's posterior, unscaled."""
+        posterior = self.vae.encode(self.to_tensor(pictures)).latent_dist
+        return posterior.mean, posterior.logvar
+
+    def latents(self, mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
+        """Draw scaled latents [B, C, h, w] from the posterior with given standard normal noise."""
+        return self.vae.config.scaling_factor * (mean + torch.exp(0.5 * logvar) * noise)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Scaled latents [B, C, h, w] -> pictures uint8 [B, S, S, 3], rounded."""
+        pictures = self.vae.decode(latents / self.vae.config.scaling_factor).sample
+        return ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+    @torch.no_grad()
+    def image_features(self, pictures: np.ndarray, batch_size: int = 256) -> Tensor:
+        """Pictures uint8 [B, S, S, 3] -> unit vectors [B, E] in the shared space."""
+        if self.image_encoder is None:
+            raise ValueError(f"backbone {self.name} has no image_encoder/ folder, so pictures cannot be compared in its space")
+        parts = [self.image_encoder(self.to_tensor(chunk)) for chunk in np.array_split(pictures, -(-len(pictures) // batch_size))]
+        return nn.functional.normalize(torch.cat(parts), dim=-1)
+
+    @torch.no_grad()
+    def text_features(self, captions: list[str]) -> Tensor:
+        """Captions -> unit vectors [B, E] in the shared space."""
+        return nn.functional.normalize(self.text_encoder(**self._tokens(captions)).text_embeds, dim=-1)
+
+    def category_features(self, categories: list[str]) -> Tensor:
+        """Category names -> unit vectors [N, E], each the mean over the prompt ensemble."""
+        features = torch.stack([self.text_features([prompt.format(name) for prompt in PROMPTS]).mean(0) for name in categories])
+        return nn.functional.normalize(features, dim=-1)
