@@ -1,0 +1,48 @@
+# make demo | test | lint | clean | help. Each makes what it needs, from nothing, in .venv.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+REPORT := results/report.html
+RESULTS = $(wildcard results/metrics.csv results/report/*)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint clean
+
+help: ## Say what there is.
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
+
+install: $(INSTALLED) ## Install the locked packages and the project into .venv (5.7 GB).
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) --version 2>&1); name another one, e.g. make $(or $(MAKECMDGOALS),demo) PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { \
+	  rm -rf .venv; echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: sudo apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --requirements requirements.lock
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+demo: $(INSTALLED) ## From simulated fMRI to reconstructed pictures and a report.
+	$(BIN)/snakemake
+	@$(MAKE) --no-print-directory $(REPORT)
+	@echo "Report: $(CURDIR)/$(REPORT)"
+
+# A second make reads which results there are after the chain has run.
+$(REPORT): $(RESULTS)
+	$(BIN)/snakemake --report $@
+
+test: $(INSTALLED) ## All tests, the tiny chain among them.
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## Style of Python and Snakemake files.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/snakefmt --check --compact-diff Snakefile rules
+	$(BIN)/snakemake --lint
+
+clean: ## Remove what was made, not the environment and never NSD itself.
+	rm -rf results logs .snakemake data/prepared
+	@if [ -e data/nsd/SIMULATED.json ]; then rm -rf data/nsd; fi

@@ -1,0 +1,53 @@
+# NeuroPictor: from fMRI responses to pictures. Settings: config.yaml; functions: rules/common.smk; one rules file a stage.
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "config.yaml"
+
+
+report: "report/workflow.rst"
+
+
+include: "rules/common.smk"
+
+
+settings = checked(config)
+
+
+pathvars:
+    nsd=settings.paths.nsd,
+    prepared=settings.paths.prepared,
+    results=settings.paths.results,
+
+
+wildcard_constraints:
+    subject=r"0[1-8]",
+    model=r"refined|pretrained",
+
+
+if settings.nsd.source == "simulated":
+
+    include: "rules/simulate.smk"
+
+
+if settings.backbone.source == "train":
+
+    include: "rules/backbone.smk"
+
+
+include: "rules/preprocess.smk"
+include: "rules/calibrate.smk"
+include: "rules/pretrain.smk"
+include: "rules/refine.smk"
+include: "rules/sample.smk"
+include: "rules/evaluate.smk"
+include: "rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.figures.input,
+        "<results>/metrics.csv",

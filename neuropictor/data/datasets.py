@@ -1,0 +1,230 @@
+"""Training batches as pure functions of the step number.
+
+Everything random in a batch (which pictures, how many repeats, posterior noise, diffusion noise and time steps) follows
+from the seed and the step, so that batches do not depend on workers or on the number of devices, and a resumed training
+sees what an uninterrupted one would have seen.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from neuropictor.data.latents import MEMORY_LIMIT, LatentStore, Rows
+from neuropictor.data.responses import SPLITS, ResponseStore
+
+TrialAveraging = Literal["random", "mean", "single"]
+_VALIDATION_STREAM = 2**32  # entropy word that keeps validation's random numbers apart from those of any training step
+
+
+class MapOperator(nn.Module):
+    """Draw responses on the flat cortex.
+
+    Parameters
+    ----------
+    operator
+        Sparse ``[size * size, V]``, see ``Geometry.map_operator``.
+    """
+
+    def __init__(self, operator: sparse.csr_array):
+        super().__init__()
+        operator = sparse.csr_array(operator)
+        self.size = round(operator.shape[0] ** 0.5)
+        self.n_vertices = operator.shape[1]
+        matrix = torch.sparse_csr_tensor(
+            torch.from_numpy(operator.indptr.astype(np.int64)),
+            torch.from_numpy(operator.indices.astype(np.int64)),
+            torch.from_numpy(operator.data.astype(np.float32)),
+            operator.shape,
+            check_invariants=True,
+        )
+        self.register_buffer("matrix", matrix, persistent=False)
+
+    def forward(self, responses: torch.Tensor) -> torch.Tensor:
+        """Return maps ``[B, 1, size, size]`` of responses ``[B, V]``."""
+        if responses.ndim != 2 or responses.shape[1] != self.n_vertices:
+            raise ValueError(
+                f"responses: shape {tuple(responses.shape)} does not fit the geometry; allowed: (batch, {self.n_vertices})"
+            )
+        with torch.autocast(responses.device.type, enabled=False):  # sparse products exist in float32 only
+            maps = (self.matrix @ responses.T.float()).T
+        return maps.reshape(-1, 1, self.size, self.size)
+
+
+class PictureResponses:
+    """Responses of the pictures of one split, over one or more subjects; an item is a picture of a subject.
+
+    Parameters
+    ----------
+    paths
+        Response files, one a subject.
+    split
+        ``train``, ``validation`` or ``test``.
+    memory_limit
+        Bytes up to which a subject's responses are kept in memory.
+
+    Attributes
+    ----------
+    nsd_id
+        ``[N]`` picture of each item.
+    subject
+        ``[N]`` NSD's subject number of each item.
+    """
+
+    def __init__(self, paths: Sequence[str | Path], split: str, memory_limit: int = MEMORY_LIMIT):
+        stores = [ResponseStore(path) for path in paths]
+        self._rows = [Rows(store.path, "responses", memory_limit) for store in stores]
+        tables, nsd_ids = [], []
+        for store in stores:
+            ids = store.pictures(split)
+            kept = np.flatnonzero(store.split == SPLITS.index(split))
+            tables.append(_groups(store, kept))
+            nsd_ids.append(ids)
+        repeats = max((len(trials) for table in tables for trials in table), default=0)
+        if not repeats:
+            raise ValueError(f"responses: no picture of split {split!r} in {', '.join(map(str, paths))}; at least one is needed")
+        self.nsd_id = np.concatenate(nsd_ids)
+        self.subject = np.repeat([store.subject for store in stores], [len(ids) for ids in nsd_ids])
+        self._file = np.repeat(np.arange(len(stores)), [len(ids) for ids in nsd_ids])
+        self._trials = np.full((len(self.nsd_id), repeats), -1, dtype=np.int64)
+        for item, trials in enumerate(trials for table in tables for trials in table):
+            self._trials[item, : len(trials)] = trials
+
+    def __len__(self) -> int:
+        return len(self.nsd_id)
+
+    def choose(self, items: np.ndarray, averaging: TrialAveraging, random: np.random.Generator) -> list[np.ndarray]:
+        """Choose the trials to average for each item: one random repeat, all, or a random number of random ones."""
+        order = random.random((len(items), self._trials.shape[1]))
+        share = random.random(len(items))
+        trials = self._trials[items]
+        order[trials < 0] = np.inf
+        available = (trials >= 0).sum(1)
+        count = {"single": np.ones_like(available), "mean": available}.get(averaging, 1 + (share * available).astype(int))
+        ranked = np.take_along_axis(trials, order.argsort(1), 1)
+        return [np.sort(row[:n]) for row, n in zip(ranked, count, strict=True)]
+
+    def read(self, items: np.ndarray, chosen: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the mean over the chosen trials of each item, float32 ``[n, V]``."""
+        counts = np.array([len(trials) for trials in chosen])
+        flat, owner = np.concatenate(chosen), np.repeat(self._file[items], counts)
+        values = np.empty((len(flat), self._rows[0].shape[1]), dtype=np.float32)
+        for file in np.unique(owner):
+            values[owner == file] = self._rows[file][flat[owner == file]]
+        sums = np.add.reduceat(values, np.concatenate([[0], counts.cumsum()[:-1]]), axis=0)
+        return sums / counts[:, None].astype(np.float32)
+
+
+def _groups(store: ResponseStore, kept: np.ndarray) -> list[np.ndarray]:
+    """Group trial numbers by picture, pictures ascending."""
+    order = kept[np.argsort(store.nsd_id[kept], kind="stable")]
+    return np.split(order, np.flatnonzero(np.diff(store.nsd_id[order])) + 1)
+
+
+class TrainingBatches(Dataset):
+    """Batches by step number; use through `loader`.
+
+    A batch is a dictionary: ``responses`` f4 ``[B, V]``; with latents also ``latents`` ``[B, C, h, w]`` drawn from the
+    VAE's posterior and scaled, ``text`` ``[B, L, D]`` of one random caption, ``noise`` as the latents, ``timesteps``
+    ``[B]``, and ``uniform`` ``[B]`` in 0..1, to be compared with the share of contexts to drop.
+
+    Parameters
+    ----------
+    responses
+        The pictures to draw from.
+    batch_size
+        Pictures a step, over all devices together.
+    averaging
+        How a picture's repeats become one response.
+    seed
+        Seed of everything.
+    latents
+        Latents of the pictures; None for training without the backbone (calibrate).
+    scaling_factor
+        The VAE's, from its configuration.
+    n_timesteps
+        Training time steps of the scheduler.
+    share
+        ``(rank, count)`` of the devices: this process gets every ``count``-th row of a batch.
+    """
+
+    def __init__(
+        self,
+        responses: PictureResponses,
+        batch_size: int,
+        averaging: TrialAveraging,
+        seed: int,
+        latents: LatentStore | None = None,
+        scaling_factor: float = 1.0,
+        n_timesteps: int = 1000,
+        share: tuple[int, int] = (0, 1),
+    ):
+        self.responses, self.batch_size, self.averaging, self.seed = responses, batch_size, averaging, seed
+        self.latents, self.scaling_factor, self.n_timesteps = latents, scaling_factor, n_timesteps
+        self.rows = slice(share[0], None, share[1])
+        self._latent_rows = latents.rows(responses.nsd_id) if latents is not None else None
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
+
+    def _items(self, step: int) -> np.ndarray:
+        """Return the items of a step: a running walk through one random order an epoch."""
+        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        epochs, offsets = np.divmod(places, len(self.responses))
+        items = np.empty(self.batch_size, dtype=np.int64)
+        for epoch in np.unique(epochs):
+            if self._order[0] != epoch:
+                self._order = (epoch, np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.responses)))
+            items[epochs == epoch] = self._order[1][offsets[epochs == epoch]]
+        return items
+
+    def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
+        random = np.random.default_rng([self.seed, 1, step])
+        items = self._items(step)
+        timesteps = random.integers(0, self.n_timesteps, len(items))
+        return self._batch(items, self.averaging, random, timesteps)
+
+    def _batch(
+        self, items: np.ndarray, averaging: TrialAveraging, random: np.random.Generator, timesteps: np.ndarray
+    ) -> dict[str, torch.Tensor]:
+        chosen = self.responses.choose(items, averaging, random)[self.rows]
+        mine = items[self.rows]
+        batch = {"responses": self.responses.read(mine, chosen)}
+        if self.latents is not None:
+            rows = self._latent_rows[mine]
+            shape = (2, len(items), *self.latents.mean.shape[1:])
+            posterior, noise = random.standard_normal(shape, dtype=np.float32)[:, self.rows]
+            caption = random.integers(0, self.latents.text.shape[1], len(items))[self.rows]
+            mean, logvar = (store[rows].astype(np.float32) for store in (self.latents.mean, self.latents.logvar))
+            batch |= {
+                "latents": np.float32(self.scaling_factor) * (mean + np.exp(0.5 * logvar) * posterior),
+                "text": self.latents.text[rows][np.arange(len(rows)), caption].astype(np.float32),
+                "noise": noise,
+                "timesteps": timesteps[self.rows],
+                "uniform": random.random(len(items), dtype=np.float32)[self.rows],
+            }
+        return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in batch.items()}
+
+    def loader(self, start: int, stop: int, workers: int = 0) -> DataLoader:
+        """Return an iterable over the batches of steps ``start`` to ``stop - 1``, in order whatever the workers."""
+        # A generator of its own: by default a loader draws from torch's global one, which would then differ after a resume.
+        own = torch.Generator()
+        return DataLoader(self, batch_size=None, sampler=range(start, stop), num_workers=workers, generator=own)
+
+    def fixed(self, limit: int = 256) -> Iterator[dict[str, torch.Tensor]]:
+        """Yield the batches of a validation: the first `limit` items, mean of all repeats, the same noise every time.
+
+        Time steps are spread evenly over the noise schedule, so that the loss has little variance.
+        """
+        items = np.arange(len(self.responses))
+        if len(items) > limit:  # evenly over the subjects, which lie one behind the other
+            items = items[np.linspace(0, len(items) - 1, limit).astype(int)]
+        spread = np.random.default_rng([0, _VALIDATION_STREAM]).permutation(len(items))
+        timesteps = ((spread + 0.5) / len(items) * self.n_timesteps).astype(np.int64)
+        for start in range(0, len(items), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            random = np.random.default_rng([0, _VALIDATION_STREAM, start])
+            yield self._batch(items[part], "mean", random, timesteps[part])

@@ -1,0 +1,153 @@
+"""Latents and text features of every picture, computed once: the frozen backbone's share of a training step.
+
+Without augmentation the VAE and the text tower give the same output for a picture in every epoch. The posterior's mean
+and log variance are kept, not a sample, so that training draws the posterior noise anew as the official code does.
+"""
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import h5py
+import numpy as np
+
+from neuropictor.data.rows import read_rows
+from neuropictor.data.stimuli import CAPTIONS_PER_PICTURE, StimulusStore
+from neuropictor.models.backbone import Backbone
+from neuropictor.models.device import prepare_device
+from neuropictor.runlog import RunRecord, atomic_path, progress, record_path
+
+if TYPE_CHECKING:
+    from neuropictor.config import RuntimeConfig
+
+log = logging.getLogger(__name__)
+
+#: Datasets up to this size are kept in memory, larger ones are read row by row.
+MEMORY_LIMIT = 2**30
+
+
+class Rows:
+    """Rows of one HDF5 dataset: in memory where it is small, else read as they are asked for.
+
+    Safe to use in data loader workers: each process opens its own handle.
+
+    Parameters
+    ----------
+    path, name
+        File and dataset.
+    memory_limit
+        Bytes up to which the dataset is read whole.
+    """
+
+    def __init__(self, path: str | Path, name: str, memory_limit: int = MEMORY_LIMIT):
+        self.path, self.name = str(path), name
+        self._file: h5py.File | None = None
+        self._process = -1
+        with h5py.File(self.path) as file:
+            dataset = file[name]
+            self.shape = dataset.shape
+            self._array = dataset[:] if dataset.nbytes <= memory_limit else None
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """Return ``[len(rows), ...]`` in the stored type; rows in any order, repeated or not."""
+        if self._array is not None:
+            return self._array[rows]
+        return read_rows(self._dataset(), rows)
+
+    def _dataset(self) -> h5py.Dataset:
+        if self._process != os.getpid():
+            self._file, self._process = h5py.File(self.path), os.getpid()
+        return self._file[self.name]
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_file": None, "_process": -1}
+
+
+class LatentStore:
+    """Reader of a latents file.
+
+    Parameters
+    ----------
+    path
+        File written by `cache_latents`.
+
+    Attributes
+    ----------
+    nsd_id
+        ``[P]`` ascending.
+    mean, logvar
+        Rows ``[P, C, h, w]``, unscaled moments of the VAE's posterior.
+    text
+        Rows ``[P, 5, L, D]``, the text tower's last hidden state of the five captions.
+    """
+
+    def __init__(self, path: str | Path, memory_limit: int = MEMORY_LIMIT):
+        self.path = Path(path)
+        with h5py.File(path) as file:
+            self.nsd_id = file["nsd_id"][:]
+        self.mean, self.logvar, self.text = (Rows(path, name, memory_limit) for name in ("mean", "logvar", "text"))
+
+    def rows(self, nsd_ids: np.ndarray) -> np.ndarray:
+        """Return the row of each picture; raise ``KeyError`` naming the first one that is missing."""
+        rows = np.searchsorted(self.nsd_id, nsd_ids).clip(max=len(self.nsd_id) - 1)
+        missing = self.nsd_id[rows] != nsd_ids
+        if missing.any():
+            raise KeyError(
+                f"{self.path}: nsd_id {np.asarray(nsd_ids)[missing][0]} is not among its {len(self.nsd_id)} pictures; "
+                "allowed: pictures of the stimuli file that the latents were made from"
+            )
+        return rows
+
+
+def _five(captions: list[str]) -> list[str]:
+    """Repeat captions where a picture has fewer than five, so that any of the five rows may be drawn."""
+    captions = captions or [""]
+    return [captions[i % len(captions)] for i in range(CAPTIONS_PER_PICTURE)]
+
+
+def cache_latents(
+    stimuli: str | Path, backbone: str | Path, runtime: "RuntimeConfig", out: str | Path, batch_size: int = 64
+) -> None:
+    """Encode all pictures and captions of a stimuli file with a backbone.
+
+    Parameters
+    ----------
+    stimuli
+        Stimuli file.
+    backbone
+        Source of the backbone, see `Backbone.load`.
+    runtime
+        Device and threads.
+    out
+        HDF5 file: ``mean``, ``logvar`` f2 ``[P, C, h, w]``, ``text`` f2 ``[P, 5, L, D]``, ``nsd_id`` i4 ``[P]``.
+    batch_size
+        Pictures encoded at once.
+    """
+    device = prepare_device(runtime)
+    store = StimulusStore(stimuli)
+    model = Backbone.load(backbone).to(device)
+    if store.size != model.image_size:
+        raise ValueError(
+            f"preprocess.picture_size: pictures in {stimuli} are {store.size} pixels wide, backbone {model.name} takes "
+            f"{model.image_size}; allowed: the backbone's size, for example picture_size: {model.image_size}"
+        )
+    nsd_ids = store.nsd_id
+    with RunRecord(record_path(out), stage="latents", inputs=[stimuli]) as record:
+        with atomic_path(out) as temporary, h5py.File(temporary, "w") as file:
+            shape = (len(nsd_ids), *model.latent_shape)
+            for name in ("mean", "logvar"):
+                file.create_dataset(name, shape, "f2", chunks=(1, *shape[1:]))
+            text_shape = (len(nsd_ids), CAPTIONS_PER_PICTURE, *model.context_shape)
+            text = file.create_dataset("text", text_shape, "f2", chunks=(1, *text_shape[1:]))
+            file["nsd_id"] = nsd_ids
+            file.attrs.update(data=store.data, backbone=model.name)
+            starts = range(0, len(nsd_ids), batch_size)
+            for start in progress(starts, "Encoding pictures and captions", unit="batch"):
+                part = slice(start, start + batch_size)
+                mean, logvar = model.encode_pictures(store.pictures(nsd_ids[part]))
+                file["mean"][part] = mean.float().cpu().numpy()
+                file["logvar"][part] = logvar.float().cpu().numpy()
+                captions = [caption for texts in store.captions(nsd_ids[part]) for caption in _five(texts)]
+                text[part] = model.encode_text(captions).float().cpu().numpy().reshape(-1, *text_shape[1:])
+        record.add(pictures=len(nsd_ids), latent_shape=list(model.latent_shape), context_shape=list(model.context_shape))

@@ -1,0 +1,197 @@
+"""The prepared responses of one subject: a lazily read HDF5 file, chunked by trial."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from neuropictor.data.rows import read_rows
+
+SPLITS = ("train", "validation", "test")
+"""Names of the values 0, 1, 2 of the `split` data set."""
+
+_TRIAL_FIELDS = {"nsd_id": np.int32, "session": np.int16, "repeat": np.int8, "split": np.int8}
+_ATTRIBUTES = ("subject", "data", "beta_version", "mesh")
+
+
+class ResponseStore:
+    """Read access to a subject's `responses.h5`.
+
+    The file is opened on first use and once per process, so that a store may be handed to worker processes.
+
+    Parameters
+    ----------
+    path : Path
+        File written by `neuropictor.data.preprocess.preprocess_subject`.
+
+    Attributes
+    ----------
+    subject : int
+        NSD's subject number, 1..8.
+    data : str
+        "simulated" or "nsd".
+    beta_version, mesh : str
+        Where the responses come from.
+    nsd_id, session, repeat, split : int arrays [T]
+        Of each trial: 0-based picture number, 1-based session, 0-based repeat, index into `SPLITS`.
+    ncsnr : float32 array [V]
+        Noise ceiling signal-to-noise ratio of each vertex, unitless.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no file.
+    ValueError
+        When the file lacks a data set or attribute.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._file: h5py.File | None = None
+        self._process = -1
+        if not self.path.is_file():
+            raise FileNotFoundError(f"responses: no file {self.path}; the stage 'preprocess' writes it")
+        with h5py.File(self.path, "r") as file:
+            missing = [name for name in ("responses", *_TRIAL_FIELDS, "ncsnr") if name not in file]
+            missing += [name for name in _ATTRIBUTES if name not in file.attrs]
+            if missing:
+                raise ValueError(
+                    f"{self.path}: {', '.join(missing)} missing, found {sorted(file)}; a response store holds "
+                    f"responses, {', '.join(_TRIAL_FIELDS)}, ncsnr and the attributes {', '.join(_ATTRIBUTES)}"
+                )
+            self.shape: tuple[int, int] = file["responses"].shape
+            self.nsd_id, self.session, self.repeat, self.split = (file[name][:] for name in _TRIAL_FIELDS)
+            self.ncsnr = file["ncsnr"][:]
+            self.subject = int(file.attrs["subject"])
+            self.data, self.beta_version, self.mesh = (str(file.attrs[name]) for name in _ATTRIBUTES[1:])
+        self._order = np.argsort(self.nsd_id, kind="stable")
+        self._sorted_ids = self.nsd_id[self._order]
+
+    def __len__(self) -> int:
+        """Return the number of trials."""
+        return self.shape[0]
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_file": None, "_process": -1}
+
+    @property
+    def n_vertices(self) -> int:
+        """Number of vertices V."""
+        return self.shape[1]
+
+    def _dataset(self) -> h5py.Dataset:
+        """Open the file anew in a forked or spawned process: HDF5 handles cannot be shared."""
+        if self._file is None or self._process != os.getpid():
+            self._file, self._process = h5py.File(self.path, "r"), os.getpid()
+        return self._file["responses"]
+
+    def close(self) -> None:
+        """Close the file; the next read opens it again."""
+        if self._file is not None and self._process == os.getpid():
+            self._file.close()
+        self._file = None
+
+    def responses(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Read trials.
+
+        Parameters
+        ----------
+        indices : int array [n]
+            Trial numbers in any order, repeats allowed.
+
+        Returns
+        -------
+        float32 array [n, V]
+            Z-scored responses, unitless.
+        """
+        indices = np.asarray(indices, dtype=np.int64).reshape(-1)
+        if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
+            raise IndexError(
+                f"{self.path}: trial {indices.min() if indices.min() < 0 else indices.max()} does not exist; "
+                f"allowed are 0..{len(self) - 1}"
+            )
+        return read_rows(self._dataset(), indices).astype(np.float32)
+
+    def pictures(self, split: str) -> np.ndarray:
+        """Return the picture numbers of a split ("train", "validation" or "test"), ascending and unique, int32 [n]."""
+        if split not in SPLITS:
+            raise ValueError(f"split {split!r} does not exist; allowed are {', '.join(SPLITS)}, for example 'test'")
+        return np.unique(self.nsd_id[self.split == SPLITS.index(split)])
+
+    def trials(self, nsd_id: int) -> np.ndarray:
+        """Return the trials in which a picture was shown, in order, int64 [repeats]."""
+        first, last = np.searchsorted(self._sorted_ids, [nsd_id, nsd_id + 1])
+        if first == last:
+            raise KeyError(f"{self.path}: subject {self.subject} never saw picture {nsd_id} (nsd_id is 0-based)")
+        return self._order[first:last]
+
+    def mean_response(self, nsd_ids: Iterable[int]) -> np.ndarray:
+        """Average the repeats of each picture.
+
+        Parameters
+        ----------
+        nsd_ids : iterable of int, length n
+            0-based picture numbers.
+
+        Returns
+        -------
+        float32 array [n, V]
+        """
+        groups = [self.trials(int(nsd_id)) for nsd_id in nsd_ids]
+        means = np.empty((len(groups), self.n_vertices), np.float32)
+        for start in range(0, len(groups), 256):
+            part = groups[start : start + 256]
+            values = self.responses(np.concatenate(part))
+            bounds = np.cumsum([0, *map(len, part)])
+            for row, (first, last) in enumerate(pairwise(bounds)):
+                means[start + row] = values[first:last].mean(0)
+        return means
+
+
+class ResponseWriter:
+    """Write a response store session by session into an open, empty HDF5 file.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Open for writing.
+    trials, n_vertices : int
+        Final numbers of rows and columns.
+    subject : int
+    data : str
+        "simulated" or "nsd".
+    beta_version, mesh : str
+    """
+
+    def __init__(
+        self, file: h5py.File, trials: int, n_vertices: int, *, subject: int, data: str, beta_version: str, mesh: str
+    ):
+        self.dataset = file.create_dataset("responses", (trials, n_vertices), np.float16, chunks=(1, n_vertices))
+        self._file = file
+        self._filled = 0
+        file.attrs.update(subject=subject, data=data, beta_version=beta_version, mesh=mesh)
+
+    def append(self, responses: np.ndarray) -> None:
+        """Add trials [t, V] behind those already written."""
+        self.dataset[self._filled : self._filled + len(responses)] = responses.astype(np.float16)
+        self._filled += len(responses)
+
+    def finish(self, *, ncsnr: np.ndarray, **fields: np.ndarray) -> None:
+        """Add `nsd_id`, `session`, `repeat`, `split` [T] and `ncsnr` [V]; every trial must have been appended."""
+        if self._filled != len(self.dataset):
+            raise ValueError(f"responses: {self._filled} trials written of {len(self.dataset)} announced")
+        for name, kind in _TRIAL_FIELDS.items():
+            values = np.asarray(fields.pop(name))
+            if values.shape != (self._filled,):
+                raise ValueError(
+                    f"{name}: shape {values.shape} found, allowed is one value per trial, ({self._filled},)"
+                )
+            self._file.create_dataset(name, data=values.astype(kind))
+        if fields:
+            raise TypeError(f"unknown fields {sorted(fields)}; allowed are {', '.join(_TRIAL_FIELDS)}, ncsnr")
+        self._file.create_dataset("ncsnr", data=np.asarray(ncsnr, np.float32))

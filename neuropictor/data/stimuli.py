@@ -1,0 +1,167 @@
+"""The prepared pictures with captions, main category and background kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+from PIL import Image
+
+from neuropictor.data.rows import read_rows
+from neuropictor.nsd.constants import CAPTIONS_PER_PICTURE
+
+_FIELDS = ("pictures", "nsd_id", "captions", "category", "background")
+
+
+def resize_pictures(pictures: np.ndarray, size: int) -> np.ndarray:
+    """Shrink pictures by area averaging, or enlarge them bilinearly.
+
+    Parameters
+    ----------
+    pictures : uint8 array [..., S, S, 3]
+    size : int
+        New side in pixels.
+
+    Returns
+    -------
+    uint8 array [..., size, size, 3]
+        The same array where the size is right already.
+    """
+    side = pictures.shape[-2]
+    if side == size and pictures.shape[-3] == size:
+        return pictures
+    filter_ = Image.Resampling.BOX if size < side else Image.Resampling.BILINEAR
+    flat = pictures.reshape(-1, *pictures.shape[-3:])
+    out = np.empty((len(flat), size, size, 3), np.uint8)
+    for row, picture in enumerate(flat):
+        out[row] = np.asarray(Image.fromarray(picture).resize((size, size), filter_))
+    return out.reshape(*pictures.shape[:-3], size, size, 3)
+
+
+class StimulusStore:
+    """Read access to `stimuli.h5`; pictures are read on demand, the rest is held in memory.
+
+    Parameters
+    ----------
+    path : Path
+        File written by `neuropictor.data.preprocess.preprocess_stimuli`.
+
+    Attributes
+    ----------
+    nsd_id : int32 array [P]
+        0-based picture numbers, ascending.
+    size : int
+        Side of the pictures in pixels.
+    data : str
+        "simulated" or "nsd".
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When the file or a part of it is missing.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"stimuli: no file {self.path}; the stage 'preprocess' writes it")
+        with h5py.File(self.path, "r") as file:
+            missing = [name for name in _FIELDS if name not in file]
+            missing += [name for name in ("data", "size") if name not in file.attrs]
+            if missing:
+                raise ValueError(
+                    f"{self.path}: {', '.join(missing)} missing, found {sorted(file)}; a stimulus store holds "
+                    f"{', '.join(_FIELDS)} and the attributes data, size"
+                )
+            self.nsd_id = file["nsd_id"][:]
+            self._captions = file["captions"].asstr()[:]
+            self._category = file["category"].asstr()[:].astype(str)
+            self._background = file["background"].asstr()[:].astype(str)
+            self.data, self.size = str(file.attrs["data"]), int(file.attrs["size"])
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self.nsd_id)
+
+    @property
+    def categories(self) -> list[str]:
+        """The main categories that occur, sorted; without the empty name of pictures that have none."""
+        return sorted(set(self._category) - {""})
+
+    def rows(self, nsd_ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return the rows of the given pictures, int64 [n]; KeyError names the first that is missing."""
+        nsd_ids = np.asarray(nsd_ids, dtype=np.int64).reshape(-1)
+        rows = np.searchsorted(self.nsd_id, nsd_ids)
+        found = self.nsd_id[np.minimum(rows, len(self) - 1)] == nsd_ids
+        if not found.all():
+            raise KeyError(f"{self.path}: no picture {nsd_ids[~found][0]} among {len(self)} (nsd_id is 0-based)")
+        return rows
+
+    def pictures(self, nsd_ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Read pictures, uint8 [n, S, S, 3], in the given order."""
+        with h5py.File(self.path, "r") as file:
+            return read_rows(file["pictures"], self.rows(nsd_ids))
+
+    def captions(self, nsd_ids: Sequence[int] | np.ndarray) -> list[list[str]]:
+        """Return the captions of each picture: n lists of at most five texts (COCO has pictures with fewer)."""
+        return [[text for text in texts if text] for texts in self._captions[self.rows(nsd_ids)]]
+
+    def category(self, nsd_ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return the category of each picture's largest object, str [n]; empty where a picture has no object."""
+        return self._category[self.rows(nsd_ids)]
+
+    def background(self, nsd_ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return the kind of background of each picture, str [n]; empty where unknown."""
+        return self._background[self.rows(nsd_ids)]
+
+
+class StimulusWriter:
+    """Write a stimulus store in blocks into an open, empty HDF5 file.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Open for writing.
+    nsd_id : int array [P]
+        0-based picture numbers, strictly ascending.
+    size : int
+        Side of the pictures in pixels.
+    data : str
+        "simulated" or "nsd".
+    """
+
+    def __init__(self, file: h5py.File, nsd_id: np.ndarray, size: int, data: str):
+        nsd_id = np.asarray(nsd_id, np.int32)
+        if (np.diff(nsd_id) <= 0).any():
+            raise ValueError("nsd_id must be strictly ascending, for example [3, 17, 2950]")
+        block = max(1, min(len(nsd_id), 2**18 // (size * size * 3)))
+        self.dataset = file.create_dataset(
+            "pictures", (len(nsd_id), size, size, 3), np.uint8, chunks=(block, size, size, 3)
+        )
+        self._file = file
+        self._filled = 0
+        file.create_dataset("nsd_id", data=nsd_id)
+        file.attrs.update(data=data, size=size)
+
+    def append(self, pictures: np.ndarray) -> None:
+        """Add pictures uint8 [n, size, size, 3] behind those already written."""
+        self.dataset[self._filled : self._filled + len(pictures)] = pictures
+        self._filled += len(pictures)
+
+    def finish(self, captions: Sequence[Sequence[str]], category: Sequence[str], background: Sequence[str]) -> None:
+        """Add the texts of all pictures; captions are cut or padded with empty texts to five."""
+        if not self._filled == len(self.dataset) == len(captions) == len(category) == len(background):
+            raise ValueError(
+                f"stimuli: {self._filled} pictures, {len(captions)} caption lists, {len(category)} categories and "
+                f"{len(background)} backgrounds found; {len(self.dataset)} of each are needed"
+            )
+        texts = np.full((len(captions), CAPTIONS_PER_PICTURE), "", dtype=object)
+        for row, lines in enumerate(captions):
+            kept = [" ".join(line.split()) for line in lines][:CAPTIONS_PER_PICTURE]
+            texts[row, : len(kept)] = kept
+        kind = h5py.string_dtype("utf-8")
+        self._file.create_dataset("captions", data=texts, dtype=kind)
+        self._file.create_dataset("category", data=np.asarray(list(category), object), dtype=kind)
+        self._file.create_dataset("background", data=np.asarray(list(background), object), dtype=kind)

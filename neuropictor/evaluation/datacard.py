@@ -1,0 +1,228 @@
+"""The data card: measured facts of the data that any score must be read against. Loads no torch."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from neuropictor.data.responses import SPLITS, ResponseStore
+from neuropictor.data.stimuli import StimulusStore
+from neuropictor.evaluation.measures import pixcorr
+from neuropictor.evaluation.pages import page, table
+from neuropictor.evaluation.tables import title_mark
+from neuropictor.runlog import atomic_path, record_path
+
+if TYPE_CHECKING:
+    from neuropictor.config import EvaluateConfig
+
+MEAN_PICTURE_LIMIT = 0.15
+"""Pixel correlation of mean training picture and test pictures above which a layout is too easy to guess."""
+MEAN_COLOUR_LIMIT = 0.75
+"""Two-way identification by mean colour alone above which identification says little."""
+VAE_CATEGORY_LIMIT = 0.90
+"""Least share of the category accuracy on true pictures that must be left after the VAE."""
+
+_PAIRS = 2000
+_PICTURES_AT_ONCE = 256
+
+
+def data_card(
+    responses: dict[int, Path], stimuli: Path, config: EvaluateConfig, out: Path, metrics: Path | None = None
+) -> None:
+    """Measure the data and write them down.
+
+    Parameters
+    ----------
+    responses : dict of Path
+        Prepared responses by subject.
+    stimuli : Path
+        Prepared pictures.
+    config : EvaluateConfig
+        `seed` is used, for the choice of picture pairs.
+    out : Path
+        HTML page, with all numbers as JSON at its end.
+    metrics : Path, optional
+        `metrics.csv`, whose record holds what needs the backbone: mean-colour identification and ceilings.
+    """
+    facts = measure(responses, stimuli, config.seed)
+    facts["backbone"] = _backbone_facts(metrics)
+    body = "\n".join([_subjects(facts), _pictures(facts), _json(facts)])
+    with atomic_path(out) as temporary:
+        temporary.write_text(page("Data card" + title_mark(facts["data"]), body), encoding="utf-8")
+
+
+def measure(responses: dict[int, Path], stimuli: Path, seed: int) -> dict:
+    """Return the facts that need no backbone, as plain numbers and texts."""
+    store = StimulusStore(stimuli)
+    subjects, train, test = {}, set(), set()
+    for subject, path in responses.items():
+        one = ResponseStore(path)
+        subjects[str(subject)] = _subject_facts(one)
+        train.update(one.pictures("train").tolist())
+        test.update(one.pictures("test").tolist())
+        one.close()
+    train_ids, test_ids = np.array(sorted(train)), np.array(sorted(test))
+    seen = store.pictures(test_ids)
+    return {
+        "data": store.data,
+        "subjects": subjects,
+        "pictures": {
+            "size": store.size,
+            "all": len(store),
+            "train": len(train_ids),
+            "test": len(test_ids),
+            "train_and_test": len(train & test),
+            "categories": len(store.categories),
+            "backgrounds": len(set(store.background(store.nsd_id)) - {""}),
+            "mean_training_picture_pixcorr": _mean_picture_pixcorr(store, train_ids, seen),
+            "random_pair_pixcorr": _pair_pixcorr(seen, seed),
+            "commonest_category_share": _largest_share(store.category(test_ids)),
+            "commonest_background_share": _largest_share(store.background(test_ids)),
+        },
+    }
+
+
+def _subject_facts(store: ResponseStore) -> dict:
+    """Counts of trials and pictures by split, repeats and noise ceiling of one subject."""
+    ncsnr = store.ncsnr[np.isfinite(store.ncsnr)]
+    quartiles = np.quantile(ncsnr, [0.25, 0.5, 0.75]) if len(ncsnr) else [np.nan] * 3
+    splits = {
+        name: {"trials": int((store.split == code).sum()), "pictures": len(store.pictures(name))}
+        for code, name in enumerate(SPLITS)
+    }
+    return {
+        "mesh": store.mesh,
+        "beta_version": store.beta_version,
+        "sessions": len(np.unique(store.session)),
+        "vertices": store.n_vertices,
+        "most_repeats": int(store.repeat.max()) + 1,
+        "splits": splits,
+        "ncsnr_quartiles": [None if np.isnan(value) else round(float(value), 4) for value in quartiles],
+    }
+
+
+def _mean_picture_pixcorr(store: StimulusStore, train: np.ndarray, seen: np.ndarray) -> float:
+    """Mean pixel correlation of the mean training picture (unrounded) with the test pictures."""
+    total = np.zeros((store.size, store.size, 3))
+    for start in range(0, len(train), _PICTURES_AT_ONCE):
+        total += store.pictures(train[start : start + _PICTURES_AT_ONCE]).sum(0, dtype=np.int64)
+    mean = np.broadcast_to(total / max(1, len(train)), (len(seen), 1, *total.shape))
+    return round(float(pixcorr(mean, seen).mean()), 4)
+
+
+def _pair_pixcorr(seen: np.ndarray, seed: int) -> float | None:
+    """Mean pixel correlation of random pairs of different test pictures."""
+    if len(seen) < 2:
+        return None
+    generator = np.random.default_rng(seed)
+    left = generator.integers(0, len(seen), _PAIRS)
+    right = (left + generator.integers(1, len(seen), _PAIRS)) % len(seen)
+    values = [
+        pixcorr(seen[left[start : start + _PICTURES_AT_ONCE], None], seen[right[start : start + _PICTURES_AT_ONCE]])
+        for start in range(0, _PAIRS, _PICTURES_AT_ONCE)
+    ]
+    return round(float(np.concatenate(values).mean()), 4)
+
+
+def _largest_share(names: np.ndarray) -> float:
+    return round(float(np.unique(names, return_counts=True)[1].max() / len(names)), 4)
+
+
+def _backbone_facts(metrics: Path | None) -> dict | None:
+    """Read the controls that the evaluation measured; None where it has not run."""
+    if metrics is None or not record_path(metrics).is_file():
+        return None
+    results = json.loads(record_path(metrics).read_text(encoding="utf-8"))["results"]
+    controls = results.get("controls")
+    if not controls:
+        return None
+    seen, vae, text = (controls[name]["category"] for name in ("seen", "vae", "text"))
+    return {
+        "name": results["backbone"],
+        "mean_colour_two_way": controls["mean_colour"]["two_way"],
+        "vae_pixcorr": controls["vae"]["pixcorr"],
+        "category_true_pictures": seen,
+        "category_after_vae": vae,
+        "category_after_vae_share": round(vae / seen, 4) if seen and vae is not None else None,
+        "category_from_true_caption": text,
+    }
+
+
+def _subjects(facts: dict) -> str:
+    rows = []
+    for subject, found in facts["subjects"].items():
+        splits = found["splits"]
+        low, median, high = found["ncsnr_quartiles"]
+        ceiling = "unknown" if median is None else f"{median:.3f}<small>{low:.3f} to {high:.3f}</small>"
+        counts = [f"{splits[name]['pictures']:,}<small>{splits[name]['trials']:,} trials</small>" for name in SPLITS]
+        rows.append([escape(subject), str(found["sessions"]), *counts, str(found["most_repeats"]), ceiling])
+    header = ["subject", "sessions", *(f"{name} pictures" for name in SPLITS), "repeats", "ncsnr"]
+    one = next(iter(facts["subjects"].values()))
+    note = (
+        f"<p>{one['vertices']:,} vertices of visual cortex, from {escape(one['beta_version'])} on "
+        f"{escape(one['mesh'])}. Test pictures are those that all subjects were to see; validation pictures are taken "
+        "from the others. ncsnr: noise ceiling signal-to-noise ratio, median and quartiles over vertices (NSD's "
+        "subjects: medians 0.32 to 0.54).</p>"
+    )
+    return "<h2>Responses</h2>" + table(header, rows) + note
+
+
+def _pictures(facts: dict) -> str:
+    found, backbone = facts["pictures"], facts["backbone"]
+    rows = [
+        ["pictures (training, test)", f"{found['train']:,}, {found['test']:,}", ""],
+        [
+            "pictures in both training and test",
+            str(found["train_and_test"]),
+            _verdict(found["train_and_test"] == 0, "0"),
+        ],
+        ["categories, kinds of background", f"{found['categories']}, {found['backgrounds']}", ""],
+        [
+            "PixCorr of the mean training picture with test pictures",
+            f"{found['mean_training_picture_pixcorr']:.3f}",
+            _verdict(found["mean_training_picture_pixcorr"] < MEAN_PICTURE_LIMIT, f"below {MEAN_PICTURE_LIMIT:.2f}"),
+        ],
+        ["PixCorr of two random test pictures", _number(found["random_pair_pixcorr"]), ""],
+        ["share of the commonest category in test", _number(found["commonest_category_share"]), ""],
+        ["share of the commonest background in test", _number(found["commonest_background_share"]), ""],
+    ]
+    if backbone:
+        colour, share = backbone["mean_colour_two_way"], backbone["category_after_vae_share"]
+        rows += [
+            [
+                "two-way identification by mean colour alone",
+                _number(colour),
+                _verdict(colour < MEAN_COLOUR_LIMIT, f"below {MEAN_COLOUR_LIMIT:.2f}"),
+            ],
+            ["PixCorr of true pictures after the VAE", _number(backbone["vae_pixcorr"]), ""],
+            ["category read off true pictures", _number(backbone["category_true_pictures"]), ""],
+            [
+                "category read off true pictures after the VAE",
+                _number(backbone["category_after_vae"]),
+                ""
+                if share is None
+                else _verdict(share >= VAE_CATEGORY_LIMIT, f"at least {VAE_CATEGORY_LIMIT:.2f} of the line above"),
+            ],
+            [
+                "category read off pictures drawn from a true caption",
+                _number(backbone["category_from_true_caption"]),
+                "",
+            ],
+        ]
+    return "<h2>Pictures</h2>" + table(["fact", "measured", "wanted"], rows)
+
+
+def _verdict(good: bool, wanted: str) -> str:
+    return f'<span class="{"good" if good else "bad"}">{escape(wanted)}{"" if good else " - missed"}</span>'
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f}"
+
+
+def _json(facts: dict) -> str:
+    return f"<details><summary>All numbers as JSON</summary><pre>{escape(json.dumps(facts, indent=1))}</pre></details>"

@@ -1,0 +1,127 @@
+"""Ridge regression of many targets on responses, in closed form, with penalties chosen on validation pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+MOST_AMPLIFICATION = 10.0
+"""Largest factor of `Ridge.spread_ratio`: dimensions that responses do not predict at all stay near their mean."""
+
+
+@dataclass
+class Decomposition:
+    """Eigen decomposition of the smaller Gram matrix of the training responses, shared by all targets and penalties.
+
+    With centred training responses X [n, V], predictions at responses x are `features(x) / (values + alpha) @ targets`,
+    where `values` are the eigenvalues of X X' (n <= V) or X' X (n > V).
+    """
+
+    mean: np.ndarray
+    train: np.ndarray
+    values: np.ndarray
+    vectors: np.ndarray
+    dual: bool
+
+    @classmethod
+    def of(cls, responses: np.ndarray) -> Decomposition:
+        """Decompose training responses [n, V]."""
+        mean = responses.mean(0, dtype=np.float64)
+        train = responses.astype(np.float64) - mean
+        dual = len(train) <= train.shape[1]
+        values, vectors = np.linalg.eigh(train @ train.T if dual else train.T @ train)
+        return cls(mean, train, np.maximum(values, 0), vectors, dual)
+
+    def features(self, responses: np.ndarray) -> np.ndarray:
+        """Project responses [m, V] on the eigenvectors, [m, min(n, V)]."""
+        centred = responses.astype(np.float64) - self.mean
+        return (centred @ self.train.T if self.dual else centred) @ self.vectors
+
+    def project(self, targets: np.ndarray) -> np.ndarray:
+        """Project centred training targets [n, D] on the eigenvectors, [min(n, V), D]."""
+        return self.vectors.T @ (targets if self.dual else self.train.T @ targets)
+
+
+@dataclass
+class Ridge:
+    """A fitted regression.
+
+    Attributes
+    ----------
+    penalty : float64 array [D]
+        Chosen penalty of each target.
+    spread_ratio : float64 array [D]
+        Standard deviation of the training targets over that of the predictions for validation pictures: ridge shrinks
+        predictions towards the mean, and Brain-Diffuser (Ozcelik & VanRullen 2023) undoes this per dimension.
+    """
+
+    decomposition: Decomposition
+    projected: np.ndarray
+    target_mean: np.ndarray
+    penalty: np.ndarray
+    spread_ratio: np.ndarray
+
+    @classmethod
+    def fit(
+        cls,
+        decomposition: Decomposition,
+        targets: np.ndarray,
+        validation_responses: np.ndarray,
+        validation_targets: np.ndarray,
+        groups: np.ndarray,
+        alphas: Sequence[float],
+    ) -> Ridge:
+        """Fit all penalties and keep, for each group of targets, the one with the least validation error.
+
+        Parameters
+        ----------
+        decomposition : Decomposition
+            Of the n training responses.
+        targets : array [n, D]
+        validation_responses : array [m, V]
+        validation_targets : array [m, D]
+        groups : int array [D]
+            Group of each target; a group shares one penalty (summed squared error on the validation pictures decides).
+        alphas : sequence of float
+            Penalties to choose among.
+        """
+        target_mean = targets.mean(0, dtype=np.float64)
+        projected = decomposition.project(targets - target_mean)
+        features = decomposition.features(validation_responses)
+        n_groups = int(groups.max()) + 1
+        errors = np.empty((len(alphas), n_groups))
+        for row, alpha in enumerate(alphas):
+            predicted = features / (decomposition.values + alpha) @ projected + target_mean
+            squared = np.square(predicted - validation_targets).sum(0)
+            errors[row] = np.bincount(groups, squared, n_groups)
+        penalty = np.asarray(alphas, np.float64)[errors.argmin(0)][groups]
+        model = cls(decomposition, projected, target_mean, penalty, np.ones(targets.shape[1]))
+        predicted_spread = model.predict(validation_responses).std(0)
+        spread = targets.std(0, dtype=np.float64)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratio = np.where(predicted_spread > 0, spread / predicted_spread, 1.0)
+        model.spread_ratio = np.clip(ratio, 1.0, MOST_AMPLIFICATION)
+        return model
+
+    def predict(self, responses: np.ndarray, rescale: float = 0.0) -> np.ndarray:
+        """Predict targets.
+
+        Parameters
+        ----------
+        responses : array [m, V]
+        rescale : float
+            0: as regression gives them; 1: deviations from the mean rescaled to the training targets' spread; between:
+            in between (the ratio to this power).
+
+        Returns
+        -------
+        float64 array [m, D]
+        """
+        features = self.decomposition.features(responses)
+        deviations = np.empty((len(features), len(self.target_mean)))
+        for alpha in np.unique(self.penalty):
+            chosen = self.penalty == alpha
+            deviations[:, chosen] = features / (self.decomposition.values + alpha) @ self.projected[:, chosen]
+        return deviations * self.spread_ratio**rescale + self.target_mean

@@ -1,0 +1,37 @@
+"""Start weights that come with a backbone: networks trained on people other than the ones at hand.
+
+The paper's encoder was trained on thousands of other people before it met NSD. A backbone folder may hold the same kind
+of start: ``population/autoencoder.safetensors`` for calibration and ``population/networks.safetensors`` for pretraining.
+"""
+
+from importlib.resources import files
+from pathlib import Path
+
+from neuropictor.models.backbone import MINIATURE
+
+AUTOENCODER = "autoencoder.safetensors"
+NETWORKS = "networks.safetensors"
+
+
+def backbone_folder(source: str | Path) -> Path:
+    """Return the folder of a backbone's source (``miniature`` or a folder)."""
+    return Path(str(files("neuropictor") / "assets" / MINIATURE)) if str(source) == MINIATURE else Path(source)
+
+
+def population_file(source: str | Path, name: str) -> Path:
+    """Return a start file of a backbone; raise ``FileNotFoundError`` where it has none.
+
+    Parameters
+    ----------
+    source
+        Backbone source, see `Backbone.load`.
+    name
+        `AUTOENCODER` or `NETWORKS`.
+    """
+    path = backbone_folder(source) / "population" / name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"init: 'population' asks for start weights that come with the backbone, but {source} has no "
+            f"population/{name}. Allowed: population (with the shipped miniature), or scratch, for example init: scratch"
+        )
+    return path

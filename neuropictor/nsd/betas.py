@@ -1,0 +1,169 @@
+"""Betas on fsaverage: MGH files of one hemisphere and session, read in one pass, and only where they are needed.
+
+Format (FreeSurfer's MGH): 284 bytes of header, big-endian, starting with seven int32 (version 1, vertices, 1, 1, frames, type 3 =
+float32, degrees of freedom), then the frames one after the other, then a short footer that is not needed. A frame is one trial.
+"""
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from neuropictor.nsd import keys
+from neuropictor.nsd.constants import HEMISPHERES
+from neuropictor.nsd.keys import is_simulated
+from neuropictor.surface.atlas import MESH_VERTICES, mesh_vertices
+
+__all__ = ["MghHeader", "is_simulated", "mesh_of", "read_header", "read_ncsnr", "read_session"]
+
+HEADER_BYTES = 284
+_FLOAT = np.dtype(">f4")
+# Frames gathered at a time: large enough for long sequential reads, small enough (42 MiB of a full hemisphere) to stay in cache and memory.
+_BLOCK_FRAMES = 64
+
+
+@dataclass(frozen=True)
+class MghHeader:
+    """What an MGH file says about itself: `vertices` of one hemisphere, `frames` (trials)."""
+
+    vertices: int
+    frames: int
+
+
+def read_header(path: str | Path) -> MghHeader:
+    """Read and check the header of an MGH file of float32 values on a surface.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no such MGH file, or shorter than its header says.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; fetch or simulate this session's betas, or lower the number of sessions")
+    with open(path, "rb") as file:
+        head = file.read(28)
+        size = file.seek(0, 2)
+    if len(head) < 28:
+        raise ValueError(f"{path} has only {size} bytes and no MGH header; the download stopped early: remove it and fetch it again")
+    version, vertices, height, depth, frames, kind, _ = struct.unpack(">7i", head)
+    if version != 1 or kind != 3 or (height, depth) != (1, 1) or vertices < 1 or frames < 1:
+        raise ValueError(
+            f"{path} is no surface file of float32 betas: MGH version {version}, type {kind}, size {vertices} x {height} x {depth} x {frames}; "
+            "expected version 1, type 3, vertices x 1 x 1 x trials (e.g. 163842 x 1 x 1 x 750)"
+        )
+    needed = HEADER_BYTES + vertices * frames * _FLOAT.itemsize
+    if size < needed:
+        raise ValueError(f"{path} is truncated: {size} bytes, but {vertices} vertices x {frames} trials need {needed}; remove it and fetch it again")
+    return MghHeader(vertices, frames)
+
+
+def mesh_of(root: str | Path, subject: int, beta_version: str) -> str:
+    """Return the mesh that a root's betas lie on, by the number of vertices of the first session.
+
+    Raises
+    ------
+    ValueError
+        If the number of vertices fits none of the known meshes.
+    """
+    path = Path(root) / keys.betas(subject, 1, "lh", beta_version)
+    vertices = read_header(path).vertices
+    for mesh, count in MESH_VERTICES.items():
+        if count == vertices:
+            return mesh
+    known = ", ".join(f"{count} ({mesh})" for mesh, count in MESH_VERTICES.items())
+    raise ValueError(f"{path} has {vertices} vertices; allowed: {known}")
+
+
+def read_session(
+    root: str | Path,
+    subject: int,
+    session: int,
+    columns: np.ndarray,
+    beta_version: str,
+    mesh: str | None = None,
+    trials: int | None = None,
+) -> np.ndarray:
+    """Read the betas of one session at the vertices that are needed.
+
+    Each file is memory-mapped and passed over once, a block of trials at a time; only the wanted vertices are kept.
+
+    Parameters
+    ----------
+    root
+        Folder in NSD's layout.
+    subject, session
+        Numbers from 1.
+    columns
+        int [n], ascending vertex numbers; left-hemisphere vertices first, then right ones counted on from the left's number.
+    beta_version
+        e.g. ``betas_fithrf_GLMdenoise_RR``.
+    mesh
+        Mesh that the columns are of; the file must have its number of vertices. Default: whatever the file has.
+    trials
+        Trials that the session must have; default: whatever the file has.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 [T, n], percent signal change; may hold NaN.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If a file is missing, truncated, of another mesh, or has another number of trials.
+    """
+    paths = [Path(root) / keys.betas(subject, session, hemisphere, beta_version) for hemisphere in HEMISPHERES]
+    headers = [read_header(path) for path in paths]
+    columns = np.asarray(columns, dtype=np.int64)
+    expected = headers[0].vertices if mesh is None else mesh_vertices(mesh)
+    for path, header in zip(paths, headers, strict=True):
+        if header.vertices != expected:
+            raise ValueError(f"{path} has {header.vertices} vertices, expected {expected}{f' of {mesh}' if mesh else ' as the left hemisphere'}; set the mesh that the betas were made on")
+        if header.frames != (trials or headers[0].frames):
+            raise ValueError(f"{path} has {header.frames} trials, expected {trials or headers[0].frames}; remove it and fetch it again")
+    if columns.size and (columns[0] < 0 or columns[-1] >= 2 * expected or (np.diff(columns) <= 0).any()):
+        raise ValueError(f"columns must ascend within 0 to {2 * expected - 1}; found {columns[0]} to {columns[-1]}")
+    betas = np.empty((headers[0].frames, len(columns)), np.float32)
+    split = int(np.searchsorted(columns, expected))
+    for path, header, part, out in (
+        (paths[0], headers[0], columns[:split], betas[:, :split]),
+        (paths[1], headers[1], columns[split:] - expected, betas[:, split:]),
+    ):
+        _gather(path, header, part, out)
+    return betas
+
+
+def read_ncsnr(root: str | Path, subject: int, beta_version: str, split: int | None = None) -> np.ndarray:
+    """Read the noise-ceiling signal-to-noise ratio of every vertex.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 [2 * mesh vertices], left then right; NaN where invalid.
+    """
+    parts = []
+    for hemisphere in HEMISPHERES:
+        path = Path(root) / keys.ncsnr(subject, hemisphere, beta_version, split)
+        header = read_header(path)
+        out = np.empty((header.frames, header.vertices), np.float32)
+        _gather(path, header, np.arange(header.vertices), out)
+        parts.append(out[0])
+    return np.concatenate(parts)
+
+
+def _gather(path: Path, header: MghHeader, columns: np.ndarray, out: np.ndarray) -> None:
+    """Copy the columns of a file into `out` [frames, columns], a block of frames at a time."""
+    if not len(columns):
+        return
+    whole = len(columns) == header.vertices
+    for start in range(0, header.frames, _BLOCK_FRAMES):
+        frames = min(_BLOCK_FRAMES, header.frames - start)
+        # Mapped block by block, so that a whole file never counts as resident memory.
+        offset = HEADER_BYTES + start * header.vertices * _FLOAT.itemsize
+        block = np.memmap(path, _FLOAT, "r", offset, (frames, header.vertices))
+        # take() on big-endian words, then one byte swap of the few that are kept.
+        out[start : start + frames] = block if whole else np.take(block, columns, axis=1)

@@ -1,0 +1,57 @@
+"""Numbers of the Natural Scenes Dataset (Allen et al. 2022, doi 10.1038/s41593-021-00962-x).
+
+Sources: NSD Data Manual (https://cvnlab.slite.page/p/CT9Fwl4_hc), pages "Technical notes", "Experiments", "Behavioral data" and
+"Functional data (NSD)", and the code that wrote the release (https://github.com/cvnlab/nsddatapaper).
+"""
+
+#: Subject numbers; written ``subj01`` in NSD's files and ``sub-01`` in ours.
+SUBJECTS = (1, 2, 3, 4, 5, 6, 7, 8)
+
+#: Sessions of each subject, all of which are readable since 2023-08-20 (Technical notes).
+SESSIONS = {1: 40, 2: 40, 3: 32, 4: 30, 5: 40, 6: 32, 7: 40, 8: 30}
+
+#: Sessions that were readable before: the last three were held out (github.com/cvnlab/nsddatapaper, issue 2).
+SESSIONS_RELEASED_2021 = {subject: sessions - 3 for subject, sessions in SESSIONS.items()}
+
+#: Sessions that the experiment was planned for.
+PLANNED_SESSIONS = 40
+
+#: Stimulus trials of a session: twelve runs, 63 trials in odd runs and 62 in even ones (Behavioral data).
+TRIALS_PER_SESSION = 750
+RUNS_PER_SESSION = 12
+
+#: A run is 75 slots of 4 s; the first 3 and last 4 are blank (Experiments).
+SLOTS_PER_RUN = 75
+BLANK_SLOTS_START = 3
+BLANK_SLOTS_END = 4
+SECONDS_PER_SLOT = 4.0
+
+#: Times that each picture is shown to a subject.
+REPEATS = 3
+
+#: Pictures in the bank, and how many of them every subject was to see.
+PICTURES = 73_000
+SHARED_PICTURES = 1_000
+
+#: Side of a picture in pixels, and the angle under which it was seen in degrees (Experiments).
+PICTURE_SIZE = 425
+PICTURE_DEGREES = 8.4
+
+#: Captions of a COCO picture that are used; some have six or seven.
+CAPTIONS_PER_PICTURE = 5
+
+#: As in file names; betas have the left hemisphere's vertices first.
+HEMISPHERES = ("lh", "rh")
+
+#: b1, b2 and b3 of the manual (Functional data).
+BETA_VERSIONS = ("betas_assumehrf", "betas_fithrf", "betas_fithrf_GLMdenoise_RR")
+
+#: Median single-trial noise ceiling signal-to-noise ratio of b3 in fsaverage's nsdgeneral, subjects 1 to 8: counted in the executed
+#: notebooks of brain-score/vision, ``data/allen2022_fmri``.
+NCSNR_MEDIAN = {1: 0.490, 2: 0.510, 3: 0.431, 4: 0.392, 5: 0.542, 6: 0.439, 7: 0.371, 8: 0.323}
+
+#: Volume of betas that live in HDF5 or NIfTI are int16 of percent signal change times this; fsaverage files are not scaled.
+VOLUME_BETA_SCALE = 300
+
+#: Subjects whose full 40 sessions the NeuroPictor paper decodes.
+PAPER_SUBJECTS = (1, 2, 5, 7)

@@ -1,0 +1,266 @@
+"""Which subject saw which picture in which trial, by each of the three routes that NSD gives, and which trials train, validate and test.
+
+All numbers in NSD's files but the CSV's index count from 1; all numbers returned here count from 0, save sessions and subjects.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy.io
+
+from neuropictor.nsd import keys
+from neuropictor.nsd.constants import SESSIONS, SUBJECTS
+
+#: Values of `Design.splits`.
+TRAIN, VALIDATION, TEST = 0, 1, 2
+ROUTES = ("mat", "csv", "tsv")
+# Fixed, so that every tool and configuration agrees on the validation pictures of a subject.
+_VALIDATION_SEED = 982
+
+
+@dataclass(frozen=True)
+class Design:
+    """The experiment of one NSD root.
+
+    Attributes
+    ----------
+    root
+        Folder in NSD's layout.
+    trials_per_session
+        750 in NSD.
+    sessions
+        Sessions that each subject of this root took part in.
+    master_order
+        int [trials], 0-based slot of each trial, the same for all subjects.
+    pictures_of_subject
+        int [8, slots], nsd_id of each subject's slots; -1 where a simulated root leaves a subject out.
+    shared
+        int [shared], nsd_ids that all subjects were to see, ascending.
+    """
+
+    root: Path
+    trials_per_session: int
+    sessions: dict[int, int]
+    master_order: np.ndarray
+    pictures_of_subject: np.ndarray
+    shared: np.ndarray
+
+    @property
+    def subjects(self) -> tuple[int, ...]:
+        """Subjects of this root."""
+        return tuple(self.sessions)
+
+    def trials(self, subject: int, sessions: int | None = None) -> pd.DataFrame:
+        """List a subject's trials in the order in which they were shown.
+
+        Parameters
+        ----------
+        subject
+            1 to 8.
+        sessions
+            Only the first so many sessions; default: all.
+
+        Returns
+        -------
+        pandas.DataFrame
+            session (1-based), trial (0-based, within the session: the frame of the beta file), nsd_id (0-based), repeat (0, 1, 2),
+            shared (bool).
+
+        Raises
+        ------
+        ValueError
+            If the root does not have the subject, or not so many sessions of it.
+        """
+        n_sessions = self._check_sessions(subject, sessions)
+        return self._describe(_ids_from_mat(self, subject)[: n_sessions * self.trials_per_session])
+
+    def trials_by(self, route: str, subject: int) -> np.ndarray:
+        """Return the nsd_id of every trial of a subject, found by one route.
+
+        Parameters
+        ----------
+        route
+            ``mat`` (nsd_expdesign.mat), ``csv`` (nsd_stim_info_merged.csv) or ``tsv`` (the subject's responses.tsv).
+        subject
+            1 to 8.
+
+        Returns
+        -------
+        numpy.ndarray
+            int64 [trials].
+        """
+        count = self._check_sessions(subject, None) * self.trials_per_session
+        if route == "mat":
+            return _ids_from_mat(self, subject)[:count]
+        if route == "csv":
+            return _ids_from_csv(self.stimulus_info, subject, count)
+        if route == "tsv":
+            return _ids_from_tsv(self.root, subject)[:count]
+        raise ValueError(f"route {route!r} from trial to picture does not exist; allowed: {', '.join(ROUTES)} (e.g. mat)")
+
+    def pictures(self, subjects: tuple[int, ...] | list[int], sessions: int | None = None) -> np.ndarray:
+        """Return the nsd_ids that at least one of the subjects saw, ascending."""
+        return np.unique(np.concatenate([self.trials(subject, sessions)["nsd_id"].to_numpy() for subject in subjects]))
+
+    def splits(self, subject: int, validation_pictures: int, sessions: int | None = None) -> np.ndarray:
+        """Give every trial of a subject its split.
+
+        Test are the trials of shared pictures. Validation are those of a fixed random choice among the subject's own pictures,
+        so no picture is in two splits.
+
+        Parameters
+        ----------
+        subject
+            1 to 8.
+        validation_pictures
+            Number of pictures, not of trials.
+        sessions
+            Only the first so many sessions; default: all.
+
+        Returns
+        -------
+        numpy.ndarray
+            int8 [trials]: 0 train, 1 validation, 2 test.
+
+        Raises
+        ------
+        ValueError
+            If fewer than one picture would be left for training.
+        """
+        trials = self.trials(subject, sessions)
+        private = np.unique(trials.loc[~trials["shared"], "nsd_id"])
+        if not 0 <= validation_pictures < len(private):
+            raise ValueError(
+                f"preprocess.validation_pictures is {validation_pictures}, but subject {subject} saw only {len(private)} pictures of its "
+                f"own; allowed: 0 to {len(private) - 1} (e.g. {len(private) // 20})"
+            )
+        chosen = np.random.default_rng([_VALIDATION_SEED, subject]).permutation(private)[:validation_pictures]
+        split = np.where(trials["nsd_id"].isin(chosen), VALIDATION, TRAIN)
+        return np.where(trials["shared"], TEST, split).astype(np.int8)
+
+    @cached_property
+    def stimulus_info(self) -> pd.DataFrame:
+        """The table of all pictures, indexed by nsd_id."""
+        return _read_stimulus_info(self.root)
+
+    def _describe(self, nsd_ids: np.ndarray) -> pd.DataFrame:
+        count = np.arange(len(nsd_ids))
+        table = pd.DataFrame({"session": count // self.trials_per_session + 1, "trial": count % self.trials_per_session, "nsd_id": nsd_ids})
+        table["repeat"] = table.groupby("nsd_id").cumcount()
+        table["shared"] = np.isin(nsd_ids, self.shared)
+        return table
+
+    def _check_sessions(self, subject: int, sessions: int | None) -> int:
+        if subject not in self.sessions:
+            allowed = ", ".join(map(str, self.subjects))
+            raise ValueError(f"subject {subject!r} is not in {self.root}; allowed: {allowed} (e.g. {self.subjects[0]})")
+        if sessions is None:
+            return self.sessions[subject]
+        if not 1 <= sessions <= self.sessions[subject]:
+            raise ValueError(f"sessions is {sessions}; subject {subject} has {self.sessions[subject]}, so 1 to that are allowed (e.g. 1)")
+        return sessions
+
+
+def load_design(root: str | Path) -> Design:
+    """Read the design of an NSD root from ``nsd_expdesign.mat``.
+
+    Parameters
+    ----------
+    root
+        Folder in NSD's layout, real or simulated.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the design file is missing.
+    ValueError
+        If it is damaged or lacks a field.
+    """
+    root = Path(root)
+    path = _need(root, keys.EXPERIMENT_DESIGN)
+    try:
+        fields = scipy.io.loadmat(path)
+        order = fields["masterordering"].astype(np.int64).ravel() - 1
+        pictures = fields["subjectim"].astype(np.int64) - 1
+        shared = fields["sharedix"].astype(np.int64).ravel() - 1
+        per_session = int(fields["stimpattern"][0].sum())
+    except KeyError as error:
+        raise ValueError(f"{path} lacks the field {error}; expected masterordering, subjectim, sharedix, stimpattern") from error
+    except (ValueError, TypeError, NotImplementedError, EOFError) as error:
+        raise ValueError(f"{path} is not a readable MAT file of version 5 ({error}); remove it and make or fetch it again") from error
+    if keys.is_simulated(root):
+        described = json.loads((root / keys.SIMULATED).read_text(encoding="utf-8"))
+        sessions = {int(subject): int(count) for subject, count in described["sessions"].items()}
+    else:
+        sessions = dict(SESSIONS)
+    return Design(root, per_session, sessions, order, pictures, np.sort(shared))
+
+
+def check_design(design: Design, subjects: list[int] | tuple[int, ...] | None = None) -> None:
+    """Make sure that the three routes from trial to picture agree.
+
+    Parameters
+    ----------
+    design
+        From `load_design`.
+    subjects
+        Subjects to check; default: all of the root.
+
+    Raises
+    ------
+    ValueError
+        Naming subject, route and the first trial that differs.
+    """
+    for subject in subjects if subjects is not None else design.subjects:
+        expected = design.trials_by("mat", subject)
+        for route in ROUTES[1:]:
+            found = design.trials_by(route, subject)
+            if len(found) != len(expected):
+                raise ValueError(f"subject {subject}: the {route} route lists {len(found)} trials, the mat route {len(expected)}; fetch the files again")
+            if (found != expected).any():
+                first = int(np.flatnonzero(found != expected)[0])
+                raise ValueError(
+                    f"subject {subject}: trial {first} shows picture {found[first]} by the {route} route but {expected[first]} by the mat route; "
+                    "the files are of different releases or damaged: fetch them again"
+                )
+
+
+def _ids_from_mat(design: Design, subject: int) -> np.ndarray:
+    return design.pictures_of_subject[SUBJECTS.index(subject), design.master_order]
+
+
+def _ids_from_csv(info: pd.DataFrame, subject: int, count: int) -> np.ndarray:
+    columns = [f"subject{subject}_rep{repeat}" for repeat in range(3)]
+    trial = info[columns].to_numpy(np.int64)
+    # The table holds the planned trials; some subjects stopped before the end.
+    row, column = np.nonzero((trial > 0) & (trial <= count))
+    ids = np.full(count, -1, np.int64)
+    ids[trial[row, column] - 1] = info.index.to_numpy(np.int64)[row]
+    return ids
+
+
+def _ids_from_tsv(root: Path, subject: int) -> np.ndarray:
+    path = _need(root, keys.behaviour(subject))
+    table = pd.read_csv(path, sep="\t", usecols=["SESSION", "RUN", "TRIAL", "73KID"])
+    if not table[["SESSION", "RUN", "TRIAL"]].apply(tuple, axis=1).is_monotonic_increasing:
+        raise ValueError(f"{path}: trials are not in the order of session, run and trial; fetch the file again")
+    return table["73KID"].to_numpy(np.int64) - 1
+
+
+def _read_stimulus_info(root: Path) -> pd.DataFrame:
+    path = _need(root, keys.STIMULUS_INFO)
+    table = pd.read_csv(path, index_col=0)
+    if len(table.columns) != 40 or not (table["nsdId"].to_numpy() == table.index.to_numpy()).all():
+        raise ValueError(f"{path} has {len(table.columns) + 1} columns or is not indexed by nsdId; expected NSD's 41 columns in order")
+    return table
+
+
+def _need(root: Path, key: str) -> Path:
+    path = root / key
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: {root} is not a complete NSD folder; run the rule that fetches or simulates NSD, or set paths.nsd")
+    return path

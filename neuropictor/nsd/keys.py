@@ -1,0 +1,89 @@
+"""Where each of NSD's files lies, relative to the root of a local copy and to the public bucket alike.
+
+Every function returns a key with forward slashes; join it to a root with ``root / key``.
+"""
+
+from pathlib import Path
+
+from neuropictor.nsd.constants import BETA_VERSIONS, HEMISPHERES, SUBJECTS
+
+STIMULI = "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"
+EXPERIMENT_DESIGN = "nsddata/experiments/nsd/nsd_expdesign.mat"
+STIMULUS_INFO = "nsddata/experiments/nsd/nsd_stim_info_merged.csv"
+LABEL_FOLDER = "nsddata/freesurfer/fsaverage/label"
+#: Not in NSD's bucket: COCO's annotations of 2017, unpacked.
+ANNOTATION_FOLDER = "annotations"
+ANNOTATION_KINDS = ("captions", "instances", "stuff")
+COCO_SPLITS = ("train2017", "val2017")
+#: Only a simulated root has this file.
+SIMULATED = "SIMULATED.json"
+
+
+def subject_name(subject: int) -> str:
+    """Return NSD's name of a subject: 1 -> ``subj01``.
+
+    Raises
+    ------
+    ValueError
+        If NSD has no such subject.
+    """
+    if subject not in SUBJECTS:
+        raise ValueError(f"subject {subject!r} is not one of NSD's; allowed: {', '.join(map(str, SUBJECTS))} (e.g. 1 for subj01)")
+    return f"subj{subject:02d}"
+
+
+def behaviour(subject: int) -> str:
+    """Return the key of a subject's button presses, one row a trial."""
+    return f"nsddata/ppdata/{subject_name(subject)}/behav/responses.tsv"
+
+
+def beta_folder(subject: int, beta_version: str) -> str:
+    """Return the folder of a subject's betas on fsaverage.
+
+    Raises
+    ------
+    ValueError
+        If subject or beta version are none of NSD's.
+    """
+    if beta_version not in BETA_VERSIONS:
+        raise ValueError(f"beta_version {beta_version!r} is none of NSD's; allowed: {', '.join(BETA_VERSIONS)} (e.g. {BETA_VERSIONS[-1]})")
+    return f"nsddata_betas/ppdata/{subject_name(subject)}/fsaverage/{beta_version}"
+
+
+def betas(subject: int, session: int, hemisphere: str, beta_version: str) -> str:
+    """Return the key of one hemisphere's betas of one session (1-based)."""
+    if session < 1:
+        raise ValueError(f"session {session!r} does not exist; sessions count from 1 (e.g. 1 for session01)")
+    return f"{beta_folder(subject, beta_version)}/{_hemisphere(hemisphere)}.betas_session{session:02d}.mgh"
+
+
+def ncsnr(subject: int, hemisphere: str, beta_version: str, split: int | None = None) -> str:
+    """Return the key of a noise-ceiling file: of all pictures, or of the odd (1) or even (2) ones."""
+    ending = "" if split is None else f"_split{split}"
+    return f"{beta_folder(subject, beta_version)}/{_hemisphere(hemisphere)}.ncsnr{ending}.mgh"
+
+
+def label(region: str, hemisphere: str) -> str:
+    """Return the key of an fsaverage label map, e.g. ``HCP_MMP1``, ``nsdgeneral``, ``streams``."""
+    return f"{LABEL_FOLDER}/{_hemisphere(hemisphere)}.{region}.mgz"
+
+
+def label_table(region: str) -> str:
+    """Return the key of a label map's names; NSD's has no hemisphere in its name."""
+    return f"{LABEL_FOLDER}/{region}.mgz.ctab"
+
+
+def annotations(kind: str, coco_split: str) -> str:
+    """Return the key of a COCO annotation file, e.g. ``("captions", "train2017")``."""
+    return f"{ANNOTATION_FOLDER}/{kind}_{coco_split}.json"
+
+
+def is_simulated(root: str | Path) -> bool:
+    """Tell whether an NSD root was written by the simulation."""
+    return (Path(root) / SIMULATED).is_file()
+
+
+def _hemisphere(name: str) -> str:
+    if name not in HEMISPHERES:
+        raise ValueError(f"hemisphere {name!r} does not exist; allowed: lh, rh (e.g. lh)")
+    return name

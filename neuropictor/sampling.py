@@ -1,0 +1,157 @@
+"""Stage sample: reconstruct a subject's test pictures, in batches and resumably.
+
+Each picture's starting noise comes from a seed of its own, made from (seed, subject, nsd_id, sample); so a picture does
+not depend on batch size, order, device count or resumption.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from neuropictor.data.datasets import MapOperator
+from neuropictor.data.reconstructions import Reconstructions, write_reconstructions
+from neuropictor.data.responses import ResponseStore
+from neuropictor.models.backbone import Backbone
+from neuropictor.models.device import prepare_device
+from neuropictor.models.networks import load_networks
+from neuropictor.models.pipeline import NeuroPictorPipeline
+from neuropictor.models.population import backbone_folder
+from neuropictor.runlog import RunRecord, atomic_path, checksum, progress, record_path
+from neuropictor.surface import load_geometry
+
+if TYPE_CHECKING:
+    from neuropictor.config import RuntimeConfig, SampleConfig
+
+log = logging.getLogger(__name__)
+
+
+def picture_generator(seed: int, subject: int, nsd_id: int, sample: int) -> torch.Generator:
+    """Return the random generator of one reconstruction (design rule: one noise seed per image)."""
+    digest = hashlib.sha256(f"{seed}/{subject}/{nsd_id}/{sample}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+class _Chunks:
+    """Finished parts of an unfinished output, one file each, in a folder beside it.
+
+    Parameters
+    ----------
+    out
+        The final file.
+    guard
+        What the parts depend on; parts made under another guard are removed.
+    """
+
+    def __init__(self, out: Path, guard: dict):
+        self.folder = out.with_name(f"{out.stem}.chunks")
+        text = json.dumps(guard, indent=2, sort_keys=True)
+        file = self.folder / "guard.json"
+        if self.folder.is_dir() and (not file.is_file() or file.read_text(encoding="utf-8") != text):
+            log.warning("%s holds parts made with other settings, networks or responses: starting afresh", self.folder)
+            self.clear()
+        if not file.is_file():
+            with atomic_path(file) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"{index:05d}.npy"
+
+    def load(self, index: int) -> np.ndarray | None:
+        """Return a finished part, or None."""
+        path = self._path(index)
+        return np.load(path, allow_pickle=False) if path.is_file() else None
+
+    def save(self, index: int, pictures: np.ndarray) -> None:
+        """Keep a finished part."""
+        with atomic_path(self._path(index)) as temporary:
+            np.save(temporary, pictures, allow_pickle=False)
+
+    def clear(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def sample_subject(
+    networks: str | Path,
+    backbone: str | Path,
+    responses: str | Path,
+    config: "SampleConfig",
+    runtime: "RuntimeConfig",
+    model: str,
+    out: str | Path,
+) -> None:
+    """Reconstruct every test picture of a subject from the mean response over its repeats.
+
+    Parameters
+    ----------
+    networks
+        Weights of `neuropictor.models.networks.save_networks`.
+    backbone
+        Source of the frozen backbone.
+    responses
+        The subject's response file.
+    config, runtime
+        Sections of the configuration.
+    model
+        Name under which the pictures are compared, ``refined`` or ``pretrained``.
+    out
+        HDF5 file of `neuropictor.data.reconstructions`.
+    """
+    out = Path(out)
+    inputs = {"networks": Path(networks), "backbone": backbone_folder(backbone), "responses": Path(responses)}
+    with RunRecord(record_path(out), "sample", config=config, seed=config.seed, inputs=inputs.values()) as record:
+        store = ResponseStore(responses)
+        nsd_ids = store.pictures("test")
+        jobs = [(int(nsd_id), sample) for nsd_id in nsd_ids for sample in range(config.samples)]
+        sampler = _Sampler(networks, backbone, config, runtime)
+        guard = {"config": config.model_dump(mode="json"), "precision": runtime.precision, "model": model}
+        chunks = _Chunks(out, guard | {name: checksum(path) for name, path in inputs.items()})
+        parts = []
+        starts = range(0, len(jobs), config.batch_size)
+        for index, start in enumerate(progress(starts, f"Sampling {model} pictures", unit="batch")):
+            part = jobs[start : start + config.batch_size]
+            pictures = chunks.load(index)
+            if pictures is None:
+                pictures = sampler.pictures(store, part)
+                chunks.save(index, pictures)
+            parts.append(pictures)
+        pictures = np.concatenate(parts)
+        pictures = pictures.reshape(len(nsd_ids), config.samples, *pictures.shape[1:])
+        write_reconstructions(out, Reconstructions(pictures, nsd_ids, model, store.subject, store.data))
+        record.add(pictures=len(nsd_ids), samples=config.samples)
+    chunks.clear()
+
+
+class _Sampler:
+    """The pipeline with all that stays the same from batch to batch."""
+
+    def __init__(
+        self, networks: str | Path, backbone: str | Path, config: "SampleConfig", runtime: "RuntimeConfig"
+    ):
+        self.config, self.runtime = config, runtime
+        self.device = prepare_device(runtime)
+        frozen = Backbone.load(backbone).to(self.device)
+        trained = load_networks(networks).to(self.device)
+        self.null_context = frozen.null_context()
+        self.pipeline = NeuroPictorPipeline.from_parts(trained, frozen)
+        self.maps = MapOperator(load_geometry().map_operator(trained.encoder.config.image_size)).to(self.device)
+
+    def pictures(self, store: ResponseStore, jobs: list[tuple[int, int]]) -> np.ndarray:
+        """Return uint8 ``[n, S, S, 3]``, one for each (nsd_id, sample)."""
+        nsd_ids = [nsd_id for nsd_id, _ in jobs]
+        responses = torch.from_numpy(store.mean_response(nsd_ids)).to(self.device)
+        generators = [picture_generator(self.config.seed, store.subject, *job) for job in jobs]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.runtime.precision == "bf16"):
+            return self.pipeline(
+                self.maps(responses),
+                self.null_context,
+                num_inference_steps=self.config.steps,
+                guidance_scale=self.config.guidance_scale,
+                generators=generators,
+            ).pictures

@@ -1,0 +1,233 @@
+"""Write a simulated root in NSD's layout: same tree, names, formats, axis orders and id bases, at the configured size.
+
+`write_pictures` writes what all subjects share, `write_subject` one subject's betas and behaviour; subjects may be written side by side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import multiprocessing
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import h5py
+import nibabel as nib
+import numpy as np
+from nibabel.freesurfer.mghformat import MGHHeader
+
+import neuropictor
+from neuropictor.nsd import keys
+from neuropictor.nsd.constants import HEMISPHERES
+from neuropictor.nsd.design import Design, load_design
+from neuropictor.nsd.noise_ceiling import compute_ncsnr
+from neuropictor.runlog import atomic_path, progress
+from neuropictor.simulation.brain import SimulatedBrain
+from neuropictor.simulation.coco_writer import CocoPictures, write_annotations
+from neuropictor.simulation.design_writer import write_behaviour, write_experiment_design, write_stimulus_info
+from neuropictor.simulation.picture_features import SEEN_SIZE
+from neuropictor.simulation.scenes import Scene, reduce_picture, render, scene
+from neuropictor.simulation.trial_order import TrialOrder, make_order, sessions_of
+from neuropictor.simulation.visual_areas import STREAM_NAMES, STREAMS
+from neuropictor.surface import Geometry, load_geometry
+
+if TYPE_CHECKING:
+    from neuropictor.config import SimulateConfig
+
+log = logging.getLogger(__name__)
+
+#: The version of NSD's betas that the simulation stands for.
+BETA_VERSION = "betas_fithrf_GLMdenoise_RR"
+_BIG_ENDIAN = np.dtype(">f4")
+
+
+def write_pictures(root: str | Path, subjects: Iterable[int], config: SimulateConfig, threads: int = 1) -> None:
+    """Write everything that is not one subject's: pictures, design, annotations, labels, and ``SIMULATED.json`` last.
+
+    Parameters
+    ----------
+    root
+        Folder of the simulated NSD; made where it is missing.
+    subjects
+        Subjects whose pictures are in the bank, of 1 to 8.
+    config
+        Section ``simulate``.
+    threads
+        Processes that may render at once.
+
+    Raises
+    ------
+    ValueError
+        If the configured numbers do not go together.
+    """
+    root, subjects = Path(root), sorted(set(subjects))
+    order = make_order(subjects, config)
+    scenes = [scene(config.seed, nsd_id) for nsd_id in range(order.n_pictures)]
+    _write_stimuli(root / keys.STIMULI, scenes, config.picture_size, threads)
+    coco = CocoPictures(order.n_pictures, config.seed)
+    write_annotations(root, scenes, coco)
+    write_experiment_design(root, order)
+    write_stimulus_info(root, order, coco)
+    _write_labels(root, load_geometry(), config.mesh)
+    _write_notice(root, subjects, order, config)
+
+
+def write_subject(root: str | Path, subject: int, config: SimulateConfig) -> None:
+    """Write one subject's betas of all sessions, noise ceilings and button presses.
+
+    Parameters
+    ----------
+    root
+        Folder that `write_pictures` has written.
+    subject
+        One of its subjects.
+    config
+        Section ``simulate``, as given to `write_pictures`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the root was not written, or without this subject.
+    """
+    root = Path(root)
+    design = load_design(root)
+    trials = design.trials(subject)
+    slots = design.master_order[: len(trials)]
+    n_sessions = design.sessions[subject]
+    pattern = _session_pattern(root)[:n_sessions]
+    brain = SimulatedBrain(load_geometry(), config.mesh, subject, config.seed, ncsnr=config.ncsnr, smooth_noise=config.smooth_noise)
+    nsd_ids = np.unique(trials["nsd_id"])
+    seen = _seen_pictures(root / keys.STIMULI, nsd_ids, f"Subject {subject}: looking at pictures")
+    for session in progress(range(1, n_sessions + 1), f"Subject {subject}: simulating betas", unit="session"):
+        rows = np.searchsorted(nsd_ids, trials.loc[trials["session"] == session, "nsd_id"])
+        shown, again = np.unique(rows, return_inverse=True)
+        scenes = [scene(config.seed, int(nsd_ids[row])) for row in shown]
+        signal = brain.signal(seen[shown], scenes)[again]
+        _write_betas(root, subject, session, brain.response_blocks(signal, session), len(rows), len(brain.columns) // 2)
+    _write_ncsnr(root, design, subject, config.mesh)
+    write_behaviour(root, subject, trials["nsd_id"].to_numpy(), slots, pattern, config.seed)
+
+
+def _write_stimuli(path: Path, scenes: list[Scene], size: int, threads: int) -> None:
+    """Render all scenes into ``/imgBrick`` [n, size, size, 3], a chunk a picture."""
+    jobs = [(item, size) for item in scenes]
+    with contextlib.ExitStack() as stack:
+        temporary = stack.enter_context(atomic_path(path))
+        file = stack.enter_context(h5py.File(temporary, "w"))
+        shape = (len(scenes), size, size, 3)
+        brick = file.create_dataset("imgBrick", shape, np.uint8, chunks=(1, *shape[1:]), compression="lzf", shuffle=False)
+        if threads > 1:
+            # Forked, so that the workers need not import the main script again.
+            pool = stack.enter_context(multiprocessing.get_context("fork").Pool(threads))
+            pictures: Iterable[np.ndarray] = pool.imap(_render, jobs, chunksize=8)
+        else:
+            pictures = map(_render, jobs)
+        for nsd_id, picture in enumerate(progress(pictures, "Rendering pictures", total=len(jobs), unit="picture")):
+            brick[nsd_id] = picture
+
+
+def _render(job: tuple[Scene, int]) -> np.ndarray:
+    return render(*job)
+
+
+def _seen_pictures(path: Path, nsd_ids: np.ndarray, description: str) -> np.ndarray:
+    """Read pictures as the brain sees them, uint8 [n, 64, 64, 3]."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; write the pictures before the subjects")
+    seen = np.empty((len(nsd_ids), SEEN_SIZE, SEEN_SIZE, 3), np.uint8)
+    with h5py.File(path, "r") as file:
+        brick = file["imgBrick"]
+        for row, nsd_id in enumerate(progress(nsd_ids, description, unit="picture")):
+            seen[row] = reduce_picture(brick[nsd_id], SEEN_SIZE)
+    return seen
+
+
+def _write_betas(root: Path, subject: int, session: int, blocks: Iterator[np.ndarray], frames: int, vertices: int) -> None:
+    """Stream the trials of a session into one MGH file a hemisphere."""
+    header = _mgh_header(vertices, frames)
+    with contextlib.ExitStack() as stack:
+        files = []
+        for hemisphere in HEMISPHERES:
+            temporary = stack.enter_context(atomic_path(root / keys.betas(subject, session, hemisphere, BETA_VERSION)))
+            files.append(stack.enter_context(open(temporary, "wb")))
+            header.writehdr_to(files[-1])
+            # The header's 284 bytes are not all in use.
+            files[-1].seek(header.get_data_offset())
+        for block in blocks:
+            for number, file in enumerate(files):
+                part = block[:, number * vertices : (number + 1) * vertices]
+                file.write(part.astype(_BIG_ENDIAN).data)
+        for file in files:
+            header.writeftr_to(file)
+
+
+def _write_ncsnr(root: Path, design: Design, subject: int, mesh: str) -> None:
+    log.info("Subject %d: computing the noise ceiling from the written betas", subject)
+    for split, values in compute_ncsnr(root, design, subject, BETA_VERSION, mesh).items():
+        for hemisphere, part in zip(HEMISPHERES, np.split(values, 2), strict=True):
+            _save_surface(root / keys.ncsnr(subject, hemisphere, BETA_VERSION, split), part)
+
+
+def _write_labels(root: Path, geometry: Geometry, mesh: str) -> None:
+    """Write HCP_MMP1, nsdgeneral and streams of fsaverage, and the tables of their names."""
+    areas = geometry.source_area(mesh).astype(np.int64)
+    ids = {name: number for number, name in geometry.area_names.items()}
+    streams = np.zeros_like(areas)
+    for number, names in STREAMS.items():
+        streams[np.isin(areas, [ids[name] for name in names])] = number
+    regions = {
+        "HCP_MMP1": (areas, {number: name for number, name in geometry.area_names.items() if number > 0}),
+        "nsdgeneral": (geometry.source_visual(mesh).astype(np.int64), {1: "nsdgeneral"}),
+        "streams": (streams, dict(enumerate(STREAM_NAMES, start=1))),
+    }
+    for region, (values, names) in regions.items():
+        for hemisphere, part in zip(HEMISPHERES, np.split(values, 2), strict=True):
+            _save_surface(root / keys.label(region, hemisphere), part)
+        lines = [f"{number} {name}\n" for number, name in sorted({0: "Unknown", **names}.items())]
+        with atomic_path(root / keys.label_table(region)) as temporary:
+            temporary.write_text("".join(lines), encoding="utf-8")
+
+
+def _write_notice(root: Path, subjects: list[int], order: TrialOrder, config: SimulateConfig) -> None:
+    notice = {
+        "notice": "SIMULATED. Rendered scenes and a simulated brain in the layout of the Natural Scenes Dataset; no person was measured.",
+        "made_by": f"neuropictor {neuropictor.__version__}",
+        "subjects": subjects,
+        "sessions": {str(subject): sessions_of(subject, config.sessions) for subject in subjects},
+        "trials_per_session": config.trials_per_session,
+        "pictures": order.n_pictures,
+        "shared_pictures": len(order.shared),
+        "mesh": config.mesh,
+        "seed": config.seed,
+        "ncsnr": config.ncsnr,
+        "smooth_noise": config.smooth_noise,
+        "known_differences": [
+            "private slots of subjects that were left out are 0 in subjectim",
+            "a finished experiment shows every shared picture three times",
+            "nsdgeneral is the union of the 31 visual areas of NeuroPictor's map",
+        ],
+    }
+    with atomic_path(root / keys.SIMULATED) as temporary:
+        temporary.write_text(json.dumps(notice, indent=2) + "\n", encoding="utf-8")
+
+
+def _session_pattern(root: Path) -> np.ndarray:
+    import scipy.io
+
+    return scipy.io.loadmat(root / keys.EXPERIMENT_DESIGN, variable_names=["stimpattern"])["stimpattern"] > 0
+
+
+def _save_surface(path: Path, values: np.ndarray) -> None:
+    """Save one value a vertex as an MGH (or compressed MGZ) file of float32."""
+    image = nib.MGHImage(values.astype(np.float32).reshape(-1, 1, 1), np.eye(4))
+    with atomic_path(path) as temporary:
+        nib.save(image, temporary)
+
+
+def _mgh_header(vertices: int, frames: int) -> MGHHeader:
+    header = MGHHeader()
+    header.set_data_shape((vertices, 1, 1, frames))
+    header.set_data_dtype(np.float32)
+    return header

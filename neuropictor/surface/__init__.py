@@ -1,0 +1,5 @@
+"""Surface geometry: fsaverage -> vertices of visual cortex -> 2-D map. Floor 1; imports nothing else of the project."""
+
+from neuropictor.surface.geometry import Geometry, load_geometry
+
+__all__ = ["Geometry", "load_geometry"]

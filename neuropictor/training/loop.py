@@ -1,0 +1,318 @@
+"""The training loop of all stages.
+
+A stage supplies a `Task` (the trainable module and its losses) and batches that are functions of the step number; the
+loop adds the optimizer, the learning rate's course, a moving average of the weights, validation, history, progress and
+checkpoints. It runs on one device or, under ``accelerate launch``, on several.
+"""
+
+import csv
+import logging
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from neuropictor.data.datasets import TrainingBatches
+from neuropictor.models.device import prepare_device
+from neuropictor.runlog import atomic_path, progress
+from neuropictor.training.checkpoints import CheckpointFolder, restore_state, training_state
+
+if TYPE_CHECKING:
+    from neuropictor.config import RuntimeConfig
+
+log = logging.getLogger(__name__)
+
+Batch = Mapping[str, torch.Tensor]
+ADAM_BETAS = (0.9, 0.999)  # official training, neuropictor.md section 2
+SIGTERM_STATUS = 128 + signal.SIGTERM
+HISTORY_COLUMNS = ("step", "split", "name", "value")
+
+
+class Task(Protocol):
+    """What a stage supplies.
+
+    Attributes
+    ----------
+    module
+        The module to train; parameters without ``requires_grad`` stay as they are.
+    """
+
+    module: nn.Module
+
+    def losses(self, module: nn.Module, batch: Batch, step: int | None) -> dict[str, torch.Tensor]:
+        """Return scalar losses of a batch; ``loss`` is minimised, the others are only recorded.
+
+        `module` is `Task.module` as prepared for the device; `step` is None in validation.
+        """
+        ...
+
+    def rates(self) -> dict[str, float]:
+        """Return factors on the learning rate by prefix of parameter names (empty: one rate for all)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast to train.
+
+    Attributes
+    ----------
+    steps
+        Number of steps, adaptation included.
+    rate
+        Learning rate of each step, counted from 0.
+    weight_decay
+        Of AdamW.
+    ema
+        Decay of the moving average of the weights; 0 for none.
+    validation_interval
+        Steps between validations; there is always one at the end.
+    """
+
+    steps: int
+    rate: Callable[[int], float]
+    weight_decay: float
+    ema: float
+    validation_interval: int
+
+
+def learning_rate(step: int, steps: int, highest: float, warmup: int, schedule: str) -> float:
+    """Return the learning rate of a step: a linear rise over `warmup` steps, then constant or half a cosine to zero."""
+    if step < warmup:
+        return highest * (step + 1) / (warmup + 1)
+    if schedule == "constant":
+        return highest
+    return highest * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def make_accelerator(runtime: "RuntimeConfig") -> Accelerator:
+    """Return accelerate's helper for the device and precision of a runtime section."""
+    device = prepare_device(runtime)
+    precision = "bf16" if runtime.precision == "bf16" else "no"
+    return Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
+
+
+class _Average:
+    """Moving average of the trained parameters; its decay rises from 0.1 so that a short training is not held back."""
+
+    def __init__(self, module: nn.Module, decay: float):
+        self.decay = decay
+        self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad} if decay else {}
+        self.values = {name: p.detach().clone() for name, p in self.parameters.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after `step` steps."""
+        if self.values:
+            weight = 1 - min(self.decay, (1 + step) / (10 + step))
+            torch._foreach_lerp_(list(self.values.values()), list(self.parameters.values()), weight)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the module's weights and the average."""
+        for name, parameter in self.parameters.items():
+            current = parameter.detach().clone()
+            parameter.copy_(self.values[name])
+            self.values[name].copy_(current)
+
+
+class _Termination:
+    """Notices SIGTERM so that the loop can end between two steps."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    @contextmanager
+    def watched(self) -> Iterator["_Termination"]:
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = signal.signal(signal.SIGTERM, self._request)
+        try:
+            yield self
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+
+
+class Trainer:
+    """Train a task's module.
+
+    Parameters
+    ----------
+    task
+        Module and losses.
+    batches
+        Training batches by step number.
+    validation
+        Batches whose losses are recorded every `Recipe.validation_interval` steps; None for none.
+    recipe
+        How long and how fast.
+    runtime
+        Workers and intervals of log and checkpoints.
+    checkpoints
+        Where to save and from where to continue.
+    accelerator
+        See `make_accelerator`.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        batches: TrainingBatches,
+        validation: TrainingBatches | None,
+        recipe: Recipe,
+        runtime: "RuntimeConfig",
+        checkpoints: CheckpointFolder,
+        accelerator: Accelerator,
+    ):
+        self.task, self.batches, self.validation, self.recipe = task, batches, validation, recipe
+        self.runtime, self.checkpoints, self.accelerator = runtime, checkpoints, accelerator
+        self.history: list[tuple[int, str, str, float]] = []
+        fused = accelerator.device.type in ("cpu", "cuda")
+        optimizer = torch.optim.AdamW(self._groups(), betas=ADAM_BETAS, weight_decay=recipe.weight_decay, fused=fused)
+        self.factors = [group["factor"] for group in optimizer.param_groups]
+        self.module, self.optimizer = accelerator.prepare(task.module, optimizer)
+        self.average = _Average(task.module, recipe.ema)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        rates = self.task.rates()
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in self.task.module.named_parameters():
+            if parameter.requires_grad:
+                factor = next((rate for prefix, rate in rates.items() if name.startswith(prefix)), 1.0)
+                groups.setdefault(factor, []).append(parameter)
+        return [{"params": parameters, "factor": factor} for factor, parameters in groups.items()]
+
+    def run(self, description: str) -> list[tuple[int, str, str, float]]:
+        """Train to the end, leave the final (averaged) weights in the task's module, and return the history.
+
+        Raises
+        ------
+        SystemExit
+            After SIGTERM, once a checkpoint is saved (status 143).
+        FloatingPointError
+            If a loss is not finite; the checkpoints before it stay.
+        """
+        start = self._resume()
+        with _Termination().watched() as termination:
+            self._train(start, description, termination)
+        self.average.swap()
+        self.task.module.eval()
+        return self.history
+
+    def _resume(self) -> int:
+        if self.accelerator.is_main_process:
+            self.checkpoints.prepare()
+        self.accelerator.wait_for_everyone()
+        checkpoint = self.checkpoints.newest()
+        if checkpoint is None:
+            return 0
+        restore_state(checkpoint.tensors, self.task.module, self._adam, self.average.values)
+        self.history = [tuple(row) for row in checkpoint.extra["history"]]
+        return checkpoint.step
+
+    @property
+    def _adam(self) -> torch.optim.Optimizer:
+        return getattr(self.optimizer, "optimizer", self.optimizer)
+
+    def _train(self, start: int, description: str, termination: _Termination) -> None:
+        steps, interval = self.recipe.steps, self.runtime.log_interval
+        running: dict[str, list[torch.Tensor]] = {}
+        self.module.train()
+        loader = self.batches.loader(start, steps, self.runtime.workers)
+        with progress(steps, description, start=start, unit="step") as bar:
+            for step, batch in enumerate(loader, start=start):
+                losses = self._step(step, batch)
+                done = step + 1
+                for name, value in losses.items():
+                    running.setdefault(name, []).append(value)
+                if done % interval == 0 or done == steps:
+                    means = {name: torch.stack(values).mean().item() for name, values in running.items()}
+                    running.clear()
+                    self._record(done, "train", means)
+                    bar.advance(1, **means)
+                else:
+                    bar.advance(1)
+                if done % self.recipe.validation_interval == 0 or done == steps:
+                    self._validate(done)
+                last = done == steps or termination.requested
+                if last or done % self.runtime.checkpoint_interval == 0:
+                    self._check(done, "train", {name: value.item() for name, value in losses.items()})
+                    self._save(done)
+                if termination.requested and done < steps:
+                    log.warning("SIGTERM: saved after step %d, ending; run again to continue", done)
+                    raise SystemExit(SIGTERM_STATUS)
+
+    def _step(self, step: int, batch: Batch) -> dict[str, torch.Tensor]:
+        for group, factor in zip(self._adam.param_groups, self.factors, strict=True):
+            group["lr"] = self.recipe.rate(step) * factor
+        with self.accelerator.autocast():
+            losses = self.task.losses(self.module, self._to_device(batch), step)
+        self.accelerator.backward(losses["loss"])
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.average.update(step + 1)
+        return {name: value.detach() for name, value in losses.items()}
+
+    def _to_device(self, batch: Batch) -> Batch:
+        return {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+
+    def _record(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        self._check(step, split, values)
+        self.history += [(step, split, name, value) for name, value in values.items()]
+
+    def _check(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        """Refuse losses that are not finite, before they reach a checkpoint."""
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"{split} {name} is {value} at step {step}: training has diverged. Allowed: finite losses. Lower "
+                    f"learning_rate, for example to {self.recipe.rate(self.recipe.steps // 2) / 3:.1e}; the checkpoints "
+                    f"in {self.checkpoints.folder} are kept"
+                )
+
+    @torch.no_grad()
+    def _validate(self, step: int) -> None:
+        if self.validation is None:
+            return
+        self.average.swap()
+        self.task.module.eval()
+        sums: dict[str, float] = {}
+        count = 0
+        for batch in self.validation.fixed():
+            size = len(batch["responses"])
+            with self.accelerator.autocast():
+                losses = self.task.losses(self.task.module, self._to_device(batch), None)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value.item() * size
+            count += size
+        self.task.module.train()
+        self.average.swap()
+        means = {name: total / count for name, total in sums.items()}
+        self._record(step, "validation", means)
+        log.info("Step %d, validation: %s", step, ", ".join(f"{name} {value:.4f}" for name, value in means.items()))
+
+    def _save(self, step: int) -> None:
+        if self.accelerator.is_main_process:
+            state = training_state(self.task.module, self._adam, self.average.values)
+            self.checkpoints.save(step, state, {"history": self.history})
+
+
+def write_history(path: str | Path, history: list[tuple[int, str, str, float]]) -> None:
+    """Write the history as CSV with columns step, split, name, value, atomically."""
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(HISTORY_COLUMNS)
+        writer.writerows((step, split, name, f"{value:.6g}") for step, split, name, value in history)

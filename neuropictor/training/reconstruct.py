@@ -1,0 +1,229 @@
+"""Stages pretrain and refine: train the networks to steer the frozen backbone.
+
+Both minimise the backbone's own diffusion loss plus, with a weight, the squared distance between the guiding network's
+semantic feature and the text tower's output for one of the picture's captions. Refining starts from pretrained weights,
+switches the guiding network's extra branch on, and may end in a short adaptation to classifier-free guidance, in which
+some contexts are replaced by that of the empty prompt. The backbone never gets weight gradients.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from neuropictor.data.datasets import MapOperator, PictureResponses, TrainingBatches
+from neuropictor.data.latents import LatentStore
+from neuropictor.models.backbone import Backbone
+from neuropictor.models.networks import Networks, load_autoencoder, load_networks, save_networks
+from neuropictor.models.population import NETWORKS, backbone_folder, population_file
+from neuropictor.runlog import RunRecord
+from neuropictor.surface import load_geometry
+from neuropictor.training.checkpoints import CheckpointFolder, make_guard
+from neuropictor.training.loop import Batch, Recipe, Trainer, learning_rate, make_accelerator, write_history
+
+if TYPE_CHECKING:
+    from neuropictor.config import ReconstructConfig, RefineConfig, RuntimeConfig
+
+log = logging.getLogger(__name__)
+
+_MAPPERS = ("guiding.", "manipulation.hint_mapper.")
+
+
+class ModulationTask:
+    """Diffusion and semantic loss of the networks around a frozen backbone.
+
+    Parameters
+    ----------
+    module
+        The networks; with the ``pretrain`` variant the unused extra branch is left out of training.
+    backbone
+        On its device; only the UNet, the scheduler and the null context are used.
+    maps
+        Map operator on the same device.
+    config
+        Section of the stage.
+    """
+
+    def __init__(
+        self, module: Networks, backbone: Backbone, maps: MapOperator, config: "ReconstructConfig | RefineConfig"
+    ):
+        self.module, self.maps, self.config = module, maps, config
+        self.unet, self.scheduler = backbone.unet, backbone.scheduler
+        self.null_context = backbone.null_context()
+        adapted = getattr(config, "guidance_adaptation", None)
+        self.adaptation = adapted if adapted is not None and adapted.steps else None
+        if module.guiding.config.variant == "pretrain":
+            for part in (module.guiding.extra, module.guiding.extra_out):
+                part.requires_grad_(False)
+
+    @property
+    def steps(self) -> int:
+        """All steps, those of the guidance adaptation included."""
+        return self.config.steps + (self.adaptation.steps if self.adaptation else 0)
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        config = self.config
+        if self.adaptation and step >= config.steps:
+            return self.adaptation.learning_rate
+        return learning_rate(step, config.steps, config.learning_rate, config.warmup, config.schedule)
+
+    def rates(self) -> dict[str, float]:
+        """Return the mappers' factor on the learning rate."""
+        return {} if self.config.mapper_rate == 1.0 else dict.fromkeys(_MAPPERS, self.config.mapper_rate)
+
+    def _dropped(self, batch: Batch, step: int | None) -> torch.Tensor | None:
+        if step is None:
+            return None
+        adapting = self.adaptation is not None and step >= self.config.steps
+        share = self.adaptation.dropout if adapting else self.config.guidance_dropout
+        return batch["uniform"] < share if share else None
+
+    def losses(self, module: nn.Module, batch: Batch, step: int | None) -> dict[str, torch.Tensor]:
+        """Return ``loss`` and its parts ``diffusion`` and ``semantic`` (unweighted), means over the batch."""
+        latents, noise, timesteps = batch["latents"], batch["noise"], batch["timesteps"]
+        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        modulation = module(
+            self.maps(batch["responses"]), noisy, timesteps, self.null_context, self._dropped(batch, step)
+        )
+        predicted = self.unet(
+            noisy,
+            timesteps,
+            modulation.context,
+            down_block_additional_residuals=modulation.skips,
+            mid_block_additional_residual=modulation.middle,
+            return_dict=False,
+        )[0]
+        diffusion = functional.mse_loss(predicted.float(), self._target(latents, noise, timesteps))
+        semantic = functional.mse_loss(modulation.semantic.float(), batch["text"])
+        return {
+            "loss": diffusion + self.config.semantic_weight * semantic,
+            "diffusion": diffusion,
+            "semantic": semantic,
+        }
+
+    def _target(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """Return what the UNet was trained to predict."""
+        kind = self.scheduler.config.prediction_type
+        if kind == "epsilon":
+            return noise
+        if kind == "v_prediction":
+            return self.scheduler.get_velocity(latents, noise, timesteps)
+        raise ValueError(
+            f"backbone scheduler: prediction_type {kind!r} cannot be trained; allowed: epsilon or v_prediction"
+        )
+
+
+def _train(
+    stage: str,
+    networks: Networks,
+    responses: Sequence[str | Path],
+    latents: str | Path,
+    backbone: str | Path,
+    config: "ReconstructConfig | RefineConfig",
+    runtime: "RuntimeConfig",
+    inputs: Mapping[str, str | Path],
+    out: Path,
+) -> None:
+    """Train `networks` on all `responses` and write weights, history and record."""
+    inputs = {"latents": latents, "backbone": backbone_folder(backbone), **inputs}
+    inputs |= {f"responses.{i}": path for i, path in enumerate(responses)}
+    guard = make_guard({stage: config}, inputs, __file__ if runtime.track_code else None)
+    accelerator = make_accelerator(runtime)
+    with RunRecord(out.parent / "run.json", stage, config=config, seed=config.seed, inputs=inputs.values()) as record:
+        frozen = Backbone.load(backbone).to(accelerator.device)
+        maps = MapOperator(load_geometry().map_operator(networks.encoder.config.image_size)).to(accelerator.device)
+        task = ModulationTask(networks, frozen, maps, config)
+        share = (accelerator.process_index, accelerator.num_processes)
+        store = LatentStore(latents)
+        batches, validation = (
+            TrainingBatches(
+                PictureResponses(responses, split),
+                config.batch_size,
+                config.trial_averaging,
+                config.seed,
+                latents=store,
+                scaling_factor=frozen.vae.config.scaling_factor,
+                n_timesteps=frozen.scheduler.config.num_train_timesteps,
+                share=part,
+            )
+            for split, part in (("train", share), ("validation", (0, 1)))
+        )
+        recipe = Recipe(task.steps, task.rate, config.weight_decay, config.ema, config.validation_interval)
+        checkpoints = CheckpointFolder(out.parent / "checkpoints", guard)
+        trainer = Trainer(task, batches, validation, recipe, runtime, checkpoints, accelerator)
+        history = trainer.run({"pretrain": "Pretraining", "refine": "Refining"}[stage])
+        if accelerator.is_main_process:
+            save_networks(networks, out)
+            write_history(out.parent / "history.csv", history)
+        record.add(pictures=len(batches.responses), subjects=sorted({int(s) for s in batches.responses.subject}))
+        record.add(parameters=sum(p.numel() for p in networks.parameters() if p.requires_grad))
+        record.add(**{f"{split}_{name}": value for _, split, name, value in history[-6:]})
+    checkpoints.clear()
+
+
+def pretrain(
+    responses: Sequence[str | Path],
+    latents: str | Path,
+    backbone: str | Path,
+    autoencoder: str | Path,
+    config: "ReconstructConfig",
+    runtime: "RuntimeConfig",
+    out: str | Path,
+) -> None:
+    """Train the networks on several subjects together.
+
+    With ``init: population`` the guiding and manipulation networks start from the weights that come with the backbone;
+    the encoder is always the calibrated one.
+
+    Parameters
+    ----------
+    responses
+        Response files, one a subject.
+    latents
+        Latents of all pictures, see `neuropictor.data.latents.cache_latents`.
+    backbone
+        Source of the frozen backbone.
+    autoencoder
+        Calibrated autoencoder.
+    config, runtime
+        Sections of the configuration.
+    out
+        Safetensors file for `load_networks`; ``history.csv`` and ``run.json`` are written beside it.
+    """
+    torch.manual_seed(config.seed)
+    encoder = load_autoencoder(autoencoder).encoder
+    inputs = {"autoencoder": autoencoder}
+    if config.init == "population":
+        path = population_file(backbone, NETWORKS)
+        networks = load_networks(path, variant="pretrain")
+        if (networks.encoder.n_tokens, networks.encoder.config.width) != (encoder.n_tokens, encoder.config.width):
+            raise ValueError(
+                f"pretrain.init: the population start in {path} is made for {networks.encoder.n_tokens} tokens of width "
+                f"{networks.encoder.config.width}, the calibrated encoder gives {encoder.n_tokens} of {encoder.config.width}; "
+                "allowed: an encoder of the start's size, or init: scratch"
+            )
+        networks.encoder = encoder
+        inputs["population"] = path
+    else:
+        networks = Networks.build(encoder, Backbone.load(backbone), variant="pretrain")
+    _train("pretrain", networks, responses, latents, backbone, config, runtime, inputs, Path(out))
+
+
+def refine(
+    responses: str | Path,
+    latents: str | Path,
+    backbone: str | Path,
+    networks: str | Path,
+    config: "RefineConfig",
+    runtime: "RuntimeConfig",
+    out: str | Path,
+) -> None:
+    """Tune pretrained networks on one subject; parameters as in `pretrain`, `networks` being its output."""
+    torch.manual_seed(config.seed)
+    start = load_networks(networks, variant="refine")
+    _train("refine", start, [responses], latents, backbone, config, runtime, {"networks": networks}, Path(out))

@@ -1,0 +1,25 @@
+# The miniature backbone, trained anew (backbone.source: train); else the shipped one is used.
+
+
+rule train_backbone:
+    output:
+        run="<results>/backbone/run.json",
+    log:
+        "logs/train_backbone.log",
+    benchmark:
+        "<results>/benchmarks/train_backbone.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: cores()
+    resources:
+        gpu=settings.runtime.gpus,
+        mem_mb=8000,
+        runtime=2880,
+    params:
+        config=section("backbone", "training"),
+        runtime=runtime,
+        code=code("train_backbone"),
+    message:
+        "Training the miniature backbone"
+    script:
+        "../workflow_scripts/train_backbone.py"

@@ -1,0 +1,33 @@
+# Stage 1: the encoder learns, as an autoencoder, what responses look like.
+
+
+rule calibrate:
+    input:
+        responses=expand("<prepared>/sub-{subject}/responses.h5", subject=pretraining()),
+        backbone=backbone_files,
+    output:
+        autoencoder="<results>/calibrate/autoencoder.safetensors",
+        history="<results>/calibrate/history.csv",
+        run="<results>/calibrate/run.json",
+    log:
+        "logs/calibrate.log",
+    benchmark:
+        "<results>/benchmarks/calibrate.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: cores()
+    resources:
+        gpu=settings.runtime.gpus,
+        mem_mb=4000,
+        runtime=1440,
+    params:
+        config=section("calibrate"),
+        encoder=section("encoder"),
+        start=start_weights("calibrate"),
+        backbone=backbone(),
+        runtime=runtime,
+        code=code("calibrate"),
+    message:
+        "Calibrating the encoder"
+    script:
+        "../workflow_scripts/calibrate.py"

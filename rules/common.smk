@@ -1,0 +1,195 @@
+# Functions only: what each rule depends on, and where things lie.
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from neuropictor import config as configuration
+from neuropictor import provenance, runlog
+from neuropictor.nsd import constants, keys
+
+ASSETS = Path(configuration.__file__).with_name("assets")
+MODELS = ["refined", "pretrained"]
+BASELINES = ["ridge_diffusion", "ridge", "mean_picture"]
+
+
+def checked(found):
+    """Check the settings; on a mistake show its message alone."""
+    try:
+        loaded = configuration.load(found)
+    except configuration.ConfigError as error:
+        raise WorkflowError(str(error)) from None
+    root = Path(loaded.paths.nsd)
+    held = [name for name in (keys.STIMULI, "nsddata_betas") if (root / name).exists()]
+    if loaded.nsd.source == "simulated" and held and not keys.is_simulated(root):
+        raise WorkflowError(
+            f"paths.nsd is {root}, which holds {held[0]} but no {keys.SIMULATED}: it may be the real NSD, and nsd.source: simulated"
+            " would overwrite it. Allowed: a folder that is empty, new or simulated, e.g. paths: {nsd: data/nsd}; or nsd.source: local."
+        )
+    return loaded
+
+
+def section(name, *only):
+    """Give one section of the settings, or named keys of it; a stage runs again when these change."""
+    values = provenance.canonical(getattr(settings, name).model_dump())
+    return {key: value for key, value in values.items() if not only or key in only}
+
+
+def code(script):
+    """Hash a workflow script and all modules behind it; a stage runs again when what they do changes."""
+    if not settings.runtime.track_code:
+        return "not tracked"
+    return provenance.fingerprint(Path("workflow_scripts") / f"{script}.py")
+
+
+def runtime(wildcards, threads):
+    """Say how to run; as it takes `threads`, Snakemake leaves it out when it asks whether parameters changed."""
+    return {**settings.runtime.model_dump(), "threads": threads}
+
+
+def cores():
+    """Most cores that a job with many threads takes."""
+    return max(1, settings.runtime.threads)
+
+
+def sub(subject):
+    """Write a subject's number as in file names: 1 -> 01."""
+    return f"{subject:02d}"
+
+
+def everyone():
+    """All subjects, as in file names."""
+    return [sub(subject) for subject in settings.subjects.everyone()]
+
+
+def pretraining():
+    """Subjects of pretraining, as in file names."""
+    return [sub(subject) for subject in settings.subjects.pretrain]
+
+
+def refined():
+    """Subjects that are refined, sampled and scored, as in file names."""
+    return [sub(subject) for subject in settings.subjects.refine]
+
+
+def shipped(name):
+    """Hash the weights that come with the project, so that new ones are noticed."""
+    folder = ASSETS / name
+    return runlog.checksum(folder) if folder.is_dir() else "absent"
+
+
+def start_weights(name):
+    """Hash the shipped weights that a training stage starts from, if it does."""
+    return (
+        shipped("population")
+        if getattr(settings, name).init == "population"
+        else "scratch"
+    )
+
+
+def backbone():
+    """What the stages load as their backbone: a name or a folder."""
+    return (
+        f"{settings.paths.results}/backbone"
+        if settings.backbone.source == "train"
+        else settings.backbone.source
+    )
+
+
+def backbone_content():
+    """Hash the shipped backbone where it is used; others are inputs."""
+    return (
+        shipped("miniature")
+        if settings.backbone.source == "miniature"
+        else settings.backbone.source
+    )
+
+
+def backbone_files(wildcards):
+    """Files that tell when the backbone has changed."""
+    if settings.backbone.source == "miniature":
+        return []
+    if settings.backbone.source == "train":
+        return "<results>/backbone/run.json"
+    return [
+        f"{settings.backbone.source}/{part}"
+        for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+    ]
+
+
+def nsd_folder(wildcards, threads):
+    """The NSD root; what lies there is known from the input files, so it is no reason to run again."""
+    return settings.paths.nsd
+
+
+def picture_files():
+    """What is the same for all subjects: pictures, order of trials, annotations."""
+    annotations = [
+        keys.annotations(kind, split)
+        for kind in keys.ANNOTATION_KINDS
+        for split in keys.COCO_SPLITS
+    ]
+    return [
+        f"<nsd>/{key}"
+        for key in (
+            keys.STIMULI,
+            keys.STIMULUS_INFO,
+            keys.EXPERIMENT_DESIGN,
+            *annotations,
+        )
+    ]
+
+
+def simulated_subject():
+    """One subject's folder of betas and file of behaviour in a simulated NSD, with the subject as a wildcard."""
+    names = [keys.beta_folder(1, settings.nsd.beta_version), keys.behaviour(1)]
+    return [f"<nsd>/{name}".replace("subj01", "subj{subject}") for name in names]
+
+
+def response_files(wildcards):
+    """One subject's NSD files: those that are simulated, or those of all sessions found in the folder."""
+    if settings.nsd.source == "simulated":
+        return expand(simulated_subject(), subject=wildcards.subject)
+    subject, version = int(wildcards.subject), settings.nsd.beta_version
+    folder = Path(settings.paths.nsd) / keys.beta_folder(subject, version)
+    sessions = sorted(
+        int(path.stem[-2:]) for path in folder.glob("lh.betas_session[0-9][0-9].mgh")
+    )
+    if not sessions:
+        raise WorkflowError(
+            f"No betas of subject {subject} in {folder}. With nsd.source: local, NSD's files must lie below paths.nsd as in"
+            f" its bucket, e.g. {settings.paths.nsd}/{keys.betas(subject, 1, 'lh', version)}."
+            " With nsd.source: simulated they are made."
+        )
+    betas = [
+        keys.betas(subject, session, side, version)
+        for session in sessions
+        for side in constants.HEMISPHERES
+    ]
+    ncsnr = [keys.ncsnr(subject, side, version) for side in constants.HEMISPHERES]
+    return [f"<nsd>/{key}" for key in (*betas, *ncsnr, keys.behaviour(subject))]
+
+
+def networks(wildcards):
+    """The networks behind a model's reconstructions."""
+    if wildcards.model == "pretrained":
+        return "<results>/pretrain/networks.safetensors"
+    return f"<results>/refine/sub-{wildcards.subject}/networks.safetensors"
+
+
+def samples():
+    """All models' reconstructions of all subjects."""
+    return expand(
+        "<results>/sample/sub-{subject}/{model}.h5",
+        subject=refined(),
+        model=[*MODELS, *BASELINES],
+    )
+
+
+def sheet_samples(wildcards):
+    """One subject's reconstructions, in the order of a contact sheet's columns."""
+    models = [*MODELS, "ridge_diffusion", "ridge"]
+    return expand(
+        "<results>/sample/sub-{subject}/{model}.h5",
+        subject=wildcards.subject,
+        model=models,
+    )

@@ -1,0 +1,35 @@
+# Stage 2: all networks, on the subjects of subjects.pretrain.
+
+
+rule pretrain:
+    input:
+        responses=expand("<prepared>/sub-{subject}/responses.h5", subject=pretraining()),
+        latents="<results>/latents.h5",
+        autoencoder="<results>/calibrate/autoencoder.safetensors",
+        backbone=backbone_files,
+    output:
+        networks="<results>/pretrain/networks.safetensors",
+        history="<results>/pretrain/history.csv",
+        run="<results>/pretrain/run.json",
+    log:
+        "logs/pretrain.log",
+    benchmark:
+        "<results>/benchmarks/pretrain.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: cores()
+    resources:
+        gpu=settings.runtime.gpus,
+        mem_mb=6000,
+        runtime=2880,
+    params:
+        config=section("pretrain"),
+        start=start_weights("pretrain"),
+        backbone=backbone(),
+        content=backbone_content(),
+        runtime=runtime,
+        code=code("pretrain"),
+    message:
+        "Pretraining the networks on all subjects of subjects.pretrain"
+    script:
+        "../workflow_scripts/pretrain.py"

@@ -1,0 +1,34 @@
+# Stage 3: all networks, on one subject.
+
+
+rule refine:
+    input:
+        responses="<prepared>/sub-{subject}/responses.h5",
+        latents="<results>/latents.h5",
+        networks="<results>/pretrain/networks.safetensors",
+        backbone=backbone_files,
+    output:
+        networks="<results>/refine/sub-{subject}/networks.safetensors",
+        history="<results>/refine/sub-{subject}/history.csv",
+        run="<results>/refine/sub-{subject}/run.json",
+    log:
+        "logs/refine/sub-{subject}.log",
+    benchmark:
+        "<results>/benchmarks/refine/sub-{subject}.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: cores()
+    resources:
+        gpu=settings.runtime.gpus,
+        mem_mb=6000,
+        runtime=1440,
+    params:
+        config=section("refine"),
+        backbone=backbone(),
+        content=backbone_content(),
+        runtime=runtime,
+        code=code("refine"),
+    message:
+        "Refining the networks on subject {wildcards.subject}"
+    script:
+        "../workflow_scripts/refine.py"

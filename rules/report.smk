@@ -1,0 +1,162 @@
+# What goes into the report.
+
+
+rule data_card:
+    input:
+        responses=expand("<prepared>/sub-{subject}/responses.h5", subject=everyone()),
+        stimuli="<prepared>/stimuli.h5",
+        metrics="<results>/metrics.csv",
+        run="<results>/metrics.run.json",
+    output:
+        report(
+            "<results>/report/data_card.html",
+            caption="../report/data_card.rst",
+            category="4 Data",
+            labels={"shown": "data card"},
+        ),
+    log:
+        "logs/data_card.log",
+    benchmark:
+        "<results>/benchmarks/data_card.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=60,
+    params:
+        config=section("evaluate", "seed"),
+        subjects=settings.subjects.everyone(),
+        code=code("data_card"),
+    message:
+        "Describing the data"
+    script:
+        "../workflow_scripts/data_card.py"
+
+
+rule metric_table:
+    input:
+        metrics="<results>/metrics.csv",
+        run="<results>/metrics.run.json",
+    output:
+        report(
+            "<results>/report/metrics.html",
+            caption="../report/metric_table.rst",
+            category="2 Scores",
+            labels={"shown": "all models"},
+        ),
+    log:
+        "logs/metric_table.log",
+    benchmark:
+        "<results>/benchmarks/metric_table.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("metric_table"),
+    message:
+        "Tabulating the scores"
+    script:
+        "../workflow_scripts/metric_table.py"
+
+
+rule contact_sheet:
+    input:
+        samples=sheet_samples,
+        stimuli="<prepared>/stimuli.h5",
+    output:
+        report(
+            "<results>/report/contact_sheet_sub-{subject}.png",
+            caption="../report/contact_sheet.rst",
+            category="1 Reconstructions",
+            labels={"subject": "{subject}"},
+        ),
+    log:
+        "logs/contact_sheet/sub-{subject}.log",
+    benchmark:
+        "<results>/benchmarks/contact_sheet/sub-{subject}.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        config=section("evaluate", "contact_sheet_rows"),
+        code=code("contact_sheet"),
+    message:
+        "Drawing the contact sheet of subject {wildcards.subject}"
+    script:
+        "../workflow_scripts/contact_sheet.py"
+
+
+rule training_curves:
+    input:
+        calibrate="<results>/calibrate/history.csv",
+        pretrain="<results>/pretrain/history.csv",
+        refine=expand("<results>/refine/sub-{subject}/history.csv", subject=refined()),
+    output:
+        report(
+            "<results>/report/training_curves.png",
+            caption="../report/training_curves.rst",
+            category="3 Training",
+            labels={"shown": "losses"},
+        ),
+    log:
+        "logs/training_curves.log",
+    benchmark:
+        "<results>/benchmarks/training_curves.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        subjects=refined(),
+        code=code("training_curves"),
+    message:
+        "Drawing the training curves"
+    script:
+        "../workflow_scripts/training_curves.py"
+
+
+rule response_map:
+    input:
+        responses="<prepared>/sub-{subject}/responses.h5",
+    output:
+        report(
+            "<results>/report/response_map_sub-{subject}.png",
+            caption="../report/response_map.rst",
+            category="4 Data",
+            labels={"shown": "responses of subject {subject}"},
+        ),
+    log:
+        "logs/response_map/sub-{subject}.log",
+    benchmark:
+        "<results>/benchmarks/response_map/sub-{subject}.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        code=code("response_map"),
+    message:
+        "Drawing responses of subject {wildcards.subject} on the flat cortex"
+    script:
+        "../workflow_scripts/response_map.py"
+
+
+rule figures:
+    input:
+        expand("<results>/report/contact_sheet_sub-{subject}.png", subject=refined()),
+        expand("<results>/report/response_map_sub-{subject}.png", subject=refined()[:1]),
+        "<results>/report/metrics.html",
+        "<results>/report/training_curves.png",
+        "<results>/report/data_card.html",
+    localrule: True

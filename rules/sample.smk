@@ -1,0 +1,32 @@
+# Reconstructions of the test pictures, by the refined and by the pretrained networks.
+
+
+rule sample:
+    input:
+        networks=networks,
+        responses="<prepared>/sub-{subject}/responses.h5",
+        backbone=backbone_files,
+    output:
+        pictures="<results>/sample/sub-{subject}/{model}.h5",
+        run="<results>/sample/sub-{subject}/{model}.run.json",
+    log:
+        "logs/sample/sub-{subject}_{model}.log",
+    benchmark:
+        "<results>/benchmarks/sample/sub-{subject}_{model}.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: cores()
+    resources:
+        gpu=settings.runtime.gpus,
+        mem_mb=3000,
+        runtime=480,
+    params:
+        config=section("sample"),
+        backbone=backbone(),
+        content=backbone_content(),
+        runtime=runtime,
+        code=code("sample"),
+    message:
+        "Reconstructing pictures of subject {wildcards.subject} with the {wildcards.model} networks"
+    script:
+        "../workflow_scripts/sample.py"

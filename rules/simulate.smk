@@ -1,0 +1,51 @@
+# The stand-in for NSD: pictures and order of trials, then each subject's responses.
+
+
+rule simulate_pictures:
+    output:
+        picture_files(),
+    log:
+        "logs/simulate_pictures.log",
+    benchmark:
+        "<results>/benchmarks/simulate_pictures.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: cores()
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        config=section("simulate"),
+        subjects=settings.subjects.everyone(),
+        root=nsd_folder,
+        code=code("simulate_pictures"),
+    message:
+        "Drawing the pictures of a simulated NSD"
+    script:
+        "../workflow_scripts/simulate_pictures.py"
+
+
+rule simulate_subject:
+    input:
+        picture_files(),
+    output:
+        betas=directory(simulated_subject()[0]),
+        behaviour=simulated_subject()[1],
+    log:
+        "logs/simulate_subject/sub-{subject}.log",
+    benchmark:
+        "<results>/benchmarks/simulate_subject/sub-{subject}.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        config=section("simulate"),
+        root=nsd_folder,
+        code=code("simulate_subject"),
+    message:
+        "Simulating the responses of subject {wildcards.subject}"
+    script:
+        "../workflow_scripts/simulate_subject.py"

@@ -1,0 +1,142 @@
+"""Tiny stand-ins shared by the tests: a backbone with random weights, prepared responses and pictures, short settings."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+WORDS = "a photo of red blue ball tree house sky grass on the".split()
+SUBJECTS = (1, 2)
+TINY_ENCODER = {
+    "image_size": 32,
+    "patch_size": 16,
+    "width": 16,
+    "depth": 1,
+    "heads": 2,
+    "decoder_width": 8,
+    "decoder_depth": 1,
+    "bottleneck": 8,
+}
+
+
+def make_tiny_backbone(folder: Path, prediction_type: str = "epsilon") -> Path:
+    """Write a backbone of the real classes with random weights: pictures of 8 pixels, latents 4 x 4 x 4."""
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    UNet2DConditionModel(
+        sample_size=4,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        norm_num_groups=4,
+        use_linear_projection=True,
+    ).save_pretrained(folder / "unet")
+    AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+    ).save_pretrained(folder / "vae")
+    DDIMScheduler(
+        1000,
+        0.00085,
+        0.012,
+        "scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        timestep_spacing="leading",
+        prediction_type=prediction_type,
+    ).save_pretrained(folder / "scheduler")
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "<end>", "<unknown>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>", unk_token="<unknown>"
+    ).save_pretrained(folder / "tokenizer")
+    CLIPTextModelWithProjection(
+        CLIPTextConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=16,
+            intermediate_size=16,
+            projection_dim=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=6,
+            bos_token_id=1,
+            eos_token_id=1,
+            pad_token_id=0,
+        )
+    ).save_pretrained(folder / "text_encoder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a backbone with random weights."""
+    return make_tiny_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+@pytest.fixture(scope="session")
+def tiny_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with sub-01/responses.h5, sub-02/responses.h5 and stimuli.h5: 14 pictures each, two to three repeats."""
+    from neuropictor.data.responses import ResponseWriter
+    from neuropictor.data.stimuli import StimulusWriter
+    from neuropictor.surface import load_geometry
+
+    folder = tmp_path_factory.mktemp("prepared")
+    random = np.random.default_rng(0)
+    vertices = load_geometry().n_vertices
+    pictures = np.arange(100, 126)
+    for subject in SUBJECTS:
+        own = pictures[:14] if subject == 1 else pictures[-14:]  # 113 and 112 are shared
+        nsd_id = random.permutation(np.repeat(own, 3))[:-3]
+        repeat = [int((nsd_id[:i] == value).sum()) for i, value in enumerate(nsd_id)]
+        split = np.select([np.isin(nsd_id, own[-3:]), np.isin(nsd_id, own[:2])], [2, 1], 0)
+        path = folder / f"sub-{subject:02d}" / "responses.h5"
+        path.parent.mkdir()
+        with h5py.File(path, "w") as file:
+            writer = ResponseWriter(
+                file, len(nsd_id), vertices, subject=subject, data="simulated", beta_version="b3", mesh="fsaverage5"
+            )
+            writer.append(random.standard_normal((len(nsd_id), vertices)).astype(np.float32))
+            writer.finish(
+                ncsnr=np.full(vertices, 0.4),
+                nsd_id=nsd_id,
+                session=np.ones_like(nsd_id),
+                repeat=np.array(repeat),
+                split=split,
+            )
+    with h5py.File(folder / "stimuli.h5", "w") as file:
+        writer = StimulusWriter(file, pictures, 8, "simulated")
+        writer.append(random.integers(0, 256, (len(pictures), 8, 8, 3), dtype=np.uint8))
+        captions = [[f"a {WORDS[3 + i % 2]} {WORDS[5 + (i + j) % 3]}" for j in range(1 + i % 5)] for i in range(26)]
+        writer.finish(captions, ["ball"] * 26, ["sky"] * 26)
+    return folder
+
+
+@pytest.fixture
+def tiny_runtime():
+    """Runtime section for one slow core."""
+    from neuropictor.config import RuntimeConfig
+
+    return RuntimeConfig(device="cpu", threads=1, checkpoint_interval=4, log_interval=2, track_code=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_latents(tiny_prepared: Path, tiny_backbone: Path) -> Path:
+    """Latents of the tiny pictures."""
+    from neuropictor.config import RuntimeConfig
+    from neuropictor.data.latents import cache_latents
+
+    out = tiny_prepared / "latents.h5"
+    cache_latents(tiny_prepared / "stimuli.h5", tiny_backbone, RuntimeConfig(device="cpu", threads=1), out)
+    return out

@@ -1,0 +1,147 @@
+"""Small prepared stores and a pretended backbone, shared by the tests of data and evaluation."""
+
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+
+from neuropictor.data.reconstructions import Reconstructions, write_reconstructions
+from neuropictor.data.responses import ResponseWriter
+from neuropictor.data.stimuli import StimulusWriter
+
+SIZE = 16
+CATEGORIES = ("boat", "cat", "dog")
+BACKGROUNDS = ("sea", "city")
+TRAIN, VALIDATION, TEST = range(0, 60), range(60, 75), range(100, 120)
+
+
+def smooth_pictures(nsd_ids, size=SIZE):
+    """Pictures of a few coarse blocks, so that an average-pooling latent holds them."""
+    blocks = np.stack([np.random.default_rng([7, int(i)]).integers(0, 256, (4, 4, 3)) for i in nsd_ids])
+    return blocks.repeat(size // 4, 1).repeat(size // 4, 2).astype(np.uint8)
+
+
+def write_stimuli(path, nsd_ids=(*TRAIN, *VALIDATION, *TEST)):
+    nsd_ids = np.array(sorted(nsd_ids))
+    with h5py.File(path, "w") as file:
+        writer = StimulusWriter(file, nsd_ids, SIZE, "simulated")
+        writer.append(smooth_pictures(nsd_ids))
+        writer.finish(
+            [[f"a {CATEGORIES[i % 3]}", f"number {i}"] for i in nsd_ids],
+            [CATEGORIES[i % 3] for i in nsd_ids],
+            [BACKGROUNDS[i % 2] for i in nsd_ids],
+        )
+    return path
+
+
+def write_responses(path, subject=1, vertices=40, noise=0.3, ncsnr=None):
+    """Responses that are a noisy linear image of the pictures; three repeats of each, shuffled over two sessions."""
+    generator = np.random.default_rng(subject)
+    nsd_id = np.repeat([*TRAIN, *VALIDATION, *TEST], 3)
+    order = generator.permutation(len(nsd_id))
+    nsd_id, repeat = nsd_id[order], np.empty(len(order), int)
+    seen = {}
+    for row, number in enumerate(nsd_id.tolist()):
+        repeat[row] = seen[number] = seen.get(number, -1) + 1
+    features = smooth_pictures(nsd_id)[:, ::4, ::4].reshape(len(nsd_id), -1) / 127.5 - 1.0
+    signal = features @ generator.standard_normal((features.shape[1], vertices)) / 4
+    values = signal + noise * generator.standard_normal(signal.shape)
+    split = np.select([nsd_id >= 100, nsd_id >= 60], [2, 1], 0)
+    with h5py.File(path, "w") as file:
+        writer = ResponseWriter(
+            file, len(nsd_id), vertices, subject=subject, data="simulated", beta_version="b3", mesh="fsaverage5"
+        )
+        writer.append(values[:100])
+        writer.append(values[100:])
+        session = 1 + np.arange(len(nsd_id)) // 150
+        ncsnr = np.full(vertices, 0.4) if ncsnr is None else ncsnr
+        writer.finish(nsd_id=nsd_id, session=session, repeat=repeat, split=split, ncsnr=ncsnr)
+    return path
+
+
+def write_samples(path, model, subject, pictures, nsd_ids=tuple(TEST)):
+    write_reconstructions(path, Reconstructions(pictures, np.array(nsd_ids), model, subject, "simulated"))
+    return path
+
+
+class PretendBackbone:
+    """The methods of `Backbone` with arithmetic in the place of networks: latents are 4 x 4 block means."""
+
+    name, image_size, latent_shape, context_shape = "pretended", SIZE, (3, 4, 4), (2, 6)
+    image_encoder = object()
+
+    def __init__(self):
+        import torch
+        from diffusers import DDIMScheduler
+
+        self.scheduler = DDIMScheduler(num_train_timesteps=100)
+        self.device = torch.device("cpu")
+        self.calls = 0
+
+    @classmethod
+    def load(cls, source):
+        return cls()
+
+    def to(self, device):
+        return self
+
+    def unet(self, state, timestep, context):
+        """Predict the noise as if the clean latents were zero, nudged by the context."""
+        import torch
+
+        self.calls += 1
+        alpha = self.scheduler.alphas_cumprod[int(timestep)]
+        nudge = context.mean((1, 2))[:, None, None, None] * 0.01
+        return SimpleNamespace(sample=torch.sqrt(1 - alpha) * state + nudge)
+
+    def encode_text(self, captions):
+        import torch
+
+        rows = [np.random.default_rng([len(c), *c.encode()]).standard_normal(self.context_shape) for c in captions]
+        return torch.from_numpy(np.stack(rows).astype(np.float32))
+
+    def null_context(self):
+        return self.encode_text([""])
+
+    def encode_pictures(self, pictures):
+        import torch
+
+        values = torch.from_numpy(pictures.astype(np.float32)).permute(0, 3, 1, 2) / 127.5 - 1
+        mean = torch.nn.functional.avg_pool2d(values, SIZE // 4)
+        return mean, torch.full_like(mean, -20.0)
+
+    def latents(self, mean, logvar, noise):
+        import torch
+
+        return mean + torch.exp(0.5 * logvar) * noise
+
+    def decode(self, latents):
+        values = ((latents.clamp(-1, 1) + 1) * 127.5).round().permute(0, 2, 3, 1).numpy().astype(np.uint8)
+        return values.repeat(SIZE // 4, 1).repeat(SIZE // 4, 2)
+
+    def image_features(self, pictures, batch_size=256):
+        import torch
+
+        flat = torch.from_numpy(pictures[:, ::2, ::2].reshape(len(pictures), -1).astype(np.float32)) - 127.5
+        return torch.nn.functional.normalize(flat, dim=-1)
+
+    def category_features(self, categories):
+        import torch
+
+        pictures = smooth_pictures([900 + CATEGORIES.index(name) for name in categories])
+        return self.image_features(pictures) if categories else torch.empty(0)
+
+
+def write_latents(path, stimuli):
+    """Cache what `PretendBackbone` makes of the pictures and captions."""
+    from neuropictor.data.stimuli import StimulusStore
+
+    store, backbone = StimulusStore(stimuli), PretendBackbone()
+    mean, logvar = backbone.encode_pictures(store.pictures(store.nsd_id))
+    texts = [[lines[i % len(lines)] for i in range(5)] for lines in store.captions(store.nsd_id)]
+    text = np.stack([backbone.encode_text(lines).numpy() for lines in texts])
+    with h5py.File(path, "w") as file:
+        file["nsd_id"] = store.nsd_id
+        file["mean"], file["logvar"] = mean.numpy().astype(np.float16), logvar.numpy().astype(np.float16)
+        file["text"] = text.astype(np.float16)
+    return path

@@ -1,0 +1,163 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from small_stores import (
+    SIZE,
+    TEST,
+    TRAIN,
+    PretendBackbone,
+    smooth_pictures,
+    write_latents,
+    write_responses,
+    write_stimuli,
+)
+
+from neuropictor.config import EvaluateConfig, RuntimeConfig, SampleConfig
+from neuropictor.data.reconstructions import read_reconstructions
+from neuropictor.data.stimuli import StimulusStore
+from neuropictor.evaluation import baselines
+from neuropictor.evaluation.diffusion import diffuse, picture_noise
+from neuropictor.evaluation.measures import pixcorr
+from neuropictor.evaluation.ridge import Decomposition, Ridge
+
+
+@pytest.mark.parametrize(("trials", "vertices"), [(30, 12), (12, 30)])
+def test_ridge_is_the_closed_form_with_the_best_penalty_of_each_group(trials, vertices):
+    generator = np.random.default_rng(0)
+    x, held = generator.standard_normal((trials, vertices)) + 2, generator.standard_normal((9, vertices)) + 2
+    weights = generator.standard_normal((vertices, 5)) * [1, 1, 0, 0, 0]
+    y = x @ weights + generator.standard_normal((trials, 5)) + 3
+    held_y = held @ weights + generator.standard_normal((9, 5)) + 3
+    alphas, groups = [0.1, 10.0, 1e4], np.array([0, 0, 1, 1, 1])
+    fit = Ridge.fit(Decomposition.of(x), y, held, held_y, groups, alphas)
+
+    def solve(alpha, at):
+        centred = x - x.mean(0)
+        solved = np.linalg.solve(centred.T @ centred + alpha * np.eye(vertices), centred.T @ (y - y.mean(0)))
+        return (at - x.mean(0)) @ solved + y.mean(0)
+
+    errors = np.array([np.square(solve(alpha, held) - held_y).sum(0) for alpha in alphas])
+    best = np.array([errors[:, groups == group].sum(1).argmin() for group in (0, 1)])[groups]
+    assert fit.penalty.tolist() == [alphas[place] for place in best]
+    new = generator.standard_normal((4, vertices))
+    expected = np.stack([solve(alphas[place], new)[:, target] for target, place in enumerate(best)], axis=1)
+    assert np.allclose(fit.predict(new), expected)
+
+
+def test_rescaling_restores_the_training_spread_on_validation():
+    generator = np.random.default_rng(1)
+    x, held = generator.standard_normal((200, 20)), generator.standard_normal((50, 20))
+    y = x[:, :4] + generator.standard_normal((200, 4))
+    fit = Ridge.fit(Decomposition.of(x), y, held, held[:, :4], np.zeros(4, int), [300.0])
+    assert (fit.predict(held).std(0) < 0.8 * y.std(0)).all()
+    assert np.allclose(fit.predict(held, 1.0).std(0), y.std(0))
+    halfway = np.sqrt(fit.predict(held).std(0) * y.std(0))
+    assert np.allclose(fit.predict(held, 0.5).std(0), halfway)
+    constant = Ridge.fit(Decomposition.of(x), np.ones((200, 2)), held, np.ones((50, 2)), np.zeros(2, int), [1.0])
+    assert np.allclose(constant.predict(held, 1.0), 1)
+
+
+def test_noise_belongs_to_the_picture():
+    shape = (2, 3, 3)
+    noise = picture_noise(shape, 5, 1, np.array([7, 8, 9]))
+    assert torch.equal(noise[1:2], picture_noise(shape, 5, 1, np.array([8])))
+    others = [picture_noise(shape, 6, 1, [7]), picture_noise(shape, 5, 2, [7]), picture_noise(shape, 5, 1, [7], 1)]
+    assert not any(torch.equal(noise[:1], other) for other in others)
+    assert abs(picture_noise((4, 30, 30), 0, 1, [1]).std() - 1) < 0.05
+
+
+def test_diffuse_does_not_depend_on_batches_and_runs_its_share_of_steps():
+    backbone = PretendBackbone()
+    ids = np.arange(5)
+    noise = picture_noise(backbone.latent_shape, 1, 1, ids)
+    start = torch.rand(5, *backbone.latent_shape) - 0.5
+    context = backbone.encode_text([str(i) for i in ids])
+    options = {"steps": 8, "guidance_scale": 3.0}
+    whole = diffuse(backbone, start, context, noise, strength=0.75, batch_size=5, **options)
+    assert backbone.calls == 6
+    assert np.array_equal(whole, diffuse(backbone, start, context, noise, strength=0.75, batch_size=2, **options))
+    assert whole.shape == (5, SIZE, SIZE, 3)
+    backbone.calls = 0
+    diffuse(backbone, start, context, noise, strength=1.0, batch_size=5, **options)
+    assert backbone.calls == 8
+
+
+def test_a_little_noise_leaves_the_start_in_place():
+    """With the true noise predicted, denoising gives the latents back."""
+    backbone = PretendBackbone()
+    noise = picture_noise(backbone.latent_shape, 1, 1, np.arange(3))
+    start = torch.rand(3, *backbone.latent_shape) - 0.5
+
+    def oracle(state, timestep, context):
+        alpha = backbone.scheduler.alphas_cumprod[int(timestep)]
+        from types import SimpleNamespace
+
+        return SimpleNamespace(sample=(state - alpha.sqrt() * start) / (1 - alpha).sqrt())
+
+    backbone.unet = oracle
+    context = backbone.null_context().expand(3, -1, -1)
+    drawn = diffuse(backbone, start, context, noise, steps=10, strength=0.5, guidance_scale=1.0, batch_size=3)
+    assert np.abs(drawn.astype(int) - backbone.decode(start)).max() <= 2
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setattr(baselines.Backbone, "load", PretendBackbone.load)
+    stimuli = write_stimuli(tmp_path / "stimuli.h5")
+    responses = write_responses(tmp_path / "responses.h5", subject=2)
+    latents = write_latents(tmp_path / "latents.h5", stimuli)
+
+    def go(folder, **changes):
+        out = {name: tmp_path / folder / f"{name}.h5" for name in baselines.MODELS}
+        baselines.fit_baselines(
+            responses=responses,
+            stimuli=stimuli,
+            latents=latents,
+            backbone="miniature",
+            config=EvaluateConfig(ridge_alphas=[0.1, 10.0, 1000.0], diffusion_strength=0.5),
+            sample=SampleConfig(steps=4, **changes),
+            runtime=RuntimeConfig(device="cpu", threads=1),
+            out=out,
+        )
+        return out
+
+    return go
+
+
+def test_fit_baselines_writes_all_models(run, tmp_path):
+    out = run("first", samples=2, batch_size=7)
+    seen = smooth_pictures(TEST)
+    found = {name: read_reconstructions(path) for name, path in out.items()}
+    assert all(item.nsd_id.tolist() == list(TEST) and item.subject == 2 for item in found.values())
+    assert [found[name].model for name in out] == list(out)
+    assert found["ridge_diffusion"].pictures.shape == (len(TEST), 2, SIZE, SIZE, 3)
+    assert found["ridge"].pictures.shape == (len(TEST), 1, SIZE, SIZE, 3)
+    mean = np.rint(smooth_pictures(TRAIN).mean(0)).astype(np.uint8)
+    assert (found["mean_picture"].pictures == mean).all()
+    scores = {name: pixcorr(item.pictures, seen).mean() for name, item in found.items()}
+    assert scores["ridge"] > 0.5 > abs(scores["mean_picture"])
+    record = json.loads((tmp_path / "first" / "baselines.run.json").read_text())
+    assert record["config"]["evaluate"] == {"ridge_alphas": [0.1, 10.0, 1000.0], "diffusion_strength": 0.5}
+    assert set(record["results"]["rescale_validation_scores"]) == {"0", "0.5", "1"}
+
+
+def test_fit_baselines_is_deterministic_and_free_of_batches(run):
+    first, second = run("first", batch_size=7), run("second", batch_size=20)
+    for name in first:
+        assert first[name].read_bytes() == second[name].read_bytes()
+
+
+def test_test_pictures_choose_nothing(run, monkeypatch):
+    asked = []
+    kept = StimulusStore.pictures
+    monkeypatch.setattr(StimulusStore, "pictures", lambda self, ids: asked.extend(ids) or kept(self, ids))
+    run("first")
+    assert asked
+    assert not set(asked) & set(TEST)
+
+
+def test_wrong_outputs_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="allowed are exactly mean_picture, ridge, ridge_diffusion"):
+        baselines.fit_baselines(None, None, None, "miniature", None, None, None, {"ridge": tmp_path / "r.h5"})

@@ -1,0 +1,135 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from neuropictor.data.datasets import MapOperator, PictureResponses, TrainingBatches
+from neuropictor.data.latents import LatentStore, Rows
+from neuropictor.data.responses import ResponseStore
+from neuropictor.data.stimuli import StimulusStore
+from neuropictor.models.backbone import Backbone
+from neuropictor.surface import load_geometry
+
+
+@pytest.fixture(scope="module")
+def paths(tiny_prepared):
+    return [tiny_prepared / f"sub-0{subject}" / "responses.h5" for subject in (1, 2)]
+
+
+def make(paths, latents=None, split="train", averaging="random", **options):
+    latents = LatentStore(latents) if latents else None
+    return TrainingBatches(PictureResponses(paths, split), 5, averaging, seed=3, latents=latents, **options)
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+def test_latents_are_the_backbones(tiny_latents, tiny_prepared, tiny_backbone):
+    backbone, stimuli = Backbone.load(tiny_backbone), StimulusStore(tiny_prepared / "stimuli.h5")
+    store = LatentStore(tiny_latents)
+    ids = stimuli.nsd_id[[3, 8]]
+    mean, logvar = backbone.encode_pictures(stimuli.pictures(ids))
+    rows = store.rows(ids)
+    np.testing.assert_allclose(store.mean[rows], mean.numpy(), atol=2e-3)
+    np.testing.assert_allclose(store.logvar[rows], logvar.numpy(), atol=2e-2)
+    captions = [(texts * 5)[:5] for texts in stimuli.captions(ids)]
+    for row, texts in zip(rows, captions, strict=True):
+        np.testing.assert_allclose(store.text[[row]][0], backbone.encode_text(texts).numpy(), atol=2e-3)
+    assert (tiny_latents.parent / "latents.run.json").is_file()
+    with pytest.raises(KeyError, match="nsd_id 7 is not among its 26"):
+        store.rows(np.array([103, 7]))
+
+
+def test_rows_are_the_same_from_memory_and_from_the_file(tiny_latents):
+    memory, lazy = Rows(tiny_latents, "text"), Rows(tiny_latents, "text", memory_limit=0)
+    rows = np.array([9, 2, 2, 25])
+    np.testing.assert_array_equal(memory[rows], lazy[rows])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(lazy))[rows], memory[rows])
+
+
+def test_maps_are_the_operators():
+    operator = load_geometry().map_operator(32)
+    responses = torch.randn(3, operator.shape[1])
+    maps = MapOperator(operator)(responses)
+    assert maps.shape == (3, 1, 32, 32)
+    np.testing.assert_allclose(maps[1].numpy().ravel(), operator @ responses[1].numpy(), atol=1e-5)
+    with pytest.raises(ValueError, match="responses: shape"):
+        MapOperator(operator)(responses[:, :-1])
+
+
+@pytest.mark.parametrize("memory_limit", [0, 2**30])
+def test_mean_of_all_repeats(paths, memory_limit):
+    pictures = PictureResponses(paths, "validation", memory_limit)
+    items = np.arange(len(pictures))[::-1]
+    read = pictures.read(items, pictures.choose(items, "mean", np.random.default_rng(0)))
+    for row, item in zip(read, items, strict=True):
+        store = ResponseStore(paths[pictures.subject[item] - 1])
+        np.testing.assert_allclose(row, store.mean_response([pictures.nsd_id[item]])[0], atol=1e-5)
+
+
+def test_random_averaging_takes_one_to_all_repeats(paths):
+    pictures = PictureResponses(paths, "train")
+    random, items = np.random.default_rng(0), np.arange(len(pictures))
+    chosen = [trials for _ in range(30) for trials in pictures.choose(items, "random", random)]
+    assert {len(trials) for trials in chosen} == {1, 2, 3}
+    assert all(len(set(trials)) == len(trials) and (trials >= 0).all() for trials in chosen)
+    assert {len(trials) for trials in pictures.choose(items, "single", random)} == {1}
+    store = ResponseStore(paths[0])
+    for item, trials in zip(items, pictures.choose(items, "mean", random), strict=True):
+        if pictures.subject[item] == 1:
+            assert set(store.nsd_id[trials]) == {pictures.nsd_id[item]}
+            assert set(store.split[trials]) == {0}
+
+
+def test_a_batch_is_a_function_of_seed_and_step(paths, tiny_latents):
+    batches = make(paths, tiny_latents)
+    straight = [batches[step] for step in range(7)]
+    again = make(paths, tiny_latents)
+    for step in (5, 0, 6, 2):
+        assert_same(again[step], straight[step])
+    assert not torch.equal(straight[0]["noise"], straight[1]["noise"])
+    workers = list(make(paths, tiny_latents).loader(2, 5, workers=2))
+    for one, other in zip(workers, straight[2:5], strict=True):
+        assert_same(one, other)
+
+
+def test_an_epoch_shows_every_picture_once(paths, tiny_latents):
+    batches = make(paths, tiny_latents)
+    count = len(batches.responses)
+    seen = np.concatenate([batches._items(step) for step in range(2 * count // 5 + 1)])
+    for epoch in (0, 1):
+        assert sorted(seen[epoch * count : (epoch + 1) * count]) == list(range(count))
+
+
+def test_devices_share_a_batch(paths, tiny_latents):
+    whole = make(paths, tiny_latents)[4]
+    parts = [make(paths, tiny_latents, share=(rank, 2))[4] for rank in (0, 1)]
+    for name, values in whole.items():
+        assert torch.equal(parts[0][name], values[0::2])
+        assert torch.equal(parts[1][name], values[1::2])
+
+
+def test_latents_follow_the_posterior(paths, tiny_latents):
+    store = LatentStore(tiny_latents)
+    batches = make(paths, tiny_latents, scaling_factor=0.5)
+    rows = store.rows(batches.responses.nsd_id[batches._items(0)])
+    items, timesteps = batches._items(0), np.zeros(5, int)
+    drawn = torch.stack(
+        [batches._batch(items, "mean", np.random.default_rng(i), timesteps)["latents"] for i in range(300)]
+    )
+    np.testing.assert_allclose(drawn.mean(0), 0.5 * store.mean[rows], atol=0.15)
+    np.testing.assert_allclose(drawn.std(0), 0.5 * np.exp(0.5 * store.logvar[rows].astype(float)), rtol=0.25)
+
+
+def test_validation_is_fixed_and_covers_the_noise_schedule(paths, tiny_latents):
+    batches = make(paths, tiny_latents, split="validation")
+    first, second = list(batches.fixed()), list(batches.fixed())
+    for one, other in zip(first, second, strict=True):
+        assert_same(one, other)
+    timesteps = torch.cat([batch["timesteps"] for batch in first])
+    assert sorted(timesteps.tolist()) == [int((i + 0.5) / 4 * 1000) for i in range(4)]
+    assert sum(len(batch["responses"]) for batch in batches.fixed(limit=3)) == 3

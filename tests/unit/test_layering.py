@@ -1,0 +1,92 @@
+"""Nothing imports upward or across: the floors of the library, read off every import statement, lazy ones too."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "neuropictor"
+FLOORS = {
+    **dict.fromkeys(["config", "provenance", "runlog", "surface"], 1),
+    **dict.fromkeys(["nsd", "models"], 2),
+    **dict.fromkeys(["data", "simulation"], 3),
+    **dict.fromkeys(["training", "sampling", "evaluation"], 4),
+    "cli": 5,
+}
+# Logging and settings serve all floors above; on their own floor nobody needs them. Two rooms in one place:
+ROOM_OF = {"config_text": "config"}
+LIGHT = [
+    "neuropictor",
+    "neuropictor.config",
+    "neuropictor.provenance",
+    "neuropictor.runlog",
+    "neuropictor.surface",
+    "neuropictor.nsd.keys",
+    "neuropictor.nsd.design",
+    "neuropictor.nsd.betas",
+    "neuropictor.simulation.nsd_writer",
+    "neuropictor.data.responses",
+    "neuropictor.data.stimuli",
+    "neuropictor.data.preprocess",
+    "neuropictor.evaluation.figures",
+    "neuropictor.evaluation.tables",
+    "neuropictor.evaluation.datacard",
+    "neuropictor.cli",
+]
+
+
+def room(path: Path) -> str:
+    name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return ROOM_OF.get(name, name)
+
+
+def imported_rooms(path: Path) -> set[str]:
+    package = ["neuropictor", *path.relative_to(PACKAGE).parts[:-1]]
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(part for part in (base, node.module) if part)
+            names += [f"{module}.{alias.name}" for alias in node.names]
+    rooms = {name.split(".")[1] for name in names if name.startswith("neuropictor.")}
+    return {ROOM_OF.get(name, name) for name in rooms if not name.startswith("__")}
+
+
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=[path.relative_to(PACKAGE).as_posix() for path in MODULES])
+def test_imports_go_down(path):
+    own = room(path)
+    assert own in FLOORS, f"{own} has no floor: give it one here and in the design"
+    for other in imported_rooms(path) - {own}:
+        assert FLOORS[other] < FLOORS[own], f"{own} (floor {FLOORS[own]}) imports {other} (floor {FLOORS[other]})"
+
+
+def test_light_modules_load_no_torch():
+    code = "import importlib, sys\nfor name in sys.argv[1:]:\n    importlib.import_module(name)\n    assert 'torch' not in sys.modules, name"
+    done = subprocess.run([sys.executable, "-c", code, *LIGHT], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", MODULES, ids=[path.relative_to(PACKAGE).as_posix() for path in MODULES])
+def test_nothing_is_unpickled_and_no_module_is_named_at_run_time(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            assert name not in {
+                "pickle.load",
+                "pickle.loads",
+                "joblib.load",
+                "importlib.import_module",
+                "__import__",
+            }, name
+            keywords = {item.arg: ast.unparse(item.value) for item in node.keywords}
+            if name == "torch.load":
+                assert keywords.get("weights_only") == "True", ast.unparse(node)
+            assert keywords.get("allow_pickle") != "True", ast.unparse(node)

@@ -1,0 +1,68 @@
+import json
+
+import pandas as pd
+import pytest
+
+from neuropictor.nsd import keys
+from neuropictor.nsd.annotations import load_annotations, parse_crop_box
+
+
+@pytest.fixture
+def info():
+    return pd.DataFrame(
+        {
+            "cocoId": [900, 7, 7],
+            "cocoSplit": ["train2017", "val2017", "train2017"],
+            "cropBox": ["(0, 0, 0.25, 0.0)", "(0, 0, 0, 0)", "(0, 0, 0, 0)"],
+        }
+    )
+
+
+@pytest.fixture
+def root(tmp_path):
+    things = [{"id": 1, "name": "cat"}, {"id": 2, "name": "boat"}]
+    images = [{"id": 900, "width": 400, "height": 300}, {"id": 7, "width": 300, "height": 300}]
+    content = {
+        ("captions", "train2017"): [(900, "one "), (900, "two"), (7, "mine")],
+        ("captions", "val2017"): [(7, text) for text in "abcdef"],
+        # The cat is larger but lies wholly in the quarter that NSD cuts away.
+        ("instances", "train2017"): [(900, 1, [0, 0, 100, 300], 20_000), (900, 2, [150, 0, 100, 100], 8_000)],
+        ("instances", "val2017"): [(7, 2, [0, 0, 10, 10], 50), (7, 1, [0, 0, 20, 20], 300)],
+        ("stuff", "train2017"): [(900, 2, [0, 0, 400, 300], 1.0)],
+        ("stuff", "val2017"): [],
+    }
+    for (kind, split), rows in content.items():
+        if kind == "captions":
+            annotations = [{"image_id": image, "caption": text} for image, text in rows]
+        else:
+            annotations = [{"image_id": i, "category_id": c, "bbox": box, "area": area} for i, c, box, area in rows]
+        path = tmp_path / keys.annotations(kind, split)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"images": images, "categories": things, "annotations": annotations}))
+    return tmp_path
+
+
+def test_joins_on_split_and_id(root, info):
+    table = load_annotations(root, info)
+    assert table.index.tolist() == [0, 1, 2]
+    assert table["captions"].tolist() == [["one", "two", "one", "two", "one"], list("abcde"), ["mine"] * 5]
+    assert table["category"].tolist() == ["boat", "cat", ""]
+    assert table["background"].tolist() == ["boat", "", ""]
+
+
+def test_keeps_the_order_asked_for(root, info):
+    table = load_annotations(root, info, [2, 0])
+    assert table.index.tolist() == [2, 0] and table.loc[2, "captions"][0] == "mine"
+
+
+def test_errors(root, info):
+    with pytest.raises(ValueError, match="nsd_id 73000 is not in the stimulus table; allowed: 0 to 2"):
+        load_annotations(root, info, [0, 73_000])
+    info.loc[1, "cocoId"] = 5
+    with pytest.raises(ValueError, match=r"captions_val2017\.json has no caption of COCO picture 5"):
+        load_annotations(root, info)
+    with pytest.raises(ValueError, match=r"cropBox 'wide' is not four fractions .* e\.g\. \(0, 0"):
+        parse_crop_box("wide")
+    (root / keys.annotations("stuff", "train2017")).unlink()
+    with pytest.raises(FileNotFoundError, match=r"stuff_train2017\.json is missing; unpack COCO's annotations"):
+        load_annotations(root, info, [0])

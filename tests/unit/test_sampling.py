@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import torch
+
+from neuropictor import sampling
+from neuropictor.config import SampleConfig
+from neuropictor.data.reconstructions import read_reconstructions
+from neuropictor.data.responses import ResponseStore
+from neuropictor.models.backbone import Backbone
+from neuropictor.models.encoder import FMRIEncoder
+from neuropictor.models.networks import Networks, save_networks
+from neuropictor.sampling import picture_generator, sample_subject
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory, tiny_backbone):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("networks") / "networks.safetensors"
+    networks = Networks.build(FMRIEncoder(32, 16, width=16, depth=1, heads=2), Backbone.load(tiny_backbone), "refine")
+    for parameter in networks.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    save_networks(networks, path)
+    return path
+
+
+def run(networks, backbone, prepared, runtime, out, **settings):
+    config = SampleConfig(**({"steps": 2, "samples": 2, "batch_size": 4} | settings))
+    responses = prepared / "sub-01" / "responses.h5"
+    sample_subject(networks, backbone, responses, config, runtime, "refined", out)
+    return read_reconstructions(out)
+
+
+def test_all_test_pictures_in_order(networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path):
+    result = run(networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path / "refined.h5")
+    assert result.pictures.shape == (3, 2, 8, 8, 3)
+    np.testing.assert_array_equal(result.nsd_id, ResponseStore(tiny_prepared / "sub-01/responses.h5").pictures("test"))
+    assert (result.model, result.subject, result.data) == ("refined", 1, "simulated")
+    assert not np.array_equal(result.pictures[:, 0], result.pictures[:, 1])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["refined.h5", "refined.run.json"]
+
+
+def test_batch_size_does_not_change_pictures(networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path):
+    args = (networks, tiny_backbone, tiny_prepared, tiny_runtime)
+    one = run(*args, tmp_path / "a.h5", batch_size=1)
+    all_ = run(*args, tmp_path / "b.h5", batch_size=50)
+    assert np.abs(one.pictures.astype(int) - all_.pictures).max() <= 1  # last-digit differences may cross a rounding step
+
+
+def test_continues_where_it_was_stopped(
+    networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path, monkeypatch, caplog
+):
+    args = (networks, tiny_backbone, tiny_prepared, tiny_runtime)
+    whole = run(*args, tmp_path / "whole.h5")
+    made = []
+    original = sampling._Sampler.pictures
+
+    def stop_after_one(self, store, jobs):
+        if len(made) == 1:
+            raise KeyboardInterrupt
+        made.append(jobs)
+        return original(self, store, jobs)
+
+    monkeypatch.setattr(sampling._Sampler, "pictures", stop_after_one)
+    with pytest.raises(KeyboardInterrupt):
+        run(*args, tmp_path / "cut.h5")
+    assert not (tmp_path / "cut.h5").exists()
+    assert (tmp_path / "cut.chunks" / "00000.npy").is_file()
+    resumed = []
+
+    def count(self, store, jobs):
+        resumed.append(jobs)
+        return original(self, store, jobs)
+
+    monkeypatch.setattr(sampling._Sampler, "pictures", count)
+    again = run(*args, tmp_path / "cut.h5")
+    assert len(resumed) == 1
+    assert not set(resumed[0]) & set(made[0])
+    np.testing.assert_array_equal(again.pictures, whole.pictures)
+    assert not (tmp_path / "cut.chunks").exists()
+
+
+def test_parts_made_with_other_settings_are_not_used(
+    networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path, caplog
+):
+    folder = tmp_path / "refined.chunks"
+    folder.mkdir()
+    (folder / "guard.json").write_text("{}")
+    np.save(folder / "00000.npy", np.zeros((4, 8, 8, 3), np.uint8))
+    result = run(networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path / "refined.h5")
+    assert "starting afresh" in caplog.text
+    assert result.pictures[0].any()
+
+
+def test_every_picture_has_its_own_seed():
+    def first(*key):
+        return torch.rand(1, generator=picture_generator(*key)).item()
+
+    keys = [(0, 1, 5, 0), (1, 1, 5, 0), (0, 2, 5, 0), (0, 1, 6, 0), (0, 1, 5, 1)]
+    assert len({first(*key) for key in keys}) == len(keys)
+    assert first(*keys[0]) == first(*keys[0])

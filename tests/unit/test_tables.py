@@ -1,0 +1,72 @@
+import json
+
+import numpy as np
+import pytest
+
+from neuropictor.evaluation.measures import METRICS
+from neuropictor.evaluation.tables import metric_table, order_models, read_metrics, write_metrics
+
+
+def rows(data="simulated"):
+    generator = np.random.default_rng(0)
+    found = []
+    for subject in ("1", "2", "mean"):
+        for model in ("refined", "ridge", "null"):
+            for metric in METRICS:
+                value = generator.random() * 0.8
+                count = 148 if metric == "two_way_hard" else 150
+                found.append(
+                    dict(zip(("subject", "model", "metric", "value"), (subject, model, metric, value), strict=True))
+                    | {"ci_low": value - 0.1, "ci_high": value + 0.1, "n_images": count, "data": data}
+                )
+    return found
+
+
+def test_table_is_tidy_and_the_null_keeps_its_name(tmp_path):
+    write_metrics(rows(), tmp_path / "metrics.csv")
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert lines[0] == "subject,model,metric,value,ci_low,ci_high,n_images,data"
+    assert lines[1].startswith("1,refined,pixcorr,0.")
+    assert len(lines[1].split(",")[3]) == 8
+    frame = read_metrics(tmp_path / "metrics.csv")
+    assert set(frame["model"]) == {"refined", "ridge", "null"}
+    assert set(frame["subject"]) == {"1", "2", "mean"}
+    write_metrics(rows(), tmp_path / "again.csv")
+    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "metrics.csv").read_bytes()
+
+
+def test_missing_columns_are_named(tmp_path):
+    (tmp_path / "metrics.csv").write_text("subject,model\n1,refined\n")
+    with pytest.raises(ValueError, match="columns metric, value"):
+        read_metrics(tmp_path / "metrics.csv")
+
+
+def test_page_says_simulated_only_when_so(tmp_path):
+    for data, said in (("simulated", True), ("nsd", False)):
+        write_metrics(rows(data), tmp_path / "metrics.csv")
+        metric_table(metrics=tmp_path / "metrics.csv", out=tmp_path / "metrics.html")
+        text = (tmp_path / "metrics.html").read_text()
+        title = text[text.index("<h1>") : text.index("</h1>")]
+        assert ("SIMULATED" in title) is said
+        assert "2 pictures have no such distractor" in text
+        assert "Ceilings" not in text
+    assert text.index("refined") < text.index("ridge") < text.index("null (wrong pairs)")
+
+
+def test_page_shows_controls_and_differences_of_the_record(tmp_path):
+    write_metrics(rows(), tmp_path / "metrics.csv")
+    scores = dict.fromkeys(METRICS, 0.987) | {"n_images": 150, "two_way_hard": None}
+    results = {
+        "controls": {"vae": scores},
+        "chance": {"1": {"two_way": [0.451, 0.552]}},
+        "differences": {"ridge": {"pixcorr": [0.123, 0.05, 0.2], "ssim": [0.01, -0.1, 0.1]}},
+    }
+    (tmp_path / "metrics.run.json").write_text(json.dumps({"results": results}))
+    metric_table(tmp_path / "metrics.csv", tmp_path / "out" / "metrics.html")
+    text = (tmp_path / "out" / "metrics.html").read_text()
+    for part in ("true pictures through the VAE", "0.987", "0.451 to 0.552", "<b>+0.123</b>", "+0.010<small>"):
+        assert part in text
+
+
+def test_models_have_one_order():
+    assert order_models(["null", "other", "ridge", "refined"]) == ["refined", "ridge", "null", "other"]

@@ -1,0 +1,166 @@
+import csv
+import json
+
+import pytest
+import torch
+
+from conftest import TINY_ENCODER, make_tiny_backbone
+from neuropictor.config import CalibrateConfig, EncoderConfig, GuidanceAdaptationConfig, ReconstructConfig, RefineConfig
+from neuropictor.data.datasets import MapOperator
+from neuropictor.models.backbone import Backbone
+from neuropictor.models.encoder import FMRIEncoder
+from neuropictor.models.networks import Networks, load_autoencoder, load_networks
+from neuropictor.surface import load_geometry
+from neuropictor.training.calibrate import calibrate
+from neuropictor.training.reconstruct import ModulationTask, pretrain, refine
+
+SHORT = {"steps": 6, "batch_size": 4, "warmup": 1, "validation_interval": 3, "ema": 0.5}
+
+
+@pytest.fixture(scope="module")
+def responses(tiny_prepared):
+    return [tiny_prepared / f"sub-0{subject}" / "responses.h5" for subject in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory, responses, tiny_latents, tiny_backbone):
+    """Calibrate, pretrain and refine once."""
+    from neuropictor.config import RuntimeConfig
+
+    runtime = RuntimeConfig(device="cpu", threads=1, checkpoint_interval=4, log_interval=2, track_code=True)
+    out = tmp_path_factory.mktemp("results")
+    files = {
+        "autoencoder": out / "calibrate" / "autoencoder.safetensors",
+        "pretrained": out / "pretrain" / "networks.safetensors",
+        "refined": out / "refine" / "sub-01" / "networks.safetensors",
+    }
+    config = CalibrateConfig(init="scratch", **SHORT)
+    calibrate(responses, tiny_backbone, config, EncoderConfig(**TINY_ENCODER), runtime, files["autoencoder"])
+    config = ReconstructConfig(init="scratch", mapper_rate=2.0, **SHORT)
+    pretrain(responses, tiny_latents, tiny_backbone, files["autoencoder"], config, runtime, files["pretrained"])
+    adaptation = GuidanceAdaptationConfig(steps=2)
+    config = RefineConfig(guidance_adaptation=adaptation, **SHORT)
+    refine(responses[0], tiny_latents, tiny_backbone, files["pretrained"], config, runtime, files["refined"])
+    return files
+
+
+@pytest.mark.parametrize(("name", "steps"), [("autoencoder", 6), ("pretrained", 6), ("refined", 8)])
+def test_every_stage_leaves_weights_history_and_record(chain, name, steps):
+    folder = chain[name].parent
+    with open(folder / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["split"] for row in rows} == {"train", "validation"}
+    assert int(rows[-1]["step"]) == steps
+    names = {"loss"} if name == "autoencoder" else {"loss", "diffusion", "semantic"}
+    assert {row["name"] for row in rows} == names
+    record = json.loads((folder / "run.json").read_text())
+    assert record["results"]["pictures"] > 0
+    assert record["results"]["validation_loss"] == pytest.approx(
+        float(next(row["value"] for row in reversed(rows) if row["name"] == "loss")), rel=1e-4
+    )
+    assert not (folder / "checkpoints").exists()
+
+
+def test_weights_pass_from_stage_to_stage(chain):
+    autoencoder = load_autoencoder(chain["autoencoder"])
+    pretrained, refined = load_networks(chain["pretrained"]), load_networks(chain["refined"])
+    assert autoencoder.encoder.config.width == pretrained.encoder.config.width == 16
+    assert pretrained.guiding.config.variant == "pretrain"
+    assert refined.guiding.config.variant == "refine"
+    # Pretraining leaves the extra branch at its zero start, refining moves it.
+    assert not pretrained.guiding.extra_out.weight.any()
+    assert refined.guiding.extra_out.weight.any()
+    assert refined.manipulation.hint_mapper.out.weight.any()
+
+
+@pytest.fixture
+def task(tiny_backbone):
+    torch.manual_seed(0)
+    backbone = Backbone.load(tiny_backbone)
+    return make_task(backbone)
+
+
+def make_task(backbone, variant="refine", **settings):
+    networks = Networks.build(FMRIEncoder(32, 16, width=16, depth=1, heads=2), backbone, variant)
+    maps = MapOperator(load_geometry().map_operator(32))
+    return ModulationTask(networks, backbone, maps, RefineConfig(**(SHORT | settings)))
+
+
+def batch(count=4):
+    random = torch.Generator().manual_seed(1)
+    normal = {name: torch.randn(count, 4, 4, 4, generator=random) for name in ("latents", "noise")}
+    return normal | {
+        "responses": torch.randn(count, 8921, generator=random),
+        "text": torch.randn(count, 6, 16, generator=random),
+        "timesteps": torch.arange(count) * 200 + 50,
+        "uniform": torch.linspace(0, 0.99, count),
+    }
+
+
+def test_loss_is_the_mean_squared_error_of_the_noise_plus_the_weighted_semantic_loss(task):
+    values = task.losses(task.module, batch(), None)
+    data = batch()
+    abar = task.scheduler.alphas_cumprod[data["timesteps"]][:, None, None, None]
+    noisy = abar.sqrt() * data["latents"] + (1 - abar).sqrt() * data["noise"]
+    context, _ = task.module.guiding(task.module.encoder(task.maps(data["responses"])))
+    predicted = task.unet(noisy, data["timesteps"], context).sample  # new networks: zero residuals
+    torch.testing.assert_close(values["diffusion"], (predicted - data["noise"]).square().mean())
+    torch.testing.assert_close(values["semantic"], (context - data["text"]).square().mean())
+    torch.testing.assert_close(values["loss"], values["diffusion"] + task.config.semantic_weight * values["semantic"])
+
+
+def test_velocity_backbones_are_trained_on_velocity(tmp_path):
+    backbone = Backbone.load(make_tiny_backbone(tmp_path, "v_prediction"))
+    task, data = make_task(backbone), batch()
+    abar = task.scheduler.alphas_cumprod[data["timesteps"]][:, None, None, None]
+    expected = abar.sqrt() * data["noise"] - (1 - abar).sqrt() * data["latents"]
+    torch.testing.assert_close(task._target(data["latents"], data["noise"], data["timesteps"]), expected)
+
+
+def test_only_networks_get_gradients(task):
+    for part in task.module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            if not parameter.any() and name == "weight":
+                torch.nn.init.normal_(parameter, std=0.1)
+    task.losses(task.module, batch(), 3)["loss"].backward()
+    assert all(parameter.grad is None for parameter in task.unet.parameters())
+    missing = [name for name, parameter in task.module.named_parameters() if parameter.grad is None]
+    assert missing == []
+
+
+def test_unused_branch_is_left_out_in_pretraining(tiny_backbone):
+    task = make_task(Backbone.load(tiny_backbone), "pretrain")
+    frozen = {name.split(".")[1] for name, p in task.module.named_parameters() if not p.requires_grad}
+    assert frozen == {"extra", "extra_out"}
+
+
+def test_guidance_adaptation_follows_the_main_part(tiny_backbone):
+    adaptation = GuidanceAdaptationConfig(steps=3, learning_rate=1e-5, dropout=0.6)
+    task = make_task(Backbone.load(tiny_backbone), guidance_adaptation=adaptation, guidance_dropout=0.0)
+    assert task.steps == 9
+    assert task.rate(5) > 1e-5
+    assert task.rate(6) == 1e-5
+    assert task._dropped(batch(), 5) is None
+    assert task._dropped(batch(), 6).tolist() == [True, True, False, False]
+    assert task._dropped(batch(), None) is None
+
+
+def test_population_start_is_used_and_must_fit(chain, responses, tiny_latents, tiny_runtime, tmp_path):
+    backbone = make_tiny_backbone(tmp_path / "backbone")
+    (backbone / "population").mkdir()
+    for name, file in (("autoencoder", "autoencoder"), ("pretrained", "networks")):
+        (backbone / "population" / f"{file}.safetensors").write_bytes(chain[name].read_bytes())
+    still = {**SHORT, "steps": 1, "learning_rate": 1e-12}
+    out = tmp_path / "a" / "autoencoder.safetensors"
+    config = CalibrateConfig(init="population", **still)
+    calibrate(responses, backbone, config, EncoderConfig(**TINY_ENCODER), tiny_runtime, out)
+    torch.testing.assert_close(load_autoencoder(out).mask_token, load_autoencoder(chain["autoencoder"]).mask_token)
+    networks = tmp_path / "b" / "networks.safetensors"
+    config = ReconstructConfig(init="population", **still)
+    pretrain(responses, tiny_latents, backbone, out, config, tiny_runtime, networks)
+    started, original = load_networks(networks), load_networks(chain["pretrained"])
+    torch.testing.assert_close(started.guiding.text.norm.bias, original.guiding.text.norm.bias)
+    torch.testing.assert_close(started.encoder.cls_token, load_autoencoder(out).encoder.cls_token)
+    wide = EncoderConfig(**{**TINY_ENCODER, "width": 32})
+    with pytest.raises(ValueError, match="encoder.width: 32 does not fit .* init: scratch"):
+        calibrate(responses, backbone, CalibrateConfig(init="population", **still), wide, tiny_runtime, out)

@@ -1,0 +1,193 @@
+"""What would run: dry runs of the real workflow in empty and in finished folders."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.workflow
+PARTS = ("Snakefile", "rules", "workflow_scripts", "report", "envs", "profiles", "presets", "config.yaml")
+PER_SUBJECT = {
+    "simulate_subject": 1,
+    "preprocess_subject": 1,
+    "refine": 1,
+    "sample": 2,
+    "baselines": 1,
+    "contact_sheet": 1,
+}
+ONCE = (
+    "simulate_pictures preprocess_stimuli cache_latents calibrate pretrain evaluate"
+    " data_card metric_table training_curves response_map all"
+).split()
+
+
+def snakemake(folder: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    return output
+
+
+def planned(folder: Path, settings: dict, *arguments: str) -> Counter:
+    """Jobs of a dry run, by rule."""
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+    output = snakemake(folder, "-n", "--configfile", "settings.yaml", *arguments)
+    stats = output.partition("Job stats:")[2].partition("total")[0]
+    return Counter({rule: int(count) for rule, count in re.findall(r"^(\w+)\s+(\d+)\s*$", stats, re.MULTILINE)})
+
+
+def refused(folder: Path, settings: dict) -> str:
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+    command = [sys.executable, "-m", "snakemake", "-n", "--configfile", "settings.yaml"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    return done.stdout + done.stderr
+
+
+def chain(subjects: int) -> Counter:
+    return Counter({rule: count * subjects for rule, count in PER_SUBJECT.items()} | dict.fromkeys(ONCE, 1))
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of the workflow, with a library of its own: fingerprints follow edits of it."""
+    for part in PARTS:
+        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+        copy(ROOT / part, tmp_path / part)
+    ignored = shutil.ignore_patterns("__pycache__", "*.npz", "*.safetensors")
+    shutil.copytree(ROOT / "neuropictor", tmp_path / "neuropictor", ignore=ignored)
+    return tmp_path
+
+
+@pytest.fixture
+def finished(checkout):
+    """A checkout whose results all exist, as far as Snakemake can tell."""
+    output = snakemake(checkout, "-n", "--quiet", "host", "--summary")
+    for line in output.splitlines()[1:]:
+        name = line.split("\t")[0]
+        if "/" in name:
+            path = checkout / name
+            if path.name.startswith("betas_"):
+                path.mkdir(parents=True)
+                (path / "lh.betas_session01.mgh").touch()
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+    (checkout / "data/nsd/SIMULATED.json").touch()
+    snakemake(checkout, "--touch")
+    return checkout
+
+
+def test_default_chain(checkout):
+    assert planned(checkout, {}) == chain(3)
+
+
+def test_tiny_preset(checkout):
+    assert planned(checkout, {}, "presets/tiny.yaml") == chain(2)
+
+
+def test_subjects_that_only_pretrain_are_not_sampled(checkout):
+    jobs = planned(checkout, {"subjects": {"pretrain": [1, 2], "refine": [2]}})
+    assert jobs["preprocess_subject"] == 2
+    assert (jobs["refine"], jobs["sample"], jobs["baselines"]) == (1, 2, 1)
+
+
+def test_local_source_simulates_nothing(checkout):
+    root = checkout / "real"
+    for name in picture_files():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    folder = root / "nsddata_betas/ppdata/subj01/fsaverage/betas_fithrf_GLMdenoise_RR"
+    folder.mkdir(parents=True)
+    for side in ("lh", "rh"):
+        for name in ("betas_session01", "betas_session02", "ncsnr"):
+            (folder / f"{side}.{name}.mgh").touch()
+    behaviour = root / "nsddata/ppdata/subj01/behav/responses.tsv"
+    behaviour.parent.mkdir(parents=True)
+    behaviour.touch()
+    settings = {"nsd": {"source": "local"}, "paths": {"nsd": "real"}, "subjects": {"pretrain": [1], "refine": [1]}}
+    assert planned(checkout, settings) == Counter(
+        {rule: count for rule, count in chain(1).items() if not rule.startswith("simulate")}
+    )
+    settings["subjects"]["refine"] = [2]
+    assert "No betas of subject 2 in real/" in refused(checkout, settings)
+
+
+def picture_files() -> list[str]:
+    from neuropictor.nsd import keys
+
+    annotations = [keys.annotations(kind, split) for kind in keys.ANNOTATION_KINDS for split in keys.COCO_SPLITS]
+    return [keys.STIMULI, keys.STIMULUS_INFO, keys.EXPERIMENT_DESIGN, *annotations]
+
+
+def test_simulation_never_writes_over_what_may_be_nsd(checkout):
+    (checkout / "data/nsd/nsddata_betas").mkdir(parents=True)
+    message = refused(checkout, {})
+    assert "may be the real NSD" in message
+    assert "nsd.source: local" in message
+
+
+def test_backbone_is_trained_only_where_asked(checkout):
+    jobs = planned(checkout, {"backbone": {"source": "train"}})
+    assert jobs == chain(3) + Counter(train_backbone=1)
+
+
+def test_a_mistake_in_the_settings_shows_its_message_and_nothing_from_the_depths(checkout):
+    (checkout / "settings.yaml").write_text("pretrain: {learning_rate: 1e-4}\nsample: {step: 3}\n")
+    command = [sys.executable, "-m", "snakemake", "-n", "--configfile", "settings.yaml"]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert 'pretrain.learning_rate is "1e-4"' in done.stderr
+    assert "did you mean sample.steps?" in done.stderr
+    for word in ("Traceback", "pydantic", "site-packages"):
+        assert word not in done.stderr
+
+
+AFTER_SAMPLING = {"evaluate": 1, "metric_table": 1, "data_card": 1, "all": 1}
+AFTER_REFINING = AFTER_SAMPLING | {"sample": 3, "contact_sheet": 3, "training_curves": 1}
+AFTER_PRETRAINING = AFTER_REFINING | {"refine": 3, "sample": 6}
+
+
+@pytest.mark.parametrize(
+    ("settings", "jobs"),
+    [
+        ({}, {}),
+        ({"runtime": {"device": "cpu", "threads": 1, "log_interval": 7}}, {}),
+        ({"evaluate": {"bootstrap": 77}}, AFTER_SAMPLING),
+        ({"evaluate": {"contact_sheet_rows": 3}}, {"contact_sheet": 3, "all": 1}),
+        ({"evaluate": {"diffusion_strength": 0.5}}, AFTER_SAMPLING | {"baselines": 3, "contact_sheet": 3}),
+        ({"sample": {"steps": 7}}, AFTER_SAMPLING | {"sample": 6, "baselines": 3, "contact_sheet": 3}),
+        ({"refine": {"weight_decay": 0.5}}, AFTER_REFINING | {"refine": 3}),
+        ({"pretrain": {"weight_decay": 0.5}}, AFTER_PRETRAINING | {"pretrain": 1}),
+        ({"encoder": {"dropout": 0.5}}, AFTER_PRETRAINING | {"pretrain": 1, "calibrate": 1}),
+        ({"preprocess": {"clip": 5.0}}, None),
+    ],
+    ids=str,
+)
+def test_what_runs_again_when_settings_change(finished, settings, jobs):
+    found = planned(finished, settings)
+    if jobs is None:
+        assert found["preprocess_subject"] == 3
+        assert not found["preprocess_stimuli"] + found["cache_latents"] + found["simulate_subject"]
+    else:
+        assert found == Counter(jobs)
+
+
+def test_what_runs_again_when_code_changes(finished):
+    for path in [*finished.glob("neuropictor/**/*.py"), *finished.glob("workflow_scripts/*.py")]:
+        path.touch()
+    assert planned(finished, {}) == Counter()
+    edit = finished / "neuropictor/evaluation/tables.py"
+    edit.write_text(edit.read_text() + "\n# a comment\n")
+    assert planned(finished, {}) == Counter()
+    edit = finished / "workflow_scripts/training_curves.py"
+    edit.write_text(edit.read_text() + "\nextra = 1\n")
+    assert planned(finished, {}) == Counter(training_curves=1, all=1)
+    assert planned(finished, {"runtime": {"track_code": False}})["refine"] == 3

@@ -1,0 +1,17 @@
+"""Draw seen and reconstructed pictures of one subject."""
+
+from pathlib import Path
+
+from neuropictor.config import EvaluateConfig
+from neuropictor.runlog import start_log
+
+start_log(snakemake.log[0])
+
+from neuropictor.evaluation.figures import contact_sheet
+
+contact_sheet(
+    samples={Path(path).stem: Path(path) for path in snakemake.input.samples},
+    stimuli=Path(snakemake.input.stimuli),
+    config=EvaluateConfig(**snakemake.params.config),
+    out=Path(snakemake.output[0]),
+)

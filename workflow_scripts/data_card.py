@@ -1,0 +1,18 @@
+"""Describe the data."""
+
+from pathlib import Path
+
+from neuropictor.config import EvaluateConfig
+from neuropictor.runlog import start_log
+
+start_log(snakemake.log[0])
+
+from neuropictor.evaluation.datacard import data_card
+
+data_card(
+    responses=dict(zip(snakemake.params.subjects, map(Path, snakemake.input.responses), strict=True)),
+    stimuli=Path(snakemake.input.stimuli),
+    config=EvaluateConfig(**snakemake.params.config),
+    out=Path(snakemake.output[0]),
+    metrics=Path(snakemake.input.metrics),
+)

@@ -1,0 +1,11 @@
+"""Tabulate the scores."""
+
+from pathlib import Path
+
+from neuropictor.runlog import start_log
+
+start_log(snakemake.log[0])
+
+from neuropictor.evaluation.tables import metric_table
+
+metric_table(metrics=Path(snakemake.input.metrics), out=Path(snakemake.output[0]))

@@ -1,0 +1,17 @@
+"""Collect pictures, captions and categories."""
+
+from pathlib import Path
+
+from neuropictor.config import PreprocessConfig
+from neuropictor.runlog import start_log
+
+start_log(snakemake.log[0])
+
+from neuropictor.data.preprocess import preprocess_stimuli
+
+preprocess_stimuli(
+    nsd_root=Path(snakemake.params.root),
+    subjects=snakemake.params.subjects,
+    config=PreprocessConfig(**snakemake.params.config),
+    out=Path(snakemake.output.store),
+)

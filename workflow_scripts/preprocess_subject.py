@@ -1,0 +1,18 @@
+"""Turn one subject's betas into responses."""
+
+from pathlib import Path
+
+from neuropictor.config import PreprocessConfig
+from neuropictor.runlog import start_log
+
+start_log(snakemake.log[0])
+
+from neuropictor.data.preprocess import preprocess_subject
+
+preprocess_subject(
+    nsd_root=Path(snakemake.params.root),
+    subject=int(snakemake.wildcards.subject),
+    config=PreprocessConfig(**snakemake.params.config),
+    beta_version=snakemake.params.nsd["beta_version"],
+    out=Path(snakemake.output.store),
+)

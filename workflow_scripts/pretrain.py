@@ -1,0 +1,20 @@
+"""Stage 2: train all networks on many subjects."""
+
+from pathlib import Path
+
+from neuropictor.config import ReconstructConfig, RuntimeConfig
+from neuropictor.runlog import start_log
+
+start_log(snakemake.log[0])
+
+from neuropictor.training.reconstruct import pretrain
+
+pretrain(
+    responses=[Path(path) for path in snakemake.input.responses],
+    latents=Path(snakemake.input.latents),
+    backbone=snakemake.params.backbone,
+    autoencoder=Path(snakemake.input.autoencoder),
+    config=ReconstructConfig(**snakemake.params.config),
+    runtime=RuntimeConfig(**snakemake.params.runtime),
+    out=Path(snakemake.output.networks),
+)

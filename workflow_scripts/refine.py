@@ -1,0 +1,20 @@
+"""Stage 3: train all networks on one subject."""
+
+from pathlib import Path
+
+from neuropictor.config import RefineConfig, RuntimeConfig
+from neuropictor.runlog import start_log
+
+start_log(snakemake.log[0])
+
+from neuropictor.training.reconstruct import refine
+
+refine(
+    responses=Path(snakemake.input.responses),
+    latents=Path(snakemake.input.latents),
+    backbone=snakemake.params.backbone,
+    networks=Path(snakemake.input.networks),
+    config=RefineConfig(**snakemake.params.config),
+    runtime=RuntimeConfig(**snakemake.params.runtime),
+    out=Path(snakemake.output.networks),
+)

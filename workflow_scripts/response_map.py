@@ -1,0 +1,11 @@
+"""Draw one subject's responses on the flat cortex."""
+
+from pathlib import Path
+
+from neuropictor.runlog import start_log
+
+start_log(snakemake.log[0])
+
+from neuropictor.evaluation.figures import response_map
+
+response_map(responses=Path(snakemake.input.responses), out=Path(snakemake.output[0]))

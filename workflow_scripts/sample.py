@@ -1,0 +1,20 @@
+"""Reconstruct one subject's test pictures."""
+
+from pathlib import Path
+
+from neuropictor.config import RuntimeConfig, SampleConfig
+from neuropictor.runlog import start_log
+
+start_log(snakemake.log[0])
+
+from neuropictor.sampling import sample_subject
+
+sample_subject(
+    networks=Path(snakemake.input.networks),
+    backbone=snakemake.params.backbone,
+    responses=Path(snakemake.input.responses),
+    config=SampleConfig(**snakemake.params.config),
+    runtime=RuntimeConfig(**snakemake.params.runtime),
+    model=snakemake.wildcards.model,
+    out=Path(snakemake.output.pictures),
+)

@@ -1,0 +1,17 @@
+"""Write what all subjects of a simulated NSD share."""
+
+from pathlib import Path
+
+from neuropictor.config import SimulateConfig
+from neuropictor.runlog import start_log
+
+start_log(snakemake.log[0])
+
+from neuropictor.simulation.nsd_writer import write_pictures
+
+write_pictures(
+    root=Path(snakemake.params.root),
+    subjects=snakemake.params.subjects,
+    config=SimulateConfig(**snakemake.params.config),
+    threads=snakemake.threads,
+)

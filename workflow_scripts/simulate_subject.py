@@ -1,0 +1,16 @@
+"""Write one subject's part of a simulated NSD."""
+
+from pathlib import Path
+
+from neuropictor.config import SimulateConfig
+from neuropictor.runlog import start_log
+
+start_log(snakemake.log[0])
+
+from neuropictor.simulation.nsd_writer import write_subject
+
+write_subject(
+    root=Path(snakemake.params.root),
+    subject=int(snakemake.wildcards.subject),
+    config=SimulateConfig(**snakemake.params.config),
+)
