@@ -325,6 +325,16 @@ class Config(Section):
     runtime: RuntimeConfig = Field(RuntimeConfig(), description="how it runs")
 
     @model_validator(mode="after")
+    def _check_start(self) -> "Config":
+        stages = [name for name in ("calibrate", "pretrain") if getattr(self, name).init == "population"]
+        if stages and self.backbone.source == "train":
+            raise ValueError(
+                f"{stages[0]}.init is population, but a backbone trained here (backbone.source: train) has no such"
+                f" start weights; allowed: {stages[0]}: {{init: scratch}}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_simulation(self) -> "Config":
         if self.nsd.source == "simulated":
             if self.nsd.beta_version != "betas_fithrf_GLMdenoise_RR":
@@ -364,8 +374,8 @@ def load(settings: Mapping[str, Any]) -> Config:
     )
 
 
-def read(path: str | Path, *overlays: str | Path) -> Config:
-    """Read and check a YAML file, with others laid over it (mappings merge, all else replaces).
+def read(path: str | Path) -> Config:
+    """Read and check a YAML file; what it leaves out has its default.
 
     Raises
     ------
@@ -374,23 +384,11 @@ def read(path: str | Path, *overlays: str | Path) -> Config:
     """
     import yaml
 
-    merged: dict[str, Any] = {}
-    for file in (path, *overlays):
-        try:
-            found = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{file} is not valid YAML: {error}") from None
-        if not isinstance(found, dict):
-            raise ConfigError(
-                f"{file} holds {config_text.show(found)}; a mapping of sections is expected, e.g. sample: {{steps: 25}}"
-            )
-        merged = _merge(merged, found)
-    return load(merged)
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(found, dict):
+        shown = config_text.show(found)
+        raise ConfigError(f"{path} holds {shown}; a mapping of sections is expected, e.g. sample: {{steps: 25}}")
+    return load(found)

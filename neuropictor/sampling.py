@@ -131,9 +131,7 @@ def sample_subject(
 class _Sampler:
     """The pipeline with all that stays the same from batch to batch."""
 
-    def __init__(
-        self, networks: str | Path, backbone: str | Path, config: "SampleConfig", runtime: "RuntimeConfig"
-    ):
+    def __init__(self, networks: str | Path, backbone: str | Path, config: "SampleConfig", runtime: "RuntimeConfig"):
         self.config, self.runtime = config, runtime
         self.device = prepare_device(runtime)
         frozen = Backbone.load(backbone).to(self.device)

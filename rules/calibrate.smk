@@ -4,7 +4,6 @@
 rule calibrate:
     input:
         responses=expand("<prepared>/sub-{subject}/responses.h5", subject=pretraining()),
-        backbone=backbone_files,
     output:
         autoencoder="<results>/calibrate/autoencoder.safetensors",
         history="<results>/calibrate/history.csv",
@@ -23,7 +22,7 @@ rule calibrate:
     params:
         config=section("calibrate"),
         encoder=section("encoder"),
-        start=start_weights("calibrate"),
+        start=start_weights("calibrate", "autoencoder.safetensors"),
         backbone=backbone(),
         runtime=runtime,
         code=code("calibrate"),

@@ -7,7 +7,15 @@ from neuropictor import config as configuration
 from neuropictor import provenance, runlog
 from neuropictor.nsd import constants, keys
 
-ASSETS = Path(configuration.__file__).with_name("assets")
+SHIPPED = Path(configuration.__file__).parent / "assets" / "miniature"
+BACKBONE_PARTS = [
+    "unet",
+    "vae",
+    "text_encoder",
+    "tokenizer",
+    "scheduler",
+    "image_encoder",
+]
 MODELS = ["refined", "pretrained"]
 BASELINES = ["ridge_diffusion", "ridge", "mean_picture"]
 
@@ -71,21 +79,6 @@ def refined():
     return [sub(subject) for subject in settings.subjects.refine]
 
 
-def shipped(name):
-    """Hash the weights that come with the project, so that new ones are noticed."""
-    folder = ASSETS / name
-    return runlog.checksum(folder) if folder.is_dir() else "absent"
-
-
-def start_weights(name):
-    """Hash the shipped weights that a training stage starts from, if it does."""
-    return (
-        shipped("population")
-        if getattr(settings, name).init == "population"
-        else "scratch"
-    )
-
-
 def backbone():
     """What the stages load as their backbone: a name or a folder."""
     return (
@@ -96,12 +89,23 @@ def backbone():
 
 
 def backbone_content():
-    """Hash the shipped backbone where it is used; others are inputs."""
-    return (
-        shipped("miniature")
-        if settings.backbone.source == "miniature"
-        else settings.backbone.source
-    )
+    """Hash the shipped backbone where it is used, so that a new one is noticed; others are inputs."""
+    if settings.backbone.source != "miniature":
+        return "see inputs"
+    return [
+        runlog.checksum(SHIPPED / part)
+        for part in BACKBONE_PARTS
+        if (SHIPPED / part).is_dir()
+    ]
+
+
+def start_weights(stage, name):
+    """Hash the weights that a training stage starts from, if it does."""
+    if getattr(settings, stage).init == "scratch":
+        return "scratch"
+    source = settings.backbone.source
+    file = (SHIPPED if source == "miniature" else Path(source)) / "population" / name
+    return runlog.checksum(file) if file.is_file() else f"no {file.name}"
 
 
 def backbone_files(wildcards):

@@ -24,7 +24,7 @@ rule pretrain:
         runtime=2880,
     params:
         config=section("pretrain"),
-        start=start_weights("pretrain"),
+        start=start_weights("pretrain", "networks.safetensors"),
         backbone=backbone(),
         content=backbone_content(),
         runtime=runtime,

@@ -1,4 +1,4 @@
-"""Tiny stand-ins shared by the tests: a backbone with random weights, prepared responses and pictures, short settings."""
+"""Tiny stand-ins shared by the tests: a backbone with random weights, prepared responses and pictures."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-WORDS = "a photo of red blue ball tree house sky grass on the".split()
+WORDS = ["a", "photo", "of", "red", "blue", "ball", "tree", "house", "sky", "grass", "on", "the"]
 SUBJECTS = (1, 2)
 TINY_ENCODER = {
     "image_size": 32,

@@ -5,6 +5,7 @@ from the seed and the step, so that batches do not depend on workers or on the n
 sees what an uninterrupted one would have seen.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -36,20 +37,17 @@ class MapOperator(nn.Module):
         operator = sparse.csr_array(operator)
         self.size = round(operator.shape[0] ** 0.5)
         self.n_vertices = operator.shape[1]
-        matrix = torch.sparse_csr_tensor(
-            torch.from_numpy(operator.indptr.astype(np.int64)),
-            torch.from_numpy(operator.indices.astype(np.int64)),
-            torch.from_numpy(operator.data.astype(np.float32)),
-            operator.shape,
-            check_invariants=True,
-        )
+        parts = (operator.indptr.astype(np.int64), operator.indices.astype(np.int64), operator.data.astype(np.float32))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+            matrix = torch.sparse_csr_tensor(*map(torch.from_numpy, parts), operator.shape, check_invariants=True)
         self.register_buffer("matrix", matrix, persistent=False)
 
     def forward(self, responses: torch.Tensor) -> torch.Tensor:
         """Return maps ``[B, 1, size, size]`` of responses ``[B, V]``."""
         if responses.ndim != 2 or responses.shape[1] != self.n_vertices:
             raise ValueError(
-                f"responses: shape {tuple(responses.shape)} does not fit the geometry; allowed: (batch, {self.n_vertices})"
+                f"responses: shape {tuple(responses.shape)} does not fit; allowed: (batch, {self.n_vertices})"
             )
         with torch.autocast(responses.device.type, enabled=False):  # sparse products exist in float32 only
             maps = (self.matrix @ responses.T.float()).T
@@ -87,7 +85,9 @@ class PictureResponses:
             nsd_ids.append(ids)
         repeats = max((len(trials) for table in tables for trials in table), default=0)
         if not repeats:
-            raise ValueError(f"responses: no picture of split {split!r} in {', '.join(map(str, paths))}; at least one is needed")
+            raise ValueError(
+                f"responses: no picture of split {split!r} in {', '.join(map(str, paths))}; at least one is needed"
+            )
         self.nsd_id = np.concatenate(nsd_ids)
         self.subject = np.repeat([store.subject for store in stores], [len(ids) for ids in nsd_ids])
         self._file = np.repeat(np.arange(len(stores)), [len(ids) for ids in nsd_ids])
@@ -105,7 +105,9 @@ class PictureResponses:
         trials = self._trials[items]
         order[trials < 0] = np.inf
         available = (trials >= 0).sum(1)
-        count = {"single": np.ones_like(available), "mean": available}.get(averaging, 1 + (share * available).astype(int))
+        count = {"single": np.ones_like(available), "mean": available}.get(
+            averaging, 1 + (share * available).astype(int)
+        )
         ranked = np.take_along_axis(trials, order.argsort(1), 1)
         return [np.sort(row[:n]) for row, n in zip(ranked, count, strict=True)]
 
@@ -210,7 +212,7 @@ class TrainingBatches(Dataset):
 
     def loader(self, start: int, stop: int, workers: int = 0) -> DataLoader:
         """Return an iterable over the batches of steps ``start`` to ``stop - 1``, in order whatever the workers."""
-        # A generator of its own: by default a loader draws from torch's global one, which would then differ after a resume.
+        # By default a loader draws from torch's global generator, which would then differ after a resume.
         own = torch.Generator()
         return DataLoader(self, batch_size=None, sampler=range(start, stop), num_workers=workers, generator=own)
 

@@ -150,4 +150,6 @@ def cache_latents(
                 file["logvar"][part] = logvar.float().cpu().numpy()
                 captions = [caption for texts in store.captions(nsd_ids[part]) for caption in _five(texts)]
                 text[part] = model.encode_text(captions).float().cpu().numpy().reshape(-1, *text_shape[1:])
-        record.add(pictures=len(nsd_ids), latent_shape=list(model.latent_shape), context_shape=list(model.context_shape))
+        record.add(
+            pictures=len(nsd_ids), latent_shape=list(model.latent_shape), context_shape=list(model.context_shape)
+        )

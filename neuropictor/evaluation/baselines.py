@@ -43,6 +43,9 @@ MODELS = ("mean_picture", "ridge", "ridge_diffusion")
 RESCALES = (0.0, 0.5, 1.0)
 """Powers of the spread ratio among which validation chooses for `ridge_diffusion`; 1 is Brain-Diffuser's rule."""
 
+RESCALE_PICTURES, RESCALE_STEPS = 32, 12
+"""The choice looks at so many validation pictures, drawn with at most so many steps: a fifth of the test's cost."""
+
 _PICTURES_AT_ONCE = 256
 
 
@@ -203,15 +206,15 @@ class _Draw:
         self.backbone, self.linear, self.subject, self.sample = backbone, linear, subject, sample
         self.strength = strength
 
-    def __call__(self, nsd_ids: np.ndarray, rescale: float, number: int) -> np.ndarray:
-        """Return sample `number` of each picture, uint8 [n, S, S, 3]."""
+    def __call__(self, nsd_ids: np.ndarray, rescale: float, number: int, most_steps: int | None = None) -> np.ndarray:
+        """Return sample `number` of each picture, uint8 [n, S, S, 3]; with `most_steps`, in no more DDIM steps."""
         latents, context = self.linear.predict(nsd_ids, rescale)
         return diffuse(
             self.backbone,
             latents,
             context,
             picture_noise(self.backbone.latent_shape, self.sample.seed, self.subject, nsd_ids, number),
-            steps=self.sample.steps,
+            steps=min(self.sample.steps, most_steps or self.sample.steps),
             strength=self.strength,
             guidance_scale=self.sample.guidance_scale,
             batch_size=self.sample.batch_size,
@@ -229,10 +232,11 @@ def choose_rescale(draw: _Draw, nsd_ids: np.ndarray, stimuli: StimulusStore) -> 
     scores : dict
         Score of every candidate.
     """
+    nsd_ids = nsd_ids[np.unique(np.linspace(0, len(nsd_ids) - 1, min(RESCALE_PICTURES, len(nsd_ids))).astype(int))]
     seen = stimuli.pictures(nsd_ids)
     scores = {}
     for rescale in RESCALES:
-        drawn = resize_pictures(draw(nsd_ids, rescale, 0), stimuli.size)
+        drawn = resize_pictures(draw(nsd_ids, rescale, 0, RESCALE_STEPS), stimuli.size)
         score = pixcorr(drawn[:, None], seen).mean()
         if draw.backbone.image_encoder is not None:
             features = [draw.backbone.image_features(pictures).cpu().numpy() for pictures in (drawn, seen)]

@@ -29,7 +29,7 @@ def grid_shape(image_size: int | tuple[int, int], patch_size: int) -> tuple[int,
     if height % patch_size or width % patch_size:
         raise ValueError(
             f"image_size: {height} x {width} is not a multiple of patch_size {patch_size}; "
-            f"allowed: multiples of the patch size, for example image_size {patch_size * 8} with patch_size {patch_size}"
+            f"allowed: multiples of the patch size, for example image_size {patch_size * 8}"
         )
     return height // patch_size, width // patch_size
 
@@ -65,7 +65,7 @@ def sincos_table(width: int, rows: int, columns: int) -> torch.Tensor:
 
 
 def patchify(maps: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """Cut maps ``[B, C, H, W]`` into patches ``[B, N, patch * patch * C]``; order inside a patch: row, column, channel."""
+    """Cut maps ``[B, C, H, W]`` into patches ``[B, N, patch * patch * C]``, inside a patch by row, column, channel."""
     batch, channels, height, width = maps.shape
     rows, columns = grid_shape((height, width), patch_size)
     pieces = maps.reshape(batch, channels, rows, patch_size, columns, patch_size)

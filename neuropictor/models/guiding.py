@@ -68,7 +68,7 @@ class GuidingNetwork(ModelMixin, ConfigMixin):
         nn.init.zeros_(self.extra_out.bias)
 
     def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return context and semantic feature, both ``[B, context_length, context_width]``, of ``[B, n_tokens, width]``."""
+        """Return context and semantic feature ``[B, context_length, context_width]`` of ``[B, n_tokens, width]``."""
         semantic = self.text(tokens)
         if self.config.variant == "pretrain":
             return semantic, semantic

@@ -28,6 +28,7 @@ class HintMapper(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the hint ``[B, channels, height, width]`` of tokens ``[B, n_tokens, width]``."""
         positions = functional.silu(self.position_mapper(self.token_mapper(tokens)))
         return self.out(positions).unflatten(2, self.latent_size)
 

@@ -53,7 +53,7 @@ class Networks(nn.Module):
 
     @classmethod
     def build(cls, encoder: FMRIEncoder, backbone: "Backbone", variant: Variant = "pretrain") -> "Networks":
-        """Build new guiding and manipulation networks that fit `encoder` and `backbone`; every size follows from them."""
+        """Build new guiding and manipulation networks; every size follows from `encoder` and `backbone`."""
         tokens, width = encoder.n_tokens, encoder.config.width
         guiding = GuidingNetwork(tokens, width, *backbone.context_shape, variant=variant)
         manipulation = ManipulationNetwork.from_unet(backbone.unet, tokens, width, backbone.latent_shape[1:])
@@ -106,11 +106,13 @@ class Networks(nn.Module):
         return Modulation(context, semantic, skips, middle)
 
 
-def save_weights(path: str | Path, state: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> None:
+def save_weights(
+    path: str | Path, state: Mapping[str, torch.Tensor], config: Mapping[str, Any], **metadata: str
+) -> None:
     """Write tensors and their configuration (as JSON in the metadata) to one safetensors file, atomically."""
     tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"config": json.dumps(config, sort_keys=True)})
+        save_file(tensors, temporary, metadata={**metadata, "config": json.dumps(config, sort_keys=True)})
 
 
 def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -148,9 +150,17 @@ def load_networks(path: str | Path, variant: Variant | None = None) -> Networks:
     return networks.eval()
 
 
-def save_autoencoder(autoencoder: FMRIAutoencoder, path: str | Path) -> None:
-    """Write a calibrated autoencoder to one safetensors file, its constructor arguments in the metadata."""
-    save_weights(path, autoencoder.state_dict(), plain_config(autoencoder))
+def save_autoencoder(autoencoder: FMRIAutoencoder, path: str | Path, start: str = "scratch") -> None:
+    """Write a calibrated autoencoder to one safetensors file, its constructor arguments in the metadata.
+
+    Parameters
+    ----------
+    autoencoder, path
+        What is written, and where.
+    start
+        ``scratch``, or the checksum of the weights that its training started from.
+    """
+    save_weights(path, autoencoder.state_dict(), plain_config(autoencoder), start=start)
 
 
 def load_autoencoder(path: str | Path) -> FMRIAutoencoder:
@@ -159,3 +169,9 @@ def load_autoencoder(path: str | Path) -> FMRIAutoencoder:
     autoencoder = FMRIAutoencoder(**config)
     autoencoder.load_state_dict(state)
     return autoencoder.eval()
+
+
+def autoencoder_start(path: str | Path) -> str:
+    """Return what the training of an autoencoder started from, see `save_autoencoder`."""
+    with safe_open(path, framework="pt") as file:
+        return (file.metadata() or {}).get("start", "scratch")

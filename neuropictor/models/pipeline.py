@@ -64,9 +64,7 @@ class NeuroPictorPipeline(DiffusionPipeline):
     def from_parts(cls, networks: "Networks", backbone: "Backbone") -> "NeuroPictorPipeline":
         """Join trained networks and a backbone; the scheduler is copied, since sampling changes its state."""
         scheduler = backbone.scheduler.from_config(backbone.scheduler.config)
-        return cls(
-            networks.encoder, networks.guiding, networks.manipulation, backbone.unet, backbone.vae, scheduler
-        )
+        return cls(networks.encoder, networks.guiding, networks.manipulation, backbone.unet, backbone.vae, scheduler)
 
     @torch.no_grad()
     def __call__(

@@ -1,7 +1,8 @@
 """Start weights that come with a backbone: networks trained on people other than the ones at hand.
 
-The paper's encoder was trained on thousands of other people before it met NSD. A backbone folder may hold the same kind
-of start: ``population/autoencoder.safetensors`` for calibration and ``population/networks.safetensors`` for pretraining.
+The paper's encoder was trained on thousands of other people before it met NSD. A backbone folder may hold the same
+kind of start: ``population/autoencoder.safetensors`` for calibration and ``population/networks.safetensors`` for
+pretraining.
 """
 
 from importlib.resources import files
@@ -32,6 +33,6 @@ def population_file(source: str | Path, name: str) -> Path:
     if not path.is_file():
         raise FileNotFoundError(
             f"init: 'population' asks for start weights that come with the backbone, but {source} has no "
-            f"population/{name}. Allowed: population (with the shipped miniature), or scratch, for example init: scratch"
+            f"population/{name}; allowed: population with the shipped miniature, or scratch, for example init: scratch"
         )
     return path

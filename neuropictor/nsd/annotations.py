@@ -26,8 +26,8 @@ def load_annotations(root: str | Path, stimulus_info: pd.DataFrame, nsd_ids: lis
     Returns
     -------
     pandas.DataFrame
-        Indexed by nsd_id in the order asked for: captions (list of five; fewer are repeated), category and background (empty string where
-        COCO has none).
+        Indexed by nsd_id in the order asked for: captions (list of five; fewer are repeated), category and background
+        (empty string where COCO has none).
 
     Raises
     ------
@@ -39,7 +39,9 @@ def load_annotations(root: str | Path, stimulus_info: pd.DataFrame, nsd_ids: lis
     wanted = stimulus_info.index if nsd_ids is None else pd.Index(nsd_ids)
     unknown = wanted.difference(stimulus_info.index)
     if len(unknown):
-        raise ValueError(f"nsd_id {unknown[0]} is not in the stimulus table; allowed: 0 to {len(stimulus_info) - 1} (e.g. 0)")
+        raise ValueError(
+            f"nsd_id {unknown[0]} is not in the stimulus table; allowed: 0 to {len(stimulus_info) - 1} (e.g. 0)"
+        )
     info = stimulus_info.loc[wanted]
     parts = [_of_split(Path(root), split, part) for split, part in info.groupby("cocoSplit")]
     table = pd.concat(parts).loc[wanted]
@@ -58,7 +60,9 @@ def parse_crop_box(text: str) -> tuple[float, float, float, float]:
     try:
         top, bottom, left, right = (float(part) for part in text.strip().strip("()").split(","))
     except ValueError as error:
-        raise ValueError(f"cropBox {text!r} is not four fractions (top, bottom, left, right), e.g. (0, 0, 0.125, 0.125)") from error
+        raise ValueError(
+            f"cropBox {text!r} is not four fractions (top, bottom, left, right), e.g. (0, 0, 0.125, 0.125)"
+        ) from error
     return top, bottom, left, right
 
 
@@ -69,8 +73,14 @@ def _of_split(root: Path, split: str, info: pd.DataFrame) -> pd.DataFrame:
             captions[item["image_id"]].append(item["caption"].strip())
     bare = [coco_id for coco_id, texts in captions.items() if not texts]
     if bare:
-        raise ValueError(f"{root / keys.annotations('captions', split)} has no caption of COCO picture {bare[0]}; expected COCO's captions of 2017")
-    five = [[texts[i % len(texts)] for i in range(CAPTIONS_PER_PICTURE)] for texts in (captions[int(coco_id)] for coco_id in info["cocoId"])]
+        raise ValueError(
+            f"{root / keys.annotations('captions', split)} has no caption of COCO picture {bare[0]}; expected "
+            "COCO's captions of 2017"
+        )
+    five = [
+        [texts[i % len(texts)] for i in range(CAPTIONS_PER_PICTURE)]
+        for texts in (captions[int(coco_id)] for coco_id in info["cocoId"])
+    ]
     crops = {int(coco_id): parse_crop_box(box) for coco_id, box in zip(info["cocoId"], info["cropBox"], strict=True)}
     columns = {"captions": five}
     for column, kind in (("category", "instances"), ("background", "stuff")):
@@ -104,5 +114,8 @@ def _visible_share(box: list[float], width: int, height: int, crop: tuple[float,
 def _load(root: Path, kind: str, split: str) -> dict:
     path = root / keys.annotations(kind, split)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; unpack COCO's annotations of 2017 (annotations_trainval2017, stuff_annotations_trainval2017) there")
+        raise FileNotFoundError(
+            f"{path} is missing; unpack COCO's annotations of 2017 (annotations_trainval2017, "
+            "stuff_annotations_trainval2017) there"
+        )
     return json.loads(path.read_bytes())

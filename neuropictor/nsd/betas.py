@@ -1,7 +1,8 @@
 """Betas on fsaverage: MGH files of one hemisphere and session, read in one pass, and only where they are needed.
 
-Format (FreeSurfer's MGH): 284 bytes of header, big-endian, starting with seven int32 (version 1, vertices, 1, 1, frames, type 3 =
-float32, degrees of freedom), then the frames one after the other, then a short footer that is not needed. A frame is one trial.
+Format (FreeSurfer's MGH): 284 bytes of header, big-endian, starting with seven int32 (version 1, vertices, 1, 1,
+frames, type 3 = float32, degrees of freedom), then the frames one after the other, then a short footer that is not
+needed. A frame is one trial.
 """
 
 import struct
@@ -19,7 +20,8 @@ __all__ = ["MghHeader", "is_simulated", "mesh_of", "read_header", "read_ncsnr", 
 
 HEADER_BYTES = 284
 _FLOAT = np.dtype(">f4")
-# Frames gathered at a time: large enough for long sequential reads, small enough (42 MiB of a full hemisphere) to stay in cache and memory.
+# Frames gathered at a time: large enough for long sequential reads, small enough (42 MiB of a full hemisphere) to stay
+# in cache and memory.
 _BLOCK_FRAMES = 64
 
 
@@ -43,21 +45,29 @@ def read_header(path: str | Path) -> MghHeader:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; fetch or simulate this session's betas, or lower the number of sessions")
+        raise FileNotFoundError(
+            f"{path} is missing; fetch or simulate this session's betas, or lower the number of sessions"
+        )
     with open(path, "rb") as file:
         head = file.read(28)
         size = file.seek(0, 2)
     if len(head) < 28:
-        raise ValueError(f"{path} has only {size} bytes and no MGH header; the download stopped early: remove it and fetch it again")
+        raise ValueError(
+            f"{path} has only {size} bytes and no MGH header; the download stopped early: remove it and fetch it again"
+        )
     version, vertices, height, depth, frames, kind, _ = struct.unpack(">7i", head)
     if version != 1 or kind != 3 or (height, depth) != (1, 1) or vertices < 1 or frames < 1:
         raise ValueError(
-            f"{path} is no surface file of float32 betas: MGH version {version}, type {kind}, size {vertices} x {height} x {depth} x {frames}; "
+            f"{path} is no surface file of float32 betas: MGH version {version}, type {kind}, size {vertices} x "
+            f"{height} x {depth} x {frames}; "
             "expected version 1, type 3, vertices x 1 x 1 x trials (e.g. 163842 x 1 x 1 x 750)"
         )
     needed = HEADER_BYTES + vertices * frames * _FLOAT.itemsize
     if size < needed:
-        raise ValueError(f"{path} is truncated: {size} bytes, but {vertices} vertices x {frames} trials need {needed}; remove it and fetch it again")
+        raise ValueError(
+            f"{path} is truncated: {size} bytes, but {vertices} vertices x {frames} trials need {needed}; "
+            "remove it and fetch it again"
+        )
     return MghHeader(vertices, frames)
 
 
@@ -98,7 +108,8 @@ def read_session(
     subject, session
         Numbers from 1.
     columns
-        int [n], ascending vertex numbers; left-hemisphere vertices first, then right ones counted on from the left's number.
+        int [n], ascending vertex numbers; left-hemisphere vertices first, then right ones counted on from the left's
+        number.
     beta_version
         e.g. ``betas_fithrf_GLMdenoise_RR``.
     mesh
@@ -122,9 +133,16 @@ def read_session(
     expected = headers[0].vertices if mesh is None else mesh_vertices(mesh)
     for path, header in zip(paths, headers, strict=True):
         if header.vertices != expected:
-            raise ValueError(f"{path} has {header.vertices} vertices, expected {expected}{f' of {mesh}' if mesh else ' as the left hemisphere'}; set the mesh that the betas were made on")
+            source = f"of {mesh}" if mesh else "as in the left hemisphere"
+            raise ValueError(
+                f"{path} has {header.vertices} vertices, expected {expected} {source}; set the mesh that the "
+                "betas lie on"
+            )
         if header.frames != (trials or headers[0].frames):
-            raise ValueError(f"{path} has {header.frames} trials, expected {trials or headers[0].frames}; remove it and fetch it again")
+            raise ValueError(
+                f"{path} has {header.frames} trials, expected {trials or headers[0].frames}; remove it and "
+                "fetch it again"
+            )
     if columns.size and (columns[0] < 0 or columns[-1] >= 2 * expected or (np.diff(columns) <= 0).any()):
         raise ValueError(f"columns must ascend within 0 to {2 * expected - 1}; found {columns[0]} to {columns[-1]}")
     betas = np.empty((headers[0].frames, len(columns)), np.float32)

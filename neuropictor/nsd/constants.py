@@ -1,7 +1,8 @@
 """Numbers of the Natural Scenes Dataset (Allen et al. 2022, doi 10.1038/s41593-021-00962-x).
 
-Sources: NSD Data Manual (https://cvnlab.slite.page/p/CT9Fwl4_hc), pages "Technical notes", "Experiments", "Behavioral data" and
-"Functional data (NSD)", and the code that wrote the release (https://github.com/cvnlab/nsddatapaper).
+Sources: NSD Data Manual, https://cvnlab.slite.page/p/ with "Technical notes" h_T_2Djeid, "Experiments" NKalgWd__F,
+"Behavioral data" fRv4lz5V2F and "Functional data (NSD)" 6CusMRYfk0; and the code that wrote the release,
+https://github.com/cvnlab/nsddatapaper.
 """
 
 #: Subject numbers; written ``subj01`` in NSD's files and ``sub-01`` in ours.
@@ -46,12 +47,9 @@ HEMISPHERES = ("lh", "rh")
 #: b1, b2 and b3 of the manual (Functional data).
 BETA_VERSIONS = ("betas_assumehrf", "betas_fithrf", "betas_fithrf_GLMdenoise_RR")
 
-#: Median single-trial noise ceiling signal-to-noise ratio of b3 in fsaverage's nsdgeneral, subjects 1 to 8: counted in the executed
-#: notebooks of brain-score/vision, ``data/allen2022_fmri``.
+#: Median single-trial noise ceiling signal-to-noise ratio of b3 in fsaverage's nsdgeneral, subjects 1 to 8: counted in
+#: the executed notebooks of brain-score/vision, ``data/allen2022_fmri``.
 NCSNR_MEDIAN = {1: 0.490, 2: 0.510, 3: 0.431, 4: 0.392, 5: 0.542, 6: 0.439, 7: 0.371, 8: 0.323}
-
-#: Volume of betas that live in HDF5 or NIfTI are int16 of percent signal change times this; fsaverage files are not scaled.
-VOLUME_BETA_SCALE = 300
 
 #: Subjects whose full 40 sessions the NeuroPictor paper decodes.
 PAPER_SUBJECTS = (1, 2, 5, 7)

@@ -1,6 +1,7 @@
-"""Which subject saw which picture in which trial, by each of the three routes that NSD gives, and which trials train, validate and test.
+"""Which subject saw which picture in which trial, by each of NSD's three routes; which trials train, validate and test.
 
-All numbers in NSD's files but the CSV's index count from 1; all numbers returned here count from 0, save sessions and subjects.
+All numbers in NSD's files but the CSV's index count from 1; all numbers returned here count from 0, save sessions and
+subjects.
 """
 
 import json
@@ -67,8 +68,8 @@ class Design:
         Returns
         -------
         pandas.DataFrame
-            session (1-based), trial (0-based, within the session: the frame of the beta file), nsd_id (0-based), repeat (0, 1, 2),
-            shared (bool).
+            session (1-based), trial (0-based, within the session: the frame of the beta file), nsd_id (0-based), repeat
+            (0, 1, 2), shared (bool).
 
         Raises
         ------
@@ -100,7 +101,9 @@ class Design:
             return _ids_from_csv(self.stimulus_info, subject, count)
         if route == "tsv":
             return _ids_from_tsv(self.root, subject)[:count]
-        raise ValueError(f"route {route!r} from trial to picture does not exist; allowed: {', '.join(ROUTES)} (e.g. mat)")
+        raise ValueError(
+            f"route {route!r} from trial to picture does not exist; allowed: {', '.join(ROUTES)} (e.g. mat)"
+        )
 
     def pictures(self, subjects: tuple[int, ...] | list[int], sessions: int | None = None) -> np.ndarray:
         """Return the nsd_ids that at least one of the subjects saw, ascending."""
@@ -109,8 +112,8 @@ class Design:
     def splits(self, subject: int, validation_pictures: int, sessions: int | None = None) -> np.ndarray:
         """Give every trial of a subject its split.
 
-        Test are the trials of shared pictures. Validation are those of a fixed random choice among the subject's own pictures,
-        so no picture is in two splits.
+        Test are the trials of shared pictures. Validation are those of a fixed random choice among the subject's own
+        pictures, so no picture is in two splits.
 
         Parameters
         ----------
@@ -135,7 +138,8 @@ class Design:
         private = np.unique(trials.loc[~trials["shared"], "nsd_id"])
         if not 0 <= validation_pictures < len(private):
             raise ValueError(
-                f"preprocess.validation_pictures is {validation_pictures}, but subject {subject} saw only {len(private)} pictures of its "
+                f"preprocess.validation_pictures is {validation_pictures}, but subject {subject} saw only "
+                f"{len(private)} pictures of its "
                 f"own; allowed: 0 to {len(private) - 1} (e.g. {len(private) // 20})"
             )
         chosen = np.random.default_rng([_VALIDATION_SEED, subject]).permutation(private)[:validation_pictures]
@@ -149,7 +153,13 @@ class Design:
 
     def _describe(self, nsd_ids: np.ndarray) -> pd.DataFrame:
         count = np.arange(len(nsd_ids))
-        table = pd.DataFrame({"session": count // self.trials_per_session + 1, "trial": count % self.trials_per_session, "nsd_id": nsd_ids})
+        table = pd.DataFrame(
+            {
+                "session": count // self.trials_per_session + 1,
+                "trial": count % self.trials_per_session,
+                "nsd_id": nsd_ids,
+            }
+        )
         table["repeat"] = table.groupby("nsd_id").cumcount()
         table["shared"] = np.isin(nsd_ids, self.shared)
         return table
@@ -161,7 +171,9 @@ class Design:
         if sessions is None:
             return self.sessions[subject]
         if not 1 <= sessions <= self.sessions[subject]:
-            raise ValueError(f"sessions is {sessions}; subject {subject} has {self.sessions[subject]}, so 1 to that are allowed (e.g. 1)")
+            raise ValueError(
+                f"sessions is {sessions}; subject {subject} has {self.sessions[subject]}, allowed: 1 to that (e.g. 1)"
+            )
         return sessions
 
 
@@ -189,9 +201,13 @@ def load_design(root: str | Path) -> Design:
         shared = fields["sharedix"].astype(np.int64).ravel() - 1
         per_session = int(fields["stimpattern"][0].sum())
     except KeyError as error:
-        raise ValueError(f"{path} lacks the field {error}; expected masterordering, subjectim, sharedix, stimpattern") from error
+        raise ValueError(
+            f"{path} lacks the field {error}; expected masterordering, subjectim, sharedix, stimpattern"
+        ) from error
     except (ValueError, TypeError, NotImplementedError, EOFError) as error:
-        raise ValueError(f"{path} is not a readable MAT file of version 5 ({error}); remove it and make or fetch it again") from error
+        raise ValueError(
+            f"{path} is not a readable MAT file of version 5 ({error}); remove it and make or fetch it again"
+        ) from error
     if keys.is_simulated(root):
         described = json.loads((root / keys.SIMULATED).read_text(encoding="utf-8"))
         sessions = {int(subject): int(count) for subject, count in described["sessions"].items()}
@@ -220,11 +236,15 @@ def check_design(design: Design, subjects: list[int] | tuple[int, ...] | None = 
         for route in ROUTES[1:]:
             found = design.trials_by(route, subject)
             if len(found) != len(expected):
-                raise ValueError(f"subject {subject}: the {route} route lists {len(found)} trials, the mat route {len(expected)}; fetch the files again")
+                raise ValueError(
+                    f"subject {subject}: the {route} route lists {len(found)} trials, the mat route "
+                    f"{len(expected)}; fetch the files again"
+                )
             if (found != expected).any():
                 first = int(np.flatnonzero(found != expected)[0])
                 raise ValueError(
-                    f"subject {subject}: trial {first} shows picture {found[first]} by the {route} route but {expected[first]} by the mat route; "
+                    f"subject {subject}: trial {first} shows picture {found[first]} by the {route} route but "
+                    f"{expected[first]} by the mat route; "
                     "the files are of different releases or damaged: fetch them again"
                 )
 
@@ -255,12 +275,18 @@ def _read_stimulus_info(root: Path) -> pd.DataFrame:
     path = _need(root, keys.STIMULUS_INFO)
     table = pd.read_csv(path, index_col=0)
     if len(table.columns) != 40 or not (table["nsdId"].to_numpy() == table.index.to_numpy()).all():
-        raise ValueError(f"{path} has {len(table.columns) + 1} columns or is not indexed by nsdId; expected NSD's 41 columns in order")
+        raise ValueError(
+            f"{path} has {len(table.columns) + 1} columns or is not indexed by nsdId; expected NSD's 41 columns "
+            "in order"
+        )
     return table
 
 
 def _need(root: Path, key: str) -> Path:
     path = root / key
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: {root} is not a complete NSD folder; run the rule that fetches or simulates NSD, or set paths.nsd")
+        raise FileNotFoundError(
+            f"{path} is missing: {root} is not a complete NSD folder; run the rule that fetches or simulates "
+            "NSD, or set paths.nsd"
+        )
     return path

@@ -28,7 +28,9 @@ def subject_name(subject: int) -> str:
         If NSD has no such subject.
     """
     if subject not in SUBJECTS:
-        raise ValueError(f"subject {subject!r} is not one of NSD's; allowed: {', '.join(map(str, SUBJECTS))} (e.g. 1 for subj01)")
+        raise ValueError(
+            f"subject {subject!r} is not one of NSD's; allowed: {', '.join(map(str, SUBJECTS))} (e.g. 1 for subj01)"
+        )
     return f"subj{subject:02d}"
 
 
@@ -46,7 +48,10 @@ def beta_folder(subject: int, beta_version: str) -> str:
         If subject or beta version are none of NSD's.
     """
     if beta_version not in BETA_VERSIONS:
-        raise ValueError(f"beta_version {beta_version!r} is none of NSD's; allowed: {', '.join(BETA_VERSIONS)} (e.g. {BETA_VERSIONS[-1]})")
+        raise ValueError(
+            f"beta_version {beta_version!r} is none of NSD's; allowed: {', '.join(BETA_VERSIONS)} (e.g. "
+            f"{BETA_VERSIONS[-1]})"
+        )
     return f"nsddata_betas/ppdata/{subject_name(subject)}/fsaverage/{beta_version}"
 
 

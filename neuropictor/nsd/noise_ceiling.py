@@ -1,8 +1,8 @@
 """NSD's noise-ceiling signal-to-noise ratio (ncsnr), computed from a subject's beta files.
 
-Rule of ``main/export_noiseceiling.m`` and ``main/translatevmetric.m`` in github.com/cvnlab/nsddatapaper: z-score the betas of each session
-over its trials; of the pictures with exactly three trials take the unbiased variance within each picture; the noise variance is their mean,
-and ncsnr = sqrt(max(0, 1 - variance)) / sqrt(variance).
+Rule of ``main/export_noiseceiling.m`` and ``main/translatevmetric.m`` in github.com/cvnlab/nsddatapaper: z-score the
+betas of each session over its trials; of the pictures with exactly three trials take the unbiased variance within each
+picture; the noise variance is their mean, and ncsnr = sqrt(max(0, 1 - variance)) / sqrt(variance).
 """
 
 from collections.abc import Iterable
@@ -19,10 +19,13 @@ from neuropictor.surface.atlas import mesh_vertices
 _SUMS_AT_ONCE = 64 * 2**20
 
 
-def compute_ncsnr(root: str | Path, design: Design, subject: int, beta_version: str, mesh: str) -> dict[int | None, np.ndarray]:
+def compute_ncsnr(
+    root: str | Path, design: Design, subject: int, beta_version: str, mesh: str
+) -> dict[int | None, np.ndarray]:
     """Compute the ncsnr of every vertex, of all pictures and of their odd and even halves.
 
-    Sums are kept per picture in float32 for a block of vertices at a time, so memory does not grow with the mesh or the number of trials.
+    Sums are kept per picture in float32 for a block of vertices at a time, so memory does not grow with the mesh or the
+    number of trials.
 
     Parameters
     ----------
@@ -36,8 +39,8 @@ def compute_ncsnr(root: str | Path, design: Design, subject: int, beta_version: 
     Returns
     -------
     dict
-        None, 1 and 2 (all pictures, odd ones, even ones) -> float32 [2 * mesh vertices], zero where nothing repeats and NaN where no
-        picture has three valid trials.
+        None, 1 and 2 (all pictures, odd ones, even ones) -> float32 [2 * mesh vertices], zero where nothing repeats and
+        NaN where no picture has three valid trials.
     """
     trials = design.trials(subject)
     pictures, index = np.unique(trials["nsd_id"], return_inverse=True)
@@ -56,19 +59,21 @@ def compute_ncsnr(root: str | Path, design: Design, subject: int, beta_version: 
     return result
 
 
-def _within_picture_variance(blocks: Iterable[np.ndarray], rows: list[np.ndarray], n_pictures: int, n_columns: int) -> np.ndarray:
-    """Return the unbiased variance over three trials of each picture, float32 [pictures, columns] (meaningless for fewer trials)."""
+def _within_picture_variance(
+    blocks: Iterable[np.ndarray], rows: list[np.ndarray], n_pictures: int, n_columns: int
+) -> np.ndarray:
+    """Return each picture's unbiased variance, float32 [pictures, columns]; only meant for three trials."""
     sums = np.zeros((n_pictures, n_columns), np.float32)
     squares = np.zeros((n_pictures, n_columns), np.float32)
     for block, pictures in zip(blocks, rows, strict=True):
-        block -= block.mean(axis=0)
-        deviation = np.sqrt(np.einsum("tv,tv->v", block, block) / max(len(block) - 1, 1))
+        scored = block - block.mean(axis=0)
+        deviation = np.sqrt(np.einsum("tv,tv->v", scored, scored) / max(len(scored) - 1, 1))
         # A constant vertex carries nothing; NaN, as a vertex without data.
-        block /= np.where(deviation > 0, deviation, np.nan)
+        scored /= np.where(deviation > 0, deviation, np.nan)
         # A picture may come twice in a session: add by rank of repetition, since fancy += would count it once.
         for repetition in _repetitions(pictures):
-            sums[pictures[repetition]] += block[repetition]
-            squares[pictures[repetition]] += np.square(block[repetition])
+            sums[pictures[repetition]] += scored[repetition]
+            squares[pictures[repetition]] += np.square(scored[repetition])
     squares -= np.square(sums) / REPEATS
     squares /= REPEATS - 1
     return squares

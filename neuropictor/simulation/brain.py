@@ -1,7 +1,8 @@
 """The simulated brain: an encoding model on the real HCP-MMP areas of the fsaverage mesh, and its noise.
 
-Early areas see luminance, colour, contrast and contours through receptive fields laid out over each area; higher areas add a nonlinear tuning
-to what the scene means. Neighbouring vertices resemble each other. People share tunings in part, and each misplaces them on the cortex.
+Early areas see luminance, colour, contrast and contours through receptive fields laid out over each area; higher areas
+add a nonlinear tuning to what the scene means. Neighbouring vertices resemble each other. People share tunings in part,
+and each misplaces them on the cortex.
 
 The model and its numbers were chosen from the literature before any decoding score was seen.
 """
@@ -31,7 +32,9 @@ _LEVEL_SUBJECTS = (1, 2, 5)
 _LEVEL_SPREAD, _LEVEL_LIMITS = 0.15, (0.65, 1.25)
 # Spread (log) of reliability within an area, smooth over this many mm and independent; limits of a vertex' ncsnr.
 _RELIABILITY_SMOOTH, _RELIABILITY_OWN, _RELIABILITY_LENGTH = 0.25, 0.2, 12.0
-_NCSNR_LIMITS = (0.02, 0.95)
+_NCSNR_LIMITS = (0.05, 2.25)
+# A vertex whose responses differ less than this over the reference scenes sees nothing of them.
+_LEAST_SPREAD = 1e-3
 # Noise (percent signal change) in and outside visual cortex, and its log-normal spread.
 _NOISE_VISUAL, _NOISE_OTHER, _NOISE_SPREAD = 2.4, 1.05, 0.3
 # Mean beta in and outside visual cortex.
@@ -57,11 +60,13 @@ class SimulatedBrain:
     seed
         Of the simulation. People of one seed share the common part of their tunings.
     ncsnr
-        Median single-trial noise ceiling signal-to-noise ratio over visual cortex, mean of subjects 1, 2 and 5; subjects keep NSD's ranking.
+        Median single-trial noise ceiling signal-to-noise ratio over visual cortex, mean of subjects 1, 2 and 5;
+        subjects keep NSD's ranking.
     smooth_noise
         Share of the noise variance that is smooth over cortex.
     columns
-        Vertices of the mesh (left, then right) that betas are wanted for, e.g. ``geometry.columns(mesh)``; default: all.
+        Vertices of the mesh (left, then right) that betas are wanted for, e.g. ``geometry.columns(mesh)``; default:
+        all.
 
     Attributes
     ----------
@@ -85,9 +90,11 @@ class SimulatedBrain:
         columns: np.ndarray | None = None,
     ):
         if subject < 1:
-            raise ValueError(f"subject is {subject!r}; allowed: whole numbers from 1 (e.g. 1 for NSD's first, 101 for somebody else)")
-        if not 0 < ncsnr < 1:
-            raise ValueError(f"simulate.ncsnr is {ncsnr}; allowed: between 0 and 1 (e.g. 0.42)")
+            raise ValueError(
+                f"subject is {subject!r}; allowed: whole numbers from 1 (e.g. 1 for NSD's first, 101 for somebody else)"
+            )
+        if not 0 < ncsnr <= 2:
+            raise ValueError(f"simulate.ncsnr is {ncsnr}; allowed: above 0, up to 2 (e.g. 0.42)")
         self.mesh, self.subject, self.seed = mesh, subject, seed
         layout = _layout(geometry, mesh)
         xy = geometry.source_xy(mesh)
@@ -100,14 +107,17 @@ class SimulatedBrain:
         target = _target_ncsnr(layout, coverage, _level(subject, ncsnr, rng), rng)
         deviation, mean = _scale(xy, layout, rng)
         right = np.arange(len(xy)) >= len(xy) // 2
-        self._noise = CorticalNoise(xy[self.columns], right[self.columns], deviation[self.columns], smooth_noise, seed, subject)
+        self._noise = CorticalNoise(
+            xy[self.columns], right[self.columns], deviation[self.columns], smooth_noise, seed, subject
+        )
         self._mean = mean[self.columns]
         self._tuning: Tuning = tuning.subset(seen)
         self.ncsnr = target[seen]
         response = self._tuning.response(reference_features(seed))
         self._centre = response.mean(axis=0)
         amplitude = (self.ncsnr * deviation[self.columns][self.visual]).astype(np.float32)
-        self._gain = amplitude / np.maximum(response.std(axis=0), 1e-6)
+        spread = response.std(axis=0)
+        self._gain = np.where(spread > _LEAST_SPREAD, amplitude / np.maximum(spread, _LEAST_SPREAD), 0)
 
     def signal(self, pictures: np.ndarray, scenes: Sequence[Scene]) -> np.ndarray:
         """Compute what pictures evoke, without noise.
@@ -183,7 +193,8 @@ def _target_ncsnr(layout: Layout, coverage: np.ndarray, level: float, rng: np.ra
         _RELIABILITY_SMOOTH * smooth_fields(layout.xy, 1, _RELIABILITY_LENGTH, rng)[:, 0]
         + _RELIABILITY_OWN * rng.standard_normal(len(models))
     )
-    return np.clip(reliability * level / np.median(reliability), *_NCSNR_LIMITS).astype(np.float32)
+    low, high = _NCSNR_LIMITS
+    return np.clip(reliability * level / np.median(reliability), low * level, high * level).astype(np.float32)
 
 
 def _scale(xy: np.ndarray, layout: Layout, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -196,4 +207,3 @@ def _scale(xy: np.ndarray, layout: Layout, rng: np.random.Generator) -> tuple[np
     deviation = np.where(visual, _NOISE_VISUAL, _NOISE_OTHER) * np.exp(_NOISE_SPREAD * mixed[:, 0])
     mean = np.where(visual, _MEAN_VISUAL * np.exp(_MEAN_SPREAD * mixed[:, 1]), _MEAN_OTHER + _MEAN_SPREAD * mixed[:, 1])
     return deviation.astype(np.float32), mean.astype(np.float32)
-

@@ -17,7 +17,12 @@ _FIRST_STUFF = 92
 _SHORT_SIDE, _LONG_SIDE = 480, 640
 # An object's share of its bounding box.
 _FILL = 0.6
-_INFO = {"description": "Simulated scenes in the format of COCO 2017", "version": "1.0", "year": 2017, "contributor": "neuropictor"}
+_INFO = {
+    "description": "Simulated scenes in the format of COCO 2017",
+    "version": "1.0",
+    "year": 2017,
+    "contributor": "neuropictor",
+}
 _LICENCES = [{"id": 1, "name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"}]
 
 
@@ -50,19 +55,22 @@ class CocoPictures:
         cut = 1 - _SHORT_SIDE / _LONG_SIDE
         # Crops in steps of 1/64 keep their sum exact.
         before = np.round(rng.uniform(0, cut, n_pictures) * 64) / 64
-        self.crop = [(0, 0, float(b), float(cut - b)) if wide else (float(b), float(cut - b), 0, 0) for b, wide in zip(before, self._wide, strict=True)]
+        self.crop = [
+            (0, 0, float(b), float(cut - b)) if wide else (float(b), float(cut - b), 0, 0)
+            for b, wide in zip(before, self._wide, strict=True)
+        ]
 
     def size(self, nsd_id: int) -> tuple[int, int]:
         """Return width and height of the whole COCO picture."""
         return (_LONG_SIDE, _SHORT_SIDE) if self._wide[nsd_id] else (_SHORT_SIDE, _LONG_SIDE)
 
     def box(self, nsd_id: int, x: float, y: float, width: float, height: float) -> list[float]:
-        """Turn a box of the crop (centre and size in 0..1) into COCO's (left, top, width, height) in pixels, cut at the crop's edge."""
+        """Turn a box of the crop (centre and size, 0..1) into COCO's (left, top, width, height) in pixels."""
         top, _, left, _ = self.crop[nsd_id]
         across, down = self.size(nsd_id)
         low = np.clip([x - width / 2, y - height / 2], 0, 1) * _SHORT_SIDE
         high = np.clip([x + width / 2, y + height / 2], 0, 1) * _SHORT_SIDE
-        corner = low + [left * across, top * down]
+        corner = low + np.array([left * across, top * down])
         return [round(float(value), 2) for value in (*corner, *(high - low))]
 
 
@@ -85,12 +93,15 @@ def write_annotations(root: Path, scenes: list[Scene], pictures: CocoPictures) -
             "captions": {"annotations": _numbered(row for i in members for row in _captions(i, scenes[i], pictures))},
             "instances": {
                 "annotations": _numbered(row for i in members for row in _instances(i, scenes[i], pictures)),
-                "categories": [{"supercategory": "simulated", "id": i + 1, "name": name} for i, name in enumerate(CATEGORIES)],
+                "categories": [
+                    {"supercategory": "simulated", "id": i + 1, "name": name} for i, name in enumerate(CATEGORIES)
+                ],
             },
             "stuff": {
                 "annotations": _numbered(_background(i, scenes[i], pictures) for i in members),
                 "categories": [
-                    {"supercategory": "simulated", "id": i + _FIRST_STUFF, "name": name} for i, name in enumerate(BACKGROUNDS)
+                    {"supercategory": "simulated", "id": i + _FIRST_STUFF, "name": name}
+                    for i, name in enumerate(BACKGROUNDS)
                 ],
             },
         }
@@ -133,7 +144,9 @@ def _instances(nsd_id: int, scene: Scene, pictures: CocoPictures) -> list[dict]:
 def _background(nsd_id: int, scene: Scene, pictures: CocoPictures) -> dict:
     covered = min(0.9, sum(item.size**2 * _FILL for item in scene.objects))
     box = pictures.box(nsd_id, 0.5, 0.5, 1, 1)
-    return _region(nsd_id, BACKGROUNDS.index(scene.background) + _FIRST_STUFF, box, (1 - covered) * _SHORT_SIDE**2, pictures)
+    return _region(
+        nsd_id, BACKGROUNDS.index(scene.background) + _FIRST_STUFF, box, (1 - covered) * _SHORT_SIDE**2, pictures
+    )
 
 
 def _region(nsd_id: int, category: int, box: list[float], area: float, pictures: CocoPictures) -> dict:

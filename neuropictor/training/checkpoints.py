@@ -59,7 +59,9 @@ def make_guard(
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(tree, Mapping):
         return {prefix: tree}
-    return {key: leaf for name, part in tree.items() for key, leaf in _flat(part, f"{prefix}.{name}".strip(".")).items()}
+    return {
+        key: leaf for name, part in tree.items() for key, leaf in _flat(part, f"{prefix}.{name}".strip(".")).items()
+    }
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

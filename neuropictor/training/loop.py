@@ -279,8 +279,8 @@ class Trainer:
             if not math.isfinite(value):
                 raise FloatingPointError(
                     f"{split} {name} is {value} at step {step}: training has diverged. Allowed: finite losses. Lower "
-                    f"learning_rate, for example to {self.recipe.rate(self.recipe.steps // 2) / 3:.1e}; the checkpoints "
-                    f"in {self.checkpoints.folder} are kept"
+                    f"learning_rate, for example to {self.recipe.rate(self.recipe.steps // 2) / 3:.1e}; the "
+                    f"checkpoints in {self.checkpoints.folder} are kept"
                 )
 
     @torch.no_grad()

@@ -18,9 +18,10 @@ from torch.nn import functional
 from neuropictor.data.datasets import MapOperator, PictureResponses, TrainingBatches
 from neuropictor.data.latents import LatentStore
 from neuropictor.models.backbone import Backbone
-from neuropictor.models.networks import Networks, load_autoencoder, load_networks, save_networks
-from neuropictor.models.population import NETWORKS, backbone_folder, population_file
-from neuropictor.runlog import RunRecord
+from neuropictor.models.encoder import FMRIEncoder
+from neuropictor.models.networks import Networks, autoencoder_start, load_autoencoder, load_networks, save_networks
+from neuropictor.models.population import AUTOENCODER, NETWORKS, backbone_folder, population_file
+from neuropictor.runlog import RunRecord, checksum
 from neuropictor.surface import load_geometry
 from neuropictor.training.checkpoints import CheckpointFolder, make_guard
 from neuropictor.training.loop import Batch, Recipe, Trainer, learning_rate, make_accelerator, write_history
@@ -177,8 +178,8 @@ def pretrain(
 ) -> None:
     """Train the networks on several subjects together.
 
-    With ``init: population`` the guiding and manipulation networks start from the weights that come with the backbone;
-    the encoder is always the calibrated one.
+    With ``init: scratch`` the encoder is the calibrated one and the other networks are new; with ``init: population``
+    all start from the weights that come with the backbone, and what calibration changed is added to their encoder.
 
     Parameters
     ----------
@@ -199,19 +200,40 @@ def pretrain(
     encoder = load_autoencoder(autoencoder).encoder
     inputs = {"autoencoder": autoencoder}
     if config.init == "population":
-        path = population_file(backbone, NETWORKS)
-        networks = load_networks(path, variant="pretrain")
-        if (networks.encoder.n_tokens, networks.encoder.config.width) != (encoder.n_tokens, encoder.config.width):
-            raise ValueError(
-                f"pretrain.init: the population start in {path} is made for {networks.encoder.n_tokens} tokens of width "
-                f"{networks.encoder.config.width}, the calibrated encoder gives {encoder.n_tokens} of {encoder.config.width}; "
-                "allowed: an encoder of the start's size, or init: scratch"
-            )
-        networks.encoder = encoder
-        inputs["population"] = path
+        inputs["population"] = population_file(backbone, NETWORKS)
+        networks = _population_start(encoder, autoencoder, backbone)
     else:
         networks = Networks.build(encoder, Backbone.load(backbone), variant="pretrain")
     _train("pretrain", networks, responses, latents, backbone, config, runtime, inputs, Path(out))
+
+
+def _population_start(encoder: FMRIEncoder, autoencoder: str | Path, backbone: str | Path) -> Networks:
+    """Read the population's networks and bring the calibration into their encoder.
+
+    The population's pretraining has moved its encoder away from the one that calibration started from, and the other
+    two networks read the moved one. So what calibration has changed is added to it (weights of a common origin may be
+    added: "task vectors", arXiv 2212.04089). An encoder that was calibrated from elsewhere takes its place instead.
+    """
+    path = population_file(backbone, NETWORKS)
+    networks = load_networks(path, variant="pretrain")
+    for name in ("image_size", "patch_size", "in_channels", "width", "depth", "heads"):
+        found, wanted = networks.encoder.config[name], encoder.config[name]
+        if found != wanted:
+            raise ValueError(
+                f"pretrain.init: the population start in {path} has encoder.{name} {found}, the calibrated encoder has "
+                f"{wanted}; allowed: encoder: {{{name}: {found}}}, or pretrain with init: scratch"
+            )
+    origin = population_file(backbone, AUTOENCODER)
+    if autoencoder_start(autoencoder) != checksum(origin):
+        log.warning("%s was not calibrated from %s: the other networks must adapt to its encoder", autoencoder, origin)
+        networks.encoder = encoder
+        return networks
+    started = load_autoencoder(origin).encoder
+    with torch.no_grad():
+        parts = (networks.encoder.parameters(), encoder.parameters(), started.parameters())
+        for parameter, calibrated, original in zip(*parts, strict=True):
+            parameter.add_(calibrated - original)
+    return networks
 
 
 def refine(

@@ -1,4 +1,4 @@
-"""Our networks compute the same function as the official code did with the same weights (numbers only, no official code)."""
+"""Our networks compute the same function as the official code did with the same weights; numbers only, no code."""
 
 import hashlib
 import json
@@ -127,7 +127,7 @@ def recipe(salt, shapes, digest):
     arrays = {}
     for key, shape in shapes.items():
         seed = zlib.crc32(f"{salt}/{key}".encode())
-        values = np.random.RandomState(seed).standard_normal(shape)  # noqa: NPY002 - the recipe's frozen stream
+        values = np.random.RandomState(seed).standard_normal(shape)
         if len(shape) >= 2:
             values = values / np.sqrt(np.prod(shape[1:]))
         else:
@@ -146,7 +146,7 @@ def test_full_size_mappers():
     """The paper's sizes come from the defaults: 257 tokens of width 1024, hidden 128 and 514."""
     manifest = json.loads((HERE / "a_mappers_full.manifest.json").read_text())
     golden = np.load(HERE / "a_mappers_full.npz")
-    tokens = np.random.RandomState(2).standard_normal((2, 257, 1024))  # noqa: NPY002 - as the fixture was made
+    tokens = np.random.RandomState(2).standard_normal((2, 257, 1024))
     tokens = torch.from_numpy(tokens.astype(np.float32))
     weights = recipe("a-sem-full", manifest["a-sem-full"], manifest["digest"]["a-sem-full"])
     for variant, official in (("refine", "surf"), ("pretrain", "pret")):

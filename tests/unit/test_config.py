@@ -26,7 +26,7 @@ def test_presets_are_valid():
     presets = sorted((ROOT / "presets").glob("*.yaml"))
     assert presets
     for preset in presets:
-        config.read(ROOT / "config.yaml", preset)
+        config.read(preset)
 
 
 def test_schema_and_reference_page_are_those_of_the_models():
@@ -80,6 +80,7 @@ def test_text_from_the_command_line_names_the_way_out():
         ({"simulate": {"shared_pictures": 1000, "sessions": 3}}, ["shared_pictures is 1000", "only 750 pictures"]),
         ({"preprocess": {"validation_pictures": 1350}}, ["preprocess.validation_pictures is 1350", "has 1350"]),
         ({"nsd": {"beta_version": "betas_fithrf"}}, ["nsd.beta_version is betas_fithrf", "source: local"]),
+        ({"backbone": {"source": "train"}}, ["calibrate.init is population", "calibrate: {init: scratch}"]),
         ({"simulate": 3}, ["simulate is 3", "a mapping with the keys seed"]),
         ({"sample": {"steps": 2.5}}, ["sample.steps is 2.5", "a whole number"]),
         ({"runtime": {"track_code": "yes"}}, ['runtime.track_code is "yes"', "true or false"]),
@@ -109,15 +110,8 @@ def test_sections_cannot_be_changed():
         config.load({}).sample.steps = 3
 
 
-def test_overlays_merge_mappings_and_replace_lists(tmp_path):
-    base, over = tmp_path / "base.yaml", tmp_path / "over.yaml"
-    base.write_text("subjects: {pretrain: [1, 2, 5], refine: [1]}\nsample: {steps: 9}\n")
-    over.write_text("subjects: {pretrain: [7]}\n")
-    merged = config.read(base, over)
-    assert merged.subjects.pretrain == [7]
-    assert merged.subjects.refine == [1]
-    assert merged.subjects.everyone() == [1, 7]
-    assert merged.sample.steps == 9
+def test_everyone_is_in_either_list():
+    assert config.load({"subjects": {"pretrain": [7, 2], "refine": [1, 2]}}).subjects.everyone() == [1, 2, 7]
 
 
 @pytest.mark.parametrize(("text", "part"), [("- a\n", "a mapping of sections"), ("a: [", "not valid YAML")])

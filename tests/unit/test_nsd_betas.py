@@ -26,7 +26,9 @@ def path_of(root, hemisphere="lh"):
 
 
 def test_reads_what_nibabel_reads(root):
-    whole = np.concatenate([np.asarray(nib.load(path_of(root, side)).dataobj)[:, 0, 0].T for side in ("lh", "rh")], axis=1)
+    whole = np.concatenate(
+        [np.asarray(nib.load(path_of(root, side)).dataobj)[:, 0, 0].T for side in ("lh", "rh")], axis=1
+    )
     columns = np.array([0, 3, 500, 10_241, 10_242, 12_000, 20_483])
     found = betas.read_session(root, 1, 1, columns, VERSION, "fsaverage5", TRIALS)
     assert found.dtype == np.float32 and found.flags.c_contiguous
@@ -48,7 +50,9 @@ def test_missing_file(root):
 def test_truncated_file(root):
     path = path_of(root, "rh")
     path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(ValueError, match=r"rh.*is truncated: .* bytes, but 10242 vertices x 70 trials need .*fetch it again"):
+    with pytest.raises(
+        ValueError, match=r"rh.*is truncated: .* bytes, but 10242 vertices x 70 trials need .*fetch it again"
+    ):
         betas.read_session(root, 1, 1, np.arange(3), VERSION)
     path.write_bytes(b"abc")
     with pytest.raises(ValueError, match="has only 3 bytes"):
@@ -75,13 +79,17 @@ def test_columns_must_ascend(root):
 
 
 def test_names_of_files():
-    assert keys.betas(1, 7, "lh", VERSION) == "nsddata_betas/ppdata/subj01/fsaverage/betas_fithrf/lh.betas_session07.mgh"
+    assert (
+        keys.betas(1, 7, "lh", VERSION) == "nsddata_betas/ppdata/subj01/fsaverage/betas_fithrf/lh.betas_session07.mgh"
+    )
     assert keys.ncsnr(8, "rh", VERSION, 2).endswith("subj08/fsaverage/betas_fithrf/rh.ncsnr_split2.mgh")
     assert keys.label("HCP_MMP1", "rh").endswith("label/rh.HCP_MMP1.mgz")
     assert keys.label_table("HCP_MMP1").endswith("label/HCP_MMP1.mgz.ctab")
     with pytest.raises(ValueError, match="subject 9 is not one of NSD's; allowed: 1, 2, 3"):
         keys.betas(9, 1, "lh", VERSION)
-    with pytest.raises(ValueError, match=r"beta_version 'b3' is none of NSD's; allowed: betas_assumehrf, .* \(e\.g\. betas_fithrf_GLM"):
+    with pytest.raises(
+        ValueError, match=r"beta_version 'b3' is none of NSD's; allowed: betas_assumehrf, .* \(e\.g\. betas_fithrf_GLM"
+    ):
         keys.betas(1, 1, "lh", "b3")
     with pytest.raises(ValueError, match="allowed: lh, rh"):
         keys.betas(1, 1, "left", VERSION)

@@ -44,7 +44,9 @@ def test_batch_size_does_not_change_pictures(networks, tiny_backbone, tiny_prepa
     args = (networks, tiny_backbone, tiny_prepared, tiny_runtime)
     one = run(*args, tmp_path / "a.h5", batch_size=1)
     all_ = run(*args, tmp_path / "b.h5", batch_size=50)
-    assert np.abs(one.pictures.astype(int) - all_.pictures).max() <= 1  # last-digit differences may cross a rounding step
+    assert (
+        np.abs(one.pictures.astype(int) - all_.pictures).max() <= 1
+    )  # last-digit differences may cross a rounding step
 
 
 def test_continues_where_it_was_stopped(

@@ -8,7 +8,9 @@ from neuropictor.simulation.trial_order import make_order, sessions_of, trials_p
 
 
 def config(**changes):
-    return SimpleNamespace(**({"seed": 3, "sessions": 40, "trials_per_session": 750, "shared_pictures": 1000} | changes))
+    return SimpleNamespace(
+        **({"seed": 3, "sessions": 40, "trials_per_session": 750, "shared_pictures": 1000} | changes)
+    )
 
 
 def test_the_full_size_resembles_nsd():
@@ -46,7 +48,9 @@ def test_runs_share_the_trials():
 def test_errors_name_key_value_allowed_and_example():
     with pytest.raises(ValueError, match=r"1 x 31 = 31; allowed: multiples of 3.*\(e\.g\. 6 x 750\)"):
         make_order([1], config(sessions=1, trials_per_session=31, shared_pictures=2))
-    with pytest.raises(ValueError, match=r"simulate\.shared_pictures is 1000; 30 trials show 10 pictures, so 1 to 9 are allowed"):
+    with pytest.raises(
+        ValueError, match=r"simulate\.shared_pictures is 1000; 30 trials show 10 pictures, so 1 to 9 are allowed"
+    ):
         make_order([1], config(sessions=1, trials_per_session=30))
     with pytest.raises(ValueError, match=r"simulate\.trials_per_session is 900; allowed: 1 to 816 \(e\.g\. 750\)"):
         make_order([1], config(trials_per_session=900))

@@ -3,13 +3,13 @@ import json
 
 import pytest
 import torch
-
 from conftest import TINY_ENCODER, make_tiny_backbone
+
 from neuropictor.config import CalibrateConfig, EncoderConfig, GuidanceAdaptationConfig, ReconstructConfig, RefineConfig
 from neuropictor.data.datasets import MapOperator
 from neuropictor.models.backbone import Backbone
 from neuropictor.models.encoder import FMRIEncoder
-from neuropictor.models.networks import Networks, load_autoencoder, load_networks
+from neuropictor.models.networks import Networks, autoencoder_start, load_autoencoder, load_networks, save_autoencoder
 from neuropictor.surface import load_geometry
 from neuropictor.training.calibrate import calibrate
 from neuropictor.training.reconstruct import ModulationTask, pretrain, refine
@@ -159,8 +159,19 @@ def test_population_start_is_used_and_must_fit(chain, responses, tiny_latents, t
     config = ReconstructConfig(init="population", **still)
     pretrain(responses, tiny_latents, backbone, out, config, tiny_runtime, networks)
     started, original = load_networks(networks), load_networks(chain["pretrained"])
-    torch.testing.assert_close(started.guiding.text.norm.bias, original.guiding.text.norm.bias)
-    torch.testing.assert_close(started.encoder.cls_token, load_autoencoder(out).encoder.cls_token)
+    for one, other in zip(started.parameters(), original.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+    # What calibration changes is added to the population's encoder.
+    moved = load_autoencoder(out)
+    with torch.no_grad():
+        moved.encoder.cls_token += 1.0
+    save_autoencoder(moved, out, autoencoder_start(out))
+    pretrain(responses, tiny_latents, backbone, out, config, tiny_runtime, networks)
+    torch.testing.assert_close(load_networks(networks).encoder.cls_token, original.encoder.cls_token + 1.0)
+    # An encoder from elsewhere replaces it.
+    save_autoencoder(moved, out)
+    pretrain(responses, tiny_latents, backbone, out, config, tiny_runtime, networks)
+    torch.testing.assert_close(load_networks(networks).encoder.cls_token, moved.encoder.cls_token)
     wide = EncoderConfig(**{**TINY_ENCODER, "width": 32})
-    with pytest.raises(ValueError, match="encoder.width: 32 does not fit .* init: scratch"):
+    with pytest.raises(ValueError, match=r"encoder\.width: 32 does not fit .* init: scratch"):
         calibrate(responses, backbone, CalibrateConfig(init="population", **still), wide, tiny_runtime, out)

@@ -1,0 +1,30 @@
+import pytest
+import torch
+
+from neuropictor.config import RuntimeConfig
+from neuropictor.models.device import prepare_device
+
+
+def test_cpu_and_threads():
+    before = torch.get_num_threads()
+    try:
+        assert prepare_device(RuntimeConfig(device="cpu", threads=1)).type == "cpu"
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_auto_takes_what_is_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert prepare_device(RuntimeConfig(threads=0)).type == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert prepare_device(RuntimeConfig(threads=0)).type == "cpu"
+
+
+def test_a_missing_device_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(
+        RuntimeError, match=r"runtime\.device: 'cuda' asked for, .* for example runtime: {device: auto}"
+    ):
+        prepare_device(RuntimeConfig(device="cuda", threads=0))

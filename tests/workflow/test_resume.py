@@ -1,0 +1,145 @@
+"""A training that is killed and started again ends in the same weights, bit for bit, as one left alone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import TINY_ENCODER
+from safetensors import safe_open
+
+from neuropictor.config import EncoderConfig
+from neuropictor.models.encoder import FMRIAutoencoder
+from neuropictor.models.networks import save_autoencoder
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 24
+PROGRAM = """
+import json, logging, sys
+from pathlib import Path
+from neuropictor.config import ReconstructConfig, RuntimeConfig
+from neuropictor.training import loop
+from neuropictor.training.reconstruct import pretrain
+
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+given = json.loads(sys.argv[1])
+step = loop.Trainer._step
+
+def announced(self, number, batch):
+    losses = step(self, number, batch)
+    print("step", number + 1, flush=True)
+    if number + 1 == given["wait_at"]:
+        sys.stdin.readline()
+    return losses
+
+loop.Trainer._step = announced
+prepared = Path(given["prepared"])
+pretrain(
+    [prepared / "sub-01" / "responses.h5", prepared / "sub-02" / "responses.h5"],
+    prepared / "latents.h5",
+    given["backbone"],
+    given["autoencoder"],
+    ReconstructConfig(**given["config"]),
+    RuntimeConfig(device="cpu", threads=1, checkpoint_interval=5, log_interval=2),
+    Path(given["out"]),
+)
+"""
+SETTINGS = {
+    "init": "scratch",
+    "steps": STEPS,
+    "batch_size": 4,
+    "warmup": 2,
+    "ema": 0.9,
+    "validation_interval": 7,
+    "guidance_dropout": 0.2,
+    "learning_rate": 1e-3,
+}
+
+
+@pytest.fixture(scope="module")
+def start(tiny_prepared, tiny_latents, tiny_backbone, tmp_path_factory):
+    """Inputs of a pretraining; the encoder has dropout, so that the state of torch's generator matters."""
+    autoencoder = tmp_path_factory.mktemp("start") / "autoencoder.safetensors"
+    encoder = EncoderConfig(**TINY_ENCODER, dropout=0.2)
+    save_autoencoder(FMRIAutoencoder(**encoder.model_dump()), autoencoder)
+    return {"prepared": str(tiny_prepared), "backbone": str(tiny_backbone), "autoencoder": str(autoencoder)}
+
+
+def launch(start, out, wait_at=0, **changes):
+    given = {**start, "out": str(out), "config": SETTINGS | changes, "wait_at": wait_at}
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, json.dumps(given)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    return [int(line.split()[1]) for line in out.splitlines() if line.startswith("step ")], err
+
+
+def stop(process, at, number):
+    """Send a signal while step `at` is done and the next has not begun, and return the exit status."""
+    for line in process.stdout:
+        if line == f"step {at}\n":
+            break
+    process.send_signal(number)
+    time.sleep(0.1)
+    if process.poll() is None:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    process.communicate(timeout=600)
+    return process.returncode
+
+
+def weights(path):
+    with safe_open(path, framework="np") as file:
+        return {name: file.get_tensor(name).tobytes() for name in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+@pytest.fixture(scope="module")
+def whole(start, tmp_path_factory):
+    """Uninterrupted training."""
+    out = tmp_path_factory.mktemp("whole") / "networks.safetensors"
+    steps, _ = finish(launch(start, out))
+    assert steps == list(range(1, STEPS + 1))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "continued_after"),
+    [(signal.SIGTERM, 143, 13), (signal.SIGKILL, -signal.SIGKILL, 10)],
+    ids=["SIGTERM", "SIGKILL"],
+)
+def test_killed_and_continued_equals_uninterrupted(start, whole, tmp_path, number, status, continued_after):
+    out = tmp_path / "networks.safetensors"
+    assert stop(launch(start, out, wait_at=13), 13, number) == status
+    assert not out.exists()
+    checkpoints = sorted(path.name for path in (tmp_path / "checkpoints").glob("step-*"))
+    assert checkpoints[-1] == f"step-{continued_after:08d}.safetensors"
+    assert len(checkpoints) == 2
+    steps, log = finish(launch(start, out))
+    assert f"Continuing after step {continued_after}" in log
+    assert steps == list(range(continued_after + 1, STEPS + 1))
+    assert weights(out) == weights(whole)
+    assert not (tmp_path / "checkpoints").exists()
+    if number == signal.SIGKILL:
+        assert (tmp_path / "history.csv").read_text() == (whole.parent / "history.csv").read_text()
+
+
+def test_a_changed_configuration_starts_afresh_and_names_the_key(start, tmp_path):
+    out = tmp_path / "networks.safetensors"
+    stop(launch(start, out, wait_at=6), 6, signal.SIGTERM)
+    steps, log = finish(launch(start, out, learning_rate=2e-3))
+    assert "config.pretrain.learning_rate was 0.001, is now 0.002" in log
+    assert steps[0] == 1
