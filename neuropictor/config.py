@@ -137,15 +137,18 @@ class PreprocessConfig(Section):
 
 
 class BackboneTrainingConfig(Section):
-    """How the miniature backbone is trained (rule backbone, only if backbone.source is train)."""
+    """How the miniature backbone is trained (rule train_backbone, only if backbone.source is train)."""
 
-    scenes: Count = Field(60000, description="rendered scenes to train on; no subject sees them")
-    clip_steps: Count = Field(20000, description="steps of the text and picture towers")
-    vae_steps: Count = Field(40000, description="steps of the autoencoder")
-    unet_steps: Count = Field(80000, description="steps of the UNet")
-    batch_size: Count = Field(128, description="scenes a step")
-    learning_rate: Positive = Field(3.0e-4, description="highest learning rate")
-    seed: Seed = Field(7, description="seed of scenes, weights and noise")
+    scenes: Annotated[int, Field(ge=1200)] = Field(
+        42000, description="rendered scenes, the last 1000 of them held out; no subject sees them"
+    )
+    towers_steps: Count = Field(500, description="steps of the text and picture towers")
+    towers_batch: Count = Field(192, description="scenes a step of the towers")
+    vae_steps: Count = Field(2300, description="steps of the VAE")
+    vae_batch: Count = Field(16, description="scenes a step of the VAE")
+    unet_steps: Count = Field(4500, description="steps of the UNet")
+    unet_batch: Count = Field(64, description="scenes a step of the UNet")
+    seed: Seed = Field(777, description="seed of scenes, weights and noise")
 
 
 class BackboneConfig(Section):

@@ -1,7 +1,7 @@
 """The frozen latent diffusion model that the networks steer, with the towers that describe pictures and captions.
 
-A backbone is a folder in the layout of diffusers' Stable Diffusion: ``unet/ vae/ scheduler/ text_encoder/ tokenizer/``, and
-``image_encoder/`` where it has an image tower. The shipped miniature is such a folder inside the package.
+A backbone is a folder in the layout of diffusers' Stable Diffusion: ``unet/ vae/ scheduler/ text_encoder/ tokenizer/``,
+and ``image_encoder/`` where it has an image tower. The shipped miniature is such a folder inside the package.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModelWithProjection, PreTrainedTokenizerFast, ResNetConfig, ResNetModel
 
 MINIATURE = "miniature"
-# The placeholder of the prompt ensemble below; CLIP (arXiv 2103.00020, section 3.1.4) averages over prompts in the same way.
+# The mean over several prompts names a category better than one does (CLIP, arXiv 2103.00020, section 3.1.4).
 PROMPTS = ("a photo of a {}", "a close view of a {}", "a wide view of a {}")
 
 
@@ -45,7 +45,7 @@ class ImageTower(nn.Module):
         return list(self.resnet(pictures, output_hidden_states=True).hidden_states)
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write ``config.json`` and ``model.safetensors``; the projection travels as the config's ``projection_dim``."""
+        """Write ``config.json``, with the projection's width as ``projection_dim``, and ``model.safetensors``."""
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,9 @@ class ImageTower(nn.Module):
 
         config = ResNetConfig.from_pretrained(folder)
         tower = cls(config, config.projection_dim)
-        weights = {k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / "model.safetensors").items()}
+        weights = {
+            k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / "model.safetensors").items()
+        }
         tower.load_state_dict(weights)
         return tower
 
@@ -95,8 +97,8 @@ class Backbone:
         for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
             if not (folder / part).is_dir():
                 raise FileNotFoundError(
-                    f"backbone.source: {source!s} has no folder {part}/. Allowed: 'miniature', 'train', or a folder in the layout of "
-                    f"diffusers' Stable Diffusion, for example backbone: {{source: /data/stable-diffusion-2-1-base}}."
+                    f"backbone.source: {source!s} has no folder {part}/. Allowed: 'miniature', 'train', or a folder in the "
+                    f"layout of diffusers' Stable Diffusion, for example backbone: {{source: /data/stable-diffusion-2-1-base}}."
                 )
         image_folder = folder / "image_encoder"
         backbone = cls(
@@ -186,8 +188,13 @@ class Backbone:
     def image_features(self, pictures: np.ndarray, batch_size: int = 256) -> Tensor:
         """Pictures uint8 [B, S, S, 3] -> unit vectors [B, E] in the shared space."""
         if self.image_encoder is None:
-            raise ValueError(f"backbone {self.name} has no image_encoder/ folder, so pictures cannot be compared in its space")
-        parts = [self.image_encoder(self.to_tensor(chunk)) for chunk in np.array_split(pictures, -(-len(pictures) // batch_size))]
+            raise ValueError(
+                f"backbone {self.name} has no image_encoder/ folder, so pictures cannot be compared in its space"
+            )
+        parts = [
+            self.image_encoder(self.to_tensor(chunk))
+            for chunk in np.array_split(pictures, -(-len(pictures) // batch_size))
+        ]
         return nn.functional.normalize(torch.cat(parts), dim=-1)
 
     @torch.no_grad()
@@ -197,5 +204,7 @@ class Backbone:
 
     def category_features(self, categories: list[str]) -> Tensor:
         """Category names -> unit vectors [N, E], each the mean over the prompt ensemble."""
-        features = torch.stack([self.text_features([prompt.format(name) for prompt in PROMPTS]).mean(0) for name in categories])
+        features = torch.stack(
+            [self.text_features([prompt.format(name) for prompt in PROMPTS]).mean(0) for name in categories]
+        )
         return nn.functional.normalize(features, dim=-1)

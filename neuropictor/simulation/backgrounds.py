@@ -1,7 +1,7 @@
 """Fourteen kinds of background, each painted into a square picture with its own palette, texture and layout.
 
-A background function gets a ``Canvas`` and a seeded generator and paints in coordinates 0..1 (x right, y down), so the same
-generator gives the same picture at every size.
+A background function gets a ``Canvas`` and a seeded generator and paints in coordinates 0..1 (x right, y down), so the
+same generator gives the same picture at every size.
 """
 
 import colorsys
@@ -31,20 +31,24 @@ class Canvas:
         self.x, self.y = np.meshgrid(axis, axis)
 
     def gradient(self, start: np.ndarray, end: np.ndarray, position: np.ndarray) -> None:
-        """Fill with a blend of two colours; ``position`` [size, size] in 0..1 says how much of the second."""
-        position = np.clip(position, 0, 1)[..., None]
-        self.paste(start * (1 - position) + end * position)
+        """Fill with a blend of two colours; ``position`` [size, size], 0..1, is the second's share."""
+        position = np.clip(position, 0, 1, dtype=np.float32)[..., None]
+        self.paste(start.astype(np.float32) + (end - start).astype(np.float32) * position)
 
     def paste(self, pixels: np.ndarray) -> None:
-        """Replace the picture by float RGB ``pixels`` [size, size, 3] in 0..255."""
-        self.image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+        """Replace the picture by float RGB ``pixels`` [size, size, 3] in 0..255; a float32 array is clipped in place."""
+        self.image = Image.fromarray(
+            np.clip(pixels, 0, 255, out=pixels if pixels.dtype == np.float32 else None).astype(np.uint8)
+        )
         self.draw = ImageDraw.Draw(self.image)
 
     def pixels(self) -> np.ndarray:
         """The picture as float32 RGB [size, size, 3]."""
         return np.asarray(self.image, dtype=np.float32)
 
-    def polygon(self, points: np.ndarray, colour: np.ndarray, outline: np.ndarray | None = None, width: float = 0) -> None:
+    def polygon(
+        self, points: np.ndarray, colour: np.ndarray, outline: np.ndarray | None = None, width: float = 0
+    ) -> None:
         """Fill a polygon given in 0..1; an outline of ``width`` (fraction of the picture) if asked."""
         corners = [tuple(corner) for corner in (np.asarray(points) * self.size).tolist()]
         self.draw.polygon(corners, fill=as_rgb(colour))
@@ -60,12 +64,16 @@ class Canvas:
         """Multiply by smooth noise of ``cells`` cells a side; ``strength`` is its relative sd."""
         grid = rng.standard_normal((max(2, round(cells * stretch)), cells)).astype(np.float32)
         smooth = Image.fromarray(grid).resize((self.size, self.size), Image.Resampling.BICUBIC)
-        self.paste(self.pixels() * (1 + strength * np.asarray(smooth))[..., None])
+        self.paste(self.pixels() * (1 + np.float32(strength) * np.asarray(smooth))[..., None])
 
-    def ridge(self, rng: np.random.Generator, base: float, height: float, colour: np.ndarray, rough: int, tilt: float = 0.0) -> None:
+    def ridge(
+        self, rng: np.random.Generator, base: float, height: float, colour: np.ndarray, rough: int, tilt: float = 0.0
+    ) -> None:
         """Fill below a random skyline around y = ``base``."""
         x = np.linspace(-0.02, 1.02, 60)
-        line = sum(rng.uniform(-1, 1) / k * np.sin(2 * np.pi * (k * x * 0.8 + rng.random())) for k in range(1, rough + 1))
+        line = sum(
+            rng.uniform(-1, 1) / k * np.sin(2 * np.pi * (k * x * 0.8 + rng.random())) for k in range(1, rough + 1)
+        )
         y = base + height * line + tilt * (x - 0.5)
         self.polygon(np.concatenate([np.stack([x, y], 1), [[1.02, 1.02], [-0.02, 1.02]]]), colour)
 
@@ -99,7 +107,10 @@ def _hills(canvas: Canvas, rng: np.random.Generator) -> None:
 
 def _sea(canvas: Canvas, rng: np.random.Generator) -> None:
     _sky(canvas, rng)
-    base, colour = rng.uniform(0.12, 0.6), tone(rng, rng.uniform(0.45, 0.62), rng.uniform(0.4, 0.75), rng.uniform(0.35, 0.8))
+    base, colour = (
+        rng.uniform(0.12, 0.6),
+        tone(rng, rng.uniform(0.45, 0.62), rng.uniform(0.4, 0.75), rng.uniform(0.35, 0.8)),
+    )
     canvas.polygon([[0, base], [1, base], [1, 1], [0, 1]], colour)
     for _ in range(26):
         depth = rng.random() ** 1.4
@@ -115,7 +126,9 @@ def _desert(canvas: Canvas, rng: np.random.Generator) -> None:
     hue, value = rng.uniform(0.03, 0.14), rng.uniform(0.55, 0.95)
     base = rng.uniform(0.15, 0.5)
     for layer in range(4):
-        canvas.ridge(rng, base + 0.17 * layer, 0.07, tone(rng, hue, 0.5, value - 0.11 * (layer % 2)), 2, rng.uniform(-0.45, 0.45))
+        canvas.ridge(
+            rng, base + 0.17 * layer, 0.07, tone(rng, hue, 0.5, value - 0.11 * (layer % 2)), 2, rng.uniform(-0.45, 0.45)
+        )
 
 
 def _forest(canvas: Canvas, rng: np.random.Generator) -> None:
@@ -128,7 +141,9 @@ def _forest(canvas: Canvas, rng: np.random.Generator) -> None:
     for depth in np.sort(rng.random(rng.integers(5, 10))):
         at, half, lean = rng.random(), 0.012 + 0.035 * depth, rng.uniform(-0.05, 0.05)
         colour = bark * (0.5 + 0.5 * depth) + deep * (0.5 - 0.5 * depth)
-        canvas.polygon([[at - half + lean, 0], [at + half + lean, 0], [at + half * 1.3, 1], [at - half * 1.3, 1]], colour)
+        canvas.polygon(
+            [[at - half + lean, 0], [at + half + lean, 0], [at + half * 1.3, 1], [at - half * 1.3, 1]], colour
+        )
 
 
 def _city(canvas: Canvas, rng: np.random.Generator) -> None:
@@ -143,7 +158,10 @@ def _city(canvas: Canvas, rng: np.random.Generator) -> None:
             for row in np.arange(top + 0.04, 0.98, 0.075):
                 for column in np.arange(left + 0.02, left + width - 0.02, 0.05):
                     pane = lit if rng.random() < 0.45 else colour * 0.7
-                    canvas.polygon([[column, row], [column + 0.026, row], [column + 0.026, row + 0.038], [column, row + 0.038]], pane)
+                    canvas.polygon(
+                        [[column, row], [column + 0.026, row], [column + 0.026, row + 0.038], [column, row + 0.038]],
+                        pane,
+                    )
             left += width + rng.uniform(0, 0.02)
 
 
@@ -154,7 +172,16 @@ def _mountains(canvas: Canvas, rng: np.random.Generator) -> None:
         x, y, half = rng.uniform(0, 1), rng.uniform(0.1, 0.35) + 0.08 * layer, rng.uniform(0.35, 0.6)
         canvas.polygon([[x - half, 1], [x, y], [x + half, 1]], rock * (0.8 + 0.12 * layer))
         canvas.polygon([[x, y], [x + half, 1], [x + 0.1 * half, 1]], rock * (0.6 + 0.12 * layer))
-        canvas.polygon([[x, y], [x + 0.27 * half, y + 0.24], [x + 0.05, y + 0.17], [x - 0.06, y + 0.25], [x - 0.25 * half, y + 0.22]], snow)
+        canvas.polygon(
+            [
+                [x, y],
+                [x + 0.27 * half, y + 0.24],
+                [x + 0.05, y + 0.17],
+                [x - 0.06, y + 0.25],
+                [x - 0.25 * half, y + 0.22],
+            ],
+            snow,
+        )
     if rng.random() < 0.6:
         canvas.ridge(rng, rng.uniform(0.7, 0.85), 0.04, snow, 3)
 
@@ -167,14 +194,27 @@ def _room(canvas: Canvas, rng: np.random.Generator) -> None:
         x = (i + 0.25) / stripes
         canvas.polygon([[x, 0], [x + 0.4 / stripes, 0], [x + 0.4 / stripes, 1], [x, 1]], wall * rng.uniform(0.86, 0.9))
     base, skew = rng.uniform(0.6, 0.85), rng.uniform(-0.12, 0.12)
-    canvas.polygon([[0, base - skew], [1, base + skew], [1, 1], [0, 1]], tone(rng, rng.random(), 0.35, rng.uniform(0.3, 0.8), 0))
+    canvas.polygon(
+        [[0, base - skew], [1, base + skew], [1, 1], [0, 1]], tone(rng, rng.random(), 0.35, rng.uniform(0.3, 0.8), 0)
+    )
     x, y, w, h = rng.uniform(0.05, 0.65), rng.uniform(0.06, 0.25), rng.uniform(0.18, 0.3), rng.uniform(0.2, 0.35)
-    canvas.polygon([[x - 0.025, y - 0.025], [x + w + 0.025, y - 0.025], [x + w + 0.025, y + h + 0.025], [x - 0.025, y + h + 0.025]], tone(rng, 0.08, 0.4, rng.uniform(0.3, 1)))
+    canvas.polygon(
+        [
+            [x - 0.025, y - 0.025],
+            [x + w + 0.025, y - 0.025],
+            [x + w + 0.025, y + h + 0.025],
+            [x - 0.025, y + h + 0.025],
+        ],
+        tone(rng, 0.08, 0.4, rng.uniform(0.3, 1)),
+    )
     canvas.polygon([[x, y], [x + w, y], [x + w, y + h], [x, y + h]], tone(rng, rng.random(), 0.35, rng.uniform(0.4, 1)))
 
 
 def _table(canvas: Canvas, rng: np.random.Generator) -> None:
-    plank, angle = tone(rng, rng.uniform(0.03, 0.12), rng.uniform(0.25, 0.65), rng.uniform(0.35, 0.9)), rng.uniform(0, np.pi)
+    plank, angle = (
+        tone(rng, rng.uniform(0.03, 0.12), rng.uniform(0.25, 0.65), rng.uniform(0.35, 0.9)),
+        rng.uniform(0, np.pi),
+    )
     count = rng.integers(4, 9)
     along = canvas.x * np.cos(angle) + canvas.y * np.sin(angle) + 1
     board = np.floor(along * count).astype(int) % 16
@@ -203,7 +243,9 @@ def _underwater(canvas: Canvas, rng: np.random.Generator) -> None:
     canvas.gradient(bright, deep, np.hypot(canvas.x - x, canvas.y + 0.1) * rng.uniform(0.7, 1.2))
     for _ in range(4):
         at, to = x + rng.uniform(-0.2, 0.2), rng.uniform(-0.2, 1.2)
-        canvas.polygon([[at, 0], [at + 0.04, 0], [to + 0.12, 1], [to, 1]], canvas.pixels()[canvas.size // 3].mean(0) * 1.15)
+        canvas.polygon(
+            [[at, 0], [at + 0.04, 0], [to + 0.12, 1], [to, 1]], canvas.pixels()[canvas.size // 3].mean(0) * 1.15
+        )
     if rng.random() < 0.6:
         canvas.ridge(rng, rng.uniform(0.75, 0.9), 0.04, tone(rng, 0.11, 0.35, rng.uniform(0.4, 0.8)), 4)
     for _ in range(rng.integers(6, 16)):
@@ -228,12 +270,18 @@ def _space(canvas: Canvas, rng: np.random.Generator) -> None:
 
 def _studio(canvas: Canvas, rng: np.random.Generator) -> None:
     hue, x, y = rng.random(), rng.uniform(0, 1), rng.uniform(0, 1)
-    near, far = tone(rng, hue, rng.uniform(0.05, 0.6), rng.uniform(0.4, 1)), tone(rng, hue, rng.uniform(0.1, 0.7), rng.uniform(0.15, 0.8))
+    near, far = (
+        tone(rng, hue, rng.uniform(0.05, 0.6), rng.uniform(0.4, 1)),
+        tone(rng, hue, rng.uniform(0.1, 0.7), rng.uniform(0.15, 0.8)),
+    )
     canvas.gradient(near, far, np.hypot(canvas.x - x, canvas.y - y) * rng.uniform(0.9, 1.6))
 
 
 def _tiles(canvas: Canvas, rng: np.random.Generator) -> None:
-    one, two = tone(rng, rng.random(), rng.uniform(0.1, 0.6), rng.uniform(0.25, 0.95), 0), tone(rng, rng.random(), rng.uniform(0.05, 0.5), rng.uniform(0.3, 1), 0)
+    one, two = (
+        tone(rng, rng.random(), rng.uniform(0.1, 0.6), rng.uniform(0.25, 0.95), 0),
+        tone(rng, rng.random(), rng.uniform(0.05, 0.5), rng.uniform(0.3, 1), 0),
+    )
     angle, count = rng.uniform(0, np.pi / 2), rng.uniform(3.5, 7)
     u = (canvas.x - 0.5) * np.cos(angle) + (canvas.y - 0.5) * np.sin(angle)
     v = -(canvas.x - 0.5) * np.sin(angle) + (canvas.y - 0.5) * np.cos(angle)
@@ -244,16 +292,28 @@ def _tiles(canvas: Canvas, rng: np.random.Generator) -> None:
 def _street(canvas: Canvas, rng: np.random.Generator) -> None:
     _sky(canvas, rng)
     x, y = rng.uniform(0.15, 0.85), rng.uniform(0.25, 0.6)
-    canvas.polygon([[0, y], [1, y], [1, 1], [0, 1]], tone(rng, rng.choice([0.3, 0.1, 0.6]), 0.3, rng.uniform(0.4, 0.75)))
+    canvas.polygon(
+        [[0, y], [1, y], [1, 1], [0, 1]], tone(rng, rng.choice([0.3, 0.1, 0.6]), 0.3, rng.uniform(0.4, 0.75))
+    )
     for side in (-1, 1):
         wall = tone(rng, rng.random(), rng.uniform(0.15, 0.45), rng.uniform(0.3, 0.9), 0)
         outer, far = (0.0, x - 0.05) if side < 0 else (1.0, x + 0.05)
         canvas.polygon([[outer, rng.uniform(-0.5, 0)], [far, y - 0.12], [far, y], [outer, y + 0.35]], wall)
     road = tone(rng, 0.65, 0.08, rng.uniform(0.2, 0.55))
-    canvas.polygon([[x - 0.015, y], [x + 0.015, y], [x + rng.uniform(0.35, 0.6), 1], [x - rng.uniform(0.35, 0.6), 1]], road)
+    canvas.polygon(
+        [[x - 0.015, y], [x + 0.015, y], [x + rng.uniform(0.35, 0.6), 1], [x - rng.uniform(0.35, 0.6), 1]], road
+    )
     for step in (0.25, 0.5, 0.8):
         half, down = 0.012 * step + 0.003, y + (1 - y) * step
-        canvas.polygon([[x - half, down], [x + half, down], [x + 1.3 * half, down + 0.12 * step], [x - 1.3 * half, down + 0.12 * step]], np.full(3, 240.0))
+        canvas.polygon(
+            [
+                [x - half, down],
+                [x + half, down],
+                [x + 1.3 * half, down + 0.12 * step],
+                [x - 1.3 * half, down + 0.12 * step],
+            ],
+            np.full(3, 240.0),
+        )
 
 
 PAINTERS: dict[str, Callable[[Canvas, np.random.Generator], None]] = {

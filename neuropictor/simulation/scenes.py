@@ -1,8 +1,8 @@
 """Procedurally rendered scenes: the pictures of the simulated NSD and of the miniature backbone's training.
 
-A scene is a function of (seed, nsd_id) alone. It has one of fourteen kinds of background with its own light and view, and one to
-three objects of twelve categories in eight colours, any size and place, overlapping at times. Structure (layout, light, colour) and
-meaning (category, background) vary independently, so that neither gives the other away.
+A scene is a function of (seed, nsd_id) alone. It has one of fourteen kinds of background with its own light and view, and
+one to three objects of twelve categories in eight colours, any size and place, overlapping at times. Structure (layout,
+light, colour) and meaning (category, background) vary independently, so that neither gives the other away.
 """
 
 from dataclasses import dataclass
@@ -71,7 +71,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows; ``objects`` has the main object first. ``texture_seed`` drives everything else that is painted."""
+    """What a picture shows; ``objects`` has the main object first, ``texture_seed`` drives all else that is painted."""
 
     background: str
     light: str
@@ -167,12 +167,14 @@ def captions(scene: Scene) -> list[str]:
 
 def _light_background(canvas: Canvas, light: str, rng: np.random.Generator) -> None:
     """Tint the background by the time of day and let the light fall from a random side."""
-    pixels = canvas.pixels()
     gain = {"day": (1, 1, 1), "dusk": (0.92, 0.76, 0.95), "fog": (0.6, 0.64, 0.7), "night": (0.42, 0.45, 0.62)}[light]
     lift = 75 if light == "fog" else 0
     angle, slope = rng.uniform(0, 2 * np.pi), rng.uniform(0.4, 1.4)
-    fall = 1 + slope * ((canvas.x - 0.5) * np.cos(angle) + (canvas.y - 0.5) * np.sin(angle))
-    canvas.paste((pixels * np.array(gain) + lift) * fall[..., None])
+    along = (canvas.x - 0.5) * np.float32(slope * np.cos(angle)) + (canvas.y - 0.5) * np.float32(slope * np.sin(angle))
+    pixels = canvas.pixels() * np.array(gain, np.float32)
+    pixels += np.float32(lift)
+    pixels *= (1 + along)[..., None]
+    canvas.paste(pixels)
 
 
 def _paint_object(canvas: Canvas, item: SceneObject, light: str, rng: np.random.Generator) -> None:

@@ -1,7 +1,7 @@
 """Outlines of the twelve object categories, as filled polygons in a unit box.
 
-Every shape is a list of ``(role, points)`` painted in order; points are ``[n, 2]`` in the box [-1, 1] x [-1, 1] with y down.
-Roles name colours relative to the object's own colour: ``body``, ``dark``, ``light``, ``accent``, or fixed ones
+Every shape is a list of ``(role, points)`` painted in order; points are ``[n, 2]`` in the box [-1, 1] x [-1, 1] with y
+down. Roles name colours relative to the object's own colour: ``body``, ``dark``, ``light``, ``accent``, or fixed ones
 (``white``, ``black``, ``glass``, ``wood``, ``skin``).
 """
 
@@ -158,7 +158,10 @@ def _mug() -> list[Part]:
     handle = np.concatenate([_ellipse(0.5, 0.1, 0.48, 0.45, -90, 90), _ellipse(0.5, 0.1, 0.26, 0.24, 90, -90)])
     return [
         ("dark", handle),
-        ("body", np.concatenate([_points(-0.75, -0.65), _points(0.55, -0.65), _ellipse(-0.1, 0.72, 0.58, 0.2, 0, 180)])),
+        (
+            "body",
+            np.concatenate([_points(-0.75, -0.65), _points(0.55, -0.65), _ellipse(-0.1, 0.72, 0.58, 0.2, 0, 180)]),
+        ),
         ("light", _points(-0.62, -0.5, -0.4, -0.5, -0.4, 0.75, -0.54, 0.7)),
         ("dark", _ellipse(-0.1, -0.65, 0.65, 0.2)),
         ("wood", _ellipse(-0.1, -0.63, 0.53, 0.14)),

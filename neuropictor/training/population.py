@@ -1,8 +1,8 @@
 """Train the population start: the networks on simulated people who are none of the subjects.
 
-The paper's encoder has seen thousands of other people before it meets NSD. Here sixteen simulated people, none of them subjects 1 to 8,
-see scenes that no subject sees; calibration and pretraining run on them from random weights, and the outcome is shipped beside the
-backbone as ``population/``.
+The paper's encoder has seen thousands of other people before it meets NSD. Here simulated people, none of them subjects
+1 to 8, see scenes that no subject sees; calibration and pretraining run on them from random weights, and the outcome is
+shipped with the backbone as ``population/``.
 """
 
 import logging
@@ -48,19 +48,31 @@ def write_stimuli(pictures: np.ndarray, scenes: Sequence[Scene], out: Path) -> N
 def write_person(
     person: int, rows: np.ndarray, pictures: np.ndarray, scenes: Sequence[Scene], config: SimulateConfig, out: Path
 ) -> None:
-    """Simulate one person's responses to the pictures of ``rows``, three repeats each, and write them as a response store."""
+    """Simulate one person's responses to the pictures of ``rows``, three repeats each, as a response store."""
     geometry = load_geometry()
     columns = geometry.columns(config.mesh)
     weights = sparse.csr_array(geometry.resampler(config.mesh)[:, columns])
     brain = SimulatedBrain(
-        geometry, config.mesh, person, config.seed, ncsnr=config.ncsnr, smooth_noise=config.smooth_noise, columns=columns
+        geometry,
+        config.mesh,
+        person,
+        config.seed,
+        ncsnr=config.ncsnr,
+        smooth_noise=config.smooth_noise,
+        columns=columns,
     )
     signal = brain.signal_of(picture_features(pictures[rows], [scenes[row] for row in rows], config.seed))
     order = np.random.default_rng([config.seed, person]).permutation(np.repeat(np.arange(len(rows)), REPEATS))
     session = np.arange(len(order)) // TRIALS_PER_SESSION + 1
     with atomic_path(out) as temporary, h5py.File(temporary, "w") as file:
         writer = ResponseWriter(
-            file, len(order), geometry.n_vertices, subject=person, data="simulated", beta_version="simulated", mesh=config.mesh
+            file,
+            len(order),
+            geometry.n_vertices,
+            subject=person,
+            data="simulated",
+            beta_version="simulated",
+            mesh=config.mesh,
         )
         for number in np.unique(session):
             here = order[session == number]
@@ -90,7 +102,7 @@ def train_population(
     runtime: RuntimeConfig,
     folder: Path,
 ) -> None:
-    """Make everything from rendered pictures to ``calibrate/autoencoder.safetensors`` and ``pretrain/networks.safetensors`` in ``folder``.
+    """Make all from rendered pictures to ``calibrate/autoencoder`` and ``pretrain/networks.safetensors`` in ``folder``.
 
     Parameters
     ----------
@@ -115,7 +127,10 @@ def train_population(
         rows = np.random.default_rng([simulate.seed, number]).choice(len(pictures), pictures_each, replace=False)
         if not path.is_file():
             write_person(FIRST_PERSON + number, np.sort(rows), pictures, scenes, simulate, path)
-    autoencoder, networks = folder / "calibrate" / "autoencoder.safetensors", folder / "pretrain" / "networks.safetensors"
+    autoencoder, networks = (
+        folder / "calibrate" / "autoencoder.safetensors",
+        folder / "pretrain" / "networks.safetensors",
+    )
     if not autoencoder.is_file():
         calibrate(responses, backbone, calibration, encoder, runtime, autoencoder)
     pretrain(responses, latents, backbone, autoencoder, pretraining, runtime, networks)
