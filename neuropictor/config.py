@@ -229,6 +229,10 @@ class _ModulationConfig(_TrainingConfig):
     semantic_weight: NotNegative = Field(
         1.0, description="weight of the loss between the guiding network's feature and the captions' text embedding"
     )
+    captions: Literal["mean", "random"] = Field(
+        "mean",
+        description="text of the semantic loss: mean over a picture's captions, or one of them, as in the paper",
+    )
     guidance_dropout: Dropout = Field(
         0.1,
         description="share of the samples whose context is replaced by the empty prompt, for classifier-free guidance",

@@ -29,6 +29,8 @@ LINE_INTERVAL = 10.0
 #: Bytes above which a file is identified by size, head and tail: hashing all of NSD's pictures would take minutes.
 WHOLE_HASH_LIMIT = 4 * 2**30
 _EDGE = 16 * 2**20
+#: Hugging Face's libraries draw bars and print advice of their own, read when they are imported.
+_QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error"}
 _state = {"bar": False}
 
 
@@ -43,6 +45,8 @@ def start_log(path: str | Path | None = None, prefix: str | None = None) -> None
     prefix
         Put before each line on standard error; default: from ``path`` (``logs/refine/sub-01.log``: ``refine sub-01``).
     """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)
@@ -167,7 +171,7 @@ class Progress:
         self.values.update(values)
         if self._bar:
             self._bar.update(self._task, completed=self.done, values=self._shown())
-        elif time.monotonic() - self._last_line >= LINE_INTERVAL:
+        elif self.done != self.total and time.monotonic() - self._last_line >= LINE_INTERVAL:
             self._last_line = time.monotonic()
             log.info("%s: %s, %s%s", self.description, self._count(), self._left(), self._shown())
 
@@ -179,7 +183,7 @@ class Progress:
         return max(0.0, gone / made * (self.total - self.done))
 
     def _count(self) -> str:
-        unit = f" {self.unit}s" if self.unit else ""
+        unit = f" {self.unit}{'es' if self.unit.endswith(('ch', 's')) else 's'}" if self.unit else ""
         if self.total is None:
             return f"{self.done:,}{unit}"
         share = 100 * self.done // max(self.total, 1)

@@ -17,11 +17,10 @@ import torch
 from neuropictor.data.datasets import MapOperator
 from neuropictor.data.reconstructions import Reconstructions, write_reconstructions
 from neuropictor.data.responses import ResponseStore
-from neuropictor.models.backbone import Backbone
+from neuropictor.models.backbone import Backbone, backbone_folder
 from neuropictor.models.device import prepare_device
 from neuropictor.models.networks import load_networks
 from neuropictor.models.pipeline import NeuroPictorPipeline
-from neuropictor.models.population import backbone_folder
 from neuropictor.runlog import RunRecord, atomic_path, checksum, progress, record_path
 from neuropictor.surface import load_geometry
 

@@ -132,7 +132,7 @@ class TrainingBatches(Dataset):
     """Batches by step number; use through `loader`.
 
     A batch is a dictionary: ``responses`` f4 ``[B, V]``; with latents also ``latents`` ``[B, C, h, w]`` drawn from the
-    VAE's posterior and scaled, ``text`` ``[B, L, D]`` of one random caption, ``noise`` as the latents, ``timesteps``
+    VAE's posterior and scaled, ``text`` ``[B, L, D]`` of the captions, ``noise`` as the latents, ``timesteps``
     ``[B]``, and ``uniform`` ``[B]`` in 0..1, to be compared with the share of contexts to drop.
 
     Parameters
@@ -151,6 +151,8 @@ class TrainingBatches(Dataset):
         The VAE's, from its configuration.
     n_timesteps
         Training time steps of the scheduler.
+    captions
+        ``mean``: the text is the mean over a picture's captions; ``random``: it is that of one of them.
     share
         ``(rank, count)`` of the devices: this process gets every ``count``-th row of a batch.
     """
@@ -164,8 +166,10 @@ class TrainingBatches(Dataset):
         latents: LatentStore | None = None,
         scaling_factor: float = 1.0,
         n_timesteps: int = 1000,
+        captions: Literal["mean", "random"] = "mean",
         share: tuple[int, int] = (0, 1),
     ):
+        self.captions = captions
         self.responses, self.batch_size, self.averaging, self.seed = responses, batch_size, averaging, seed
         self.latents, self.scaling_factor, self.n_timesteps = latents, scaling_factor, n_timesteps
         self.rows = slice(share[0], None, share[1])
@@ -200,10 +204,11 @@ class TrainingBatches(Dataset):
             shape = (2, len(items), *self.latents.mean.shape[1:])
             posterior, noise = random.standard_normal(shape, dtype=np.float32)[:, self.rows]
             caption = random.integers(0, self.latents.text.shape[1], len(items))[self.rows]
+            text = self.latents.text[rows].astype(np.float32)
             mean, logvar = (store[rows].astype(np.float32) for store in (self.latents.mean, self.latents.logvar))
             batch |= {
                 "latents": np.float32(self.scaling_factor) * (mean + np.exp(0.5 * logvar) * posterior),
-                "text": self.latents.text[rows][np.arange(len(rows)), caption].astype(np.float32),
+                "text": text.mean(1) if self.captions == "mean" else text[np.arange(len(rows)), caption],
                 "noise": noise,
                 "timesteps": timesteps[self.rows],
                 "uniform": random.random(len(items), dtype=np.float32)[self.rows],

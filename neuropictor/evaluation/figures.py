@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from neuropictor.data.reconstructions import read_reconstructions
 from neuropictor.data.responses import ResponseStore
@@ -122,7 +123,7 @@ def _sheet(columns: dict[str, np.ndarray], labels: list[str], title: str) -> Fig
                 spine.set_visible(True)
                 spine.set_color(INK if place == 0 else "#d0d6de")
             if row == 0:
-                axes.set_title(name, size=10, weight="bold" if place < 2 else "normal", pad=6)
+                axes.set_title(textwrap.fill(name, 18), size=10, weight="bold" if place < 2 else "normal", pad=6)
             if place == 0:
                 axes.set_ylabel(labels[row], rotation=0, ha="right", va="center", labelpad=6, size=8, color=FAINT)
     return figure
@@ -181,6 +182,9 @@ def _curve(axes: Axes, runs: dict[str, pd.DataFrame], name: str) -> None:
                 axes.plot(part["step"], values, color=colour, lw=1.2, ls="--", marker="o", ms=3, label=label)
     if "loss" in name and positive:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(which="minor", color="#f1f3f6")
     axes.set_xlabel("step")
     axes.legend(fontsize=8)

@@ -54,11 +54,12 @@ def bootstrap_mean(scores: np.ndarray, repetitions: int, seed: int, coverage: fl
     mean = float((values.sum(1) / defined.sum(1)).mean())
     pictures = table.shape[1]
     draws = np.random.default_rng(seed).integers(0, pictures, (repetitions, pictures))
-    means = np.full(repetitions, np.nan)
-    for repetition, chosen in enumerate(draws):
-        present = defined[:, chosen].sum(1)
-        if present.all():
-            means[repetition] = (values[:, chosen].sum(1) / present).mean()
+    # How often each picture is drawn in each repetition: means over draws become products with these counts.
+    draws += pictures * np.arange(repetitions)[:, None]
+    counts = np.bincount(draws.reshape(-1), minlength=repetitions * pictures).reshape(repetitions, pictures)
+    present = counts @ defined.T.astype(np.int64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = (counts @ values.T / present).mean(1)
     tail = 50.0 * (1.0 - coverage)
     low, high = np.nanpercentile(means, [tail, 100.0 - tail]) if np.isfinite(means).any() else (np.nan, np.nan)
     return Estimate(mean, float(low), float(high), n_images)

@@ -20,6 +20,11 @@ MINIATURE = "miniature"
 PROMPTS = ("a photo of a {}", "a close view of a {}", "a wide view of a {}")
 
 
+def backbone_folder(source: str | Path) -> Path:
+    """Return the folder of a backbone's source (``miniature`` or a folder)."""
+    return Path(str(files("neuropictor") / "assets" / MINIATURE)) if str(source) == MINIATURE else Path(source)
+
+
 class ImageTower(nn.Module):
     """A ResNet with a linear projection into the text tower's space.
 
@@ -93,12 +98,13 @@ class Backbone:
         FileNotFoundError
             Naming the sub-folder that is missing.
         """
-        folder = Path(str(files("neuropictor") / "assets" / MINIATURE)) if str(source) == MINIATURE else Path(source)
+        folder = backbone_folder(source)
         for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
             if not (folder / part).is_dir():
                 raise FileNotFoundError(
-                    f"backbone.source: {source!s} has no folder {part}/. Allowed: 'miniature', 'train', or a folder in the "
-                    f"layout of diffusers' Stable Diffusion, for example backbone: {{source: /data/stable-diffusion-2-1-base}}."
+                    f"backbone.source: {source!s} has no folder {part}/. Allowed: 'miniature', 'train', or a folder in "
+                    "the layout of diffusers' Stable Diffusion, for example "
+                    "backbone: {source: /data/stable-diffusion-2-1-base}."
                 )
         image_folder = folder / "image_encoder"
         backbone = cls(
@@ -119,10 +125,10 @@ class Backbone:
         """The parts that have weights."""
         return [part for part in (self.unet, self.vae, self.text_encoder, self.image_encoder) if part is not None]
 
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Backbone":
+    def to(self, device: torch.device | str) -> "Backbone":
         """Move every part."""
         for module in self.modules:
-            module.to(device=device, dtype=dtype)
+            module.to(device)
         return self
 
     @property

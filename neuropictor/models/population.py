@@ -5,18 +5,12 @@ kind of start: ``population/autoencoder.safetensors`` for calibration and ``popu
 pretraining.
 """
 
-from importlib.resources import files
 from pathlib import Path
 
-from neuropictor.models.backbone import MINIATURE
+from neuropictor.models.backbone import backbone_folder
 
 AUTOENCODER = "autoencoder.safetensors"
 NETWORKS = "networks.safetensors"
-
-
-def backbone_folder(source: str | Path) -> Path:
-    """Return the folder of a backbone's source (``miniature`` or a folder)."""
-    return Path(str(files("neuropictor") / "assets" / MINIATURE)) if str(source) == MINIATURE else Path(source)
 
 
 def population_file(source: str | Path, name: str) -> Path:

@@ -36,7 +36,7 @@ class Canvas:
         self.paste(start.astype(np.float32) + (end - start).astype(np.float32) * position)
 
     def paste(self, pixels: np.ndarray) -> None:
-        """Replace the picture by float RGB ``pixels`` [size, size, 3] in 0..255; a float32 array is clipped in place."""
+        """Replace the picture by float RGB ``pixels`` [size, size, 3] in 0..255; float32 is clipped in place."""
         self.image = Image.fromarray(
             np.clip(pixels, 0, 255, out=pixels if pixels.dtype == np.float32 else None).astype(np.uint8)
         )

@@ -1,8 +1,8 @@
 """Procedurally rendered scenes: the pictures of the simulated NSD and of the miniature backbone's training.
 
-A scene is a function of (seed, nsd_id) alone. It has one of fourteen kinds of background with its own light and view, and
-one to three objects of twelve categories in eight colours, any size and place, overlapping at times. Structure (layout,
-light, colour) and meaning (category, background) vary independently, so that neither gives the other away.
+A scene is a function of (seed, nsd_id) alone. It has one of fourteen kinds of background with its own light and view,
+and one to three objects of twelve categories in eight colours, any size and place, overlapping at times. Structure
+(layout, light, colour) and meaning (category, background) vary independently, so that neither gives the other away.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Train the miniature backbone on rendered scenes that no subject sees: first the towers, then the VAE, then the UNet."""
+"""Train the miniature backbone on rendered scenes that no subject sees: towers, then VAE, then UNet."""
 
 import hashlib
 import logging
@@ -153,7 +153,7 @@ def train_towers(
 def train_vae(
     backbone: Backbone, pictures: np.ndarray, scenes: list[Scene], steps: int, batch_size: int, seed: int
 ) -> History:
-    """L1 + a perceptual distance on the image tower's stages + a little KL; sets the scaling factor to unit latent variance."""
+    """L1, a perceptual distance on the image tower's stages, a little KL; scales the latents to unit variance."""
     vae = backbone.vae.train().requires_grad_(True).to(memory_format=torch.channels_last)
     tower, train = backbone.image_encoder, len(pictures) - HELD_OUT
 
@@ -213,8 +213,8 @@ def train_unet(
 ) -> History:
     """Text-to-image training; the context is one caption's or the mean over all five, and empty for one picture in ten.
 
-    The guiding network learns by least squares, so it predicts the mean over the captions that people give: the UNet has
-    to know such contexts.
+    The guiding network learns by least squares, so it predicts the mean over the captions that people give: the UNet
+    has to know such contexts.
     """
     unet, train = backbone.unet.train().requires_grad_(True), len(pictures) - HELD_OUT
     moments = [backbone.encode_pictures(chunk) for chunk in np.array_split(pictures, -(-len(pictures) // 500))]

@@ -92,8 +92,8 @@ def build(tokenizer: PreTrainedTokenizerFast) -> Backbone:
         norm_num_groups=16,
         use_linear_projection=True,
     )
-    # Zero terminal SNR and velocity prediction (arXiv 2305.08891): with 64 latent positions the usual schedule would leak the
-    # picture's mean colour into the last step.
+    # Zero terminal SNR and velocity prediction (arXiv 2305.08891): with 64 latent positions the usual schedule would
+    # leak the picture's mean colour into the last step.
     scheduler = DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,

@@ -1,7 +1,7 @@
 """Stages pretrain and refine: train the networks to steer the frozen backbone.
 
 Both minimise the backbone's own diffusion loss plus, with a weight, the squared distance between the guiding network's
-semantic feature and the text tower's output for one of the picture's captions. Refining starts from pretrained weights,
+semantic feature and the text tower's output for the picture's captions. Refining starts from pretrained weights,
 switches the guiding network's extra branch on, and may end in a short adaptation to classifier-free guidance, in which
 some contexts are replaced by that of the empty prompt. The backbone never gets weight gradients.
 """
@@ -17,10 +17,10 @@ from torch.nn import functional
 
 from neuropictor.data.datasets import MapOperator, PictureResponses, TrainingBatches
 from neuropictor.data.latents import LatentStore
-from neuropictor.models.backbone import Backbone
+from neuropictor.models.backbone import Backbone, backbone_folder
 from neuropictor.models.encoder import FMRIEncoder
 from neuropictor.models.networks import Networks, autoencoder_start, load_autoencoder, load_networks, save_networks
-from neuropictor.models.population import AUTOENCODER, NETWORKS, backbone_folder, population_file
+from neuropictor.models.population import AUTOENCODER, NETWORKS, population_file
 from neuropictor.runlog import RunRecord, checksum
 from neuropictor.surface import load_geometry
 from neuropictor.training.checkpoints import CheckpointFolder, make_guard
@@ -150,6 +150,7 @@ def _train(
                 latents=store,
                 scaling_factor=frozen.vae.config.scaling_factor,
                 n_timesteps=frozen.scheduler.config.num_train_timesteps,
+                captions=config.captions,
                 share=part,
             )
             for split, part in (("train", share), ("validation", (0, 1)))

@@ -24,7 +24,5 @@ def test_auto_takes_what_is_there(monkeypatch):
 
 def test_a_missing_device_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(
-        RuntimeError, match=r"runtime\.device: 'cuda' asked for, .* for example runtime: {device: auto}"
-    ):
+    with pytest.raises(RuntimeError, match=r"runtime\.device: .cuda. asked for, .* for example runtime: "):
         prepare_device(RuntimeConfig(device="cuda", threads=0))

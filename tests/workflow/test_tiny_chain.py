@@ -1,0 +1,111 @@
+"""The whole chain at its smallest, from nothing to the report: twice, with the same numbers to the byte."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.workflow
+SUBJECTS = {"1", "2", "mean"}
+MODELS = {"refined", "pretrained", "ridge", "ridge_diffusion", "mean_picture", "null"}
+METRICS = {"pixcorr", "ssim", "two_way", "two_way_hard", "distance", "category"}
+COLUMNS = ["subject", "model", "metric", "value", "ci_low", "ci_high", "n_images", "data"]
+
+
+def snakemake(folder: Path, *arguments: str) -> str:
+    """Run the workflow of this checkout in another folder."""
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        ROOT / "Snakefile",
+        "--directory",
+        folder,
+        "--cores",
+        "2",
+    ]
+    profile = ["--workflow-profile", ROOT / "profiles/default"]
+    settings = ["--configfile", ROOT / "config.yaml", ROOT / "presets/tiny.yaml"]
+    done = subprocess.run(
+        [str(part) for part in [*command, *profile, *arguments, *settings]], capture_output=True, text=True, check=False
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """Folder in which the chain has run."""
+    folder = tmp_path_factory.mktemp("chain")
+    snakemake(folder)
+    return folder
+
+
+def read_metrics(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "results/metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_metrics_are_tidy_and_complete(chain):
+    rows = read_metrics(chain)
+    assert list(rows[0]) == COLUMNS
+    keys = {(row["subject"], row["model"], row["metric"]) for row in rows}
+    assert len(keys) == len(rows)
+    assert keys >= {(subject, model, metric) for subject in SUBJECTS for model in MODELS for metric in METRICS}
+    for row in rows:
+        assert float(row["ci_low"]) <= float(row["value"]) <= float(row["ci_high"]), row
+        assert int(row["n_images"]) > 0
+        assert row["data"] == "simulated"
+
+
+def test_second_run_does_nothing(chain):
+    assert "Nothing to be done" in snakemake(chain)
+
+
+def test_stages_leave_records_logs_and_benchmarks(chain):
+    results = chain / "results"
+    names = {path.relative_to(results).as_posix() for path in results.rglob("*run.json")}
+    assert {"calibrate/run.json", "pretrain/run.json", "refine/sub-01/run.json", "metrics.run.json"} <= names
+    for name in names:
+        record = json.loads((results / name).read_text())
+        assert record["stage"]
+        assert record["inputs"]
+    logs = {path.relative_to(chain / "logs").with_suffix("").as_posix() for path in (chain / "logs").rglob("*.log")}
+    benchmarks = {
+        path.relative_to(results / "benchmarks").with_suffix("").as_posix() for path in results.rglob("*.jsonl")
+    }
+    assert logs == benchmarks
+    assert {"pretrain", "refine/sub-01", "sample/sub-02_refined", "evaluate"} <= logs
+
+
+def test_nothing_half_written_is_left(chain):
+    left = [path for path in chain.rglob("*") if ".partial" in path.name or path.name == "checkpoints"]
+    assert not left
+
+
+def test_report_holds_figures_tables_and_captions(chain):
+    snakemake(chain, "--report", "results/report.html")
+    text = (chain / "results/report.html").read_text()
+    for word in (
+        "contact_sheet_sub-01.png",
+        "metrics.html",
+        "training_curves.png",
+        "response_map_sub-01.png",
+        "data_card.html",
+    ):
+        assert word in text, word
+    assert "SIMULATED" in text
+    for page in ("metrics.html", "data_card.html"):
+        assert "simulated" in (chain / "results/report" / page).read_text().lower()
+
+
+def test_a_second_chain_has_the_same_metrics_to_the_byte(chain, tmp_path):
+    snakemake(tmp_path, "results/metrics.csv")
+    again = (tmp_path / "results/metrics.csv").read_bytes()
+    assert again == (chain / "results/metrics.csv").read_bytes()
