@@ -72,6 +72,8 @@ class PictureResponses:
         ``[N]`` picture of each item.
     subject
         ``[N]`` NSD's subject number of each item.
+    data
+        ``simulated`` or ``nsd``.
     """
 
     def __init__(self, paths: Sequence[str | Path], split: str, memory_limit: int = MEMORY_LIMIT):
@@ -88,6 +90,7 @@ class PictureResponses:
             raise ValueError(
                 f"responses: no picture of split {split!r} in {', '.join(map(str, paths))}; at least one is needed"
             )
+        self.data = "simulated" if any(store.data == "simulated" for store in stores) else "nsd"
         self.nsd_id = np.concatenate(nsd_ids)
         self.subject = np.repeat([store.subject for store in stores], [len(ids) for ids in nsd_ids])
         self._file = np.repeat(np.arange(len(stores)), [len(ids) for ids in nsd_ids])

@@ -123,6 +123,7 @@ def calibrate(
         if accelerator.is_main_process:
             save_autoencoder(module, out, start)
             write_history(out.parent / "history.csv", history)
-        record.add(pictures=len(batches.responses), parameters=sum(p.numel() for p in module.parameters()))
+        record.add(data=batches.responses.data, pictures=len(batches.responses))
+        record.add(parameters=sum(p.numel() for p in module.parameters()))
         record.add(**{f"{split}_{name}": value for _, split, name, value in history[-2:]})
     checkpoints.clear()

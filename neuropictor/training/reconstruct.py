@@ -162,7 +162,8 @@ def _train(
         if accelerator.is_main_process:
             save_networks(networks, out)
             write_history(out.parent / "history.csv", history)
-        record.add(pictures=len(batches.responses), subjects=sorted({int(s) for s in batches.responses.subject}))
+        record.add(data=batches.responses.data, pictures=len(batches.responses))
+        record.add(subjects=sorted({int(s) for s in batches.responses.subject}))
         record.add(parameters=sum(p.numel() for p in networks.parameters() if p.requires_grad))
         record.add(**{f"{split}_{name}": value for _, split, name, value in history[-6:]})
     checkpoints.clear()

@@ -1,0 +1,76 @@
+"""The miniature backbone can be trained, stopped between its parts, and loaded."""
+
+import json
+
+import numpy as np
+import pytest
+
+from neuropictor.config import BackboneTrainingConfig, RuntimeConfig, SimulateConfig
+from neuropictor.data.responses import ResponseStore
+from neuropictor.models.backbone import Backbone
+from neuropictor.simulation.scenes import captions, render, scene
+from neuropictor.training import backbone as training
+from neuropictor.training.miniature import CONTEXT_LENGTH, build, build_tokenizer
+from neuropictor.training.population import VALIDATION_PICTURES, write_person
+
+CONFIG = BackboneTrainingConfig(
+    scenes=1200, towers_steps=1, towers_batch=4, vae_steps=1, vae_batch=2, unet_steps=1, unet_batch=2, seed=5
+)
+
+
+def test_the_text_tower_reads_the_whole_caption():
+    tokenizer = build_tokenizer([line for number in range(300) for line in captions(scene(5, number))])
+    backbone = build(tokenizer)
+    for module in backbone.modules:
+        module.eval().requires_grad_(False)
+    assert tokenizer.eos_token_id != 2  # transformers would pool another token
+    one, two = backbone.text_features(["a photo of a cat", "a photo of a mug"])
+    assert (one - two).abs().max() > 1e-3
+    assert backbone.encode_text(["a red cat"]).shape == (1, CONTEXT_LENGTH, backbone.context_shape[1])
+    assert backbone.latent_shape == (8, 8, 8)
+    assert backbone.image_size == 64
+
+
+def test_a_missing_part_is_named(tmp_path):
+    (tmp_path / "unet").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"backbone.source: .* has no folder vae/.*Allowed: .*for example"):
+        Backbone.load(tmp_path)
+
+
+def test_training_goes_on_after_the_last_finished_part(tmp_path, monkeypatch):
+    runtime = RuntimeConfig(device="cpu", threads=1)
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_unet", stop)
+        with pytest.raises(KeyboardInterrupt):
+            training.train_backbone(CONFIG, runtime, tmp_path / "backbone")
+    assert not (tmp_path / "backbone" / "run.json").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_towers", stop)
+        patch.setattr(training, "train_vae", stop)
+        training.train_backbone(CONFIG, runtime, tmp_path / "backbone")
+    record = json.loads((tmp_path / "backbone" / "run.json").read_text())
+    assert "unet_validation" in record["results"]
+    assert not (tmp_path / "backbone" / "checkpoints").exists()
+    backbone = Backbone.load(tmp_path / "backbone")
+    picture = render(scene(5, 0), 64)[None]
+    mean, logvar = backbone.encode_pictures(picture)
+    assert backbone.decode(mean * backbone.vae.config.scaling_factor).shape == picture.shape
+    assert logvar.shape == mean.shape == (1, *backbone.latent_shape)
+
+
+def test_other_people_have_responses_like_subjects(tmp_path):
+    scenes = [scene(5, number) for number in range(40)]
+    pictures = np.stack([render(item, 64) for item in scenes])
+    write_person(101, np.arange(0, 40, 2), pictures, scenes, SimulateConfig(), tmp_path / "person.h5")
+    store = ResponseStore(tmp_path / "person.h5")
+    assert store.shape == (60, 8921)
+    assert len(store.pictures("validation")) == VALIDATION_PICTURES
+    assert set(store.nsd_id) == set(range(0, 40, 2))
+    assert sorted(store.repeat[store.nsd_id == 0]) == [0, 1, 2]
+    responses = store.responses(np.arange(60))
+    assert np.isfinite(responses).all()
+    assert 0.5 < responses.std() < 1.5
