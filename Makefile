@@ -7,6 +7,11 @@ INSTALLED := .venv/.installed
 REPORT := results/report.html
 RESULTS = $(wildcard results/metrics.csv results/report/*)
 
+# Trust what the system trusts, as pip does: networks with certificates of their own.
+export UV_SYSTEM_CERTS ?= 1
+# Large wheels on slow lines.
+export UV_HTTP_TIMEOUT ?= 300
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint clean
 
@@ -26,7 +31,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(INSTALLED) ## From simulated fMRI to reconstructed pictures and a report.
-	$(BIN)/snakemake
+	$(BIN)/snakemake --quiet host reason
 	@$(MAKE) --no-print-directory $(REPORT)
 	@echo "Report: $(CURDIR)/$(REPORT)"
 

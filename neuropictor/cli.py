@@ -190,6 +190,17 @@ def evaluate(
 
 
 @app.command()
+def readme(metrics: File, out: Out = Path("README.md")) -> None:
+    """Put the scores of a run into a Markdown file, between its lines metrics:begin and metrics:end.
+
+    Example: neuropictor readme --metrics results/metrics.csv
+    """
+    from neuropictor.evaluation.tables import fill_readme
+
+    fill_readme(metrics, out)
+
+
+@app.command()
 def config(
     settings: Settings = None,
     write: Annotated[bool, typer.Option("--write", help="write the schema and docs/config.md, in a checkout")] = False,

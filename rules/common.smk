@@ -21,18 +21,13 @@ BASELINES = ["ridge_diffusion", "ridge", "mean_picture"]
 
 
 def checked(found):
-    """Check the settings; on a mistake show its message alone."""
+    """Check the settings, and that nothing real would be overwritten; on a mistake show its message alone."""
     try:
         loaded = configuration.load(found)
-    except configuration.ConfigError as error:
+        if loaded.nsd.source == "simulated":
+            keys.check_free_for_simulation(loaded.paths.nsd)
+    except (configuration.ConfigError, FileExistsError) as error:
         raise WorkflowError(str(error)) from None
-    root = Path(loaded.paths.nsd)
-    held = [name for name in (keys.STIMULI, "nsddata_betas") if (root / name).exists()]
-    if loaded.nsd.source == "simulated" and held and not keys.is_simulated(root):
-        raise WorkflowError(
-            f"paths.nsd is {root}, which holds {held[0]} but no {keys.SIMULATED}: it may be the real NSD, and nsd.source: simulated"
-            " would overwrite it. Allowed: a folder that is empty, new or simulated, e.g. paths: {nsd: data/nsd}; or nsd.source: local."
-        )
     return loaded
 
 

@@ -43,6 +43,7 @@ CONTROL_NAMES = {
 
 
 NOTHING = "&ndash;"
+README_MARKERS = ("<!-- metrics:begin -->", "<!-- metrics:end -->")
 
 
 def order_models(models: Iterable[str]) -> list[str]:
@@ -180,3 +181,41 @@ def _differences(results: dict) -> str:
 
 def _number(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.3f}"
+
+
+def fill_readme(metrics: Path, readme: Path) -> None:
+    """Put the scores, mean over subjects, between the markers of a Markdown file: nobody copies numbers by hand.
+
+    Parameters
+    ----------
+    metrics : Path
+        `metrics.csv`.
+    readme : Path
+        File with the lines of `README_MARKERS`; what stands between them is replaced.
+    """
+    frame = read_metrics(metrics)
+    mean = frame[frame["subject"] == "mean"]
+    names = [metric for metric in METRICS if metric in set(mean["metric"])]
+    header = ["model", *(f"{METRIC_NAMES[metric]} {'↓' if metric in LOWER_IS_BETTER else '↑'}" for metric in names)]
+    lines = [" | ".join(header), " | ".join(["---"] * len(header))]
+    cells = mean.set_index(["model", "metric"])
+    for model in order_models(mean["model"].unique()):
+        found = [cells.loc[(model, metric)] if (model, metric) in cells.index else None for metric in names]
+        scores = [
+            "-" if cell is None else f"{cell['value']:.3f} ({cell['ci_low']:.3f} to {cell['ci_high']:.3f})"
+            for cell in found
+        ]
+        lines.append(" | ".join([MODEL_NAMES.get(model, model), *scores]))
+    subjects = ", ".join(subject for subject in frame["subject"].unique() if subject != "mean")
+    title = (
+        f"Mean over subjects {subjects}, {int(mean['n_images'].max())} test pictures each, 95 % intervals"
+        f"{title_mark(str(mean['data'].iloc[0]))}:"
+    )
+    table_lines = "\n".join(f"| {line} |" for line in lines)
+    text = readme.read_text(encoding="utf-8")
+    start, end = README_MARKERS
+    if start not in text or end not in text:
+        raise ValueError(f"{readme}: the lines {start} and {end} are needed, the table goes between them")
+    before, after = text[: text.index(start) + len(start)], text[text.index(end) :]
+    with atomic_path(readme) as temporary:
+        temporary.write_text(f"{before}\n{title}\n\n{table_lines}\n{after}", encoding="utf-8")

@@ -88,6 +88,22 @@ def is_simulated(root: str | Path) -> bool:
     return (Path(root) / SIMULATED).is_file()
 
 
+def check_free_for_simulation(root: str | Path) -> None:
+    """Make sure that simulated files would not replace real ones.
+
+    Raises
+    ------
+    FileExistsError
+        If the folder holds NSD's files and no ``SIMULATED.json``.
+    """
+    held = [name for name in (STIMULI, "nsddata_betas") if (Path(root) / name).exists()]
+    if held and not is_simulated(root):
+        raise FileExistsError(
+            f"{root} holds {held[0]} but no {SIMULATED}: it may be the real NSD, and a simulation would overwrite it."
+            " Allowed: a new, empty or simulated folder, e.g. paths: {nsd: data/simulated}; or nsd.source: local."
+        )
+
+
 def _hemisphere(name: str) -> str:
     if name not in HEMISPHERES:
         raise ValueError(f"hemisphere {name!r} does not exist; allowed: lh, rh (e.g. lh)")

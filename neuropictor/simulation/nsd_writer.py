@@ -45,7 +45,7 @@ _BIG_ENDIAN = np.dtype(">f4")
 
 
 def write_pictures(root: str | Path, subjects: Iterable[int], config: SimulateConfig, threads: int = 1) -> None:
-    """Write everything that is not one subject's: pictures, design, annotations, labels, and ``SIMULATED.json`` last.
+    """Write everything that is not one subject's: pictures, design, annotations, labels; ``SIMULATED.json`` first.
 
     Parameters
     ----------
@@ -62,9 +62,14 @@ def write_pictures(root: str | Path, subjects: Iterable[int], config: SimulateCo
     ------
     ValueError
         If the configured numbers do not go together.
+    FileExistsError
+        If the folder may hold the real NSD.
     """
     root, subjects = Path(root), sorted(set(subjects))
+    keys.check_free_for_simulation(root)
     order = make_order(subjects, config)
+    # First, so that whatever is interrupted is known to be simulated.
+    _write_notice(root, subjects, order, config)
     scenes = [scene(config.seed, nsd_id) for nsd_id in range(order.n_pictures)]
     _write_stimuli(root / keys.STIMULI, scenes, config.picture_size, threads)
     coco = CocoPictures(order.n_pictures, config.seed)
@@ -72,7 +77,6 @@ def write_pictures(root: str | Path, subjects: Iterable[int], config: SimulateCo
     write_experiment_design(root, order)
     write_stimulus_info(root, order, coco)
     _write_labels(root, load_geometry(), config.mesh)
-    _write_notice(root, subjects, order, config)
 
 
 def write_subject(root: str | Path, subject: int, config: SimulateConfig) -> None:

@@ -33,15 +33,16 @@ FIRST_PERSON = 101
 VALIDATION_PICTURES = 16
 
 
-def write_stimuli(pictures: np.ndarray, scenes: Sequence[Scene], out: Path) -> None:
-    """Write rendered scenes as a stimuli file; ``nsd_id`` is the row."""
+def write_stimuli(rows: np.ndarray, pictures: np.ndarray, scenes: Sequence[Scene], out: Path) -> None:
+    """Write the rendered scenes of ``rows`` as a stimuli file; ``nsd_id`` is the row."""
+    chosen = [scenes[row] for row in rows]
     with atomic_path(out) as temporary, h5py.File(temporary, "w") as file:
-        writer = StimulusWriter(file, np.arange(len(pictures)), pictures.shape[1], "simulated")
-        writer.append(pictures)
+        writer = StimulusWriter(file, rows, pictures.shape[1], "simulated")
+        writer.append(pictures[rows])
         writer.finish(
-            [captions(item) for item in scenes],
-            [item.objects[0].category for item in scenes],
-            [item.background for item in scenes],
+            [captions(item) for item in chosen],
+            [item.objects[0].category for item in chosen],
+            [item.background for item in chosen],
         )
 
 
@@ -117,20 +118,21 @@ def train_population(
     folder
         Working folder; finished parts in it are not made again.
     """
+    seen = [
+        np.sort(np.random.default_rng([simulate.seed, number]).choice(len(pictures), pictures_each, replace=False))
+        for number in range(people)
+    ]
     stimuli, latents = folder / "stimuli.h5", folder / "latents.h5"
     if not stimuli.is_file():
-        write_stimuli(pictures, scenes, stimuli)
+        write_stimuli(np.unique(np.concatenate(seen)), pictures, scenes, stimuli)
     if not latents.is_file():
         cache_latents(stimuli, backbone, runtime, latents)
     responses = [folder / f"person-{FIRST_PERSON + number}.h5" for number in range(people)]
     for number, path in enumerate(progress(responses, "Simulating people", unit="person")):
-        rows = np.random.default_rng([simulate.seed, number]).choice(len(pictures), pictures_each, replace=False)
         if not path.is_file():
-            write_person(FIRST_PERSON + number, np.sort(rows), pictures, scenes, simulate, path)
-    autoencoder, networks = (
-        folder / "calibrate" / "autoencoder.safetensors",
-        folder / "pretrain" / "networks.safetensors",
-    )
+            write_person(FIRST_PERSON + number, seen[number], pictures, scenes, simulate, path)
+    autoencoder = folder / "calibrate" / "autoencoder.safetensors"
+    networks = folder / "pretrain" / "networks.safetensors"
     if not autoencoder.is_file():
         calibrate(responses, backbone, calibration, encoder, runtime, autoencoder)
     pretrain(responses, latents, backbone, autoencoder, pretraining, runtime, networks)

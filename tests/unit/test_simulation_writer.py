@@ -259,3 +259,12 @@ def test_noise_ceiling_lies_where_nsds_does(tmp_path):
 def test_pictures_come_first(tmp_path):
     with pytest.raises(FileNotFoundError, match="nsd_expdesign"):
         write_subject(tmp_path, 1, config())
+
+
+def test_real_files_are_never_written_over(tmp_path):
+    (tmp_path / keys.STIMULI).parent.mkdir(parents=True)
+    (tmp_path / keys.STIMULI).touch()
+    with pytest.raises(
+        FileExistsError, match=r"holds nsddata_stimuli.* may be the real NSD.*Allowed: .*nsd\.source: local"
+    ):
+        write_pictures(tmp_path, [1], config())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from neuropictor.evaluation.measures import METRICS
-from neuropictor.evaluation.tables import metric_table, order_models, read_metrics, write_metrics
+from neuropictor.evaluation.tables import fill_readme, metric_table, order_models, read_metrics, write_metrics
 
 
 def rows(data="simulated"):
@@ -70,3 +70,18 @@ def test_page_shows_controls_and_differences_of_the_record(tmp_path):
 
 def test_models_have_one_order():
     assert order_models(["null", "other", "ridge", "refined"]) == ["refined", "ridge", "null", "other"]
+
+
+def test_readme_gets_its_numbers_from_the_run(tmp_path):
+    write_metrics(rows(), tmp_path / "metrics.csv")
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- metrics:begin -->\nold\n<!-- metrics:end -->\nafter\n")
+    fill_readme(tmp_path / "metrics.csv", readme)
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    frame = read_metrics(tmp_path / "metrics.csv").set_index(["subject", "model", "metric"])
+    assert f"{frame.loc[('mean', 'ridge', 'ssim'), 'value']:.3f}" in text
+    assert "SIMULATED" in text
+    readme.write_text("nothing here")
+    with pytest.raises(ValueError, match="metrics:begin"):
+        fill_readme(tmp_path / "metrics.csv", readme)

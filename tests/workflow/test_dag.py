@@ -132,6 +132,7 @@ def test_simulation_never_writes_over_what_may_be_nsd(checkout):
     (checkout / "data/nsd/nsddata_betas").mkdir(parents=True)
     message = refused(checkout, {})
     assert "may be the real NSD" in message
+    assert "Traceback" not in message
     assert "nsd.source: local" in message
 
 
