@@ -192,7 +192,7 @@ class EncoderConfig(Section):
 class _TrainingConfig(Section):
     """What all training stages have in common."""
 
-    steps: Count = Field(1200, description="training steps")
+    steps: Count = Field(500, description="training steps")
     batch_size: Count = Field(48, description="pictures a step, over all devices together")
     learning_rate: Positive = Field(3.0e-4, description="highest learning rate")
     weight_decay: NotNegative = Field(0.01, description="weight decay of AdamW")
@@ -208,7 +208,7 @@ class _TrainingConfig(Section):
         "random",
         description="a picture's response in training: mean of a random number of its repeats, of all, or one repeat",
     )
-    validation_interval: Count = Field(200, description="steps between two validations")
+    validation_interval: Count = Field(250, description="steps between two validations")
     seed: Seed = Field(11, description="seed of weights, noise and order of pictures")
 
 
@@ -219,7 +219,8 @@ class CalibrateConfig(_TrainingConfig):
         "population",
         description="population: shipped weights, trained on other simulated people; scratch: random weights",
     )
-    steps: Count = Field(300, description="training steps")
+    steps: Count = Field(100, description="training steps")
+    learning_rate: Positive = Field(1.0e-4, description="highest learning rate")
     weight_decay: NotNegative = Field(0.05, description="weight decay of AdamW")
 
 
@@ -263,7 +264,8 @@ class GuidanceAdaptationConfig(Section):
 class RefineConfig(_ModulationConfig):
     """Training of the networks on one subject, from the pretrained ones."""
 
-    steps: Count = Field(400, description="training steps")
+    steps: Count = Field(250, description="training steps")
+    learning_rate: Positive = Field(2.0e-4, description="highest learning rate")
     seed: Seed = Field(13, description="seed of noise and order of pictures")
     guidance_adaptation: GuidanceAdaptationConfig = Field(GuidanceAdaptationConfig(), description="optional last part")
 

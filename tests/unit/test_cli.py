@@ -1,0 +1,112 @@
+"""The commands: help with an example each, settings checked, and the right library calls."""
+
+import inspect
+
+import pytest
+from typer.testing import CliRunner
+
+from neuropictor import cli
+
+COMMANDS = sorted(
+    command.name or command.callback.__name__.replace("_", "-") for command in cli.app.registered_commands
+)
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.app, [str(item) for item in arguments])
+
+
+@pytest.fixture(autouse=True)
+def _no_log(monkeypatch):
+    monkeypatch.setattr(cli, "start_log", lambda: None)
+
+
+def test_help_lists_the_stages():
+    shown = run("--help")
+    assert shown.exit_code == 0
+    for name in COMMANDS:
+        assert name in shown.output
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_an_example_that_names_it(name):
+    shown = run(name, "--help")
+    assert shown.exit_code == 0
+    assert f"Example: neuropictor {name}" in " ".join(shown.output.split())
+
+
+def test_settings_are_checked_before_anything_is_loaded(tmp_path):
+    settings = tmp_path / "my.yaml"
+    settings.write_text("sample: {step: 3}\n")
+    shown = run("config", "--settings", settings)
+    assert shown.exit_code != 0
+    assert "did you mean sample.steps?" in " ".join(shown.output.split())
+
+
+def test_valid_settings_are_said_to_be_valid(tmp_path):
+    settings = tmp_path / "my.yaml"
+    settings.write_text("sample: {steps: 3}\n")
+    assert "valid" in run("config", "--settings", settings).output
+
+
+def test_threads_never_exceed_the_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli.os, "cpu_count", lambda: 2)
+    assert cli._start(None)[1].threads == 2
+
+
+def test_simulate_calls_the_library_with_the_settings(tmp_path, monkeypatch):
+    from neuropictor.simulation import nsd_writer
+
+    calls = []
+    monkeypatch.setattr(nsd_writer, "write_pictures", lambda **given: calls.append(("pictures", given)))
+    monkeypatch.setattr(nsd_writer, "write_subject", lambda **given: calls.append(("subject", given)))
+    settings = tmp_path / "my.yaml"
+    settings.write_text("simulate: {sessions: 3}\n")
+    done = run("simulate", "--out", tmp_path / "nsd", "--settings", settings, 1, 5)
+    assert done.exit_code == 0, done.output
+    assert [name for name, _ in calls] == ["pictures", "subject", "subject"]
+    assert calls[0][1]["subjects"] == [1, 5]
+    assert calls[2][1]["subject"] == 5
+    assert calls[2][1]["config"].sessions == 3
+
+
+def test_scores_need_folders_named_after_subjects(tmp_path):
+    (tmp_path / "stimuli.h5").touch()
+    done = run("evaluate", "--stimuli", tmp_path / "stimuli.h5", "--out", tmp_path / "m.csv", tmp_path / "refined.h5")
+    assert done.exit_code != 0
+    assert "sub-01/refined.h5" in done.output
+
+
+STAGES = {
+    "preprocess-stimuli": "neuropictor.data.preprocess:preprocess_stimuli",
+    "preprocess-subject": "neuropictor.data.preprocess:preprocess_subject",
+    "cache-latents": "neuropictor.data.latents:cache_latents",
+    "train-backbone": "neuropictor.training.backbone:train_backbone",
+    "calibrate": "neuropictor.training.calibrate:calibrate",
+    "pretrain": "neuropictor.training.reconstruct:pretrain",
+    "refine": "neuropictor.training.reconstruct:refine",
+    "sample": "neuropictor.sampling:sample_subject",
+}
+ARGUMENTS = {
+    "preprocess-stimuli": ["--nsd", "{folder}", "--out", "o", "1", "2"],
+    "preprocess-subject": ["--nsd", "{folder}", "--out", "o", "--subject", "1"],
+    "cache-latents": ["--stimuli", "{file}", "--out", "o"],
+    "train-backbone": ["--out", "o"],
+    "calibrate": ["--out", "o", "{file}", "{file}"],
+    "pretrain": ["--latents", "{file}", "--autoencoder", "{file}", "--out", "o", "{file}"],
+    "refine": ["--responses", "{file}", "--latents", "{file}", "--networks", "{file}", "--out", "o"],
+    "sample": ["--networks", "{file}", "--responses", "{file}", "--out", "o"],
+}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_commands_call_stages_as_their_signatures_ask(name, tmp_path, monkeypatch):
+    module, function = STAGES[name].split(":")
+    stage = pytest.importorskip(module)
+    signature, calls = inspect.signature(getattr(stage, function)), []
+    monkeypatch.setattr(stage, function, lambda **given: calls.append(signature.bind(**given)))
+    file = tmp_path / "file.bin"
+    file.touch()
+    done = run(name, *[item.format(folder=tmp_path, file=file) for item in ARGUMENTS[name]])
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert len(calls) == 1
