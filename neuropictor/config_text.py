@@ -148,8 +148,8 @@ def reference(root: Model) -> str:
     lines = [
         "# Configuration reference",
         "",
-        "Made from the models in `neuropictor/config.py` by `neuropictor config --write`; do not edit. `config.yaml`",
-        "holds the defaults; put what you change into a file of your own and give it with",
+        "Made from the models in `neuropictor/config_sections.py` by `neuropictor config --write`; do not edit.",
+        "`config.yaml` holds the defaults; put what you change into a file of your own and give it with",
         "`snakemake --configfile my.yaml` (mappings merge, all else replaces).",
     ]
     for section, field in root.model_fields.items():

@@ -16,6 +16,7 @@ PACKAGE = "neuropictor"
 WITHOUT_EFFECT = {
     "neuropictor/__init__.py",
     "neuropictor/config.py",
+    "neuropictor/config_sections.py",
     "neuropictor/config_text.py",
     "neuropictor/provenance.py",
     "neuropictor/runlog.py",

@@ -1,0 +1,307 @@
+"""The sections of the configuration, one model each: what every setting means, its type, range and default.
+
+Take them from `neuropictor.config`, which checks them together.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+#: NSD has subjects 1 to 8.
+NSD_SUBJECTS = 8
+
+
+class Section(BaseModel):
+    """Base of all sections: exact types, no unknown keys, no changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True)
+
+
+def _unique_subjects(subjects: list[int]) -> list[int]:
+    if len(set(subjects)) != len(subjects):
+        raise ValueError("each subject once, e.g. [1, 2, 5]")
+    return subjects
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+Start = Literal["population", "scratch"]
+Subjects = Annotated[
+    list[Annotated[int, Field(ge=1, le=NSD_SUBJECTS)]], Field(min_length=1), AfterValidator(_unique_subjects)
+]
+FolderName = Annotated[str, Field(min_length=1, pattern=r"^[^{}<>\s][^{}<>]*$")]
+
+
+class SubjectsConfig(Section):
+    """Who takes part, as NSD's subject numbers."""
+
+    pretrain: Subjects = Field(
+        [1, 2, 5], description="subjects whose trials train the shared networks (calibrate, pretrain)"
+    )
+    refine: Subjects = Field(
+        [1, 2, 5],
+        description="subjects whose own networks are refined, sampled and scored",
+    )
+
+    def everyone(self) -> list[int]:
+        """Return all subjects in either list, ascending."""
+        return sorted({*self.pretrain, *self.refine})
+
+
+class PathsConfig(Section):
+    """Where files lie, relative to the working directory or absolute."""
+
+    nsd: FolderName = Field(
+        "data/nsd", description="folder in NSD's layout; written if nsd.source is simulated, only read if it is local"
+    )
+    prepared: FolderName = Field("data/prepared", description="response and picture stores that preprocessing writes")
+    results: FolderName = Field("results", description="networks, samples, scores and the report")
+
+
+class NsdConfig(Section):
+    """Which data are used."""
+
+    source: Literal["simulated", "local"] = Field(
+        "simulated",
+        description="simulated: made by the rules simulate_*; local: NSD as downloaded, in the folder paths.nsd",
+    )
+    beta_version: Literal["betas_assumehrf", "betas_fithrf", "betas_fithrf_GLMdenoise_RR"] = Field(
+        "betas_fithrf_GLMdenoise_RR", description="NSD's preparation of the betas"
+    )
+
+
+class SimulateConfig(Section):
+    """The stand-in for NSD."""
+
+    seed: Seed = Field(2024, description="seed of brains, noise and trial order")
+    mesh: Literal["fsaverage5", "fsaverage6", "fsaverage"] = Field(
+        "fsaverage5", description="surface mesh of the betas: 10,242, 40,962 or 163,842 vertices a hemisphere"
+    )
+    sessions: Annotated[int, Field(ge=1, le=40)] = Field(6, description="sessions a subject")
+    trials_per_session: Annotated[int, Field(ge=3, le=750)] = Field(
+        750,
+        description="trials a session; all trials together must be divisible by 3, as each picture is seen three times",
+    )
+    shared_pictures: Annotated[int, Field(ge=1, le=1000)] = Field(
+        150, description="pictures that all subjects see: the test pictures"
+    )
+    picture_size: Annotated[int, Field(ge=32)] = Field(425, description="side of the pictures in pixels; NSD: 425")
+    ncsnr: Annotated[float, Field(gt=0, le=2)] = Field(
+        0.42, description="median noise-ceiling signal-to-noise ratio over visual cortex; NSD's subjects: 0.32-0.54"
+    )
+    smooth_noise: Share = Field(0.5, description="share of the noise variance that is smooth over the cortex")
+
+    @model_validator(mode="after")
+    def _check_trials(self) -> "SimulateConfig":
+        trials = self.sessions * self.trials_per_session
+        if trials % 3:
+            raise ValueError(
+                f"sessions x trials_per_session = {trials} must be divisible by 3, as each picture is seen three times,"
+                " e.g. 6 x 750"
+            )
+        if self.shared_pictures >= trials // 3:
+            raise ValueError(
+                f"shared_pictures is {self.shared_pictures}, but only {trials // 3} pictures are seen in all"
+                f" (sessions x trials_per_session / 3); fewer must be shared, e.g. {max(1, trials // 30)}"
+            )
+        return self
+
+
+class PreprocessConfig(Section):
+    """From betas to z-scored responses."""
+
+    clip: Positive = Field(8.0, description="responses are clipped to plus and minus this many standard deviations")
+    validation_pictures: Count = Field(
+        60, description="pictures a subject taken out of the training pictures for validation"
+    )
+    picture_size: Annotated[int, Field(ge=8)] = Field(
+        64, description="side of the stored pictures in pixels; the backbone's picture size"
+    )
+    statistics: Literal["non_test", "all"] = Field(
+        "non_test",
+        description="trials behind a session's mean and standard deviation; non_test: not those of test pictures",
+    )
+
+
+class BackboneTrainingConfig(Section):
+    """How the miniature backbone is trained (rule train_backbone, only if backbone.source is train)."""
+
+    scenes: Annotated[int, Field(ge=1200)] = Field(
+        42000, description="rendered scenes, the last 1000 of them held out; no subject sees them"
+    )
+    towers_steps: Count = Field(500, description="steps of the text and picture towers")
+    towers_batch: Count = Field(192, description="scenes a step of the towers")
+    vae_steps: Count = Field(2300, description="steps of the VAE")
+    vae_batch: Count = Field(16, description="scenes a step of the VAE")
+    unet_steps: Count = Field(4500, description="steps of the UNet")
+    unet_batch: Count = Field(64, description="scenes a step of the UNet")
+    seed: Seed = Field(777, description="seed of scenes, weights and noise")
+
+
+class BackboneConfig(Section):
+    """The frozen latent diffusion model."""
+
+    source: Annotated[str, Field(min_length=1)] = Field(
+        "miniature",
+        description="miniature: comes with the project; train: made by the rule backbone; or a folder like it",
+    )
+    training: BackboneTrainingConfig = Field(BackboneTrainingConfig(), description="used if source is train")
+
+
+class EncoderConfig(Section):
+    """Sizes of the calibrated encoder; those of the other networks follow from it and from the backbone."""
+
+    image_size: Count = Field(128, description="side of the map in pixels; paper: 256")
+    patch_size: Count = Field(16, description="side of a patch in pixels; paper: 16")
+    width: Count = Field(128, description="width of the tokens; paper: 1024")
+    depth: Count = Field(4, description="transformer blocks; paper: 24")
+    heads: Count = Field(4, description="attention heads; paper: 16")
+    dropout: Dropout = Field(0.0, description="dropout in the blocks")
+    decoder_width: Count = Field(64, description="width of the autoencoder's decoder; paper: 512")
+    decoder_depth: Count = Field(2, description="blocks of the autoencoder's decoder; paper: 8")
+    bottleneck: Count = Field(256, description="width of the vector between encoder and decoder in calibration")
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> "EncoderConfig":
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size is {self.image_size}, which patch_size {self.patch_size} does not divide, e.g. 128 and 16"
+            )
+        if self.width % self.heads:
+            raise ValueError(f"width is {self.width}, which the {self.heads} heads do not divide, e.g. 128 and 4")
+        if self.decoder_width % self.heads:
+            raise ValueError(
+                f"decoder_width is {self.decoder_width}, which the {self.heads} heads do not divide, e.g. 64 and 4"
+            )
+        return self
+
+
+class _TrainingConfig(Section):
+    """What all training stages have in common."""
+
+    steps: Count = Field(500, description="training steps")
+    batch_size: Count = Field(48, description="pictures a step, over all devices together")
+    learning_rate: Positive = Field(3.0e-4, description="highest learning rate")
+    weight_decay: NotNegative = Field(0.01, description="weight decay of AdamW")
+    schedule: Literal["constant", "cosine"] = Field(
+        "cosine", description="course of the learning rate after the warm-up; paper: constant"
+    )
+    warmup: Annotated[int, Field(ge=0)] = Field(20, description="steps in which the learning rate rises from zero")
+    ema: Dropout = Field(
+        0.995,
+        description="decay of the weights' moving average, which is kept in the end; 0: last weights, as in the paper",
+    )
+    trial_averaging: Literal["random", "mean", "single"] = Field(
+        "random",
+        description="a picture's response in training: mean of a random number of its repeats, of all, or one repeat",
+    )
+    validation_interval: Count = Field(250, description="steps between two validations")
+    seed: Seed = Field(11, description="seed of weights, noise and order of pictures")
+
+
+class CalibrateConfig(_TrainingConfig):
+    """Training of the encoder as an autoencoder of responses."""
+
+    init: Start = Field(
+        "population",
+        description="population: shipped weights, trained on other simulated people; scratch: random weights",
+    )
+    steps: Count = Field(100, description="training steps")
+    learning_rate: Positive = Field(1.0e-4, description="highest learning rate")
+    weight_decay: NotNegative = Field(0.05, description="weight decay of AdamW")
+
+
+class _ModulationConfig(_TrainingConfig):
+    """What pretraining and refining have in common."""
+
+    semantic_weight: NotNegative = Field(
+        1.0, description="weight of the loss between the guiding network's feature and the captions' text embedding"
+    )
+    captions: Literal["mean", "random"] = Field(
+        "mean",
+        description="text of the semantic loss: mean over a picture's captions, or one of them, as in the paper",
+    )
+    guidance_dropout: Dropout = Field(
+        0.1,
+        description="share of the samples whose context is replaced by the empty prompt, for classifier-free guidance",
+    )
+    mapper_rate: Positive = Field(
+        1.0, description="learning rate of the token, width and hint mappers as a multiple of learning_rate; paper: 1"
+    )
+
+
+class ReconstructConfig(_ModulationConfig):
+    """Training of the shared networks on all subjects of subjects.pretrain."""
+
+    init: Start = Field(
+        "population",
+        description="population: shipped weights, trained on other simulated people; scratch: random weights",
+    )
+    seed: Seed = Field(12, description="seed of weights, noise and order of pictures")
+
+
+class GuidanceAdaptationConfig(Section):
+    """A short adaptation to classifier-free guidance after refining."""
+
+    steps: Annotated[int, Field(ge=0)] = Field(0, description="steps; 0: none")
+    learning_rate: Positive = Field(1.0e-5, description="learning rate")
+    dropout: Dropout = Field(0.05, description="share of the samples whose context is replaced by the empty prompt")
+
+
+class RefineConfig(_ModulationConfig):
+    """Training of the networks on one subject, from the pretrained ones."""
+
+    steps: Count = Field(250, description="training steps")
+    learning_rate: Positive = Field(2.0e-4, description="highest learning rate")
+    seed: Seed = Field(13, description="seed of noise and order of pictures")
+    guidance_adaptation: GuidanceAdaptationConfig = Field(GuidanceAdaptationConfig(), description="optional last part")
+
+
+class SampleConfig(Section):
+    """Reconstruction of the test pictures."""
+
+    steps: Count = Field(25, description="DDIM steps")
+    guidance_scale: Annotated[float, Field(ge=1)] = Field(3.0, description="classifier-free guidance; 1: none")
+    samples: Count = Field(1, description="pictures drawn a test picture")
+    batch_size: Count = Field(50, description="pictures at a time; does not change them")
+    seed: Seed = Field(14, description="seed from which each picture's noise seed is derived")
+
+
+class EvaluateConfig(Section):
+    """Scores, baselines and figures."""
+
+    bootstrap: Annotated[int, Field(ge=10)] = Field(1000, description="bootstrap samples behind the 95 % intervals")
+    seed: Seed = Field(15, description="seed of bootstrap, distractors and wrong pairings")
+    ridge_alphas: Annotated[list[Positive], Field(min_length=1)] = Field(
+        [1.0e2, 1.0e3, 1.0e4, 1.0e5], description="ridge penalties among which validation pictures choose"
+    )
+    diffusion_strength: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.75, description="ridge_diffusion: share of the noise schedule that is run, as in Brain-Diffuser"
+    )
+    contact_sheet_rows: Count = Field(12, description="test pictures on a contact sheet")
+
+
+class RuntimeConfig(Section):
+    """How it runs; nothing here changes results, so nothing here makes a stage run again."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto takes a GPU where there is one")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="arithmetic of frozen networks and of training; bf16 pays on GPUs (it does change the last digits)",
+    )
+    threads: Annotated[int, Field(ge=0)] = Field(
+        8, description="most CPU cores that one job takes (it gets fewer where --cores gives fewer)"
+    )
+    workers: Annotated[int, Field(ge=0)] = Field(
+        0, description="processes that load data; 0: none besides the main one"
+    )
+    gpus: Annotated[int, Field(ge=0)] = Field(
+        0, description="GPUs that a training or sampling job reserves with Snakemake and on a cluster"
+    )
+    checkpoint_interval: Count = Field(200, description="training steps between two checkpoints")
+    log_interval: Count = Field(20, description="training steps between two entries in history.csv")
+    track_code: bool = Field(True, description="run a stage again when its code has changed")
