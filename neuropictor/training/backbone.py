@@ -244,10 +244,9 @@ def train_unet(
         ema.store(unet.parameters())
         ema.copy_to(unet.parameters())
         with torch.no_grad():
-            losses = [
-                loss_of(np.arange(train + i, train + i + 100), torch.Generator().manual_seed(i))
-                for i in range(0, 500, 100)
-            ]
+            rows = np.arange(train, min(train + 500, len(pictures)))
+            parts = np.array_split(rows, -(-len(rows) // 100))
+            losses = [loss_of(part, torch.Generator().manual_seed(number)) for number, part in enumerate(parts)]
         ema.restore(unet.parameters())
         return {"validation": torch.stack(losses).mean().item()}
 

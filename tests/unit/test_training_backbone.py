@@ -13,8 +13,8 @@ from neuropictor.training import backbone as training
 from neuropictor.training.miniature import CONTEXT_LENGTH, build, build_tokenizer
 from neuropictor.training.population import VALIDATION_PICTURES, write_person
 
-CONFIG = BackboneTrainingConfig(
-    scenes=1200, towers_steps=1, towers_batch=4, vae_steps=1, vae_batch=2, unet_steps=1, unet_batch=2, seed=5
+CONFIG = BackboneTrainingConfig.model_construct(  # fewer scenes than anyone should train on
+    scenes=80, towers_steps=1, towers_batch=4, vae_steps=1, vae_batch=2, unet_steps=1, unet_batch=2, seed=5
 )
 
 
@@ -39,6 +39,7 @@ def test_a_missing_part_is_named(tmp_path):
 
 def test_training_goes_on_after_the_last_finished_part(tmp_path, monkeypatch):
     runtime = RuntimeConfig(device="cpu", threads=1)
+    monkeypatch.setattr(training, "HELD_OUT", 40)
 
     def stop(*arguments):
         raise KeyboardInterrupt
