@@ -17,11 +17,13 @@ A latent diffusion model of the same diffusers and transformers classes as Stabl
 laptop's CPU: {unet:.1f} M parameters in the UNet, {vae:.1f} M in the VAE, {text:.1f} M in the text tower, {image:.1f} M
 in the image tower. It draws what `neuropictor.simulation.scenes` renders, at 64 x 64 pixels, and nothing else.
 
-- **Made by** `neuropictor train-backbone` (towers, VAE, UNet, in this order) with the numbers of `backbone.training` in
-  `config.yaml`, from random weights, on rendered scenes of a seed that no simulated subject sees.
+- **Made by** the functions behind `neuropictor train-backbone` (towers, VAE, then UNet), called one by one, with
+  the steps, batch sizes and scenes of `backbone.training` in `config.yaml` but other seeds for weights (0) and batches
+  (1): the command gives weights of the same kind, not the same bytes. No simulated subject sees these scenes.
 - **Population start** (`population/`): calibrated encoder and networks trained by `neuropictor.training.population` on
   twelve simulated people, none of them subjects 1 to 8, who saw such scenes. They share with the subjects what people
-  of one simulation seed share: part of the tuning. `init: scratch` does without it.
+  of one simulation seed share: part of the tuning. 2,250 pictures each; calibration 450 steps at 1e-3, batch 64;
+  pretraining 1,700 steps at 6e-4, batch 48; stored as float16. `init: scratch` does without it.
 - **Licence** Apache-2.0, as the code. No photograph and no brain data went into it.
 
 Measured on {count} scenes that were held out:
