@@ -39,6 +39,7 @@ if settings.backbone.source == "train":
 
 include: "rules/preprocess.smk"
 include: "rules/calibrate.smk"
+include: "rules/align.smk"
 include: "rules/pretrain.smk"
 include: "rules/refine.smk"
 include: "rules/sample.smk"

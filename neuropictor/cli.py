@@ -22,6 +22,8 @@ Folder = Annotated[Path, typer.Option(exists=True, file_okay=False, help="folder
 Out = Annotated[Path, typer.Option(help="what is written; replaced if it exists")]
 Subject = Annotated[int, typer.Option(min=1, max=8, help="NSD's subject number")]
 Settings = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="YAML laid over the defaults")]
+Component = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="file of align, unless tokens: 0")]
+Components = Annotated[list[Path] | None, typer.Option(exists=True, dir_okay=False, help="files of align")]
 Source = Annotated[str, typer.Option(help="miniature, or a folder in the layout of diffusers' Stable Diffusion")]
 
 
@@ -99,6 +101,32 @@ def train_backbone(out: Out, settings: Settings = None) -> None:
 
 
 @app.command()
+def train_population(out: Out, backbone: Source, settings: Settings = None) -> None:
+    """Train start weights of encoder and networks on simulated people who are no subjects.
+
+    Example: neuropictor train-population --backbone results/backbone --out results/backbone/population
+    """
+    from neuropictor.training.population import train_population as stage
+
+    loaded, runtime = _start(settings)
+    sections = {name: getattr(loaded, name) for name in ("simulate", "encoder", "align")}
+    chosen = {"training": loaded.backbone.training, "config": loaded.backbone.population}
+    stage(backbone=backbone, **chosen, **sections, runtime=runtime, out=out)
+
+
+@app.command()
+def model_card(backbone: Source, settings: Settings = None) -> None:
+    """Measure a miniature backbone on held-out scenes and write README.md into its folder.
+
+    Example: neuropictor model-card --backbone results/backbone
+    """
+    from neuropictor.training.model_card import write_card as stage
+
+    loaded, runtime = _start(settings)
+    stage(folder=Path(backbone), config=loaded.backbone, runtime=runtime)
+
+
+@app.command()
 def calibrate(out: Out, responses: list[Path], backbone: Source = "miniature", settings: Settings = None) -> None:
     """Train the encoder as an autoencoder of responses (stage 1).
 
@@ -112,40 +140,80 @@ def calibrate(out: Out, responses: list[Path], backbone: Source = "miniature", s
 
 
 @app.command()
+def align_space(
+    latents: File, out: Out, responses: list[Path], backbone: Source = "miniature", settings: Settings = None
+) -> None:
+    """Make the space of components that all subjects share; needed for align.
+
+    Example: neuropictor align-space --latents results/latents.h5 --out results/align/space.safetensors
+    data/prepared/sub-*/responses.h5
+    """
+    from neuropictor.data.alignment import make_space
+    from neuropictor.models.population import SPACE, population_file
+
+    loaded, _ = _start(settings)
+    population = population_file(backbone, SPACE) if loaded.pretrain.init == "population" else None
+    make_space(latents=latents, responses=responses, population=population, config=loaded.align, out=out)
+
+
+@app.command()
+def align(responses: File, latents: File, space: File, out: Out, settings: Settings = None) -> None:
+    """Predict one subject's components, linearly, from its responses.
+
+    Example: neuropictor align --responses data/prepared/sub-01/responses.h5 --latents results/latents.h5
+    --space results/align/space.safetensors --out results/align/sub-01/components.h5
+    """
+    from neuropictor.data.alignment import align_subject
+
+    loaded, _ = _start(settings)
+    align_subject(responses=responses, latents=latents, space=space, config=loaded.align, out=out)
+
+
+@app.command()
 def pretrain(
     latents: File,
     autoencoder: File,
     out: Out,
     responses: list[Path],
+    components: Components = None,
     backbone: Source = "miniature",
     settings: Settings = None,
 ) -> None:
-    """Train all networks on many subjects (stage 2).
+    """Train all networks on many subjects (stage 2). Components: one file for each of responses, in their order.
 
     Example: neuropictor pretrain --latents results/latents.h5 --autoencoder results/calibrate/autoencoder.safetensors
-    --out results/pretrain/networks.safetensors data/prepared/sub-*/responses.h5
+    --out results/pretrain/networks.safetensors --components results/align/sub-01/components.h5
+    data/prepared/sub-01/responses.h5
     """
     from neuropictor.training.reconstruct import pretrain as stage
 
     loaded, runtime = _start(settings)
     files = {"responses": responses, "latents": latents, "autoencoder": autoencoder}
-    stage(**files, backbone=backbone, config=loaded.pretrain, runtime=runtime, out=out)
+    sections = {"config": loaded.pretrain, "runtime": runtime, "aligned_tokens": loaded.align.tokens}
+    stage(**files, backbone=backbone, **sections, out=out, components=components or None)
 
 
 @app.command()
 def refine(
-    responses: File, latents: File, networks: File, out: Out, backbone: Source = "miniature", settings: Settings = None
+    responses: File,
+    latents: File,
+    networks: File,
+    out: Out,
+    components: Component = None,
+    backbone: Source = "miniature",
+    settings: Settings = None,
 ) -> None:
     """Train all networks on one subject (stage 3).
 
     Example: neuropictor refine --responses data/prepared/sub-01/responses.h5 --latents results/latents.h5
-    --networks results/pretrain/networks.safetensors --out results/refine/sub-01/networks.safetensors
+    --components results/align/sub-01/components.h5 --networks results/pretrain/networks.safetensors
+    --out results/refine/sub-01/networks.safetensors
     """
     from neuropictor.training.reconstruct import refine as stage
 
     loaded, runtime = _start(settings)
     files = {"responses": responses, "latents": latents, "networks": networks}
-    stage(**files, backbone=backbone, config=loaded.refine, runtime=runtime, out=out)
+    stage(**files, backbone=backbone, config=loaded.refine, runtime=runtime, out=out, components=components)
 
 
 @app.command()
@@ -153,6 +221,7 @@ def sample(
     networks: File,
     responses: File,
     out: Out,
+    components: Component = None,
     model: Annotated[str, typer.Option(help="name that the pictures get in tables")] = "refined",
     backbone: Source = "miniature",
     settings: Settings = None,
@@ -160,13 +229,15 @@ def sample(
     """Reconstruct one subject's test pictures.
 
     Example: neuropictor sample --networks results/refine/sub-01/networks.safetensors
-    --responses data/prepared/sub-01/responses.h5 --out results/sample/sub-01/refined.h5
+    --responses data/prepared/sub-01/responses.h5 --components results/align/sub-01/components.h5
+    --out results/sample/sub-01/refined.h5
     """
     from neuropictor.sampling import sample_subject
 
     loaded, runtime = _start(settings)
     files = {"networks": networks, "responses": responses}
-    sample_subject(**files, backbone=backbone, config=loaded.sample, runtime=runtime, model=model, out=out)
+    sections = {"config": loaded.sample, "runtime": runtime}
+    sample_subject(**files, backbone=backbone, **sections, model=model, out=out, components=components)
 
 
 @app.command()

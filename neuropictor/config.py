@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from neuropictor import config_text
 from neuropictor.config_sections import (
+    AlignConfig,
     BackboneConfig,
     BackboneTrainingConfig,
     CalibrateConfig,
@@ -21,6 +22,7 @@ from neuropictor.config_sections import (
     GuidanceAdaptationConfig,
     NsdConfig,
     PathsConfig,
+    PopulationConfig,
     PreprocessConfig,
     ReconstructConfig,
     RefineConfig,
@@ -32,6 +34,7 @@ from neuropictor.config_sections import (
 )
 
 __all__ = [
+    "AlignConfig",
     "BackboneConfig",
     "BackboneTrainingConfig",
     "CalibrateConfig",
@@ -42,6 +45,7 @@ __all__ = [
     "GuidanceAdaptationConfig",
     "NsdConfig",
     "PathsConfig",
+    "PopulationConfig",
     "PreprocessConfig",
     "ReconstructConfig",
     "RefineConfig",
@@ -70,21 +74,12 @@ class Config(Section):
     backbone: BackboneConfig = Field(BackboneConfig(), description="the frozen latent diffusion model")
     encoder: EncoderConfig = Field(EncoderConfig(), description="sizes of the calibrated encoder")
     calibrate: CalibrateConfig = Field(CalibrateConfig(), description="stage 1: the encoder as an autoencoder")
+    align: AlignConfig = Field(AlignConfig(), description="a linear map of each subject, for the networks")
     pretrain: ReconstructConfig = Field(ReconstructConfig(), description="stage 2: all networks, many subjects")
     refine: RefineConfig = Field(RefineConfig(), description="stage 3: all networks, one subject")
     sample: SampleConfig = Field(SampleConfig(), description="reconstruction of the test pictures")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="scores, baselines and figures")
     runtime: RuntimeConfig = Field(RuntimeConfig(), description="how it runs")
-
-    @model_validator(mode="after")
-    def _check_start(self) -> "Config":
-        stages = [name for name in ("calibrate", "pretrain") if getattr(self, name).init == "population"]
-        if stages and self.backbone.source == "train":
-            raise ValueError(
-                f"{stages[0]}.init is population, but a backbone trained here (backbone.source: train) has no such"
-                f" start weights; allowed: {stages[0]}: {{init: scratch}}"
-            )
-        return self
 
     @model_validator(mode="after")
     def _check_simulation(self) -> "Config":

@@ -29,6 +29,7 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
+Alphas = Annotated[list[Positive], Field(min_length=1)]
 Start = Literal["population", "scratch"]
 Subjects = Annotated[
     list[Annotated[int, Field(ge=1, le=NSD_SUBJECTS)]], Field(min_length=1), AfterValidator(_unique_subjects)
@@ -137,9 +138,29 @@ class BackboneTrainingConfig(Section):
     towers_batch: Count = Field(192, description="scenes a step of the towers")
     vae_steps: Count = Field(2300, description="steps of the VAE")
     vae_batch: Count = Field(16, description="scenes a step of the VAE")
+    decoder_steps: Count = Field(4000, description="further steps of the VAE's decoder alone")
+    decoder_batch: Count = Field(16, description="scenes a step of the decoder")
     unet_steps: Count = Field(4500, description="steps of the UNet")
     unet_batch: Count = Field(64, description="scenes a step of the UNet")
     seed: Seed = Field(777, description="seed of scenes, weights and noise")
+
+
+class PopulationConfig(Section):
+    """Training of start weights for encoder and networks on other simulated people (rule train_population)."""
+
+    people: Count = Field(12, description="simulated people, none of them a subject")
+    pictures: Annotated[int, Field(ge=40)] = Field(2250, description="scenes that each of them sees three times")
+    folds: Annotated[int, Field(ge=2)] = Field(
+        2,
+        description="as align.folds; with 2, components rest on about as many pictures as a subject's",
+    )
+    batch_size: Count = Field(64, description="pictures a step")
+    calibrate_steps: Count = Field(450, description="steps of calibration")
+    calibrate_rate: Positive = Field(1.0e-3, description="highest learning rate of calibration")
+    semantic_steps: Annotated[int, Field(ge=0)] = Field(1500, description="as pretrain.semantic_steps")
+    pretrain_steps: Count = Field(3500, description="steps of pretraining, those on the semantic loss included")
+    pretrain_rate: Positive = Field(8.0e-4, description="highest learning rate of pretraining")
+    seed: Seed = Field(1, description="seed of weights, noise and order of pictures")
 
 
 class BackboneConfig(Section):
@@ -150,6 +171,9 @@ class BackboneConfig(Section):
         description="miniature: comes with the project; train: made by the rule backbone; or a folder like it",
     )
     training: BackboneTrainingConfig = Field(BackboneTrainingConfig(), description="used if source is train")
+    population: PopulationConfig = Field(
+        PopulationConfig(), description="used if source is train and calibrate or pretrain have init: population"
+    )
 
 
 class EncoderConfig(Section):
@@ -178,6 +202,23 @@ class EncoderConfig(Section):
                 f"decoder_width is {self.decoder_width}, which the {self.heads} heads do not divide, e.g. 64 and 4"
             )
         return self
+
+
+class AlignConfig(Section):
+    """A linear map from each subject's responses to components that all share; not in the paper."""
+
+    tokens: Annotated[int, Field(ge=0)] = Field(
+        16, description="tokens made of the components, beside the encoder's; 0: no alignment, as in the paper"
+    )
+    text_components: Count = Field(64, description="principal components of the captions' text features")
+    latent_components: Count = Field(128, description="principal components of the pictures' latents")
+    folds: Annotated[int, Field(ge=2)] = Field(
+        10, description="parts of the training pictures, each predicted from the others"
+    )
+    ridge_alphas: Alphas = Field(
+        [3.0e2, 1.0e3, 3.0e3, 1.0e4, 3.0e4], description="ridge penalties among which validation pictures choose"
+    )
+    seed: Seed = Field(10, description="seed of folds")
 
 
 class _TrainingConfig(Section):
@@ -220,6 +261,9 @@ class _ModulationConfig(_TrainingConfig):
 
     semantic_weight: NotNegative = Field(
         1.0, description="weight of the loss between the guiding network's feature and the captions' text embedding"
+    )
+    semantic_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="first steps, of all, that train on the semantic loss alone, without the UNet; paper: 0"
     )
     captions: Literal["mean", "random"] = Field(
         "mean",
@@ -276,8 +320,9 @@ class EvaluateConfig(Section):
 
     bootstrap: Annotated[int, Field(ge=10)] = Field(1000, description="bootstrap samples behind the 95 % intervals")
     seed: Seed = Field(15, description="seed of bootstrap, distractors and wrong pairings")
-    ridge_alphas: Annotated[list[Positive], Field(min_length=1)] = Field(
-        [1.0e2, 1.0e3, 1.0e4, 1.0e5], description="ridge penalties among which validation pictures choose"
+    ridge_alphas: Alphas = Field(
+        [1.0e2, 3.0e2, 1.0e3, 3.0e3, 1.0e4, 3.0e4, 1.0e5],
+        description="ridge penalties among which validation pictures choose",
     )
     diffusion_strength: Annotated[float, Field(gt=0, le=1)] = Field(
         0.75, description="ridge_diffusion: share of the noise schedule that is run, as in Brain-Diffuser"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from neuropictor.data.alignment import ComponentStore
 from neuropictor.data.datasets import MapOperator
 from neuropictor.data.reconstructions import Reconstructions, write_reconstructions
 from neuropictor.data.responses import ResponseStore
@@ -84,6 +85,7 @@ def sample_subject(
     runtime: "RuntimeConfig",
     model: str,
     out: str | Path,
+    components: str | Path | None = None,
 ) -> None:
     """Reconstruct every test picture of a subject from the mean response over its repeats.
 
@@ -101,14 +103,19 @@ def sample_subject(
         Name under which the pictures are compared, ``refined`` or ``pretrained``.
     out
         HDF5 file of `neuropictor.data.reconstructions`.
+    components
+        The subject's component file, for networks with an alignment.
     """
     out = Path(out)
     inputs = {"networks": Path(networks), "backbone": backbone_folder(backbone), "responses": Path(responses)}
+    if components is not None:
+        inputs["components"] = Path(components)
     with RunRecord(record_path(out), "sample", config=config, seed=config.seed, inputs=inputs.values()) as record:
         store = ResponseStore(responses)
         nsd_ids = store.pictures("test")
         jobs = [(int(nsd_id), sample) for nsd_id in nsd_ids for sample in range(config.samples)]
-        sampler = _Sampler(networks, backbone, config, runtime)
+        aligned = None if components is None else ComponentStore(components, store)
+        sampler = _Sampler(networks, backbone, store, aligned, config, runtime)
         guard = {"config": config.model_dump(mode="json"), "precision": runtime.precision, "model": model}
         chunks = _Chunks(out, guard | {name: checksum(path) for name, path in inputs.items()})
         parts = []
@@ -117,7 +124,7 @@ def sample_subject(
             part = jobs[start : start + config.batch_size]
             pictures = chunks.load(index)
             if pictures is None:
-                pictures = sampler.pictures(store, part)
+                pictures = sampler.pictures(part)
                 chunks.save(index, pictures)
             parts.append(pictures)
         pictures = np.concatenate(parts)
@@ -130,25 +137,43 @@ def sample_subject(
 class _Sampler:
     """The pipeline with all that stays the same from batch to batch."""
 
-    def __init__(self, networks: str | Path, backbone: str | Path, config: "SampleConfig", runtime: "RuntimeConfig"):
+    def __init__(
+        self,
+        networks: str | Path,
+        backbone: str | Path,
+        responses: ResponseStore,
+        components: ComponentStore | None,
+        config: "SampleConfig",
+        runtime: "RuntimeConfig",
+    ):
+        self.responses, self.components = responses, components
         self.config, self.runtime = config, runtime
         self.device = prepare_device(runtime)
         frozen = Backbone.load(backbone).to(self.device)
         trained = load_networks(networks).to(self.device)
+        trained.check_space(None if components is None else components.space)
         self.null_context = frozen.null_context()
         self.pipeline = NeuroPictorPipeline.from_parts(trained, frozen)
         self.maps = MapOperator(load_geometry().map_operator(trained.encoder.config.image_size)).to(self.device)
 
-    def pictures(self, store: ResponseStore, jobs: list[tuple[int, int]]) -> np.ndarray:
+    def pictures(self, jobs: list[tuple[int, int]]) -> np.ndarray:
         """Return uint8 ``[n, S, S, 3]``, one for each (nsd_id, sample)."""
         nsd_ids = [nsd_id for nsd_id, _ in jobs]
-        responses = torch.from_numpy(store.mean_response(nsd_ids)).to(self.device)
-        generators = [picture_generator(self.config.seed, store.subject, *job) for job in jobs]
+        responses = torch.from_numpy(self.responses.mean_response(nsd_ids)).to(self.device)
+        generators = [picture_generator(self.config.seed, self.responses.subject, *job) for job in jobs]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.runtime.precision == "bf16"):
             return self.pipeline(
                 self.maps(responses),
                 self.null_context,
+                self._mean_components(nsd_ids),
                 num_inference_steps=self.config.steps,
                 guidance_scale=self.config.guidance_scale,
                 generators=generators,
             ).pictures
+
+    def _mean_components(self, nsd_ids: list[int]) -> torch.Tensor | None:
+        """Return the mean over a picture's repeats, ``[n, K]``."""
+        if self.components is None:
+            return None
+        means = [self.components.rows[self.responses.trials(nsd_id)].mean(0) for nsd_id in nsd_ids]
+        return torch.from_numpy(np.stack(means)).to(self.device)

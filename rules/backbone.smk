@@ -23,3 +23,35 @@ rule train_backbone:
         "Training the miniature backbone"
     script:
         "../workflow_scripts/train_backbone.py"
+
+
+rule train_population:
+    input:
+        backbone=backbone_files,
+    output:
+        expand("<results>/backbone/population/{file}", file=POPULATION_FILES),
+        run="<results>/backbone/population/run.json",
+    log:
+        "logs/train_population.log",
+    benchmark:
+        "<results>/benchmarks/train_population.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: cores()
+    resources:
+        gpu=settings.runtime.gpus,
+        mem_mb=8000,
+        runtime=2880,
+    params:
+        training=section("backbone", "training"),
+        config=section("backbone", "population"),
+        simulate=section("simulate"),
+        encoder=section("encoder"),
+        align=section("align"),
+        backbone=backbone(),
+        runtime=runtime,
+        code=code("train_population"),
+    message:
+        "Training start weights on other simulated people"
+    script:
+        "../workflow_scripts/train_population.py"

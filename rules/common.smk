@@ -16,6 +16,11 @@ BACKBONE_PARTS = [
     "scheduler",
     "image_encoder",
 ]
+POPULATION_FILES = [
+    "autoencoder.safetensors",
+    "networks.safetensors",
+    "space.safetensors",
+]
 MODELS = ["refined", "pretrained"]
 BASELINES = ["ridge_diffusion", "ridge", "mean_picture"]
 
@@ -99,8 +104,34 @@ def start_weights(stage, name):
     if getattr(settings, stage).init == "scratch":
         return "scratch"
     source = settings.backbone.source
+    if source == "train":
+        return "see inputs"
     file = (SHIPPED if source == "miniature" else Path(source)) / "population" / name
     return runlog.checksum(file) if file.is_file() else f"no {file.name}"
+
+
+def start_files(stage):
+    """Start weights of a training stage that are made here (backbone.source: train)."""
+    trained = settings.backbone.source == "train"
+    return (
+        "<results>/backbone/population/run.json"
+        if trained and getattr(settings, stage).init == "population"
+        else []
+    )
+
+
+def component_files(subjects):
+    """Aligned components of subjects, if the networks take any."""
+    return (
+        expand("<results>/align/sub-{subject}/components.h5", subject=subjects)
+        if settings.align.tokens
+        else []
+    )
+
+
+def own_components(wildcards):
+    """Aligned components of one subject, if the networks take any."""
+    return component_files([wildcards.subject])
 
 
 def backbone_files(wildcards):

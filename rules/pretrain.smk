@@ -4,9 +4,11 @@
 rule pretrain:
     input:
         responses=expand("<prepared>/sub-{subject}/responses.h5", subject=pretraining()),
+        components=component_files(pretraining()),
         latents="<results>/latents.h5",
         autoencoder="<results>/calibrate/autoencoder.safetensors",
         backbone=backbone_files,
+        start=start_files("pretrain"),
     output:
         networks="<results>/pretrain/networks.safetensors",
         history="<results>/pretrain/history.csv",
@@ -24,6 +26,7 @@ rule pretrain:
         runtime=2880,
     params:
         config=section("pretrain"),
+        tokens=settings.align.tokens,
         start=start_weights("pretrain", "networks.safetensors"),
         backbone=backbone(),
         content=backbone_content(),

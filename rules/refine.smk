@@ -4,6 +4,7 @@
 rule refine:
     input:
         responses="<prepared>/sub-{subject}/responses.h5",
+        components=own_components,
         latents="<results>/latents.h5",
         networks="<results>/pretrain/networks.safetensors",
         backbone=backbone_files,

@@ -5,6 +5,7 @@ rule sample:
     input:
         networks=networks,
         responses="<prepared>/sub-{subject}/responses.h5",
+        components=own_components,
         backbone=backbone_files,
     output:
         pictures="<results>/sample/sub-{subject}/{model}.h5",

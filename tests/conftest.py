@@ -140,3 +140,18 @@ def tiny_latents(tiny_prepared: Path, tiny_backbone: Path) -> Path:
     out = tiny_prepared / "latents.h5"
     cache_latents(tiny_prepared / "stimuli.h5", tiny_backbone, RuntimeConfig(device="cpu", threads=1), out)
     return out
+
+
+@pytest.fixture(scope="session")
+def tiny_components(tiny_prepared: Path, tiny_latents: Path) -> list[Path]:
+    """Aligned components of the tiny responses: three of text, four of latents."""
+    from neuropictor.config import AlignConfig
+    from neuropictor.data.alignment import align_subject, make_space
+
+    config = AlignConfig(tokens=2, text_components=3, latent_components=4, folds=2)
+    responses = [tiny_prepared / f"sub-{subject:02d}" / "responses.h5" for subject in SUBJECTS]
+    space = tiny_prepared / "space.safetensors"
+    make_space(tiny_latents, responses, None, config, space)
+    for path in responses:
+        align_subject(path, tiny_latents, space, config, path.with_name("components.h5"))
+    return [path.with_name("components.h5") for path in responses]

@@ -17,4 +17,6 @@ pretrain(
     config=ReconstructConfig(**snakemake.params.config),
     runtime=RuntimeConfig(**snakemake.params.runtime),
     out=Path(snakemake.output.networks),
+    components=[Path(path) for path in snakemake.input.components] or None,
+    aligned_tokens=snakemake.params.tokens,
 )

@@ -17,4 +17,5 @@ refine(
     config=RefineConfig(**snakemake.params.config),
     runtime=RuntimeConfig(**snakemake.params.runtime),
     out=Path(snakemake.output.networks),
+    components=next(map(Path, snakemake.input.components), None),
 )

@@ -17,4 +17,5 @@ sample_subject(
     runtime=RuntimeConfig(**snakemake.params.runtime),
     model=snakemake.wildcards.model,
     out=Path(snakemake.output.pictures),
+    components=next(map(Path, snakemake.input.components), None),
 )

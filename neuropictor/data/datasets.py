@@ -16,6 +16,7 @@ from scipy import sparse
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from neuropictor.data.alignment import ComponentStore
 from neuropictor.data.latents import MEMORY_LIMIT, LatentStore, Rows
 from neuropictor.data.responses import SPLITS, ResponseStore
 
@@ -63,6 +64,8 @@ class PictureResponses:
         Response files, one a subject.
     split
         ``train``, ``validation`` or ``test``.
+    components
+        Component files of the same subjects in the same order; None for none.
     memory_limit
         Bytes up to which a subject's responses are kept in memory.
 
@@ -74,11 +77,24 @@ class PictureResponses:
         ``[N]`` NSD's subject number of each item.
     data
         ``simulated`` or ``nsd``.
+    space
+        Checksum of the shared space of the components; None without components.
     """
 
-    def __init__(self, paths: Sequence[str | Path], split: str, memory_limit: int = MEMORY_LIMIT):
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        split: str,
+        components: Sequence[str | Path] | None = None,
+        memory_limit: int = MEMORY_LIMIT,
+    ):
         stores = [ResponseStore(path) for path in paths]
-        self._rows = [Rows(store.path, "responses", memory_limit) for store in stores]
+        self._rows = {"responses": [Rows(store.path, "responses", memory_limit) for store in stores]}
+        self.space = None
+        if components is not None:
+            aligned = [ComponentStore(path, store) for path, store in zip(components, stores, strict=True)]
+            self.space = aligned[0].space
+            self._rows["components"] = [store.rows for store in aligned]
         tables, nsd_ids = [], []
         for store in stores:
             ids = store.pictures(split)
@@ -114,13 +130,16 @@ class PictureResponses:
         ranked = np.take_along_axis(trials, order.argsort(1), 1)
         return [np.sort(row[:n]) for row, n in zip(ranked, count, strict=True)]
 
-    def read(self, items: np.ndarray, chosen: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the mean over the chosen trials of each item, float32 ``[n, V]``."""
+    def read(self, items: np.ndarray, chosen: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Return means over the chosen trials of each item, float32: ``responses [n, V]``, ``components [n, K]``."""
+        return {name: self._mean(rows, items, chosen) for name, rows in self._rows.items()}
+
+    def _mean(self, rows: Sequence[Rows], items: np.ndarray, chosen: Sequence[np.ndarray]) -> np.ndarray:
         counts = np.array([len(trials) for trials in chosen])
         flat, owner = np.concatenate(chosen), np.repeat(self._file[items], counts)
-        values = np.empty((len(flat), self._rows[0].shape[1]), dtype=np.float32)
+        values = np.empty((len(flat), rows[0].shape[1]), dtype=np.float32)
         for file in np.unique(owner):
-            values[owner == file] = self._rows[file][flat[owner == file]]
+            values[owner == file] = rows[file][flat[owner == file]]
         sums = np.add.reduceat(values, np.concatenate([[0], counts.cumsum()[:-1]]), axis=0)
         return sums / counts[:, None].astype(np.float32)
 
@@ -134,9 +153,10 @@ def _groups(store: ResponseStore, kept: np.ndarray) -> list[np.ndarray]:
 class TrainingBatches(Dataset):
     """Batches by step number; use through `loader`.
 
-    A batch is a dictionary: ``responses`` f4 ``[B, V]``; with latents also ``latents`` ``[B, C, h, w]`` drawn from the
-    VAE's posterior and scaled, ``text`` ``[B, L, D]`` of the captions, ``noise`` as the latents, ``timesteps``
-    ``[B]``, and ``uniform`` ``[B]`` in 0..1, to be compared with the share of contexts to drop.
+    A batch is a dictionary: ``responses`` f4 ``[B, V]``; with an alignment ``components`` f4 ``[B, K]``; with latents
+    also ``latents`` ``[B, C, h, w]`` drawn from the VAE's posterior and scaled, ``text`` ``[B, L, D]`` of the captions,
+    ``noise`` as the latents, ``timesteps`` ``[B]``, and ``uniform`` ``[B]`` in 0..1, to be compared with the share of
+    contexts to drop.
 
     Parameters
     ----------
@@ -201,7 +221,7 @@ class TrainingBatches(Dataset):
     ) -> dict[str, torch.Tensor]:
         chosen = self.responses.choose(items, averaging, random)[self.rows]
         mine = items[self.rows]
-        batch = {"responses": self.responses.read(mine, chosen)}
+        batch = self.responses.read(mine, chosen)
         if self.latents is not None:
             rows = self._latent_rows[mine]
             shape = (2, len(items), *self.latents.mean.shape[1:])

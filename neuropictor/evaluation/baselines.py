@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from neuropictor.data.alignment import latent_features, text_features
 from neuropictor.data.latents import LatentStore
 from neuropictor.data.reconstructions import Reconstructions, write_reconstructions
 from neuropictor.data.responses import ResponseStore
+from neuropictor.data.ridge import Decomposition, Ridge
 from neuropictor.data.stimuli import StimulusStore, resize_pictures
 from neuropictor.evaluation.diffusion import diffuse, picture_noise
 from neuropictor.evaluation.measures import distance, pixcorr
-from neuropictor.evaluation.ridge import Decomposition, Ridge
 from neuropictor.models.backbone import Backbone
 from neuropictor.models.device import prepare_device
 from neuropictor.runlog import RunRecord
@@ -152,8 +153,8 @@ class _Linear:
                 alphas,
             )
             for read, groups, size in (
-                (_latent_targets, channels, int(np.prod(backbone.latent_shape))),
-                (_context_targets, length, int(np.prod(backbone.context_shape))),
+                (latent_features, channels, int(np.prod(backbone.latent_shape))),
+                (text_features, length, int(np.prod(backbone.context_shape))),
             )
         )
 
@@ -182,21 +183,6 @@ class _Linear:
         latents, _ = self.predict(nsd_ids, 0.0)
         parts = torch.split(latents.to(self.backbone.device), _PICTURES_AT_ONCE)
         return np.concatenate([self.backbone.decode(part) for part in parts])
-
-
-def _latent_targets(latents: LatentStore, nsd_ids: np.ndarray) -> np.ndarray:
-    """Return the VAE's posterior means, float32 [n, C * h * w]."""
-    return latents.mean[latents.rows(nsd_ids)].astype(np.float32).reshape(len(nsd_ids), -1)
-
-
-def _context_targets(latents: LatentStore, nsd_ids: np.ndarray) -> np.ndarray:
-    """Return the mean of the captions' text features, float32 [n, L * D]; in blocks, since there are five a picture."""
-    rows = latents.rows(nsd_ids)
-    parts = [
-        latents.text[rows[start : start + _PICTURES_AT_ONCE]].astype(np.float32).mean(1)
-        for start in range(0, len(rows), _PICTURES_AT_ONCE)
-    ]
-    return np.concatenate(parts).reshape(len(rows), -1)
 
 
 class _Draw:

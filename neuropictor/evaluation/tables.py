@@ -175,8 +175,8 @@ def _differences(results: dict) -> str:
         rows.append(row)
     if not rows:
         return ""
-    header = ["paired difference, mean over subjects", *(METRIC_NAMES[metric] for metric in METRICS)]
-    return "<h2>Refined against the others</h2>" + table(header, rows)
+    header = ["paired difference", *(METRIC_NAMES[metric] for metric in METRICS)]
+    return "<h2>Refined against the others, mean over subjects</h2>" + table(header, rows)
 
 
 def _number(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""The three trained networks as one bundle, and the files that hold weights together with their configuration."""
+"""The trained networks as one bundle, and the files that hold weights together with their configuration."""
 
 import json
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from neuropictor.models.alignment import AlignmentNetwork
 from neuropictor.models.encoder import FMRIAutoencoder, FMRIEncoder
 from neuropictor.models.guiding import GuidingNetwork, Variant
 from neuropictor.models.manipulation import ManipulationNetwork, plain_config
@@ -33,7 +34,7 @@ class Modulation(NamedTuple):
     context: torch.Tensor
     semantic: torch.Tensor
     skips: list[torch.Tensor]
-    middle: torch.Tensor
+    middle: torch.Tensor | None
 
 
 class Networks(nn.Module):
@@ -43,21 +44,38 @@ class Networks(nn.Module):
     ----------
     encoder, guiding, manipulation
         The three parts; their sizes must fit each other.
+    alignment
+        Its tokens are put behind the encoder's; None: the encoder's alone, as in the paper.
     """
 
-    def __init__(self, encoder: FMRIEncoder, guiding: GuidingNetwork, manipulation: ManipulationNetwork):
+    def __init__(
+        self,
+        encoder: FMRIEncoder,
+        guiding: GuidingNetwork,
+        manipulation: ManipulationNetwork,
+        alignment: AlignmentNetwork | None = None,
+    ):
         super().__init__()
         self.encoder = encoder
         self.guiding = guiding
         self.manipulation = manipulation
+        self.alignment = alignment
 
     @classmethod
-    def build(cls, encoder: FMRIEncoder, backbone: "Backbone", variant: Variant = "pretrain") -> "Networks":
-        """Build new guiding and manipulation networks; every size follows from `encoder` and `backbone`."""
+    def build(
+        cls,
+        encoder: FMRIEncoder,
+        backbone: "Backbone",
+        variant: Variant = "pretrain",
+        alignment: AlignmentNetwork | None = None,
+    ) -> "Networks":
+        """Build new guiding and manipulation networks; every size follows from the parts that are given."""
         tokens, width = encoder.n_tokens, encoder.config.width
+        if alignment is not None:
+            tokens += alignment.config.n_tokens
         guiding = GuidingNetwork(tokens, width, *backbone.context_shape, variant=variant)
         manipulation = ManipulationNetwork.from_unet(backbone.unet, tokens, width, backbone.latent_shape[1:])
-        return cls(encoder, guiding, manipulation)
+        return cls(encoder, guiding, manipulation, alignment)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Mapping[str, Any]]) -> "Networks":
@@ -66,30 +84,49 @@ class Networks(nn.Module):
             FMRIEncoder(**config["encoder"]),
             GuidingNetwork(**config["guiding"]),
             ManipulationNetwork(**config["manipulation"]),
+            AlignmentNetwork(**config["alignment"]) if "alignment" in config else None,
         )
 
     @property
     def config(self) -> dict[str, dict[str, Any]]:
-        """Constructor arguments of the three parts, as plain JSON types."""
-        parts = {"encoder": self.encoder, "guiding": self.guiding, "manipulation": self.manipulation}
-        return {name: plain_config(part) for name, part in parts.items()}
+        """Constructor arguments of the parts, as plain JSON types."""
+        return {name: plain_config(part) for name, part in self.named_children()}
+
+    def tokens(self, maps: torch.Tensor, components: torch.Tensor | None = None) -> torch.Tensor:
+        """Return tokens ``[B, n_tokens, width]`` of maps ``[B, 1, H, W]`` and, if aligned, components ``[B, K]``."""
+        if (components is None) != (self.alignment is None):
+            found = "none" if components is None else "components"
+            wanted = "none, as these networks were built without an alignment" if components is not None else "[B, K]"
+            raise ValueError(f"components: {found} given; allowed: {wanted}")
+        tokens = self.encoder(maps)
+        return tokens if self.alignment is None else torch.cat([tokens, self.alignment(components)], dim=1)
+
+    def check_space(self, space: str | None) -> None:
+        """Refuse components of another space than the one that the networks were trained in; None: no components."""
+        own = self.alignment.config.space if self.alignment is not None else None
+        if space != own:
+            raise ValueError(
+                f"components: from the shared space {str(space)[:12]}, the networks belong to {str(own)[:12]} (None: "
+                "no alignment); allowed: the same, for example by running stage align again"
+            )
 
     def forward(
         self,
         maps: torch.Tensor,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
+        latents: torch.Tensor | None,
+        timesteps: torch.Tensor | None,
         null_context: torch.Tensor | None = None,
         dropped: torch.Tensor | None = None,
+        components: torch.Tensor | None = None,
     ) -> Modulation:
-        """Run all three parts, as training does.
+        """Run all parts, as training does.
 
         Parameters
         ----------
         maps
             ``[B, 1, H, W]``.
         latents
-            Noisy latents ``[B, C, h, w]``.
+            Noisy latents ``[B, C, h, w]``; None: no manipulation network, and no residuals in the result.
         timesteps
             ``[B]``.
         null_context
@@ -97,11 +134,15 @@ class Networks(nn.Module):
         dropped
             ``[B]`` bool: pictures whose whole context is replaced by the null context. The hint always stays, and the
             semantic feature is not touched.
+        components
+            ``[B, K]``; None without an alignment.
         """
-        tokens = self.encoder(maps)
+        tokens = self.tokens(maps, components)
         context, semantic = self.guiding(tokens)
         if dropped is not None:
             context = torch.where(dropped[:, None, None], null_context.to(context.dtype), context)
+        if latents is None:
+            return Modulation(context, semantic, [], None)
         skips, middle = self.manipulation(latents, timesteps, context, self.manipulation.hint(tokens))
         return Modulation(context, semantic, skips, middle)
 
@@ -128,7 +169,7 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
 
 
 def save_networks(networks: Networks, path: str | Path) -> None:
-    """Write the three networks to one safetensors file (keys ``encoder.*``, ``guiding.*``, ``manipulation.*``)."""
+    """Write the networks to one safetensors file (keys ``encoder.*``, ``guiding.*``, ``manipulation.*`` ...)."""
     save_weights(path, networks.state_dict(), networks.config)
 
 

@@ -6,15 +6,16 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
 from diffusers.utils import BaseOutput
 
+from neuropictor.models.alignment import AlignmentNetwork
 from neuropictor.models.encoder import FMRIEncoder
 from neuropictor.models.guiding import GuidingNetwork
 from neuropictor.models.manipulation import ManipulationNetwork
+from neuropictor.models.networks import Networks
 
 if TYPE_CHECKING:
     import numpy as np
 
     from neuropictor.models.backbone import Backbone
-    from neuropictor.models.networks import Networks
 
 
 class NeuroPictorOutput(BaseOutput):
@@ -39,12 +40,15 @@ class NeuroPictorPipeline(DiffusionPipeline):
     ----------
     encoder, guiding, manipulation
         The trained networks.
+    alignment
+        Makes tokens of aligned components; None, as in the paper, if the networks have none.
     unet, vae, scheduler
         Parts of the frozen backbone. For the same steps as the official sampler the scheduler is DDIM with leading
         timestep spacing, an offset of one step, and the first alpha (not 1) after the last step.
     """
 
-    model_cpu_offload_seq = "encoder->guiding->manipulation->unet->vae"
+    model_cpu_offload_seq = "encoder->alignment->guiding->manipulation->unet->vae"
+    _optional_components = ["alignment"]  # noqa: RUF012
 
     def __init__(
         self,
@@ -54,28 +58,38 @@ class NeuroPictorPipeline(DiffusionPipeline):
         unet: UNet2DConditionModel,
         vae: AutoencoderKL,
         scheduler: SchedulerMixin,
+        alignment: AlignmentNetwork | None = None,
     ):
         super().__init__()
         self.register_modules(
-            encoder=encoder, guiding=guiding, manipulation=manipulation, unet=unet, vae=vae, scheduler=scheduler
+            encoder=encoder,
+            guiding=guiding,
+            manipulation=manipulation,
+            unet=unet,
+            vae=vae,
+            scheduler=scheduler,
+            alignment=alignment,
         )
 
     @classmethod
-    def from_parts(cls, networks: "Networks", backbone: "Backbone") -> "NeuroPictorPipeline":
+    def from_parts(cls, networks: Networks, backbone: "Backbone") -> "NeuroPictorPipeline":
         """Join trained networks and a backbone; the scheduler is copied, since sampling changes its state."""
         scheduler = backbone.scheduler.from_config(backbone.scheduler.config)
-        return cls(networks.encoder, networks.guiding, networks.manipulation, backbone.unet, backbone.vae, scheduler)
+        parts = (networks.encoder, networks.guiding, networks.manipulation, backbone.unet, backbone.vae, scheduler)
+        return cls(*parts, networks.alignment)
 
     @torch.no_grad()
     def __call__(
         self,
         maps: torch.Tensor,
         null_context: torch.Tensor,
+        components: torch.Tensor | None = None,
         num_inference_steps: int = 50,
         guidance_scale: float = 5.0,
         structure_scale: float = 1.0,
         semantics_scale: float = 1.0,
         structure_maps: torch.Tensor | None = None,
+        structure_components: torch.Tensor | None = None,
         generators: list[torch.Generator] | None = None,
         output_type: str = "picture",
     ) -> NeuroPictorOutput:
@@ -87,6 +101,8 @@ class NeuroPictorPipeline(DiffusionPipeline):
             ``[B, 1, H, W]``.
         null_context
             ``[1, L, D]``, the text tower's output for the empty prompt.
+        components
+            Aligned components ``[B, K]`` of the same responses, if the networks have an alignment.
         num_inference_steps
             Denoising steps; 50 in the paper.
         guidance_scale
@@ -96,8 +112,8 @@ class NeuroPictorPipeline(DiffusionPipeline):
             Factor on the manipulation network's residuals; 0 switches structure off.
         semantics_scale
             Position of the context between the null context (0) and the guiding network's (1).
-        structure_maps
-            ``[B, 1, H, W]``: take the structure from these maps, only the semantics from `maps`. Default: `maps`.
+        structure_maps, structure_components
+            As `maps` and `components`: take the structure from these, only the semantics from those. Default: the same.
         generators
             One CPU generator a picture for its starting noise, so that it depends on nothing else in the batch.
             Default: torch's global generator.
@@ -109,7 +125,10 @@ class NeuroPictorPipeline(DiffusionPipeline):
         if output_type not in ("picture", "latent"):
             raise ValueError(f"output_type: {output_type!r}; allowed: 'picture' or 'latent', for example 'picture'")
         device, dtype = self.unet.device, self.unet.dtype
-        context, hint = self._condition(maps, structure_maps, null_context, semantics_scale)
+        context, tokens = self._condition(maps, components, null_context, semantics_scale)
+        if structure_maps is not None:
+            tokens = self._tokens(structure_maps, structure_components)
+        hint = self.manipulation.hint(tokens)  # the same for all steps
         latents = self._noise(len(maps), generators) * float(self.scheduler.init_noise_sigma)
         guided = guidance_scale != 1.0
         if guided:
@@ -137,22 +156,21 @@ class NeuroPictorPipeline(DiffusionPipeline):
         pictures = self._decode(latents) if output_type == "picture" else None
         return NeuroPictorOutput(latents=latents, pictures=pictures)
 
+    def _tokens(self, maps: torch.Tensor, components: torch.Tensor | None) -> torch.Tensor:
+        """Return tokens ``[B, n_tokens, width]``."""
+        networks = Networks(self.encoder, self.guiding, self.manipulation, self.alignment)
+        to = {"device": self.unet.device, "dtype": self.unet.dtype}
+        return networks.tokens(maps.to(**to), None if components is None else components.to(**to))
+
     def _condition(
-        self,
-        maps: torch.Tensor,
-        structure_maps: torch.Tensor | None,
-        null_context: torch.Tensor,
-        semantics_scale: float,
+        self, maps: torch.Tensor, components: torch.Tensor | None, null_context: torch.Tensor, semantics_scale: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return context ``[B, L, D]`` and hint ``[B, C0, h, w]``; both are the same for all steps."""
-        device, dtype = self.unet.device, self.unet.dtype
-        tokens = self.encoder(maps.to(device, dtype))
+        """Return context ``[B, L, D]`` and the tokens behind it."""
+        tokens = self._tokens(maps, components)
         context, _ = self.guiding(tokens)
         if semantics_scale != 1.0:
-            context = torch.lerp(null_context.to(device, dtype).expand_as(context), context, semantics_scale)
-        if structure_maps is not None:
-            tokens = self.encoder(structure_maps.to(device, dtype))
-        return context, self.manipulation.hint(tokens)
+            context = torch.lerp(null_context.to(context).expand_as(context), context, semantics_scale)
+        return context, tokens
 
     def _noise(self, count: int, generators: list[torch.Generator] | None) -> torch.Tensor:
         """Return starting noise ``[count, C, h, w]``, drawn on the CPU: the same picture on every device."""

@@ -1,8 +1,8 @@
 """Start weights that come with a backbone: networks trained on people other than the ones at hand.
 
 The paper's encoder was trained on thousands of other people before it met NSD. A backbone folder may hold the same
-kind of start: ``population/autoencoder.safetensors`` for calibration and ``population/networks.safetensors`` for
-pretraining.
+kind of start: ``population/autoencoder.safetensors`` for calibration, ``population/networks.safetensors`` for
+pretraining, and ``population/space.safetensors``, the shared space of aligned components that these networks read.
 """
 
 from pathlib import Path
@@ -11,6 +11,7 @@ from neuropictor.models.backbone import backbone_folder
 
 AUTOENCODER = "autoencoder.safetensors"
 NETWORKS = "networks.safetensors"
+SPACE = "space.safetensors"
 
 
 def population_file(source: str | Path, name: str) -> Path:
@@ -21,7 +22,7 @@ def population_file(source: str | Path, name: str) -> Path:
     source
         Backbone source, see `Backbone.load`.
     name
-        `AUTOENCODER` or `NETWORKS`.
+        `AUTOENCODER`, `NETWORKS` or `SPACE`.
     """
     path = backbone_folder(source) / "population" / name
     if not path.is_file():

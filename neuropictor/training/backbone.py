@@ -1,4 +1,4 @@
-"""Train the miniature backbone on rendered scenes that no subject sees: towers, then VAE, then UNet."""
+"""Train the miniature backbone on rendered scenes that no subject sees: towers, VAE, its decoder once more, UNet."""
 
 import hashlib
 import logging
@@ -150,46 +150,53 @@ def train_towers(
     return history
 
 
+def _vae_loss(backbone: Backbone, decoded: Tensor, truth: Tensor) -> Tensor:
+    """L1, squared error, and a perceptual distance on the image tower's stages, of pictures in -1..1."""
+    tower = backbone.image_encoder
+    with torch.no_grad():
+        wanted = tower.stages(truth)
+    pairs = zip(tower.stages(decoded), wanted, strict=True)
+    perceptual = sum(
+        (F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1)).square().sum(1).mean() for a, b in pairs
+    )
+    decoded = decoded.float()
+    return F.l1_loss(decoded, truth) + F.mse_loss(decoded, truth) + 0.1 * perceptual
+
+
+def _check_vae(backbone: Backbone, held: np.ndarray, scenes: list[Scene]) -> dict[str, float]:
+    """Reconstruct held-out pictures."""
+    backbone.vae.eval()
+    mean, _ = backbone.encode_pictures(held)
+    decoded = backbone.decode(mean * backbone.vae.config.scaling_factor)
+    backbone.vae.train()
+    error = ((decoded.astype(np.float32) - held) ** 2).mean() / 255**2
+    return {
+        "psnr": float(-10 * np.log10(error)),
+        "category": category_accuracy(backbone, decoded, scenes),
+        "category_true": category_accuracy(backbone, held, scenes),
+    }
+
+
 def train_vae(
     backbone: Backbone, pictures: np.ndarray, scenes: list[Scene], steps: int, batch_size: int, seed: int
 ) -> History:
-    """L1, a perceptual distance on the image tower's stages, a little KL; scales the latents to unit variance."""
+    """Train encoder and decoder with a little KL; scales the latents to unit variance."""
     vae = backbone.vae.train().requires_grad_(True).to(memory_format=torch.channels_last)
-    tower, train = backbone.image_encoder, len(pictures) - HELD_OUT
-
-    def perceptual(one: Tensor, two: Tensor) -> Tensor:
-        with torch.no_grad():
-            wanted = tower.stages(two)
-        pairs = zip(tower.stages(one), wanted, strict=True)
-        return sum(
-            (F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1)).square().sum(1).mean() for a, b in pairs
-        )
+    train = len(pictures) - HELD_OUT
+    held, names = pictures[train : train + 400], scenes[train : train + 400]
 
     def loss_of(rows: np.ndarray) -> Tensor:
         truth = backbone.to_tensor(pictures[rows]).contiguous(memory_format=torch.channels_last)
         with torch.autocast(truth.device.type, torch.bfloat16):
             posterior = vae.encode(truth).latent_dist
-            decoded = vae.decode(posterior.sample()).sample
-            closeness = perceptual(decoded, truth)
-        decoded = decoded.float()
-        kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-        return F.l1_loss(decoded, truth) + F.mse_loss(decoded, truth) + 0.1 * closeness + 3e-4 * kl
+            loss = _vae_loss(backbone, vae.decode(posterior.sample()).sample, truth)
+        return loss + 3e-4 * 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
 
     def check() -> dict[str, float]:
         vae.eval()
-        held, names = pictures[train : train + 400], scenes[train : train + 400]
         mean, _ = backbone.encode_pictures(held)
-        backbone.vae.register_to_config(scaling_factor=float(1 / mean.std()))
-        decoded = backbone.decode(mean * backbone.vae.config.scaling_factor)
-        error = ((decoded.astype(np.float32) - held) ** 2).mean() / 255**2
-        truth = category_accuracy(backbone, held, names)
-        values = {
-            "psnr": float(-10 * np.log10(error)),
-            "category": category_accuracy(backbone, decoded, names),
-            "category_true": truth,
-        }
-        vae.train()
-        return values
+        vae.register_to_config(scaling_factor=float(1 / mean.std()))
+        return _check_vae(backbone, held, names)
 
     history = fit(
         "VAE",
@@ -208,6 +215,37 @@ def train_vae(
     return history
 
 
+def train_decoder(
+    backbone: Backbone, pictures: np.ndarray, scenes: list[Scene], steps: int, batch_size: int, seed: int
+) -> History:
+    """Train the VAE's decoder on, its encoder frozen: sharper pictures from the same latents."""
+    vae, train = backbone.vae, len(pictures) - HELD_OUT
+    mean, logvar = _moments(backbone, pictures)
+    parameters = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
+    vae.train().to(memory_format=torch.channels_last)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+
+    def loss_of(rows: np.ndarray) -> Tensor:
+        truth = backbone.to_tensor(pictures[rows]).contiguous(memory_format=torch.channels_last)
+        latents = mean[rows] + (0.5 * logvar[rows]).exp() * torch.randn_like(mean[rows])
+        with torch.autocast(truth.device.type, torch.bfloat16):
+            return _vae_loss(backbone, vae.decode(latents).sample, truth)
+
+    def check() -> dict[str, float]:
+        return _check_vae(backbone, pictures[train : train + 400], scenes[train : train + 400])
+
+    history = fit("decoder", parameters, loss_of, train, steps, batch_size, 1e-3, seed, 0.0, check=check)
+    vae.eval().requires_grad_(False)
+    return history
+
+
+def _moments(backbone: Backbone, pictures: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Return mean and log variance of the VAE's posterior for all pictures, each ``[N, C, h, w]``."""
+    parts = [backbone.encode_pictures(chunk) for chunk in np.array_split(pictures, -(-len(pictures) // 500))]
+    return torch.cat([m for m, _ in parts]), torch.cat([v for _, v in parts])
+
+
 def train_unet(
     backbone: Backbone, pictures: np.ndarray, scenes: list[Scene], steps: int, batch_size: int, seed: int
 ) -> History:
@@ -217,8 +255,7 @@ def train_unet(
     has to know such contexts.
     """
     unet, train = backbone.unet.train().requires_grad_(True), len(pictures) - HELD_OUT
-    moments = [backbone.encode_pictures(chunk) for chunk in np.array_split(pictures, -(-len(pictures) // 500))]
-    mean, logvar = torch.cat([m for m, _ in moments]), torch.cat([v for _, v in moments])
+    mean, logvar = _moments(backbone, pictures)
     contexts = torch.empty(len(scenes), 5, *backbone.context_shape, dtype=torch.float16)
     for start in progress(range(0, len(scenes), 200), "Encoding captions"):
         lines = [line for item in scenes[start : start + 200] for line in captions(item)]
@@ -272,12 +309,13 @@ def train_backbone(config: "BackboneTrainingConfig", runtime: "RuntimeConfig", o
     device = prepare_device(runtime)
     kept = out / "checkpoints" / hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12]
     with RunRecord(out / "run.json", "backbone", config=config, seed=config.seed) as record:
-        pictures, scenes = render_scenes(config.scenes, config.seed, max(1, runtime.threads))
+        pictures, scenes = render_scenes(range(config.scenes), config.seed, max(1, runtime.threads))
         torch.manual_seed(config.seed)
         backbone = build(build_tokenizer([line for item in scenes for line in captions(item)]))
         for module in backbone.modules:
             module.eval().requires_grad_(False)
-        for part, train in (("towers", train_towers), ("vae", train_vae), ("unet", train_unet)):
+        trainers = {"towers": train_towers, "vae": train_vae, "decoder": train_decoder, "unet": train_unet}
+        for part, train in trainers.items():
             folder = kept / part
             if (folder / "history.csv").is_file():
                 log.info("The %s are already trained", part)

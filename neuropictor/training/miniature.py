@@ -23,14 +23,14 @@ def _render(number: int, seed: int) -> np.ndarray:
     return render(scene(seed, number), PICTURE_SIZE)
 
 
-def render_scenes(count: int, seed: int, processes: int) -> tuple[np.ndarray, list[Scene]]:
-    """Render ``count`` scenes of a seed that no simulation uses: uint8 [count, 64, 64, 3] and the scenes."""
-    pictures = np.empty((count, PICTURE_SIZE, PICTURE_SIZE, 3), np.uint8)
+def render_scenes(numbers: range, seed: int, processes: int) -> tuple[np.ndarray, list[Scene]]:
+    """Render scenes of a seed that no simulation uses: uint8 [N, 64, 64, 3] and the scenes."""
+    pictures = np.empty((len(numbers), PICTURE_SIZE, PICTURE_SIZE, 3), np.uint8)
     with ProcessPoolExecutor(processes) as pool:
-        rendered = pool.map(partial(_render, seed=seed), range(count), chunksize=100)
-        for row, picture in enumerate(progress(rendered, "Rendering scenes", total=count, unit="scene")):
+        rendered = pool.map(partial(_render, seed=seed), numbers, chunksize=100)
+        for row, picture in enumerate(progress(rendered, "Rendering scenes", total=len(numbers), unit="scene")):
             pictures[row] = picture
-    return pictures, [scene(seed, number) for number in range(count)]
+    return pictures, [scene(seed, number) for number in numbers]
 
 
 def build_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:

@@ -1,15 +1,20 @@
 """Measure a miniature backbone on scenes that it was not trained on, and write its model card."""
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from neuropictor.models.backbone import Backbone
+from neuropictor.models.device import prepare_device
 from neuropictor.runlog import atomic_path
-from neuropictor.simulation.scenes import Scene, captions
-from neuropictor.training.backbone import category_accuracy
+from neuropictor.simulation.scenes import captions
+from neuropictor.training.backbone import HELD_OUT, category_accuracy
+from neuropictor.training.miniature import render_scenes
+
+if TYPE_CHECKING:
+    from neuropictor.config import BackboneConfig, RuntimeConfig
 
 _CARD = """# Miniature Stable Diffusion of rendered scenes
 
@@ -17,16 +22,17 @@ A latent diffusion model of the same diffusers and transformers classes as Stabl
 laptop's CPU: {unet:.1f} M parameters in the UNet, {vae:.1f} M in the VAE, {text:.1f} M in the text tower, {image:.1f} M
 in the image tower. It draws what `neuropictor.simulation.scenes` renders, at 64 x 64 pixels, and nothing else.
 
-- **Made by** the functions behind `neuropictor train-backbone` (towers, VAE, then UNet), called one by one, with
-  the steps, batch sizes and scenes of `backbone.training` in `config.yaml` but other seeds for weights (0) and batches
-  (1): the command gives weights of the same kind, not the same bytes. No simulated subject sees these scenes.
-- **Population start** (`population/`): calibrated encoder and networks trained by `neuropictor.training.population` on
-  twelve simulated people, none of them subjects 1 to 8, who saw such scenes. They share with the subjects what people
-  of one simulation seed share: part of the tuning. 2,250 pictures each; calibration 450 steps at 1e-3, batch 64;
-  pretraining 1,700 steps at 6e-4, batch 48; stored as float16. `init: scratch` does without it.
+- **Made by** the functions behind `neuropictor train-backbone` on {scenes:,} rendered scenes that no simulated subject
+  sees: towers {training.towers_steps:,} steps, VAE {training.vae_steps:,}, UNet {training.unet_steps:,}, decoder
+  {training.decoder_steps:,}, batches as in `backbone.training` of `config.yaml`. The functions were called one by one,
+  with other seeds for weights (0) and batches (1): the command gives weights of the same kind, not the same bytes.
+- **Population start** (`population/`): calibrated encoder, shared space and networks, as `neuropictor train-population`
+  makes them with `backbone.population` of `config.yaml`: {population.people} simulated people, none of them subjects 1
+  to 8, who saw {population.pictures:,} of these scenes each; stored as float16. They share with the subjects what
+  people of one simulation seed share: part of the tuning. `init: scratch` does without it.
 - **Licence** Apache-2.0, as the code. No photograph and no brain data went into it.
 
-Measured on {count} scenes that were held out:
+Measured on {count:,} scenes that were held out:
 
 | | |
 |---|---|
@@ -38,23 +44,29 @@ Measured on {count} scenes that were held out:
 
 
 @torch.no_grad()
-def write_card(folder: Path, pictures: np.ndarray, scenes: Sequence[Scene], drawn_count: int = 192) -> None:
+def write_card(
+    folder: Path, config: "BackboneConfig", runtime: "RuntimeConfig", count: int = HELD_OUT, drawn_count: int = 192
+) -> None:
     """Write ``README.md`` into a backbone's folder.
 
     Parameters
     ----------
     folder
         Of the backbone.
-    pictures, scenes
-        Held-out scenes, uint8 [N, S, S, 3].
-    drawn_count
-        Number of pictures drawn from their captions.
+    config, runtime
+        Sections of the configuration; the last scenes of ``backbone.training`` are those held out.
+    count, drawn_count
+        Number of scenes measured, and of pictures drawn from their captions.
     """
+    prepare_device(runtime)
+    training = config.training
+    numbers = range(training.scenes - count, training.scenes)
+    pictures, scenes = render_scenes(numbers, training.seed, max(1, runtime.threads))
     backbone = Backbone.load(folder)
     mean, _ = backbone.encode_pictures(pictures)
     decoded = backbone.decode(mean * backbone.vae.config.scaling_factor)
     error = np.square(decoded.astype(np.float32) - pictures).mean() / 255**2
-    some = list(scenes[:drawn_count])
+    some = scenes[:drawn_count]
     context = backbone.encode_text([line for item in some for line in captions(item)])
     context = context.reshape(len(some), 5, *backbone.context_shape).mean(1)
     both = torch.cat([backbone.null_context().expand_as(context), context])
@@ -69,6 +81,9 @@ def write_card(folder: Path, pictures: np.ndarray, scenes: Sequence[Scene], draw
     }
     card = _CARD.format(
         **sizes,
+        training=training,
+        population=config.population,
+        scenes=training.scenes - HELD_OUT,
         count=len(scenes),
         true=category_accuracy(backbone, pictures, scenes),
         decoded=category_accuracy(backbone, decoded, scenes),
@@ -76,5 +91,5 @@ def write_card(folder: Path, pictures: np.ndarray, scenes: Sequence[Scene], draw
         drawn=category_accuracy(backbone, backbone.decode(latents), some),
         drawn_count=len(some),
     )
-    with atomic_path(folder / "README.md") as temporary:
+    with atomic_path(Path(folder) / "README.md") as temporary:
         temporary.write_text(card, encoding="utf-8")

@@ -5,7 +5,7 @@ The paper's encoder has seen thousands of other people before it meets NSD. Here
 shipped with the backbone as ``population/``.
 """
 
-import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,21 +13,32 @@ import h5py
 import numpy as np
 from scipy import sparse
 
-from neuropictor.config import CalibrateConfig, EncoderConfig, ReconstructConfig, RuntimeConfig, SimulateConfig
+from neuropictor.config import (
+    AlignConfig,
+    BackboneTrainingConfig,
+    CalibrateConfig,
+    EncoderConfig,
+    PopulationConfig,
+    ReconstructConfig,
+    RuntimeConfig,
+    SimulateConfig,
+)
+from neuropictor.data.alignment import align_subject, make_space
 from neuropictor.data.latents import cache_latents
 from neuropictor.data.preprocess import resample, z_score
 from neuropictor.data.responses import ResponseWriter
 from neuropictor.data.stimuli import StimulusWriter
+from neuropictor.models.networks import load_weights, save_weights
+from neuropictor.models.population import AUTOENCODER, NETWORKS, SPACE
 from neuropictor.nsd.constants import REPEATS, TRIALS_PER_SESSION
-from neuropictor.runlog import atomic_path, progress
+from neuropictor.runlog import RunRecord, atomic_path, progress
 from neuropictor.simulation.brain import SimulatedBrain
 from neuropictor.simulation.picture_features import picture_features
 from neuropictor.simulation.scenes import Scene, captions
 from neuropictor.surface import load_geometry
 from neuropictor.training.calibrate import calibrate
+from neuropictor.training.miniature import render_scenes
 from neuropictor.training.reconstruct import pretrain
-
-log = logging.getLogger(__name__)
 
 FIRST_PERSON = 101
 VALIDATION_PICTURES = 16
@@ -91,48 +102,88 @@ def write_person(
 
 
 def train_population(
-    pictures: np.ndarray,
-    scenes: Sequence[Scene],
     backbone: str | Path,
-    people: int,
-    pictures_each: int,
+    training: BackboneTrainingConfig,
+    config: PopulationConfig,
     simulate: SimulateConfig,
     encoder: EncoderConfig,
-    calibration: CalibrateConfig,
-    pretraining: ReconstructConfig,
+    align: AlignConfig,
     runtime: RuntimeConfig,
-    folder: Path,
+    out: str | Path,
 ) -> None:
-    """Make all from rendered pictures to ``calibrate/autoencoder`` and ``pretrain/networks.safetensors`` in ``folder``.
+    """Train and write the start weights of a backbone: autoencoder, shared space and networks.
+
+    All that is made on the way stays in ``work/`` of the folder until the end; a stopped training goes on from there.
 
     Parameters
     ----------
-    pictures, scenes
-        uint8 [N, S, S, 3] and what they show.
     backbone
         Source of the frozen backbone.
-    people, pictures_each
-        Number of simulated people, and of pictures that each of them sees three times.
-    simulate, encoder, calibration, pretraining, runtime
-        Sections of the configuration; ``init`` must be scratch.
-    folder
-        Working folder; finished parts in it are not made again.
+    training
+        Its scenes are shown to the people.
+    config
+        How many people see how much, and how long is trained.
+    simulate, encoder, align, runtime
+        Sections of the configuration: the people's brains, and the sizes of encoder and alignment.
+    out
+        Folder ``population`` of the backbone; ``run.json`` is written into it last.
     """
+    out = Path(out)
+    work = out / "work"
+    align = align.model_copy(update={"folds": config.folds})
+    sections = {"population": config, "simulate": simulate, "encoder": encoder, "align": align}
+    with RunRecord(out / "run.json", "population", config=sections, seed=config.seed):
+        responses = _simulate_people(training, config, simulate, max(1, runtime.threads), work)
+        latents = work / "latents.h5"
+        if not latents.is_file():
+            cache_latents(work / "stimuli.h5", backbone, runtime, latents)
+        autoencoder, networks = work / "calibrate" / AUTOENCODER, work / "pretrain" / NETWORKS
+        shared = {"init": "scratch", "batch_size": config.batch_size, "warmup": 50, "seed": config.seed}
+        if not autoencoder.is_file():
+            stage = CalibrateConfig(steps=config.calibrate_steps, learning_rate=config.calibrate_rate, **shared)
+            calibrate(responses, backbone, stage, encoder, runtime, autoencoder)
+        components = None
+        if align.tokens:
+            components = [path.with_name(f"{path.stem}.components.h5") for path in responses]
+            if not (work / SPACE).is_file():
+                make_space(latents, responses, None, align, work / SPACE)
+            for path, aligned in zip(responses, components, strict=True):
+                if not aligned.is_file():
+                    align_subject(path, latents, work / SPACE, align, aligned)
+        stage = ReconstructConfig(
+            steps=config.pretrain_steps,
+            semantic_steps=config.semantic_steps,
+            learning_rate=config.pretrain_rate,
+            **shared,
+        )
+        if not networks.is_file():
+            pretrain(responses, latents, backbone, autoencoder, stage, runtime, networks, components, align.tokens)
+        for path in (autoencoder, networks):
+            state, described = load_weights(path)
+            save_weights(out / path.name, {name: tensor.half() for name, tensor in state.items()}, described)
+        if align.tokens:
+            shutil.copyfile(work / SPACE, out / SPACE)
+    shutil.rmtree(work)
+
+
+def _simulate_people(
+    training: BackboneTrainingConfig, config: PopulationConfig, simulate: SimulateConfig, processes: int, work: Path
+) -> list[Path]:
+    """Write the pictures that anyone sees as ``stimuli.h5``, and everyone's responses; finished files are kept."""
+    stimuli = work / "stimuli.h5"
+    people = range(FIRST_PERSON, FIRST_PERSON + config.people)
+    responses = [work / f"person-{person}.h5" for person in people]
+    missing = [path for path in (stimuli, *responses) if not path.is_file()]
+    if not missing:
+        return responses
+    pictures, scenes = render_scenes(range(training.scenes), training.seed, processes)
     seen = [
-        np.sort(np.random.default_rng([simulate.seed, number]).choice(len(pictures), pictures_each, replace=False))
-        for number in range(people)
+        np.sort(np.random.default_rng([simulate.seed, number]).choice(len(pictures), config.pictures, replace=False))
+        for number in range(config.people)
     ]
-    stimuli, latents = folder / "stimuli.h5", folder / "latents.h5"
-    if not stimuli.is_file():
+    if stimuli in missing:
         write_stimuli(np.unique(np.concatenate(seen)), pictures, scenes, stimuli)
-    if not latents.is_file():
-        cache_latents(stimuli, backbone, runtime, latents)
-    responses = [folder / f"person-{FIRST_PERSON + number}.h5" for number in range(people)]
-    for number, path in enumerate(progress(responses, "Simulating people", unit="person")):
-        if not path.is_file():
-            write_person(FIRST_PERSON + number, seen[number], pictures, scenes, simulate, path)
-    autoencoder = folder / "calibrate" / "autoencoder.safetensors"
-    networks = folder / "pretrain" / "networks.safetensors"
-    if not autoencoder.is_file():
-        calibrate(responses, backbone, calibration, encoder, runtime, autoencoder)
-    pretrain(responses, latents, backbone, autoencoder, pretraining, runtime, networks)
+    for person, rows, path in zip(progress(people, "Simulating people", unit="person"), seen, responses, strict=True):
+        if path in missing:
+            write_person(person, rows, pictures, scenes, simulate, path)
+    return responses

@@ -1,7 +1,8 @@
 """Stages pretrain and refine: train the networks to steer the frozen backbone.
 
 Both minimise the backbone's own diffusion loss plus, with a weight, the squared distance between the guiding network's
-semantic feature and the text tower's output for the picture's captions. Refining starts from pretrained weights,
+semantic feature and the text tower's output for the picture's captions. The first steps may be taken on the semantic
+loss alone, which costs a small part of a whole step. Refining starts from pretrained weights,
 switches the guiding network's extra branch on, and may end in a short adaptation to classifier-free guidance, in which
 some contexts are replaced by that of the empty prompt. The backbone never gets weight gradients.
 """
@@ -15,8 +16,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from neuropictor.data.alignment import ComponentStore
 from neuropictor.data.datasets import MapOperator, PictureResponses, TrainingBatches
 from neuropictor.data.latents import LatentStore
+from neuropictor.data.responses import ResponseStore
+from neuropictor.models.alignment import AlignmentNetwork
 from neuropictor.models.backbone import Backbone, backbone_folder
 from neuropictor.models.encoder import FMRIEncoder
 from neuropictor.models.networks import Networks, autoencoder_start, load_autoencoder, load_networks, save_networks
@@ -86,11 +90,14 @@ class ModulationTask:
 
     def losses(self, module: nn.Module, batch: Batch, step: int | None) -> dict[str, torch.Tensor]:
         """Return ``loss`` and its parts ``diffusion`` and ``semantic`` (unweighted), means over the batch."""
+        maps, components = self.maps(batch["responses"]), batch.get("components")
+        if step is not None and step < self.config.semantic_steps:
+            modulation = module(maps, None, None, components=components)
+            semantic = functional.mse_loss(modulation.semantic.float(), batch["text"])
+            return {"loss": semantic, "semantic": semantic}
         latents, noise, timesteps = batch["latents"], batch["noise"], batch["timesteps"]
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
-        modulation = module(
-            self.maps(batch["responses"]), noisy, timesteps, self.null_context, self._dropped(batch, step)
-        )
+        modulation = module(maps, noisy, timesteps, self.null_context, self._dropped(batch, step), components)
         predicted = self.unet(
             noisy,
             timesteps,
@@ -123,6 +130,7 @@ def _train(
     stage: str,
     networks: Networks,
     responses: Sequence[str | Path],
+    components: Sequence[str | Path] | None,
     latents: str | Path,
     backbone: str | Path,
     config: "ReconstructConfig | RefineConfig",
@@ -133,6 +141,7 @@ def _train(
     """Train `networks` on all `responses` and write weights, history and record."""
     inputs = {"latents": latents, "backbone": backbone_folder(backbone), **inputs}
     inputs |= {f"responses.{i}": path for i, path in enumerate(responses)}
+    inputs |= {f"components.{i}": path for i, path in enumerate(components or ())}
     guard = make_guard({stage: config}, inputs, __file__ if runtime.track_code else None)
     accelerator = make_accelerator(runtime)
     with RunRecord(out.parent / "run.json", stage, config=config, seed=config.seed, inputs=inputs.values()) as record:
@@ -143,7 +152,7 @@ def _train(
         store = LatentStore(latents)
         batches, validation = (
             TrainingBatches(
-                PictureResponses(responses, split),
+                PictureResponses(responses, split, components),
                 config.batch_size,
                 config.trial_averaging,
                 config.seed,
@@ -155,6 +164,7 @@ def _train(
             )
             for split, part in (("train", share), ("validation", (0, 1)))
         )
+        networks.check_space(batches.responses.space)
         recipe = Recipe(task.steps, task.rate, config.weight_decay, config.ema, config.validation_interval)
         checkpoints = CheckpointFolder(out.parent / "checkpoints", guard)
         trainer = Trainer(task, batches, validation, recipe, runtime, checkpoints, accelerator)
@@ -177,6 +187,8 @@ def pretrain(
     config: "ReconstructConfig",
     runtime: "RuntimeConfig",
     out: str | Path,
+    components: Sequence[str | Path] | None = None,
+    aligned_tokens: int = 0,
 ) -> None:
     """Train the networks on several subjects together.
 
@@ -197,6 +209,10 @@ def pretrain(
         Sections of the configuration.
     out
         Safetensors file for `load_networks`; ``history.csv`` and ``run.json`` are written beside it.
+    components
+        Component files of the same subjects, see `neuropictor.data.alignment`; None for the paper's networks.
+    aligned_tokens
+        Number of tokens that new networks make of components.
     """
     torch.manual_seed(config.seed)
     encoder = load_autoencoder(autoencoder).encoder
@@ -205,8 +221,12 @@ def pretrain(
         inputs["population"] = population_file(backbone, NETWORKS)
         networks = _population_start(encoder, autoencoder, backbone)
     else:
-        networks = Networks.build(encoder, Backbone.load(backbone), variant="pretrain")
-    _train("pretrain", networks, responses, latents, backbone, config, runtime, inputs, Path(out))
+        alignment = None
+        if components is not None:
+            aligned = ComponentStore(components[0], ResponseStore(responses[0]))
+            alignment = AlignmentNetwork(aligned.size, aligned_tokens, encoder.config.width, aligned.space)
+        networks = Networks.build(encoder, Backbone.load(backbone), "pretrain", alignment)
+    _train("pretrain", networks, responses, components, latents, backbone, config, runtime, inputs, Path(out))
 
 
 def _population_start(encoder: FMRIEncoder, autoencoder: str | Path, backbone: str | Path) -> Networks:
@@ -246,8 +266,11 @@ def refine(
     config: "RefineConfig",
     runtime: "RuntimeConfig",
     out: str | Path,
+    components: str | Path | None = None,
 ) -> None:
     """Tune pretrained networks on one subject; parameters as in `pretrain`, `networks` being its output."""
     torch.manual_seed(config.seed)
     start = load_networks(networks, variant="refine")
-    _train("refine", start, [responses], latents, backbone, config, runtime, {"networks": networks}, Path(out))
+    aligned = None if components is None else [components]
+    inputs = {"networks": networks}
+    _train("refine", start, [responses], aligned, latents, backbone, config, runtime, inputs, Path(out))

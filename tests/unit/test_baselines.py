@@ -16,11 +16,11 @@ from small_stores import (
 
 from neuropictor.config import EvaluateConfig, RuntimeConfig, SampleConfig
 from neuropictor.data.reconstructions import read_reconstructions
+from neuropictor.data.ridge import Decomposition, Ridge
 from neuropictor.data.stimuli import StimulusStore
 from neuropictor.evaluation import baselines
 from neuropictor.evaluation.diffusion import diffuse, picture_noise
 from neuropictor.evaluation.measures import pixcorr
-from neuropictor.evaluation.ridge import Decomposition, Ridge
 
 
 @pytest.mark.parametrize(("trials", "vertices"), [(30, 12), (12, 30)])

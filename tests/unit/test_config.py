@@ -80,7 +80,6 @@ def test_text_from_the_command_line_names_the_way_out():
         ({"simulate": {"shared_pictures": 1000, "sessions": 3}}, ["shared_pictures is 1000", "only 750 pictures"]),
         ({"preprocess": {"validation_pictures": 1350}}, ["preprocess.validation_pictures is 1350", "has 1350"]),
         ({"nsd": {"beta_version": "betas_fithrf"}}, ["nsd.beta_version is betas_fithrf", "source: local"]),
-        ({"backbone": {"source": "train"}}, ["calibrate.init is population", "calibrate: {init: scratch}"]),
         ({"simulate": 3}, ["simulate is 3", "a mapping with the keys seed"]),
         ({"sample": {"steps": 2.5}}, ["sample.steps is 2.5", "a whole number"]),
         ({"runtime": {"track_code": "yes"}}, ['runtime.track_code is "yes"', "true or false"]),

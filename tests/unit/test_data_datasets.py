@@ -63,9 +63,9 @@ def test_maps_are_the_operators():
 
 @pytest.mark.parametrize("memory_limit", [0, 2**30])
 def test_mean_of_all_repeats(paths, memory_limit):
-    pictures = PictureResponses(paths, "validation", memory_limit)
+    pictures = PictureResponses(paths, "validation", memory_limit=memory_limit)
     items = np.arange(len(pictures))[::-1]
-    read = pictures.read(items, pictures.choose(items, "mean", np.random.default_rng(0)))
+    read = pictures.read(items, pictures.choose(items, "mean", np.random.default_rng(0)))["responses"]
     for row, item in zip(read, items, strict=True):
         store = ResponseStore(paths[pictures.subject[item] - 1])
         np.testing.assert_allclose(row, store.mean_response([pictures.nsd_id[item]])[0], atol=1e-5)

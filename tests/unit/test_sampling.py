@@ -4,8 +4,10 @@ import torch
 
 from neuropictor import sampling
 from neuropictor.config import SampleConfig
+from neuropictor.data.alignment import ComponentStore
 from neuropictor.data.reconstructions import read_reconstructions
 from neuropictor.data.responses import ResponseStore
+from neuropictor.models.alignment import AlignmentNetwork
 from neuropictor.models.backbone import Backbone
 from neuropictor.models.encoder import FMRIEncoder
 from neuropictor.models.networks import Networks, save_networks
@@ -57,11 +59,11 @@ def test_continues_where_it_was_stopped(
     made = []
     original = sampling._Sampler.pictures
 
-    def stop_after_one(self, store, jobs):
+    def stop_after_one(self, jobs):
         if len(made) == 1:
             raise KeyboardInterrupt
         made.append(jobs)
-        return original(self, store, jobs)
+        return original(self, jobs)
 
     monkeypatch.setattr(sampling._Sampler, "pictures", stop_after_one)
     with pytest.raises(KeyboardInterrupt):
@@ -70,9 +72,9 @@ def test_continues_where_it_was_stopped(
     assert (tmp_path / "cut.chunks" / "00000.npy").is_file()
     resumed = []
 
-    def count(self, store, jobs):
+    def count(self, jobs):
         resumed.append(jobs)
-        return original(self, store, jobs)
+        return original(self, jobs)
 
     monkeypatch.setattr(sampling._Sampler, "pictures", count)
     again = run(*args, tmp_path / "cut.h5")
@@ -80,6 +82,28 @@ def test_continues_where_it_was_stopped(
     assert not set(resumed[0]) & set(made[0])
     np.testing.assert_array_equal(again.pictures, whole.pictures)
     assert not (tmp_path / "cut.chunks").exists()
+
+
+def test_components_reach_the_networks(tiny_backbone, tiny_prepared, tiny_components, tiny_runtime, tmp_path):
+    torch.manual_seed(0)
+    space = ComponentStore(tiny_components[0], ResponseStore(tiny_prepared / "sub-01" / "responses.h5")).space
+    alignment = AlignmentNetwork(7, 2, 16, space)
+    encoder = FMRIEncoder(32, 16, width=16, depth=1, heads=2)
+    aligned = Networks.build(encoder, Backbone.load(tiny_backbone), "refine", alignment)
+    save_networks(aligned, tmp_path / "networks.safetensors")
+    responses = tiny_prepared / "sub-01" / "responses.h5"
+    args = (tmp_path / "networks.safetensors", tiny_backbone, responses, SampleConfig(steps=2), tiny_runtime, "refined")
+    sample_subject(*args, tmp_path / "one.h5", components=tiny_components[0])
+    with torch.no_grad():
+        alignment.norm.weight.mul_(-3)
+    save_networks(aligned, tmp_path / "networks.safetensors")
+    sample_subject(*args, tmp_path / "other.h5", components=tiny_components[0])
+    one, other = (read_reconstructions(tmp_path / name).pictures for name in ("one.h5", "other.h5"))
+    assert not np.array_equal(one, other)
+    with pytest.raises(ValueError, match="running stage align again"):
+        sample_subject(*args, tmp_path / "none.h5")
+    with pytest.raises(ValueError, match="other trials than those of"):
+        sample_subject(*args, tmp_path / "wrong.h5", components=tiny_components[1])
 
 
 def test_parts_made_with_other_settings_are_not_used(

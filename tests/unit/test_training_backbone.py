@@ -4,18 +4,44 @@ import json
 
 import numpy as np
 import pytest
+from conftest import TINY_ENCODER
 
-from neuropictor.config import BackboneTrainingConfig, RuntimeConfig, SimulateConfig
+from neuropictor.config import (
+    AlignConfig,
+    BackboneConfig,
+    BackboneTrainingConfig,
+    EncoderConfig,
+    PopulationConfig,
+    RuntimeConfig,
+    SimulateConfig,
+)
+from neuropictor.data.alignment import ComponentSpace
 from neuropictor.data.responses import ResponseStore
 from neuropictor.models.backbone import Backbone
+from neuropictor.models.networks import load_networks
+from neuropictor.runlog import checksum
 from neuropictor.simulation.scenes import captions, render, scene
 from neuropictor.training import backbone as training
+from neuropictor.training import population
 from neuropictor.training.miniature import CONTEXT_LENGTH, build, build_tokenizer
+from neuropictor.training.model_card import write_card
 from neuropictor.training.population import VALIDATION_PICTURES, write_person
 
 CONFIG = BackboneTrainingConfig.model_construct(  # fewer scenes than anyone should train on
-    scenes=80, towers_steps=1, towers_batch=4, vae_steps=1, vae_batch=2, unet_steps=1, unet_batch=2, seed=5
+    scenes=80,
+    towers_steps=1,
+    towers_batch=4,
+    vae_steps=1,
+    vae_batch=2,
+    decoder_steps=1,
+    decoder_batch=2,
+    unet_steps=1,
+    unet_batch=2,
+    seed=5,
 )
+
+SCENES = [scene(5, number) for number in range(60)]
+SMALL = np.stack([render(item, 8) for item in SCENES])  # as the tiny backbone sees them
 
 
 def test_the_text_tower_reads_the_whole_caption():
@@ -61,12 +87,51 @@ def test_training_goes_on_after_the_last_finished_part(tmp_path, monkeypatch):
     mean, logvar = backbone.encode_pictures(picture)
     assert backbone.decode(mean * backbone.vae.config.scaling_factor).shape == picture.shape
     assert logvar.shape == mean.shape == (1, *backbone.latent_shape)
+    write_card(tmp_path / "backbone", BackboneConfig.model_construct(training=CONFIG), runtime, 8, 4)
+    card = (tmp_path / "backbone" / "README.md").read_text()
+    assert "Measured on 8 scenes" in card
+    assert "read off 4 pictures" in card
+
+
+def test_population_start_is_made_and_work_is_kept_until_the_end(tmp_path, tiny_backbone, monkeypatch):
+    """Tiny, but the real people, pictures and stages; stopped before pretraining, then finished."""
+    monkeypatch.setattr(population, "render_scenes", lambda *_: (SMALL, SCENES))
+    backbone, runtime = tiny_backbone, RuntimeConfig(device="cpu", threads=1, track_code=False)
+    config = PopulationConfig(
+        people=2, pictures=40, batch_size=4, calibrate_steps=1, semantic_steps=1, pretrain_steps=2, folds=2
+    )
+    align = AlignConfig(tokens=2, text_components=3, latent_components=4)
+    sections = {"simulate": SimulateConfig(), "encoder": EncoderConfig(**TINY_ENCODER), "align": align}
+    args = {"backbone": backbone, "training": CONFIG, "config": config, **sections, "runtime": runtime}
+    out = tmp_path / "population"
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(population, "pretrain", stop)
+        with pytest.raises(KeyboardInterrupt):
+            population.train_population(**args, out=out)
+    assert not (out / "run.json").exists()
+    made = {path: path.stat().st_mtime_ns for path in (out / "work").rglob("*.h5")}
+    assert len(made) == 6  # stimuli, latents, two people's responses and components
+    monkeypatch.setattr(population, "render_scenes", stop)
+    monkeypatch.setattr(population, "calibrate", stop)
+    population.train_population(**args, out=out)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "autoencoder.safetensors",
+        "networks.safetensors",
+        "run.json",
+        "space.safetensors",
+    ]
+    networks = load_networks(out / "networks.safetensors")
+    networks.check_space(checksum(out / "space.safetensors"))
+    assert ComponentSpace.load(out / "space.safetensors").sizes == {"text": 3, "latent": 4}
 
 
 def test_other_people_have_responses_like_subjects(tmp_path):
-    scenes = [scene(5, number) for number in range(40)]
-    pictures = np.stack([render(item, 64) for item in scenes])
-    write_person(101, np.arange(0, 40, 2), pictures, scenes, SimulateConfig(), tmp_path / "person.h5")
+    pictures = np.stack([render(item, 64) for item in SCENES[:40]])
+    write_person(101, np.arange(0, 40, 2), pictures, SCENES[:40], SimulateConfig(), tmp_path / "person.h5")
     store = ResponseStore(tmp_path / "person.h5")
     assert store.shape == (60, 8921)
     assert len(store.pictures("validation")) == VALIDATION_PICTURES

@@ -23,7 +23,7 @@ def responses(tiny_prepared):
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory, responses, tiny_latents, tiny_backbone):
+def chain(tmp_path_factory, responses, tiny_components, tiny_latents, tiny_backbone):
     """Calibrate, pretrain and refine once."""
     from neuropictor.config import RuntimeConfig
 
@@ -36,11 +36,14 @@ def chain(tmp_path_factory, responses, tiny_latents, tiny_backbone):
     }
     config = CalibrateConfig(init="scratch", **SHORT)
     calibrate(responses, tiny_backbone, config, EncoderConfig(**TINY_ENCODER), runtime, files["autoencoder"])
-    config = ReconstructConfig(init="scratch", mapper_rate=2.0, **SHORT)
-    pretrain(responses, tiny_latents, tiny_backbone, files["autoencoder"], config, runtime, files["pretrained"])
+    config = ReconstructConfig(init="scratch", mapper_rate=2.0, semantic_steps=3, **SHORT)
+    aligned = {"components": tiny_components, "aligned_tokens": 2}
+    files_in = (responses, tiny_latents, tiny_backbone)
+    pretrain(*files_in, files["autoencoder"], config, runtime, files["pretrained"], **aligned)
     adaptation = GuidanceAdaptationConfig(steps=2)
     config = RefineConfig(guidance_adaptation=adaptation, **SHORT)
-    refine(responses[0], tiny_latents, tiny_backbone, files["pretrained"], config, runtime, files["refined"])
+    start, out = files["pretrained"], files["refined"]
+    refine(responses[0], tiny_latents, tiny_backbone, start, config, runtime, out, tiny_components[0])
     return files
 
 
@@ -65,6 +68,8 @@ def test_weights_pass_from_stage_to_stage(chain):
     autoencoder = load_autoencoder(chain["autoencoder"])
     pretrained, refined = load_networks(chain["pretrained"]), load_networks(chain["refined"])
     assert autoencoder.encoder.config.width == pretrained.encoder.config.width == 16
+    assert pretrained.alignment.config.n_components == refined.alignment.config.n_components == 7
+    assert pretrained.guiding.config.n_tokens == pretrained.encoder.n_tokens + 2
     assert pretrained.guiding.config.variant == "pretrain"
     assert refined.guiding.config.variant == "refine"
     # Pretraining leaves the extra branch at its zero start, refining moves it.
@@ -117,6 +122,16 @@ def test_velocity_backbones_are_trained_on_velocity(tmp_path):
     torch.testing.assert_close(task._target(data["latents"], data["noise"], data["timesteps"]), expected)
 
 
+def test_first_steps_may_leave_the_unet_out(tiny_backbone):
+    task = make_task(Backbone.load(tiny_backbone), semantic_steps=2)
+    values = task.losses(task.module, batch(), 1)
+    assert set(values) == {"loss", "semantic"}
+    assert values["loss"] == values["semantic"] == task.losses(task.module, batch(), 2)["semantic"]
+    assert "diffusion" in task.losses(task.module, batch(), None)
+    values["loss"].backward()
+    assert all(parameter.grad is None for parameter in task.module.manipulation.parameters())
+
+
 def test_only_networks_get_gradients(task):
     for part in task.module.modules():
         for name, parameter in part.named_parameters(recurse=False):
@@ -145,7 +160,7 @@ def test_guidance_adaptation_follows_the_main_part(tiny_backbone):
     assert task._dropped(batch(), None) is None
 
 
-def test_population_start_is_used_and_must_fit(chain, responses, tiny_latents, tiny_runtime, tmp_path):
+def test_population_start_is_used_and_must_fit(chain, responses, tiny_components, tiny_latents, tiny_runtime, tmp_path):
     backbone = make_tiny_backbone(tmp_path / "backbone")
     (backbone / "population").mkdir()
     for name, file in (("autoencoder", "autoencoder"), ("pretrained", "networks")):
@@ -155,9 +170,9 @@ def test_population_start_is_used_and_must_fit(chain, responses, tiny_latents, t
     config = CalibrateConfig(init="population", **still)
     calibrate(responses, backbone, config, EncoderConfig(**TINY_ENCODER), tiny_runtime, out)
     torch.testing.assert_close(load_autoencoder(out).mask_token, load_autoencoder(chain["autoencoder"]).mask_token)
-    networks = tmp_path / "b" / "networks.safetensors"
+    networks, files = tmp_path / "b" / "networks.safetensors", (responses, tiny_latents, backbone)
     config = ReconstructConfig(init="population", **still)
-    pretrain(responses, tiny_latents, backbone, out, config, tiny_runtime, networks)
+    pretrain(*files, out, config, tiny_runtime, networks, tiny_components)
     started, original = load_networks(networks), load_networks(chain["pretrained"])
     for one, other in zip(started.parameters(), original.parameters(), strict=True):
         torch.testing.assert_close(one, other)
@@ -166,11 +181,11 @@ def test_population_start_is_used_and_must_fit(chain, responses, tiny_latents, t
     with torch.no_grad():
         moved.encoder.cls_token += 1.0
     save_autoencoder(moved, out, autoencoder_start(out))
-    pretrain(responses, tiny_latents, backbone, out, config, tiny_runtime, networks)
+    pretrain(*files, out, config, tiny_runtime, networks, tiny_components)
     torch.testing.assert_close(load_networks(networks).encoder.cls_token, original.encoder.cls_token + 1.0)
     # An encoder from elsewhere replaces it.
     save_autoencoder(moved, out)
-    pretrain(responses, tiny_latents, backbone, out, config, tiny_runtime, networks)
+    pretrain(*files, out, config, tiny_runtime, networks, tiny_components)
     torch.testing.assert_close(load_networks(networks).encoder.cls_token, moved.encoder.cls_token)
     wide = EncoderConfig(**{**TINY_ENCODER, "width": 32})
     with pytest.raises(ValueError, match=r"encoder\.width: 32 does not fit .* init: scratch"):

@@ -16,13 +16,14 @@ PARTS = ("Snakefile", "rules", "workflow_scripts", "report", "envs", "profiles",
 PER_SUBJECT = {
     "simulate_subject": 1,
     "preprocess_subject": 1,
+    "align": 1,
     "refine": 1,
     "sample": 2,
     "baselines": 1,
     "contact_sheet": 1,
 }
-ONCE = ["simulate_pictures", "preprocess_stimuli", "cache_latents", "calibrate", "pretrain", "evaluate", "data_card"]
-ONCE += ["metric_table", "training_curves", "response_map", "all"]
+ONCE = ["simulate_pictures", "preprocess_stimuli", "cache_latents", "calibrate", "align_space", "pretrain"]
+ONCE += ["evaluate", "data_card", "metric_table", "training_curves", "response_map", "all"]
 
 
 def snakemake(folder: Path, *arguments: str) -> str:
@@ -137,9 +138,14 @@ def test_simulation_never_writes_over_what_may_be_nsd(checkout):
 
 
 def test_backbone_is_trained_only_where_asked(checkout):
-    start = {"init": "scratch"}
-    jobs = planned(checkout, {"backbone": {"source": "train"}, "calibrate": start, "pretrain": start})
-    assert jobs == chain(3) + Counter(train_backbone=1)
+    start, trained = {"init": "scratch"}, {"backbone": {"source": "train"}}
+    assert planned(checkout, {**trained, "calibrate": start, "pretrain": start}) == chain(3) + Counter(train_backbone=1)
+    assert planned(checkout, trained) == chain(3) + Counter(train_backbone=1, train_population=1)
+
+
+def test_the_papers_networks_need_no_alignment(checkout):
+    jobs = planned(checkout, {"align": {"tokens": 0}})
+    assert jobs == chain(3) - Counter(align_space=1, align=3)
 
 
 def test_a_mistake_in_the_settings_shows_its_message_and_nothing_from_the_depths(checkout):
@@ -166,6 +172,7 @@ AFTER_PRETRAINING = AFTER_REFINING | {"refine": 3, "sample": 6}
         ({"sample": {"steps": 7}}, AFTER_SAMPLING | {"sample": 6, "baselines": 3, "contact_sheet": 3}),
         ({"refine": {"weight_decay": 0.5}}, AFTER_REFINING | {"refine": 3}),
         ({"pretrain": {"weight_decay": 0.5}}, AFTER_PRETRAINING | {"pretrain": 1}),
+        ({"align": {"folds": 5}}, AFTER_PRETRAINING | {"align_space": 1, "align": 3, "pretrain": 1}),
         ({"encoder": {"dropout": 0.5}}, AFTER_PRETRAINING | {"pretrain": 1, "calibrate": 1}),
         ({"preprocess": {"clip": 5.0}}, None),
     ],

@@ -1,0 +1,276 @@
+"""Functional alignment: a linear map for each subject from responses to a space that all subjects share.
+
+Not in the paper. The shared space has the principal components of the pictures' text features and latents as axes. Each
+subject's map into it is a ridge regression, found in closed form on the subject's training pictures; its outcome, the
+components, tells the networks in the same words for everybody what a linear decoder makes of a response. Components of
+a training picture come from a regression that has not seen this picture: else they would be better in training than
+they can be for new pictures.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import h5py
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from neuropictor.data.latents import LatentStore, Rows
+from neuropictor.data.responses import ResponseStore
+from neuropictor.data.ridge import Decomposition, Ridge
+from neuropictor.runlog import RunRecord, atomic_path, checksum, progress, record_path
+
+if TYPE_CHECKING:
+    from neuropictor.config import AlignConfig
+
+log = logging.getLogger(__name__)
+
+KINDS = ("text", "latent")
+
+PICTURES_FOR_AXES = 4096
+"""Principal axes are found on at most so many pictures: memory for 77 x 1024 text features stays near one gigabyte."""
+
+_TRIALS_AT_ONCE = 1024
+
+
+def text_features(latents: LatentStore, nsd_ids: np.ndarray) -> np.ndarray:
+    """Return the mean of the captions' text features, float32 [n, L * D]; in blocks, since there are five a picture."""
+    rows = latents.rows(nsd_ids)
+    parts = [latents.text[part].astype(np.float32).mean(1) for part in np.array_split(rows, -(-len(rows) // 256))]
+    return np.concatenate(parts).reshape(len(rows), -1)
+
+
+def latent_features(latents: LatentStore, nsd_ids: np.ndarray) -> np.ndarray:
+    """Return the VAE's posterior means, float32 [n, C * h * w]."""
+    return latents.mean[latents.rows(nsd_ids)].astype(np.float32).reshape(len(nsd_ids), -1)
+
+
+_FEATURES = {"text": text_features, "latent": latent_features}
+
+
+@dataclass(frozen=True)
+class ComponentSpace:
+    """The shared space.
+
+    Attributes
+    ----------
+    mean : dict of float32 array
+        "text" [L * D] and "latent" [C * h * w]: mean over pictures.
+    axes : dict of float32 array
+        "text" [Kt, L * D] and "latent" [Kl, C * h * w]: principal axes, divided by the standard deviation along them.
+    """
+
+    mean: dict[str, np.ndarray]
+    axes: dict[str, np.ndarray]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of components of each kind."""
+        return {kind: len(self.axes[kind]) for kind in KINDS}
+
+    @classmethod
+    def fit(cls, latents: LatentStore, nsd_ids: np.ndarray, sizes: dict[str, int], seed: int) -> "ComponentSpace":
+        """Find the principal axes of the pictures of `nsd_ids`, at most `PICTURES_FOR_AXES` of them at random.
+
+        Raises
+        ------
+        ValueError
+            If more components are asked for than there are pictures or features.
+        """
+        if len(nsd_ids) > PICTURES_FOR_AXES:
+            nsd_ids = np.sort(np.random.default_rng(seed).choice(nsd_ids, PICTURES_FOR_AXES, replace=False))
+        mean, axes = {}, {}
+        for kind, size in sizes.items():
+            features = _FEATURES[kind](latents, nsd_ids)
+            most = min(len(features) - 1, features.shape[1])
+            if size > most:
+                raise ValueError(
+                    f"align.{kind}_components: {size} are more than {len(features)} training pictures and "
+                    f"{features.shape[1]} features give; allowed: 1 to {most}, for example {kind}_components: {most}"
+                )
+            mean[kind] = features.mean(0)
+            values, vectors = torch.linalg.eigh(torch.from_numpy(_small_gram(features - mean[kind])))
+            # The smaller Gram matrix's eigenvectors give the axes either way; scaled to unit variance of components.
+            values, vectors = values[-size:].flip(0).numpy(), vectors[:, -size:].flip(1).numpy()
+            if len(features) < features.shape[1]:
+                found = (features - mean[kind]).T @ vectors / values * np.sqrt(len(features))
+            else:
+                found = vectors / np.sqrt(values / len(features))
+            axes[kind] = np.ascontiguousarray(found.T, np.float32)
+        return cls(mean, axes)
+
+    def components(self, latents: LatentStore, nsd_ids: np.ndarray) -> np.ndarray:
+        """Return the components of pictures, float32 [n, Kt + Kl], about unit variance."""
+        parts = [(_FEATURES[kind](latents, nsd_ids) - self.mean[kind]) @ self.axes[kind].T for kind in KINDS]
+        return np.concatenate(parts, axis=1)
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file, atomically; as float16, the precision of text features and latents themselves."""
+        tensors = {
+            f"{kind}.{name}": torch.from_numpy(values[kind]).half()
+            for name, values in (("mean", self.mean), ("axes", self.axes))
+            for kind in KINDS
+        }
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ComponentSpace":
+        """Read a file of `save`."""
+        with safe_open(path, framework="pt") as file:
+            read = {name: file.get_tensor(name).float().numpy() for name in file.keys()}  # noqa: SIM118
+        return cls({kind: read[f"{kind}.mean"] for kind in KINDS}, {kind: read[f"{kind}.axes"] for kind in KINDS})
+
+
+def _small_gram(features: np.ndarray) -> np.ndarray:
+    """Return X X' or X' X, whichever is smaller."""
+    features = features.astype(np.float64)
+    return features @ features.T if len(features) < features.shape[1] else features.T @ features
+
+
+def make_space(
+    latents: str | Path,
+    responses: Sequence[str | Path],
+    population: Path | None,
+    config: "AlignConfig",
+    out: str | Path,
+) -> None:
+    """Write the shared space: that of a population start, or one found on all subjects' training pictures.
+
+    Parameters
+    ----------
+    latents
+        Latents of all pictures, see `neuropictor.data.latents.cache_latents`.
+    responses
+        Response files of all subjects that train the shared networks.
+    population
+        Space that the population's networks were trained in; None to find one.
+    config
+        Section of the configuration.
+    out
+        Safetensors file for `ComponentSpace.load`.
+    """
+    wanted = {"text": config.text_components, "latent": config.latent_components}
+    with RunRecord(record_path(out), "align_space", config=config, inputs=[latents, *responses]) as record:
+        if population is not None:
+            space = ComponentSpace.load(population)
+            if space.sizes != wanted:
+                raise ValueError(
+                    f"align: {wanted} components asked for, but the population start in {population} has "
+                    f"{space.sizes}; allowed: its sizes, or calibrate and pretrain with init: scratch"
+                )
+        else:
+            ids = np.unique(np.concatenate([ResponseStore(path).pictures("train") for path in responses]))
+            space = ComponentSpace.fit(LatentStore(latents), ids, wanted, config.seed)
+        space.save(out)
+        record.add(components=space.sizes, start="population" if population else "scratch")
+
+
+def align_subject(
+    responses: str | Path, latents: str | Path, space: str | Path, config: "AlignConfig", out: str | Path
+) -> None:
+    """Predict the components of every trial of one subject.
+
+    Trials of training pictures are predicted from the other folds of training pictures, all other trials from all
+    training pictures. Penalties are chosen on the validation pictures, separately for text and latent components.
+
+    Parameters
+    ----------
+    responses, latents, space
+        The subject's response file, latents of all pictures, and the file of `make_space`.
+    config
+        Section of the configuration.
+    out
+        HDF5 file for `ComponentStore`.
+    """
+    store, shared, pictures = ResponseStore(responses), ComponentSpace.load(space), LatentStore(latents)
+    with RunRecord(record_path(out), "align", config=config, inputs=[responses, latents, space]) as record:
+        train, validation = store.pictures("train"), store.pictures("validation")
+        if len(train) < 2 * config.folds or not len(validation):
+            raise ValueError(
+                f"align.folds: {config.folds} folds of {len(train)} training pictures ({len(validation)} for "
+                f"validation) in {responses}; allowed: 2 to {max(2, len(train) // 2)} and at least one validation "
+                "picture, for example folds: 2"
+            )
+        targets = shared.components(pictures, train)
+        groups = np.repeat([0, 1], list(shared.sizes.values()))
+        given = store.mean_response(train)
+        held = (store.mean_response(validation), shared.components(pictures, validation))
+        fold = np.random.default_rng([config.seed, store.subject]).permutation(len(train)) % config.folds
+        place = np.searchsorted(train, store.nsd_id).clip(max=len(train) - 1)
+        fold_of_trial = np.where(train[place] == store.nsd_id, fold[place], config.folds)
+        components = np.empty((len(store), targets.shape[1]), np.float32)
+        # The last round leaves nothing out: for pictures of validation and test.
+        for left_out in progress(range(config.folds + 1), f"Aligning subject {store.subject}", unit="fold"):
+            kept = fold != left_out
+            decomposition = Decomposition.of(given[kept])
+            model = Ridge.fit(decomposition, targets[kept], *held, groups, config.ridge_alphas)
+            trials = np.flatnonzero(fold_of_trial == left_out)
+            for part in np.array_split(trials, -(-len(trials) // _TRIALS_AT_ONCE) or 1):
+                components[part] = model.predict(store.responses(part))
+        with atomic_path(out) as temporary, h5py.File(temporary, "w") as file:
+            file["components"], file["nsd_id"] = components, store.nsd_id
+            file.attrs.update(subject=store.subject, data=store.data, space=checksum(space))
+        record.add(
+            subject=store.subject, data=store.data, penalties=[float(model.penalty[0]), float(model.penalty[-1])]
+        )
+        for split, ids in (("train", train), ("validation", validation)):
+            record.add(**{f"{split}_explained": _explained(store, components, ids, shared, pictures)})
+    store.close()
+
+
+def _explained(
+    store: ResponseStore, components: np.ndarray, nsd_ids: np.ndarray, space: ComponentSpace, latents: LatentStore
+) -> dict[str, float]:
+    """Share of the variance of true components that the mean over a picture's repeats explains."""
+    true = space.components(latents, nsd_ids)
+    predicted = np.stack([components[store.trials(int(nsd_id))].mean(0) for nsd_id in nsd_ids])
+    shares, start = {}, 0
+    for kind, size in space.sizes.items():
+        part = np.s_[:, start : start + size]
+        # Components have unit variance; weigh each by the variance of its axis, as in the features themselves.
+        weight = 1 / np.square(space.axes[kind]).sum(1)
+        error = (np.square(predicted[part] - true[part]) * weight).sum()
+        shares[kind] = round(float(1 - error / (np.square(true[part] - true[part].mean(0)) * weight).sum()), 4)
+        start += size
+    log.info("Subject %d: %s of variance explained", store.subject, shares)
+    return shares
+
+
+class ComponentStore:
+    """Reader of one subject's components.
+
+    Parameters
+    ----------
+    path
+        File of `align_subject`.
+    responses
+        The response store that it was made from.
+
+    Attributes
+    ----------
+    rows
+        Components ``[T, K]`` of each trial of the response store.
+    space
+        Checksum of the shared space.
+    """
+
+    def __init__(self, path: str | Path, responses: ResponseStore):
+        self.path = Path(path)
+        with h5py.File(self.path) as file:
+            nsd_id, self.space = file["nsd_id"][:], str(file.attrs["space"])
+        if not np.array_equal(nsd_id, responses.nsd_id):
+            raise ValueError(
+                f"{self.path}: made from other trials than those of {responses.path}; allowed: the file that stage "
+                "align made from these responses"
+            )
+        self.rows = Rows(self.path, "components")
+
+    @property
+    def size(self) -> int:
+        """Number of components K."""
+        return self.rows.shape[1]

@@ -1,0 +1,61 @@
+# What all subjects share, and each subject's linear map into it; only if align.tokens is not 0.
+
+
+rule align_space:
+    input:
+        responses=expand("<prepared>/sub-{subject}/responses.h5", subject=pretraining()),
+        latents="<results>/latents.h5",
+        backbone=backbone_files,
+        start=start_files("pretrain"),
+    output:
+        space="<results>/align/space.safetensors",
+        run="<results>/align/space.run.json",
+    log:
+        "logs/align_space.log",
+    benchmark:
+        "<results>/benchmarks/align_space.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: cores()
+    resources:
+        mem_mb=6000,
+        runtime=60,
+    params:
+        config=section("align"),
+        init=settings.pretrain.init,
+        start=start_weights("pretrain", "space.safetensors"),
+        backbone=backbone(),
+        runtime=runtime,
+        code=code("align_space"),
+    message:
+        "Making the space that all subjects share"
+    script:
+        "../workflow_scripts/align_space.py"
+
+
+rule align:
+    input:
+        responses="<prepared>/sub-{subject}/responses.h5",
+        latents="<results>/latents.h5",
+        space="<results>/align/space.safetensors",
+    output:
+        components="<results>/align/sub-{subject}/components.h5",
+        run="<results>/align/sub-{subject}/components.run.json",
+    log:
+        "logs/align/sub-{subject}.log",
+    benchmark:
+        "<results>/benchmarks/align/sub-{subject}.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: cores()
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        config=section("align"),
+        runtime=runtime,
+        code=code("align"),
+    message:
+        "Aligning the responses of subject {wildcards.subject}"
+    script:
+        "../workflow_scripts/align.py"
