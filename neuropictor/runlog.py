@@ -102,10 +102,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    temporary.touch()
+    mode = temporary.stat().st_mode  # as the umask has it: some writers make files that only their owner may read
+    temporary.unlink()
     try:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
+        temporary.chmod(mode)
         os.replace(temporary, path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:

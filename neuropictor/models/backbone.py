@@ -172,7 +172,7 @@ class Backbone:
 
     def to_tensor(self, pictures: np.ndarray) -> Tensor:
         """Pictures uint8 [B, S, S, 3] -> float [B, 3, S, S] in -1..1 on the backbone's device."""
-        return torch.from_numpy(np.ascontiguousarray(pictures)).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return torch.tensor(pictures, device=self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
     @torch.no_grad()
     def encode_pictures(self, pictures: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -63,6 +63,13 @@ def test_atomic_path_writes_whole_files(tmp_path):
     assert [item.name for item in final.parent.iterdir()] == ["table.csv"]
 
 
+def test_atomic_path_gives_the_usual_permissions(tmp_path):
+    (tmp_path / "plain").touch()
+    with runlog.atomic_path(tmp_path / "whole") as temporary:
+        temporary.touch(mode=0o600)
+    assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_atomic_path_leaves_the_old_file_after_an_error(tmp_path):
     final = tmp_path / "table.csv"
     final.write_text("old")
