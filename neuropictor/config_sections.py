@@ -138,7 +138,7 @@ class BackboneTrainingConfig(Section):
     towers_batch: Count = Field(192, description="scenes a step of the towers")
     vae_steps: Count = Field(2300, description="steps of the VAE")
     vae_batch: Count = Field(16, description="scenes a step of the VAE")
-    decoder_steps: Count = Field(4000, description="further steps of the VAE's decoder alone")
+    decoder_steps: Count = Field(4500, description="further steps of the VAE's decoder alone")
     decoder_batch: Count = Field(16, description="scenes a step of the decoder")
     unet_steps: Count = Field(4500, description="steps of the UNet")
     unet_batch: Count = Field(64, description="scenes a step of the UNet")
@@ -240,7 +240,7 @@ class _TrainingConfig(Section):
         "random",
         description="a picture's response in training: mean of a random number of its repeats, of all, or one repeat",
     )
-    validation_interval: Count = Field(250, description="steps between two validations")
+    validation_interval: Count = Field(100, description="steps between two validations")
     seed: Seed = Field(11, description="seed of weights, noise and order of pictures")
 
 
@@ -285,6 +285,7 @@ class ReconstructConfig(_ModulationConfig):
         "population",
         description="population: shipped weights, trained on other simulated people; scratch: random weights",
     )
+    steps: Count = Field(300, description="training steps")
     seed: Seed = Field(12, description="seed of weights, noise and order of pictures")
 
 

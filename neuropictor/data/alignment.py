@@ -8,6 +8,7 @@ they can be for new pictures.
 """
 
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,6 +158,7 @@ def make_space(
     wanted = {"text": config.text_components, "latent": config.latent_components}
     with RunRecord(record_path(out), "align_space", config=config, inputs=[latents, *responses]) as record:
         if population is not None:
+            # Copied as it is: the population's networks know their space by its checksum.
             space = ComponentSpace.load(population)
             if space.sizes != wanted:
                 raise ValueError(
@@ -166,7 +168,11 @@ def make_space(
         else:
             ids = np.unique(np.concatenate([ResponseStore(path).pictures("train") for path in responses]))
             space = ComponentSpace.fit(LatentStore(latents), ids, wanted, config.seed)
-        space.save(out)
+        if population is None:
+            space.save(out)
+        else:
+            with atomic_path(out) as temporary:
+                shutil.copyfile(population, temporary)
         record.add(components=space.sizes, start="population" if population else "scratch")
 
 

@@ -1,5 +1,6 @@
 """The miniature backbone before training: scenes to train on, its tokenizer, its networks, and how it is written."""
 
+import json
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -117,5 +118,8 @@ def save(backbone: Backbone, folder: Path) -> None:
         part.load_state_dict(half)
         part.half().save_pretrained(folder / name)
         part.float()
+        described = json.loads((folder / name / "config.json").read_text())
+        described.pop("_name_or_path", None)  # where it was read from is nobody's business
+        (folder / name / "config.json").write_text(json.dumps(described, indent=2) + "\n")
     backbone.tokenizer.save_pretrained(folder / "tokenizer")
     backbone.scheduler.save_pretrained(folder / "scheduler")

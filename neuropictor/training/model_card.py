@@ -29,7 +29,8 @@ in the image tower. It draws what `neuropictor.simulation.scenes` renders, at 64
 - **Population start** (`population/`): calibrated encoder, shared space and networks, as `neuropictor train-population`
   makes them with `backbone.population` of `config.yaml`: {population.people} simulated people, none of them subjects 1
   to 8, who saw {population.pictures:,} of these scenes each; stored as float16. They share with the subjects what
-  people of one simulation seed share: part of the tuning. `init: scratch` does without it.
+  people of one simulation seed share: part of the tuning. Calibration had another seed (11). `init: scratch` does
+  without it.
 - **Licence** Apache-2.0, as the code. No photograph and no brain data went into it.
 
 Measured on {count:,} scenes that were held out:

@@ -41,7 +41,7 @@ CONFIG = BackboneTrainingConfig.model_construct(  # fewer scenes than anyone sho
 )
 
 SCENES = [scene(5, number) for number in range(60)]
-SMALL = np.stack([render(item, 8) for item in SCENES])  # as the tiny backbone sees them
+PICTURES = np.stack([render(item, 64) for item in SCENES])
 
 
 def test_the_text_tower_reads_the_whole_caption():
@@ -93,16 +93,16 @@ def test_training_goes_on_after_the_last_finished_part(tmp_path, monkeypatch):
     assert "read off 4 pictures" in card
 
 
-def test_population_start_is_made_and_work_is_kept_until_the_end(tmp_path, tiny_backbone, monkeypatch):
+def test_population_start_is_made_and_work_is_kept_until_the_end(tmp_path, monkeypatch):
     """Tiny, but the real people, pictures and stages; stopped before pretraining, then finished."""
-    monkeypatch.setattr(population, "render_scenes", lambda *_: (SMALL, SCENES))
-    backbone, runtime = tiny_backbone, RuntimeConfig(device="cpu", threads=1, track_code=False)
+    monkeypatch.setattr(population, "render_scenes", lambda *_: (PICTURES, SCENES))
+    runtime = RuntimeConfig(device="cpu", threads=1, track_code=False)
     config = PopulationConfig(
         people=2, pictures=40, batch_size=4, calibrate_steps=1, semantic_steps=1, pretrain_steps=2, folds=2
     )
     align = AlignConfig(tokens=2, text_components=3, latent_components=4)
     sections = {"simulate": SimulateConfig(), "encoder": EncoderConfig(**TINY_ENCODER), "align": align}
-    args = {"backbone": backbone, "training": CONFIG, "config": config, **sections, "runtime": runtime}
+    args = {"backbone": "miniature", "training": CONFIG, "config": config, **sections, "runtime": runtime}
     out = tmp_path / "population"
 
     def stop(*arguments):
@@ -130,8 +130,7 @@ def test_population_start_is_made_and_work_is_kept_until_the_end(tmp_path, tiny_
 
 
 def test_other_people_have_responses_like_subjects(tmp_path):
-    pictures = np.stack([render(item, 64) for item in SCENES[:40]])
-    write_person(101, np.arange(0, 40, 2), pictures, SCENES[:40], SimulateConfig(), tmp_path / "person.h5")
+    write_person(101, np.arange(0, 40, 2), PICTURES, SCENES, SimulateConfig(), tmp_path / "person.h5")
     store = ResponseStore(tmp_path / "person.h5")
     assert store.shape == (60, 8921)
     assert len(store.pictures("validation")) == VALIDATION_PICTURES
