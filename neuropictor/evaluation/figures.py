@@ -160,6 +160,8 @@ def training_curves(histories: dict[str, Path], out: Path) -> None:
             for axes, name in zip(row, panels[stage], strict=False):
                 _curve(axes, runs, name)
                 axes.set_title(f"{stage}: {name}")
+            # Outside, so that it hides no point; the loss, which all runs have in both splits, comes first.
+            axes.legend(*row[0].get_legend_handles_labels(), fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
             for axes in row[len(panels[stage]) :]:
                 axes.set_visible(False)
         figure.suptitle("Training" + title_mark(_data_of(histories.values())), size=13)
@@ -187,7 +189,6 @@ def _curve(axes: Axes, runs: dict[str, pd.DataFrame], name: str) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(which="minor", color="#f1f3f6")
     axes.set_xlabel("step")
-    axes.legend(fontsize=8)
 
 
 def _cycle(number: int) -> list[str]:

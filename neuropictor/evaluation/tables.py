@@ -180,7 +180,7 @@ def _differences(results: dict) -> str:
 
 
 def _number(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.3f}"
+    return NOTHING if value is None else f"{value:z.3f}"
 
 
 def fill_readme(metrics: Path, readme: Path) -> None:
