@@ -31,6 +31,10 @@ if settings.nsd.source == "simulated":
 
     include: "rules/simulate.smk"
 
+elif settings.nsd.source == "fetch":
+
+    include: "rules/fetch.smk"
+
 
 if settings.backbone.source == "train":
 

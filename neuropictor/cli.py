@@ -5,6 +5,7 @@ defaults.
 """
 
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,17 @@ Settings = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help
 Component = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="file of align, unless tokens: 0")]
 Components = Annotated[list[Path] | None, typer.Option(exists=True, dir_okay=False, help="files of align")]
 Source = Annotated[str, typer.Option(help="miniature, or a folder in the layout of diffusers' Stable Diffusion")]
+
+
+class Kind(StrEnum):
+    """Kinds of files to fetch."""
+
+    DESIGN = "design"
+    PICTURES = "pictures"
+    ANNOTATIONS = "annotations"
+    BEHAVIOUR = "behaviour"
+    NCSNR = "ncsnr"
+    BETAS = "betas"
 
 
 def _start(settings: Path | None) -> tuple[Config, RuntimeConfig]:
@@ -50,6 +62,58 @@ def simulate(out: Out, subject: list[int], settings: Settings = None) -> None:
     write_pictures(root=out, subjects=subject, config=loaded.simulate, threads=max(1, runtime.threads))
     for number in subject:
         write_subject(root=out, subject=number, config=loaded.simulate)
+
+
+@app.command()
+def fetch(
+    nsd: Annotated[Path, typer.Option(file_okay=False, help="folder in NSD's layout; made if needed")],
+    kind: Annotated[list[Kind] | None, typer.Argument(help="kinds of files; default: all", show_default=False)] = None,
+    subject: Annotated[list[int] | None, typer.Option(min=1, max=8, help="NSD's subject numbers")] = None,
+    session: Annotated[list[int] | None, typer.Option(min=1, max=40, help="default: all of the subject")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="only compare what was fetched with the manifest")] = False,
+    settings: Settings = None,
+) -> None:
+    """Fetch NSD's files, once its terms are accepted (settings: nsd: {terms_accepted: true}), or check them again.
+
+    Goes on from where it was interrupted. Pictures are 39.6 GB, betas 0.98 GB a session.
+
+    Example: neuropictor fetch --nsd data/real/nsd --settings my.yaml --subject 1 --session 1 --session 2 betas
+    """
+    from neuropictor.nsd import fetch as stage
+    from neuropictor.nsd.agreement import check_terms
+
+    loaded, _ = _start(settings)
+    try:
+        if verify:
+            _verify(nsd)
+            return
+        check_terms(loaded.nsd.terms_accepted)
+        kinds, found = set(kind or Kind), loaded.nsd
+        wanted = stage.keys_of(kinds, subject or [], session, found.beta_version)
+        if kinds & {Kind.BEHAVIOUR, Kind.NCSNR, Kind.BETAS} and not subject:
+            raise ValueError("no subject given; behaviour, ncsnr and betas are a subject's, e.g. --subject 1")
+        if wanted:
+            stage.fetch(wanted, nsd, found)
+        if Kind.ANNOTATIONS in kinds:
+            stage.fetch_annotations(nsd, found)
+    except (stage.FetchError, OSError, ValueError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+
+
+def _verify(nsd: Path) -> None:
+    """Say what of the manifest is as it was fetched; fail if anything is not."""
+    from neuropictor.nsd import manifest
+
+    found = manifest.verify(nsd)
+    for problem in found.wrong:
+        typer.echo(problem, err=True)
+    typer.echo(
+        f"{len(found.right)} files are as they were fetched, {len(found.wrong)} are not, {len(found.gone)} are gone"
+        " (the workflow removes betas once preprocessed, unless nsd.keep_raw)."
+    )
+    if found.wrong:
+        raise typer.Exit(1)
 
 
 @app.command()

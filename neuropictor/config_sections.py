@@ -34,6 +34,7 @@ Start = Literal["population", "scratch"]
 Subjects = Annotated[
     list[Annotated[int, Field(ge=1, le=NSD_SUBJECTS)]], Field(min_length=1), AfterValidator(_unique_subjects)
 ]
+Address = Annotated[str, Field(pattern=r"^https?://[^{}<>\s]+$")]
 FolderName = Annotated[str, Field(min_length=1, pattern=r"^[^{}<>\s][^{}<>]*$")]
 
 
@@ -57,7 +58,8 @@ class PathsConfig(Section):
     """Where files lie, relative to the working directory or absolute."""
 
     nsd: FolderName = Field(
-        "data/nsd", description="folder in NSD's layout; written if nsd.source is simulated, only read if it is local"
+        "data/nsd",
+        description="folder in NSD's layout; written if nsd.source is simulated or fetch, only read if it is local",
     )
     prepared: FolderName = Field("data/prepared", description="response and picture stores that preprocessing writes")
     results: FolderName = Field("results", description="networks, samples, scores and the report")
@@ -66,12 +68,30 @@ class PathsConfig(Section):
 class NsdConfig(Section):
     """Which data are used."""
 
-    source: Literal["simulated", "local"] = Field(
+    source: Literal["simulated", "local", "fetch"] = Field(
         "simulated",
-        description="simulated: made by the rules simulate_*; local: NSD as downloaded, in the folder paths.nsd",
+        description="simulated: made by the rules simulate_*; local: NSD as downloaded, in the folder paths.nsd; fetch:"
+        " fetched there by the rules fetch_*",
     )
     beta_version: Literal["betas_assumehrf", "betas_fithrf", "betas_fithrf_GLMdenoise_RR"] = Field(
         "betas_fithrf_GLMdenoise_RR", description="NSD's preparation of the betas"
+    )
+    terms_accepted: bool = Field(
+        False,
+        description="fetch: that you have accepted NSD's terms, by the form at https://forms.gle/xue2bCdM9LaFNMeb7",
+    )
+    endpoint: Address = Field(
+        "https://natural-scenes-dataset.s3.amazonaws.com", description="fetch: NSD's public bucket, or a mirror of it"
+    )
+    coco_endpoint: Address = Field(
+        "https://s3.amazonaws.com/images.cocodataset.org",
+        description="fetch: COCO's public bucket, or a mirror of it; has the captions of NSD's pictures",
+    )
+    connections: Annotated[int, Field(ge=1, le=64)] = Field(
+        8, description="fetch: ranges of a file that are fetched at the same time"
+    )
+    keep_raw: bool = Field(
+        False, description="fetch: keep the betas after preprocessing; 39.3 GB for a subject of 40 sessions"
     )
 
 

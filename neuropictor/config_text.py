@@ -133,7 +133,8 @@ def _describe(schema: dict[str, Any]) -> str:
         return f"a list of one or more, each {_describe(schema['items'])}"
     limits = [f"{words} {_yaml(schema[bound])}" for bound, words in _BOUNDS.items() if bound in schema]
     if "pattern" in schema:
-        limits.append("without braces or angle brackets")
+        address = "http" in schema["pattern"]
+        limits.append("that starts with https:// or http://" if address else "without braces or angle brackets")
     return f"{_KINDS.get(schema.get('type', ''), 'a value')} {' and '.join(limits)}".strip()
 
 

@@ -12,12 +12,19 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = "neuropictor"
-#: Modules that cannot change a result: settings reach a stage as parameters, which are compared by themselves.
+#: Modules that cannot change a result: settings reach a stage as parameters, which are compared by themselves, and what
+#: is fetched is compared with its ETag, whatever code fetched it (a change of it must not fetch 300 GB again).
 WITHOUT_EFFECT = {
     "neuropictor/__init__.py",
     "neuropictor/config.py",
     "neuropictor/config_sections.py",
     "neuropictor/config_text.py",
+    "neuropictor/nsd/agreement.py",
+    "neuropictor/nsd/bucket.py",
+    "neuropictor/nsd/etag.py",
+    "neuropictor/nsd/fetch.py",
+    "neuropictor/nsd/manifest.py",
+    "neuropictor/nsd/part_file.py",
     "neuropictor/provenance.py",
     "neuropictor/runlog.py",
 }

@@ -5,7 +5,7 @@ from snakemake.exceptions import WorkflowError
 
 from neuropictor import config as configuration
 from neuropictor import provenance, runlog
-from neuropictor.nsd import constants, keys
+from neuropictor.nsd import agreement, constants, keys
 
 SHIPPED = Path(configuration.__file__).parent / "assets" / "miniature"
 BACKBONE_PARTS = [
@@ -26,12 +26,18 @@ BASELINES = ["ridge_diffusion", "ridge", "mean_picture"]
 
 
 def checked(found):
-    """Check the settings, and that nothing real would be overwritten; on a mistake show its message alone."""
+    """Check settings, agreement, and that nothing real would be overwritten; on a mistake show its message alone."""
     try:
         loaded = configuration.load(found)
         if loaded.nsd.source == "simulated":
             keys.check_free_for_simulation(loaded.paths.nsd)
-    except (configuration.ConfigError, FileExistsError) as error:
+        if loaded.nsd.source == "fetch":
+            agreement.check_terms(loaded.nsd.terms_accepted)
+    except (
+        configuration.ConfigError,
+        FileExistsError,
+        agreement.AgreementError,
+    ) as error:
         raise WorkflowError(str(error)) from None
     return loaded
 
@@ -151,22 +157,19 @@ def nsd_folder(wildcards, threads):
     return settings.paths.nsd
 
 
-def picture_files():
-    """What is the same for all subjects: pictures, order of trials, annotations."""
-    annotations = [
-        keys.annotations(kind, split)
+def annotation_files():
+    """COCO's annotations, unpacked."""
+    return [
+        f"<nsd>/{keys.annotations(kind, split)}"
         for kind in keys.ANNOTATION_KINDS
         for split in keys.COCO_SPLITS
     ]
-    return [
-        f"<nsd>/{key}"
-        for key in (
-            keys.STIMULI,
-            keys.STIMULUS_INFO,
-            keys.EXPERIMENT_DESIGN,
-            *annotations,
-        )
-    ]
+
+
+def picture_files():
+    """What is the same for all subjects: pictures, order of trials, annotations."""
+    shared = (keys.STIMULI, keys.STIMULUS_INFO, keys.EXPERIMENT_DESIGN)
+    return [*(f"<nsd>/{key}" for key in shared), *annotation_files()]
 
 
 def simulated_subject():
@@ -175,11 +178,62 @@ def simulated_subject():
     return [f"<nsd>/{name}".replace("subj01", "subj{subject}") for name in names]
 
 
+def beta_keys(subject, sessions=None):
+    """Keys of a subject's betas; of all its sessions if none are given."""
+    return [
+        keys.betas(subject, session, side, settings.nsd.beta_version)
+        for session in sessions or range(1, constants.SESSIONS[subject] + 1)
+        for side in constants.HEMISPHERES
+    ]
+
+
+def subject_keys(subject):
+    """Keys of a subject's noise ceilings and behaviour."""
+    version = settings.nsd.beta_version
+    ceilings = [keys.ncsnr(subject, side, version) for side in constants.HEMISPHERES]
+    return [*ceilings, keys.behaviour(subject)]
+
+
+def fetched(found):
+    """Outputs of these keys, with subject, session and hemisphere as wildcards where they are the first."""
+    names = {
+        "subj01": "subj{subject}",
+        "lh.betas_session01": "{side}.betas_session{session}",
+    }
+    for name, wildcard in names.items():
+        found = [key.replace(name, wildcard) for key in found]
+    return [f"<nsd>/{key}" for key in found]
+
+
+def raw(files):
+    """Betas, which are removed after use unless nsd.keep_raw."""
+    return files if settings.nsd.keep_raw else [temp(file) for file in files]
+
+
+def fetch_source(wildcards, threads):
+    """Where and how to fetch; the bytes are checked, so that it is no reason to fetch them again."""
+    return settings.nsd.model_dump()
+
+
+def planned_files():
+    """Keys of all files that stay, and of those that are removed after use."""
+    subjects = settings.subjects.everyone()
+    kept = [keys.EXPERIMENT_DESIGN, keys.STIMULUS_INFO, keys.STIMULI]
+    kept += [key for subject in subjects for key in subject_keys(subject)]
+    betas = [key for subject in subjects for key in beta_keys(subject)]
+    if settings.nsd.keep_raw:
+        return {"kept": [*kept, *betas], "passing": [], "at_once": 0}
+    # A subject's preprocessing takes all its sessions, and the next one's are fetched meanwhile.
+    return {"kept": kept, "passing": betas, "at_once": len(betas)}
+
+
 def response_files(wildcards):
-    """One subject's NSD files: those that are simulated, or those of all sessions found in the folder."""
+    """One subject's NSD files: those that are simulated or fetched, or those of all sessions found in the folder."""
     if settings.nsd.source == "simulated":
         return expand(simulated_subject(), subject=wildcards.subject)
     subject, version = int(wildcards.subject), settings.nsd.beta_version
+    if settings.nsd.source == "fetch":
+        return [f"<nsd>/{key}" for key in (*beta_keys(subject), *subject_keys(subject))]
     folder = Path(settings.paths.nsd) / keys.beta_folder(subject, version)
     sessions = sorted(
         int(path.stem[-2:]) for path in folder.glob("lh.betas_session[0-9][0-9].mgh")
@@ -190,13 +244,10 @@ def response_files(wildcards):
             f" its bucket, e.g. {settings.paths.nsd}/{keys.betas(subject, 1, 'lh', version)}."
             " With nsd.source: simulated they are made."
         )
-    betas = [
-        keys.betas(subject, session, side, version)
-        for session in sessions
-        for side in constants.HEMISPHERES
+    return [
+        f"<nsd>/{key}"
+        for key in (*beta_keys(subject, sessions), *subject_keys(subject))
     ]
-    ncsnr = [keys.ncsnr(subject, side, version) for side in constants.HEMISPHERES]
-    return [f"<nsd>/{key}" for key in (*betas, *ncsnr, keys.behaviour(subject))]
 
 
 def networks(wildcards):

@@ -70,7 +70,12 @@ def test_text_from_the_command_line_names_the_way_out():
         ({"nsd": {"clip": 3}}, ["nsd.clip", "there is preprocess.clip"]),
         ({"sample": {"zzz": 3}}, ["allowed in sample: steps, guidance_scale"]),
         ({"preprocess": {"clip": 0}}, ["preprocess.clip is 0", "a number above 0", "clip: 8.0"]),
-        ({"nsd": {"source": "real"}}, ['nsd.source is "real"', "simulated or local", "source: simulated"]),
+        ({"nsd": {"source": "real"}}, ['nsd.source is "real"', "simulated, local or fetch", "source: simulated"]),
+        (
+            {"nsd": {"endpoint": "s3://x"}},
+            ['nsd.endpoint is "s3://x"', "starts with https://", "endpoint: https://nat"],
+        ),
+        ({"nsd": {"connections": 0}}, ["nsd.connections is 0", "at least 1 and at most 64", "connections: 8"]),
         ({"subjects": {"refine": [1, 9]}}, ["subjects.refine.1 is 9", "at least 1 and at most 8", "refine: [1, 2, 5]"]),
         ({"subjects": {"refine": [1, 1]}}, ["subjects.refine", "each subject once"]),
         ({"subjects": {"pretrain": []}}, ["subjects.pretrain is []"]),

@@ -27,6 +27,7 @@ LIGHT = [
     "neuropictor.nsd.keys",
     "neuropictor.nsd.design",
     "neuropictor.nsd.betas",
+    "neuropictor.nsd.fetch",
     "neuropictor.simulation.nsd_writer",
     "neuropictor.data.responses",
     "neuropictor.data.stimuli",

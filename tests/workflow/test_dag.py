@@ -42,9 +42,9 @@ def planned(folder: Path, settings: dict, *arguments: str) -> Counter:
     return Counter({rule: int(count) for rule, count in re.findall(r"^(\w+)\s+(\d+)\s*$", stats, re.MULTILINE)})
 
 
-def refused(folder: Path, settings: dict) -> str:
+def refused(folder: Path, settings: dict, *files: str) -> str:
     (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
-    command = [sys.executable, "-m", "snakemake", "-n", "--configfile", "settings.yaml"]
+    command = [sys.executable, "-m", "snakemake", "-n", "--configfile", "settings.yaml", *files]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     return done.stdout + done.stderr

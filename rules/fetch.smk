@@ -1,0 +1,160 @@
+# NSD's files from its public bucket (nsd.source: fetch). Interrupted files go on from their .part; every byte is checked before a file gets its
+# name. First a plan: are all files there, and is there room for them?
+
+
+rule fetch_plan:
+    output:
+        plan="<nsd>/plan.json",
+    log:
+        "logs/fetch_plan.log",
+    benchmark:
+        "<results>/benchmarks/fetch_plan.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: 1
+    resources:
+        network=1,
+        mem_mb=500,
+        runtime=30,
+    params:
+        files=planned_files(),
+        source=fetch_source,
+        root=nsd_folder,
+        code=code("fetch_plan"),
+    message:
+        "Looking for all files at the endpoint, and for room on the disk"
+    script:
+        "../workflow_scripts/fetch_plan.py"
+
+
+rule fetch_design:
+    input:
+        ancient("<nsd>/plan.json"),
+    output:
+        fetched([keys.EXPERIMENT_DESIGN, keys.STIMULUS_INFO]),
+    log:
+        "logs/fetch_design.log",
+    benchmark:
+        "<results>/benchmarks/fetch_design.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: 1
+    resources:
+        network=1,
+        mem_mb=500,
+        runtime=60,
+    params:
+        source=fetch_source,
+        root=nsd_folder,
+        code=code("fetch_design"),
+    message:
+        "Fetching the order of trials and the table of pictures"
+    script:
+        "../workflow_scripts/fetch_design.py"
+
+
+rule fetch_pictures:
+    input:
+        ancient("<nsd>/plan.json"),
+    output:
+        fetched([keys.STIMULI]),
+    log:
+        "logs/fetch_pictures.log",
+    benchmark:
+        "<results>/benchmarks/fetch_pictures.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: 1
+    resources:
+        network=1,
+        mem_mb=500,
+        runtime=1440,
+    params:
+        source=fetch_source,
+        root=nsd_folder,
+        code=code("fetch_pictures"),
+    message:
+        "Fetching the 73,000 pictures"
+    script:
+        "../workflow_scripts/fetch_pictures.py"
+
+
+rule fetch_annotations:
+    input:
+        ancient("<nsd>/plan.json"),
+    output:
+        annotation_files(),
+    log:
+        "logs/fetch_annotations.log",
+    benchmark:
+        "<results>/benchmarks/fetch_annotations.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: 1
+    resources:
+        network=1,
+        mem_mb=500,
+        runtime=240,
+    params:
+        source=fetch_source,
+        root=nsd_folder,
+        code=code("fetch_annotations"),
+    message:
+        "Fetching COCO's captions and objects of the pictures"
+    script:
+        "../workflow_scripts/fetch_annotations.py"
+
+
+rule fetch_subject:
+    input:
+        ancient("<nsd>/plan.json"),
+    output:
+        fetched(subject_keys(1)),
+    log:
+        "logs/fetch_subject/sub-{subject}.log",
+    benchmark:
+        "<results>/benchmarks/fetch_subject/sub-{subject}.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: 1
+    resources:
+        network=1,
+        mem_mb=500,
+        runtime=60,
+    params:
+        source=fetch_source,
+        root=nsd_folder,
+        code=code("fetch_subject"),
+    message:
+        "Fetching noise ceilings and behaviour of subject {wildcards.subject}"
+    script:
+        "../workflow_scripts/fetch_subject.py"
+
+
+rule fetch_betas:
+    input:
+        ancient("<nsd>/plan.json"),
+    output:
+        raw(fetched(beta_keys(1, [1])[:1])),
+    log:
+        "logs/fetch_betas/sub-{subject}/session-{session}-{side}.log",
+    benchmark:
+        "<results>/benchmarks/fetch_betas/sub-{subject}/session-{session}-{side}.jsonl"
+    wildcard_constraints:
+        session=r"[0-4]\d",
+        side=r"lh|rh",
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: 1
+    resources:
+        network=1,
+        mem_mb=500,
+        runtime=240,
+    params:
+        source=fetch_source,
+        root=nsd_folder,
+        code=code("fetch_betas"),
+    message:
+        "Fetching the betas of subject {wildcards.subject}, session {wildcards.session}, {wildcards.side}"
+    script:
+        "../workflow_scripts/fetch_betas.py"

@@ -1,0 +1,184 @@
+"""A local server in the manner of S3 (ranges, ETags, If-Match), well-behaved or bad as lines and servers can be."""
+
+import hashlib
+import random
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
+from urllib.parse import unquote, urlsplit
+
+
+@dataclass
+class Stored:
+    """An object: uploaded at once, or in parts; the size of parts may be kept secret."""
+
+    content: bytes
+    part_size: int | None = None
+    tells_part_size: bool = True
+
+    @property
+    def etag(self) -> str:
+        if self.part_size is None:
+            return hashlib.md5(self.content).hexdigest()
+        parts = [self.content[i : i + self.part_size] for i in range(0, len(self.content), self.part_size)]
+        joined = b"".join(hashlib.md5(part).digest() for part in parts)
+        return f"{hashlib.md5(joined).hexdigest()}-{len(parts)}"
+
+
+@dataclass
+class Mischief:
+    """What goes wrong, and how often a request for bytes: drop, reset, stall, short, wrong, swap, or a status code."""
+
+    rates: dict[str, float] = field(default_factory=dict)
+    seed: int = 0
+    stall: float = 0.4
+    bytes_per_second: float = 0
+    done: Counter = field(default_factory=Counter)
+
+    def __post_init__(self):
+        self.random, self.lock = random.Random(self.seed), threading.Lock()
+
+    def choose(self) -> str:
+        """Choose what happens to the next request for bytes."""
+        with self.lock:
+            drawn = self.random.random()
+            for name, rate in self.rates.items():
+                drawn -= rate
+                if drawn < 0:
+                    self.done[name] += 1
+                    return name
+        return ""
+
+    def below(self, limit: int) -> int:
+        with self.lock:
+            return self.random.randrange(max(1, limit))
+
+
+class StandInBucket(ThreadingHTTPServer):
+    """Objects by key, or status codes in their place; `requests` lists (method, key, range, condition)."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, objects: dict[str, Stored | int], mischief: Mischief | None = None):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.objects, self.mischief = objects, mischief or Mischief()
+        self.requests: list[tuple[str, str, str, str]] = []
+        self.next_version: dict[str, Stored] = {}
+        self.sent, self.lock = 0, threading.Lock()
+
+    def server_bind(self) -> None:
+        """Do as a plain server: HTTP's asks for the machine's name, which may take a second."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing about clients that hang up."""
+
+
+@contextmanager
+def serving(objects: dict[str, Stored | int], mischief: Mischief | None = None) -> Iterator[StandInBucket]:
+    """Run a server for a while."""
+    server = StandInBucket(objects, mischief)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: StandInBucket
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep quiet."""
+
+    def do_HEAD(self) -> None:
+        address = urlsplit(self.path)
+        stored = self._asked(unquote(address.path[1:]), "HEAD")
+        if stored is None:
+            return
+        if "partNumber=1" in address.query and stored.part_size and stored.tells_part_size:
+            parts = stored.etag.rpartition("-")[2]
+            self._head(206, stored, min(stored.part_size, len(stored.content)), {"x-amz-mp-parts-count": parts})
+        else:
+            self._head(200, stored, len(stored.content))
+
+    def do_GET(self) -> None:
+        key, mischief = unquote(urlsplit(self.path).path[1:]), self.server.mischief
+        action = mischief.choose()
+        if action == "swap" and key in self.server.next_version:
+            self.server.objects[key] = self.server.next_version.pop(key)
+        stored = self._asked(key, "GET")
+        if stored is None:
+            return
+        if action.isdigit():
+            self._empty(int(action))
+            return
+        if self.headers.get("If-Match", f'"{stored.etag}"') != f'"{stored.etag}"':
+            self._empty(412)
+            return
+        content, status, extra = stored.content, 200, {}
+        if "Range" in self.headers:
+            first, last = (int(part) for part in self.headers["Range"].removeprefix("bytes=").split("-"))
+            status, extra = 206, {"Content-Range": f"bytes {first}-{last}/{len(content)}"}
+            content = content[first : last + 1]
+        if action == "wrong" and content:
+            place = mischief.below(len(content))
+            content = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+        if action == "short":
+            content = content[: mischief.below(len(content))]
+        self._head(status, stored, len(content), extra)
+        if action in {"drop", "reset", "stall"}:
+            self._send(content[: mischief.below(len(content))])
+            if action == "stall":
+                time.sleep(mischief.stall)
+            if action == "reset":
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+        else:
+            self._send(content)
+
+    def _send(self, content: bytes) -> None:
+        rate = self.server.mischief.bytes_per_second
+        step = 4096 if rate else len(content) or 1
+        for start in range(0, len(content), step):
+            self.wfile.write(content[start : start + step])
+            with self.server.lock:
+                self.server.sent += len(content[start : start + step])
+            if rate:
+                time.sleep(step / rate)
+
+    def _asked(self, key: str, method: str) -> Stored | None:
+        self.server.requests.append((method, key, self.headers.get("Range", ""), self.headers.get("If-Match", "")))
+        stored = self.server.objects.get(key)
+        if isinstance(stored, Stored):
+            return stored
+        self._empty(stored or 404)
+        return None
+
+    def _head(self, status: int, stored: Stored, length: int, extra: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"ETag": f'"{stored.etag}"', "Content-Length": str(length), **(extra or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def _empty(self, status: int) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()

@@ -1,0 +1,62 @@
+"""The rules that fetch NSD: what they would do, offline; and a few of them against a local server."""
+
+import os
+import shutil
+from collections import Counter
+
+import pytest
+from stand_in_bucket import Stored, serving
+from test_dag import chain, copy_workflow, planned, refused, snakemake
+
+from neuropictor.nsd import fetch, keys, manifest
+
+pytestmark = pytest.mark.workflow
+VERSION = "betas_fithrf_GLMdenoise_RR"
+#: Nobody answers there.
+NOWHERE = {
+    "source": "fetch",
+    "terms_accepted": True,
+    "endpoint": "http://127.0.0.1:9",
+    "coco_endpoint": "http://127.0.0.1:9",
+}
+ONE = {"pretrain": [4], "refine": [4]}
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    return copy_workflow(tmp_path_factory.mktemp("checkout"))
+
+
+def test_a_dry_run_needs_no_network(checkout):
+    jobs = planned(checkout, {"nsd": NOWHERE, "subjects": ONE})
+    others = Counter({rule: count for rule, count in chain(1).items() if not rule.startswith("simulate")})
+    once = dict.fromkeys(["fetch_plan", "fetch_design", "fetch_pictures", "fetch_annotations", "fetch_subject"], 1)
+    assert jobs == others + Counter(once | {"fetch_betas": 2 * 30})
+
+
+def test_the_preset_asks_for_the_agreement(checkout):
+    shutil.copy(checkout / "presets/nsd.yaml", checkout / "mine.yaml")
+    message = refused(checkout, {}, "mine.yaml")
+    assert "nsd.terms_accepted is false" in message
+    assert "https://forms.gle/xue2bCdM9LaFNMeb7" in message
+    assert "Traceback" not in message
+
+
+def test_files_are_planned_fetched_and_not_fetched_again(checkout, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    shared = [keys.EXPERIMENT_DESIGN, keys.STIMULUS_INFO, keys.STIMULI]
+    wanted = [*shared, *fetch.keys_of(["behaviour", "ncsnr", "betas"], [4], None, VERSION)]
+    objects = {key: Stored(os.urandom(3000)) for key in [*wanted, *fetch.ARCHIVES]}
+    beta = keys.betas(4, 7, "rh", VERSION)
+    with serving(objects) as server:
+        settings = {"nsd": {**NOWHERE, "endpoint": server.address, "coco_endpoint": server.address}, "subjects": ONE}
+        targets = [f"data/nsd/{key}" for key in (keys.EXPERIMENT_DESIGN, beta)]
+        assert planned(checkout, settings, "--", *targets) == Counter(fetch_plan=1, fetch_design=1, fetch_betas=1)
+        snakemake(checkout, "--configfile", "settings.yaml", "--notemp", "--", *targets)
+        assert sum(method == "GET" for method, *_ in server.requests) == 3
+    assert set(manifest.read(checkout / "data/nsd")) == {*shared[:2], beta}
+    assert (checkout / "data/nsd" / beta).read_bytes() == objects[beta].content
+    edit = checkout / "neuropictor/nsd/fetch.py"
+    edit.write_text(edit.read_text().replace("RANGE_BYTES = 8", "RANGE_BYTES = 4"))
+    other = {"nsd": {**NOWHERE, "connections": 3}, "subjects": {"pretrain": [4, 8], "refine": [4]}}
+    assert planned(checkout, other, "--", *targets) == Counter(fetch_plan=1)

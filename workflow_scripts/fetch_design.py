@@ -1,0 +1,17 @@
+"""Fetch the order of trials and the table of pictures."""
+
+from pathlib import Path
+
+from neuropictor.config import NsdConfig
+from neuropictor.runlog import start_log
+
+start_log(snakemake.log[0])
+
+from neuropictor.nsd.fetch import fetch
+
+root = Path(snakemake.params.root)
+fetch(
+    wanted=[Path(file).relative_to(root).as_posix() for file in snakemake.output],
+    root=root,
+    config=NsdConfig(**snakemake.params.source),
+)

@@ -1,0 +1,17 @@
+"""Find all files at the endpoint, and room for them on the disk."""
+
+from pathlib import Path
+
+from neuropictor.config import NsdConfig
+from neuropictor.runlog import start_log
+
+start_log(snakemake.log[0])
+
+from neuropictor.nsd.fetch import plan_fetch
+
+plan_fetch(
+    **snakemake.params.files,
+    root=Path(snakemake.params.root),
+    config=NsdConfig(**snakemake.params.source),
+    out=Path(snakemake.output.plan),
+)
