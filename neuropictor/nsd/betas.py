@@ -16,7 +16,7 @@ from neuropictor.nsd.constants import HEMISPHERES
 from neuropictor.nsd.keys import is_simulated
 from neuropictor.surface.atlas import MESH_VERTICES, mesh_vertices
 
-__all__ = ["MghHeader", "is_simulated", "mesh_of", "read_header", "read_ncsnr", "read_session"]
+__all__ = ["MghHeader", "check_session", "is_simulated", "mesh_of", "read_header", "read_ncsnr", "read_session"]
 
 HEADER_BYTES = 284
 _FLOAT = np.dtype(">f4")
@@ -88,6 +88,37 @@ def mesh_of(root: str | Path, subject: int, beta_version: str) -> str:
     raise ValueError(f"{path} has {vertices} vertices; allowed: {known}")
 
 
+def check_session(
+    root: str | Path,
+    subject: int,
+    session: int,
+    beta_version: str,
+    mesh: str | None = None,
+    trials: int | None = None,
+) -> dict[Path, MghHeader]:
+    """Check the headers of a session's two files; parameters and errors as of `read_session`.
+
+    Returns
+    -------
+    dict
+        File -> header, of the left and the right hemisphere.
+    """
+    paths = [Path(root) / keys.betas(subject, session, hemisphere, beta_version) for hemisphere in HEMISPHERES]
+    headers = {path: read_header(path) for path in paths}
+    expected = headers[paths[0]].vertices if mesh is None else mesh_vertices(mesh)
+    frames = trials or headers[paths[0]].frames
+    for path, header in headers.items():
+        if header.vertices != expected:
+            source = f"of {mesh}" if mesh else "as in the left hemisphere"
+            raise ValueError(
+                f"{path} has {header.vertices} vertices, expected {expected} {source}; set the mesh that the "
+                "betas lie on"
+            )
+        if header.frames != frames:
+            raise ValueError(f"{path} has {header.frames} trials, expected {frames}; remove it and fetch it again")
+    return headers
+
+
 def read_session(
     root: str | Path,
     subject: int,
@@ -127,31 +158,18 @@ def read_session(
     FileNotFoundError, ValueError
         If a file is missing, truncated, of another mesh, or has another number of trials.
     """
-    paths = [Path(root) / keys.betas(subject, session, hemisphere, beta_version) for hemisphere in HEMISPHERES]
-    headers = [read_header(path) for path in paths]
+    headers = check_session(root, subject, session, beta_version, mesh, trials)
+    paths, expected = list(headers), next(iter(headers.values())).vertices
     columns = np.asarray(columns, dtype=np.int64)
-    expected = headers[0].vertices if mesh is None else mesh_vertices(mesh)
-    for path, header in zip(paths, headers, strict=True):
-        if header.vertices != expected:
-            source = f"of {mesh}" if mesh else "as in the left hemisphere"
-            raise ValueError(
-                f"{path} has {header.vertices} vertices, expected {expected} {source}; set the mesh that the "
-                "betas lie on"
-            )
-        if header.frames != (trials or headers[0].frames):
-            raise ValueError(
-                f"{path} has {header.frames} trials, expected {trials or headers[0].frames}; remove it and "
-                "fetch it again"
-            )
     if columns.size and (columns[0] < 0 or columns[-1] >= 2 * expected or (np.diff(columns) <= 0).any()):
         raise ValueError(f"columns must ascend within 0 to {2 * expected - 1}; found {columns[0]} to {columns[-1]}")
-    betas = np.empty((headers[0].frames, len(columns)), np.float32)
+    betas = np.empty((headers[paths[0]].frames, len(columns)), np.float32)
     split = int(np.searchsorted(columns, expected))
-    for path, header, part, out in (
-        (paths[0], headers[0], columns[:split], betas[:, :split]),
-        (paths[1], headers[1], columns[split:] - expected, betas[:, split:]),
+    for path, part, out in (
+        (paths[0], columns[:split], betas[:, :split]),
+        (paths[1], columns[split:] - expected, betas[:, split:]),
     ):
-        _gather(path, header, part, out)
+        _gather(path, headers[path], part, out)
     return betas
 
 
