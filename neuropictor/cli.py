@@ -61,11 +61,33 @@ def preprocess_stimuli(nsd: Folder, out: Out, subject: list[int], settings: Sett
     from neuropictor.data.preprocess import preprocess_stimuli as stage
 
     loaded, _ = _start(settings)
-    stage(nsd_root=nsd, subjects=subject, config=loaded.preprocess, out=out)
+    stage(nsd_root=nsd, subjects=subject, config=loaded.preprocess, nsd=loaded.nsd, out=out)
 
 
 @app.command()
-def preprocess_subject(nsd: Folder, out: Out, subject: Subject, settings: Settings = None) -> None:
+def preprocess_session(
+    nsd: Folder, out: Out, subject: Subject, session: Annotated[int, typer.Option(min=1)], settings: Settings = None
+) -> None:
+    """Keep what visual cortex needs of one session's betas, which may then be removed.
+
+    Example: neuropictor preprocess-session --nsd data/nsd --subject 1 --session 3 --out sub-01/session-03.h5
+    """
+    from neuropictor.data.sessions import preprocess_session as stage
+
+    loaded, _ = _start(settings)
+    stage(nsd_root=nsd, subject=subject, session=session, beta_version=loaded.nsd.beta_version, out=out)
+
+
+@app.command()
+def preprocess_subject(
+    nsd: Folder,
+    out: Out,
+    subject: Subject,
+    kept: Annotated[
+        list[Path] | None, typer.Argument(exists=True, help="files of preprocess-session, in order")
+    ] = None,
+    settings: Settings = None,
+) -> None:
     """Turn one subject's betas into z-scored responses of visual cortex.
 
     Example: neuropictor preprocess-subject --nsd data/nsd --subject 1 --out data/prepared/sub-01/responses.h5
@@ -73,7 +95,14 @@ def preprocess_subject(nsd: Folder, out: Out, subject: Subject, settings: Settin
     from neuropictor.data.preprocess import preprocess_subject as stage
 
     loaded, _ = _start(settings)
-    stage(nsd_root=nsd, subject=subject, config=loaded.preprocess, beta_version=loaded.nsd.beta_version, out=out)
+    stage(
+        nsd_root=nsd,
+        subject=subject,
+        config=loaded.preprocess,
+        nsd=loaded.nsd,
+        out=out,
+        kept=dict(enumerate(kept, start=1)) if kept else None,
+    )
 
 
 @app.command()

@@ -181,9 +181,13 @@ def response_files(wildcards):
         return expand(simulated_subject(), subject=wildcards.subject)
     subject, version = int(wildcards.subject), settings.nsd.beta_version
     folder = Path(settings.paths.nsd) / keys.beta_folder(subject, version)
-    sessions = sorted(
+    counted = constants.counted_sessions(
+        constants.SESSIONS[subject], settings.nsd.release, settings.nsd.sessions
+    )
+    found = (
         int(path.stem[-2:]) for path in folder.glob("lh.betas_session[0-9][0-9].mgh")
     )
+    sessions = sorted(session for session in found if session <= counted)
     if not sessions:
         raise WorkflowError(
             f"No betas of subject {subject} in {folder}. With nsd.source: local, NSD's files must lie below paths.nsd as in"

@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
-from neuropictor.config import PreprocessConfig
+from neuropictor.config import NsdConfig, PreprocessConfig
 from neuropictor.data.responses import SPLITS, ResponseWriter
 from neuropictor.data.rows import read_rows
+from neuropictor.data.sessions import Sessions
 from neuropictor.data.stimuli import StimulusWriter, resize_pictures
 from neuropictor.nsd import keys
 from neuropictor.nsd.annotations import load_annotations
-from neuropictor.nsd.betas import mesh_of, read_session
-from neuropictor.nsd.constants import HEMISPHERES, REPEATS
-from neuropictor.nsd.design import TEST, load_design
-from neuropictor.runlog import WHOLE_HASH_LIMIT, RunRecord, atomic_path, progress, record_path
+from neuropictor.nsd.constants import REPEATS
+from neuropictor.nsd.design import LEFT_OUT, TEST, load_design
+from neuropictor.runlog import RunRecord, atomic_path, progress, record_path
 from neuropictor.surface import load_geometry
 
 log = logging.getLogger(__name__)
 
 _PICTURES_AT_ONCE = 64
-_LEAST_WEIGHT = 1e-3  # share of a vertex's resampling weights that must fall on valid source vertices
+_HASH_LIMIT = 2**29  # bytes of a subject's betas up to which they are checksummed: above, it would double the time
 
 
-def preprocess_subject(nsd_root: Path, subject: int, config: PreprocessConfig, beta_version: str, out: Path) -> None:
+def preprocess_subject(
+    nsd_root: Path,
+    subject: int,
+    config: PreprocessConfig,
+    nsd: NsdConfig,
+    out: Path,
+    kept: Mapping[int, Path] | None = None,
+) -> None:
     """Prepare the responses of one subject.
 
     Session by session, both hemispheres' beta files are passed over once, reading only the source vertices that
-    visual cortex needs; they are resampled, z-scored per vertex and session, clipped, and written as float16.
+    visual cortex needs; they are resampled, z-scored per vertex, clipped, and written as float16.
 
     Parameters
     ----------
@@ -41,11 +48,13 @@ def preprocess_subject(nsd_root: Path, subject: int, config: PreprocessConfig, b
     subject : int
         1..8.
     config : PreprocessConfig
-        `clip`, `validation_pictures` and `statistics` are used.
-    beta_version : str
-        For example "betas_fithrf_GLMdenoise_RR".
+        All but `picture_size` is used.
+    nsd : NsdConfig
+        `beta_version`, `release` and `sessions` are used.
     out : Path
         `responses.h5` to write; a record is written beside it.
+    kept : mapping of int to Path, optional
+        What `neuropictor.data.sessions.preprocess_session` kept of each session, instead of NSD's beta files.
 
     Raises
     ------
@@ -54,37 +63,54 @@ def preprocess_subject(nsd_root: Path, subject: int, config: PreprocessConfig, b
     """
     nsd_root, out = Path(nsd_root), Path(out)
     design = load_design(nsd_root)
-    trials = design.trials(subject)
-    split = design.splits(subject, config.validation_pictures)
-    mesh = mesh_of(nsd_root, subject, beta_version)
-    geometry = load_geometry()
-    columns = geometry.columns(mesh)
-    weights = sparse.csr_array(geometry.resampler(mesh)[:, columns])
-    sessions = [int(session) for session in trials["session"].unique()]
+    counted = design.counted_sessions(subject, nsd.release, nsd.sessions)
+    trials = design.trials(subject, counted)
+    split = design.splits(subject, config.validation_pictures, counted, config.training_sessions)
+    sessions = list(range(1, counted + 1))
+    reader = Sessions(nsd_root, subject, nsd.beta_version, design.trials_per_session, kept)
+    reader.check(sessions)
+    # Of a session that only tests, the subject's own pictures still take part in mean and standard deviation.
+    known = split != TEST if config.statistics == "non_test" else np.ones(len(split), bool)
+    rows = [np.flatnonzero(trials["session"] == session) for session in sessions]
+    stored = split != LEFT_OUT
+    final, kept_split = trials[stored], split[stored]
     data = "simulated" if keys.is_simulated(nsd_root) else "nsd"
-    files = [
-        nsd_root / keys.betas(subject, session, side, beta_version) for session in sessions for side in HEMISPHERES
-    ]
-    absent = np.zeros((len(sessions), geometry.n_vertices), bool)
+    files = reader.files(sessions)
+    absent = np.zeros((len(sessions), load_geometry().n_vertices), bool)
+    sections = {"preprocess": config, "nsd": nsd}
     with (
-        RunRecord(record_path(out), "preprocess", config=config, inputs=_recorded(nsd_root, files)) as record,
+        RunRecord(record_path(out), "preprocess", config=sections, inputs=_recorded(nsd_root, files)) as record,
         atomic_path(out) as temporary,
         h5py.File(temporary, "w") as file,
     ):
         writer = ResponseWriter(
-            file, len(trials), geometry.n_vertices, subject=subject, data=data, beta_version=beta_version, mesh=mesh
+            file,
+            len(final),
+            absent.shape[1],
+            subject=subject,
+            data=data,
+            beta_version=nsd.beta_version,
+            mesh=reader.mesh,
         )
+        whole = None
+        if config.z_score == "subject":
+            every = progress(list(zip(sessions, rows, strict=True)), f"Statistics of subject {subject}", unit="session")
+            whole = Statistics.joined(Statistics.of(reader.betas(session), known[here]) for session, here in every)
         for row, session in enumerate(progress(sessions, f"Preprocessing subject {subject}", unit="session")):
-            here = (trials["session"] == session).to_numpy()
-            betas = read_session(nsd_root, subject, session, columns, beta_version, mesh, int(here.sum()))
-            counted = split[here] != TEST if config.statistics == "non_test" else np.ones(int(here.sum()), bool)
-            responses = z_score(resample(betas, weights), counted, f"subject {subject}, session {session}")
-            absent[row] = ~np.isfinite(responses).any(0)
-            writer.append(np.nan_to_num(np.clip(responses, -config.clip, config.clip)))
-        session_row = np.searchsorted(sessions, trials["session"].to_numpy())
-        ncsnr = noise_ceiling(file["responses"], trials["nsd_id"].to_numpy(), split != TEST, absent, session_row)
+            here, where = rows[row], f"subject {subject}, session {session}"
+            betas = reader.betas(session)
+            responses = z_score(betas, whole or Statistics.of(betas, known[here]), where)
+            finite = np.isfinite(responses)
+            absent[row] = ~finite.any(0)
+            np.clip(responses, -config.clip, config.clip, out=responses)
+            if not finite.all():
+                np.nan_to_num(responses, copy=False)
+            writer.append(responses if stored[here].all() else responses[stored[here]])
+        ncsnr = noise_ceiling(
+            file["responses"], final["nsd_id"].to_numpy(), kept_split != TEST, absent, final["session"].to_numpy() - 1
+        )
         writer.finish(
-            ncsnr=ncsnr, split=split, **{name: trials[name].to_numpy() for name in ("nsd_id", "session", "repeat")}
+            ncsnr=ncsnr, split=kept_split, **{name: final[name].to_numpy() for name in ("nsd_id", "session", "repeat")}
         )
         counts = {
             name: {"trials": int((split == code).sum()), "pictures": int(trials["nsd_id"][split == code].nunique())}
@@ -93,64 +119,93 @@ def preprocess_subject(nsd_root: Path, subject: int, config: PreprocessConfig, b
         record.add(
             subject=subject,
             data=data,
-            mesh=mesh,
+            mesh=reader.mesh,
             sessions=len(sessions),
             splits=counts,
-            vertices=geometry.n_vertices,
-            source_vertices=len(columns),
+            trials_left_out=int((~stored).sum()),
+            vertices=absent.shape[1],
             vertices_missing_in_a_session=int(absent.any(0).sum()),
             ncsnr_median=None if np.isnan(ncsnr).all() else round(float(np.nanmedian(ncsnr)), 4),
             beta_bytes=sum(path.stat().st_size for path in files),
         )
-    log.info("Subject %d: %s", subject, ", ".join(f"{c['pictures']} {name} pictures" for name, c in counts.items()))
+    log.info(
+        "Subject %d, %d sessions: %s",
+        subject,
+        counted,
+        ", ".join(f"{c['pictures']:,} {name} pictures ({c['trials']:,} trials)" for name, c in counts.items()),
+    )
 
 
 def _recorded(nsd_root: Path, files: list[Path]) -> list[Path]:
-    """Choose the inputs to checksum: above 4 GiB of betas, reading them all again would double the time."""
+    """Choose the inputs to checksum: full-size betas are not read again for it; fetching has checked them."""
     inputs = [nsd_root / keys.EXPERIMENT_DESIGN]
     present = [path for path in files if path.is_file()]
-    if sum(path.stat().st_size for path in present) <= WHOLE_HASH_LIMIT:
+    if sum(path.stat().st_size for path in present) <= _HASH_LIMIT:
         inputs += present
     return [path for path in inputs if path.is_file()]
 
 
-def resample(betas: np.ndarray, weights: sparse.csr_array) -> np.ndarray:
-    """Resample betas to visual cortex; invalid source vertices are left out and the other weights scaled up.
+class Statistics:
+    """Mean and spread of responses over trials, at each vertex.
 
-    Parameters
+    Attributes
     ----------
-    betas : float32 array [T, n]
-        Percent signal change at the n source vertices; NaN or infinite where invalid.
-    weights : sparse array [V, n]
-        Rows sum to one.
-
-    Returns
-    -------
-    float32 array [T, V]
-        NaN where no valid source vertex is left.
+    trials : int
+        Trials that they are taken over.
+    number : int array [V]
+        Those of them with a valid response.
+    mean, squares : float64 array [V]
+        Mean, and sum of squared deviations from it.
     """
-    valid = np.isfinite(betas)
-    if valid.all():
-        return np.ascontiguousarray((weights @ betas.T).T)
-    total = np.asarray(weights.sum(1)).reshape(-1, 1)
-    values = weights @ np.where(valid, betas, 0).T
-    # NSD's invalid vertices are invalid in a whole session: one trial then tells the share for all.
-    constant = (valid == valid[0]).all()
-    share = (weights @ (valid[:1] if constant else valid).T.astype(np.float32)) / total
-    with np.errstate(invalid="ignore", divide="ignore"):
-        values = np.where(share > _LEAST_WEIGHT, values / share, np.nan)
-    return np.ascontiguousarray(values.T, dtype=np.float32)
+
+    def __init__(self, trials: int, number: np.ndarray, mean: np.ndarray, squares: np.ndarray):
+        self.trials, self.number, self.mean, self.squares = trials, number, mean, squares
+
+    @classmethod
+    def of(cls, responses: np.ndarray, counted: np.ndarray) -> Statistics:
+        """Take them over the `counted` [T] of the trials of `responses` [T, V], which may hold NaN."""
+        chosen = responses if counted.all() else responses[counted]
+        valid = np.isfinite(chosen)
+        number = valid.sum(0)
+        if not valid.all():
+            chosen = np.where(valid, chosen, np.float32(0))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = chosen.sum(0, dtype=np.float64) / number
+            deviation = chosen - mean.astype(np.float32)
+            if not valid.all():
+                deviation = np.where(valid, deviation, np.float32(0))
+            return cls(len(chosen), number, mean, np.square(deviation, out=deviation).sum(0, dtype=np.float64))
+
+    @classmethod
+    def joined(cls, parts: Iterable[Statistics]) -> Statistics:
+        """Join those of several sessions (Chan, Golub & LeVeque 1979)."""
+        parts = list(parts)
+        number = np.sum([part.number for part in parts], axis=0)
+        means = np.nan_to_num([part.mean for part in parts])
+        weights = np.array([part.number for part in parts])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = (means * weights).sum(0) / number
+        squares = np.sum([part.squares for part in parts], axis=0) + (weights * np.square(means - mean)).sum(0)
+        return cls(sum(part.trials for part in parts), number, mean, squares)
+
+    @property
+    def spread(self) -> np.ndarray:
+        """Standard deviation (with N - 1, as in NSD's own code); NaN where responses do not vary."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            spread = np.sqrt(self.squares / (self.number - 1))
+            spread[~(spread > 1e-6 * (1 + np.abs(self.mean)))] = np.nan
+        return spread
 
 
-def z_score(responses: np.ndarray, counted: np.ndarray, where: str) -> np.ndarray:
-    """Z-score every vertex over the trials of one session.
+def z_score(responses: np.ndarray, statistics: Statistics, where: str) -> np.ndarray:
+    """Z-score every vertex.
 
     Parameters
     ----------
     responses : float32 array [T, V]
         Percent signal change, NaN where missing.
-    counted : bool array [T]
-        Trials that mean and standard deviation (with N - 1, as in NSD's own code) are taken over.
+    statistics : Statistics
+        Of this session, or of all of a subject's.
     where : str
         Named in the error.
 
@@ -159,20 +214,15 @@ def z_score(responses: np.ndarray, counted: np.ndarray, where: str) -> np.ndarra
     float32 array [T, V]
         Unitless; NaN where missing, and at vertices that do not vary.
     """
-    if counted.sum() < 2:
+    if statistics.trials < 2:
         raise ValueError(
-            f"{where}: {int(counted.sum())} of {len(counted)} trials show no test picture, at least 2 are needed for "
+            f"{where}: {statistics.trials} of {len(responses)} trials show no test picture, at least 2 are needed for "
             "mean and standard deviation; allowed is preprocess.statistics: all, or more trials a session, e.g. 750"
         )
-    valid = np.isfinite(responses[counted])
-    number = valid.sum(0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        chosen = np.where(valid, responses[counted], 0)
-        mean = chosen.sum(0, dtype=np.float64) / number
-        deviation = np.where(valid, responses[counted] - mean.astype(np.float32), 0)
-        spread = np.sqrt(np.square(deviation).sum(0, dtype=np.float64) / (number - 1))
-        spread[~(spread > 1e-6 * (1 + np.abs(mean)))] = np.nan
-        return (responses - mean.astype(np.float32)) / spread.astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        scored = responses - statistics.mean.astype(np.float32)
+        scored /= statistics.spread.astype(np.float32)
+    return scored
 
 
 def noise_ceiling(
@@ -220,7 +270,9 @@ def noise_ceiling(
         return (np.sqrt(np.maximum(0, 1 - noise)) / np.sqrt(noise)).astype(np.float32)
 
 
-def preprocess_stimuli(nsd_root: Path, subjects: list[int], config: PreprocessConfig, out: Path) -> None:
+def preprocess_stimuli(
+    nsd_root: Path, subjects: list[int], config: PreprocessConfig, nsd: NsdConfig, out: Path
+) -> None:
     """Prepare the pictures that the given subjects saw, with captions, main category and background kind.
 
     Parameters
@@ -231,6 +283,8 @@ def preprocess_stimuli(nsd_root: Path, subjects: list[int], config: PreprocessCo
         1..8; the union of their pictures is written.
     config : PreprocessConfig
         `picture_size` is used: pictures are reduced to it by area averaging.
+    nsd : NsdConfig
+        `release` and `sessions` are used: what was seen in sessions that do not count is left out.
     out : Path
         `stimuli.h5` to write; a record is written beside it.
 
@@ -241,7 +295,7 @@ def preprocess_stimuli(nsd_root: Path, subjects: list[int], config: PreprocessCo
     """
     nsd_root, out = Path(nsd_root), Path(out)
     design = load_design(nsd_root)
-    nsd_ids = design.pictures(subjects)
+    nsd_ids = design.pictures(subjects, nsd.release, nsd.sessions)
     bank = nsd_root / keys.STIMULI
     if not bank.is_file():
         raise FileNotFoundError(f"{bank} is missing; fetch or simulate NSD's pictures first")

@@ -25,8 +25,9 @@ from neuropictor.config import (
 )
 from neuropictor.data.alignment import align_subject, make_space
 from neuropictor.data.latents import cache_latents
-from neuropictor.data.preprocess import resample, z_score
+from neuropictor.data.preprocess import Statistics, z_score
 from neuropictor.data.responses import ResponseWriter
+from neuropictor.data.sessions import resample
 from neuropictor.data.stimuli import StimulusWriter
 from neuropictor.models.networks import load_weights, save_weights
 from neuropictor.models.population import AUTOENCODER, NETWORKS, SPACE
@@ -89,7 +90,8 @@ def write_person(
         for number in np.unique(session):
             here = order[session == number]
             betas = resample(brain.responses(signal[here], int(number)), weights)
-            writer.append(np.nan_to_num(np.clip(z_score(betas, np.ones(len(here), bool), f"person {person}"), -8, 8)))
+            scored = z_score(betas, Statistics.of(betas, np.ones(len(here), bool)), f"person {person}")
+            writer.append(np.nan_to_num(np.clip(scored, -8, 8)))
         repeat = np.empty(len(order), int)
         repeat[np.argsort(order, kind="stable")] = np.tile(np.arange(REPEATS), len(rows))
         writer.finish(

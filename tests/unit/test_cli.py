@@ -79,6 +79,7 @@ def test_scores_need_folders_named_after_subjects(tmp_path):
 
 STAGES = {
     "preprocess-stimuli": "neuropictor.data.preprocess:preprocess_stimuli",
+    "preprocess-session": "neuropictor.data.sessions:preprocess_session",
     "preprocess-subject": "neuropictor.data.preprocess:preprocess_subject",
     "cache-latents": "neuropictor.data.latents:cache_latents",
     "train-backbone": "neuropictor.training.backbone:train_backbone",
@@ -93,7 +94,8 @@ STAGES = {
 }
 ARGUMENTS = {
     "preprocess-stimuli": ["--nsd", "{folder}", "--out", "o", "1", "2"],
-    "preprocess-subject": ["--nsd", "{folder}", "--out", "o", "--subject", "1"],
+    "preprocess-session": ["--nsd", "{folder}", "--out", "o", "--subject", "1", "--session", "2"],
+    "preprocess-subject": ["--nsd", "{folder}", "--out", "o", "--subject", "1", "{file}", "{file}"],
     "cache-latents": ["--stimuli", "{file}", "--out", "o"],
     "train-backbone": ["--out", "o"],
     "train-population": ["--backbone", "{folder}", "--out", "o"],
