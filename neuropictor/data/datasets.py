@@ -102,7 +102,7 @@ class PictureResponses:
             tables.append(_groups(store, kept))
             nsd_ids.append(ids)
         repeats = max((len(trials) for table in tables for trials in table), default=0)
-        if not repeats:
+        if not repeats and split != "validation":  # of which there may be none
             raise ValueError(
                 f"responses: no picture of split {split!r} in {', '.join(map(str, paths))}; at least one is needed"
             )
@@ -146,6 +146,8 @@ class PictureResponses:
 
 def _groups(store: ResponseStore, kept: np.ndarray) -> list[np.ndarray]:
     """Group trial numbers by picture, pictures ascending."""
+    if not len(kept):
+        return []
     order = kept[np.argsort(store.nsd_id[kept], kind="stable")]
     return np.split(order, np.flatnonzero(np.diff(store.nsd_id[order])) + 1)
 
