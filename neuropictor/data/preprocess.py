@@ -25,6 +25,8 @@ from neuropictor.surface import load_geometry
 log = logging.getLogger(__name__)
 
 _PICTURES_AT_ONCE = 64
+_ROWS_AT_ONCE = 32  # trials: small enough to stay in cache, as fresh memory costs more than arithmetic
+_HELD_LIMIT = 2**30  # bytes of responses held in memory at once; 40 sessions are 535 MB
 _HASH_LIMIT = 2**29  # bytes of a subject's betas up to which they are checksummed: above, it would double the time
 
 
@@ -164,17 +166,26 @@ class Statistics:
     @classmethod
     def of(cls, responses: np.ndarray, counted: np.ndarray) -> Statistics:
         """Take them over the `counted` [T] of the trials of `responses` [T, V], which may hold NaN."""
-        chosen = responses if counted.all() else responses[counted]
-        valid = np.isfinite(chosen)
-        number = valid.sum(0)
-        if not valid.all():
-            chosen = np.where(valid, chosen, np.float32(0))
+        trials = np.flatnonzero(counted)
+        blocks = [trials[start : start + _ROWS_AT_ONCE] for start in range(0, len(trials), _ROWS_AT_ONCE)]
+        number = np.zeros(responses.shape[1], np.int64)
+        total, squares = np.zeros(responses.shape[1]), np.zeros(responses.shape[1])
         with np.errstate(invalid="ignore", divide="ignore"):
-            mean = chosen.sum(0, dtype=np.float64) / number
-            deviation = chosen - mean.astype(np.float32)
-            if not valid.all():
-                deviation = np.where(valid, deviation, np.float32(0))
-            return cls(len(chosen), number, mean, np.square(deviation, out=deviation).sum(0, dtype=np.float64))
+            for rows in blocks:
+                values = responses[rows]
+                valid = np.isfinite(values)
+                number += valid.sum(0)
+                if not valid.all():
+                    values[~valid] = 0
+                total += values.sum(0, dtype=np.float64)
+            mean = total / number
+            near = mean.astype(np.float32)
+            for rows in blocks:
+                values = responses[rows]
+                values -= near
+                values[~np.isfinite(values)] = 0
+                squares += np.square(values, out=values).sum(0, dtype=np.float64)
+        return cls(len(trials), number, mean, squares)
 
     @classmethod
     def joined(cls, parts: Iterable[Statistics]) -> Statistics:
@@ -198,12 +209,12 @@ class Statistics:
 
 
 def z_score(responses: np.ndarray, statistics: Statistics, where: str) -> np.ndarray:
-    """Z-score every vertex.
+    """Z-score every vertex, in place.
 
     Parameters
     ----------
     responses : float32 array [T, V]
-        Percent signal change, NaN where missing.
+        Percent signal change, NaN where missing; changed.
     statistics : Statistics
         Of this session, or of all of a subject's.
     where : str
@@ -220,9 +231,9 @@ def z_score(responses: np.ndarray, statistics: Statistics, where: str) -> np.nda
             "mean and standard deviation; allowed is preprocess.statistics: all, or more trials a session, e.g. 750"
         )
     with np.errstate(invalid="ignore"):
-        scored = responses - statistics.mean.astype(np.float32)
-        scored /= statistics.spread.astype(np.float32)
-    return scored
+        responses -= statistics.mean.astype(np.float32)
+        responses /= statistics.spread.astype(np.float32)
+    return responses
 
 
 def noise_ceiling(
@@ -257,11 +268,14 @@ def noise_ceiling(
     complete = np.flatnonzero(number == REPEATS)
     if not len(complete):
         log.warning("No picture besides the test pictures was shown %d times: the noise ceiling is unknown.", REPEATS)
+    # Scattered rows are slow to read one by one.
+    held = dataset[:] if dataset.nbytes <= _HELD_LIMIT else dataset
     variance = np.zeros(dataset.shape[1])
     count = np.zeros(dataset.shape[1])
     for start in range(0, len(complete), _PICTURES_AT_ONCE):
         rows = order[first[complete[start : start + _PICTURES_AT_ONCE], None] + np.arange(REPEATS)]
-        values = read_rows(dataset, rows.reshape(-1)).astype(np.float32).reshape(*rows.shape, -1)
+        values = held[rows] if isinstance(held, np.ndarray) else read_rows(held, rows.ravel()).reshape(*rows.shape, -1)
+        values = values.astype(np.float32)
         valid = ~absent[session_row[rows]].any(1)
         variance += np.where(valid, values.var(1, ddof=1), 0).sum(0)
         count += valid.sum(0)

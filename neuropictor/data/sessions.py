@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from neuropictor.nsd import keys
-from neuropictor.nsd.betas import check_session, mesh_of, read_session
+from neuropictor.nsd.betas import check_session, mesh_of, session_blocks
 from neuropictor.nsd.constants import HEMISPHERES
 from neuropictor.nsd.design import load_design
 from neuropictor.runlog import atomic_path
@@ -83,7 +83,7 @@ class Sessions:
             self.mesh = mesh_of(self.root, subject, beta_version)
             geometry = load_geometry()
             self._columns = geometry.columns(self.mesh)
-            self._weights = sparse.csr_array(geometry.resampler(self.mesh)[:, self._columns])
+            self._resample = Resampler(sparse.csr_array(geometry.resampler(self.mesh)[:, self._columns]))
         else:
             with self._open(1) as file:
                 self.mesh = str(file.attrs["mesh"])
@@ -126,15 +126,19 @@ class Sessions:
         if self.kept is not None:
             with self._open(session) as file:
                 return file["betas"][:]
-        found = read_session(self.root, self.subject, session, self._columns, self.beta_version, self.mesh, self.trials)
-        empty = np.flatnonzero(~(found != 0).any(1))
-        if len(empty):
-            raise ValueError(
-                f"{where}: all betas of trial {empty[0]} (and of {len(empty) - 1} others) are 0, as in files that were "
-                f"not written to the end; remove {self.files([session])[0]} and its right hemisphere, and fetch them "
-                "again"
-            )
-        betas = resample(found, self._weights)
+        betas = np.empty((self.trials, load_geometry().n_vertices), np.float32)
+        start = 0
+        for block in session_blocks(
+            self.root, self.subject, session, self._columns, self.beta_version, self.mesh, self.trials
+        ):
+            empty = np.flatnonzero(~block.any(1))
+            if len(empty):
+                raise ValueError(
+                    f"{where}: all betas of trial {start + empty[0]} are 0, as in files that were not written to the "
+                    f"end; remove {self.files([session])[0]} and its right hemisphere, and fetch them again"
+                )
+            self._resample(block, betas[start : start + len(block)])
+            start += len(block)
         if not np.isfinite(betas).any():
             raise ValueError(
                 f"{where}: no vertex of visual cortex has a valid beta; allowed are some NaN, not only NaN. Remove "
@@ -164,44 +168,62 @@ class Sessions:
         return file
 
 
-def resample(betas: np.ndarray, weights: sparse.csr_array) -> np.ndarray:
+class Resampler:
     """Resample betas to visual cortex; invalid source vertices are left out and the other weights scaled up.
 
     Parameters
     ----------
-    betas : float32 array [T, n]
-        Percent signal change at the n source vertices; NaN or infinite where invalid.
     weights : sparse array [V, n]
-        Rows sum to one.
-
-    Returns
-    -------
-    float32 array [T, V]
-        NaN where no valid source vertex is left.
+        Rows sum to one and have few entries each, which are faster gathered than used in a sparse product.
     """
-    valid = np.isfinite(betas)
-    if valid.all():
-        return _combine(betas, weights)
-    values = _combine(np.where(valid, betas, np.float32(0)), weights)
-    # NSD's invalid vertices are invalid in a whole session: one trial then tells the share for all.
-    constant = (valid == valid[0]).all()
-    share = _combine((valid[:1] if constant else valid).astype(np.float32), weights)
-    share /= np.asarray(weights.sum(1)).ravel()
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(share > _LEAST_WEIGHT, values / share, np.float32(np.nan))
 
+    def __init__(self, weights: sparse.csr_array):
+        counts = np.diff(weights.indptr)
+        place = np.arange(counts.max())
+        inside = place < counts[:, None]
+        entry = weights.indptr[:-1, None] + np.where(inside, place, 0)
+        self._sources = np.ascontiguousarray(weights.indices[entry].T, np.intp)
+        self._weights = np.where(inside, weights.data[entry], 0).T.astype(np.float32)
+        self._total = np.asarray(weights.sum(1)).ravel()
+        self._buffer = np.empty((_ROWS_AT_ONCE, len(counts)), np.float32)
 
-def _combine(betas: np.ndarray, weights: sparse.csr_array) -> np.ndarray:
-    """Return ``betas @ weights.T`` [T, V]: few weights a row are faster gathered than as a sparse product."""
-    counts = np.diff(weights.indptr)
-    place = np.arange(counts.max())
-    inside = place < counts[:, None]
-    entry = weights.indptr[:-1, None] + np.where(inside, place, 0)
-    source, weight = weights.indices[entry].T, np.where(inside, weights.data[entry], 0).T.astype(np.float32)
-    result = np.empty((len(betas), len(counts)), np.float32)
-    for start in range(0, len(betas), _ROWS_AT_ONCE):
-        rows, out = betas[start : start + _ROWS_AT_ONCE], result[start : start + _ROWS_AT_ONCE]
-        np.multiply(np.take(rows, source[0], axis=1), weight[0], out=out)
-        for column, factor in zip(source[1:], weight[1:], strict=True):
-            out += np.take(rows, column, axis=1) * factor
-    return result
+    def __call__(self, betas: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Resample.
+
+        Parameters
+        ----------
+        betas : float32 array [T, n]
+            Percent signal change at the n source vertices; NaN or infinite where invalid.
+        out : float32 array [T, V], optional
+            Where to put the result.
+
+        Returns
+        -------
+        float32 array [T, V]
+            NaN where no valid source vertex is left.
+        """
+        out = np.empty((len(betas), self._buffer.shape[1]), np.float32) if out is None else out
+        valid = np.isfinite(betas)
+        if valid.all():
+            return self._combine(betas, out)
+        self._combine(np.where(valid, betas, np.float32(0)), out)
+        # NSD's invalid vertices are invalid in a whole session: one trial then tells the share for all.
+        known = (valid[:1] if (valid == valid[0]).all() else valid).astype(np.float32)
+        share = self._combine(known, np.empty((len(known), out.shape[1]), np.float32)) / self._total
+        with np.errstate(invalid="ignore", divide="ignore"):
+            out /= share
+        np.copyto(out, np.nan, where=~(share > _LEAST_WEIGHT))
+        return out
+
+    def _combine(self, betas: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Put weighted sums of the source vertices into `out`; allocate nothing, as fresh memory costs more."""
+        for start in range(0, len(betas), _ROWS_AT_ONCE):
+            rows, result = betas[start : start + _ROWS_AT_ONCE], out[start : start + _ROWS_AT_ONCE]
+            part = self._buffer[: len(rows)]
+            for number, (source, weight) in enumerate(zip(self._sources, self._weights, strict=True)):
+                # With "raise", take() would copy its output.
+                np.take(rows, source, axis=1, out=part, mode="clip")
+                np.multiply(part, weight, out=part if number else result)
+                if number:
+                    result += part
+        return out

@@ -11,7 +11,7 @@ from scipy import sparse
 from neuropictor.config import NsdConfig, PreprocessConfig
 from neuropictor.data.preprocess import Statistics, noise_ceiling, preprocess_stimuli, preprocess_subject, z_score
 from neuropictor.data.responses import ResponseStore
-from neuropictor.data.sessions import resample
+from neuropictor.data.sessions import Resampler
 from neuropictor.data.stimuli import StimulusStore
 from neuropictor.nsd import keys
 from neuropictor.surface import load_geometry
@@ -163,15 +163,15 @@ def test_nothing_is_left_behind_by_a_truncated_file(root, tmp_path):
 
 
 def test_resample_leaves_invalid_neighbours_out():
-    weights = sparse.csr_array(np.array([[0.5, 0.5, 0], [0, 0.25, 0.75], [0, 0, 1]], np.float32))
+    resample = Resampler(sparse.csr_array(np.array([[0.5, 0.5, 0], [0, 0.25, 0.75], [0, 0, 1]], np.float32)))
     betas = np.array([[1, 2, 4], [3, 5, 8]], np.float32)
-    assert np.allclose(resample(betas, weights), [[1.5, 3.5, 4], [4, 7.25, 8]])
+    assert np.allclose(resample(betas), [[1.5, 3.5, 4], [4, 7.25, 8]])
     whole = betas.copy()
     whole[:, 2] = np.nan
-    assert np.allclose(resample(whole, weights), [[1.5, 2, np.nan], [4, 5, np.nan]], equal_nan=True)
+    assert np.allclose(resample(whole), [[1.5, 2, np.nan], [4, 5, np.nan]], equal_nan=True)
     single = betas.copy()
     single[1, 1] = np.inf
-    assert np.allclose(resample(single, weights), [[1.5, 3.5, 4], [3, 8, 8]])
+    assert np.allclose(resample(single), [[1.5, 3.5, 4], [3, 8, 8]])
 
 
 def test_z_score_ignores_missing_and_refuses_too_few_trials():
