@@ -76,7 +76,7 @@ class PictureResponses:
     subject
         ``[N]`` NSD's subject number of each item.
     data
-        ``simulated`` or ``nsd``.
+        ``simulated``, ``nsd`` or ``own``.
     space
         Checksum of the shared space of the components; None without components.
     """
@@ -106,7 +106,7 @@ class PictureResponses:
             raise ValueError(
                 f"responses: no picture of split {split!r} in {', '.join(map(str, paths))}; at least one is needed"
             )
-        self.data = "simulated" if any(store.data == "simulated" for store in stores) else "nsd"
+        self.data = "simulated" if any(store.data == "simulated" for store in stores) else stores[0].data
         self.nsd_id = np.concatenate(nsd_ids)
         self.subject = np.repeat([store.subject for store in stores], [len(ids) for ids in nsd_ids])
         self._file = np.repeat(np.arange(len(stores)), [len(ids) for ids in nsd_ids])

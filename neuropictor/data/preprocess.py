@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
@@ -15,9 +16,9 @@ from neuropictor.data.responses import SPLITS, ResponseWriter
 from neuropictor.data.rows import read_rows
 from neuropictor.data.sessions import Sessions
 from neuropictor.data.stimuli import StimulusWriter, resize_pictures
+from neuropictor.data.z_scores import Statistics, noise_ceiling, z_score
 from neuropictor.nsd import keys
 from neuropictor.nsd.annotations import load_annotations
-from neuropictor.nsd.constants import REPEATS
 from neuropictor.nsd.design import LEFT_OUT, TEST, load_design
 from neuropictor.runlog import RunRecord, atomic_path, progress, record_path
 from neuropictor.surface import load_geometry
@@ -25,8 +26,6 @@ from neuropictor.surface import load_geometry
 log = logging.getLogger(__name__)
 
 _PICTURES_AT_ONCE = 64
-_ROWS_AT_ONCE = 32  # trials: small enough to stay in cache, as fresh memory costs more than arithmetic
-_HELD_LIMIT = 2**30  # bytes of responses held in memory at once; 40 sessions are 535 MB
 _HASH_LIMIT = 2**29  # bytes of a subject's betas up to which they are checksummed: above, it would double the time
 
 
@@ -70,36 +69,82 @@ def preprocess_subject(
     split = design.splits(subject, config.validation_pictures, counted, config.training_sessions)
     sessions = list(range(1, counted + 1))
     reader = Sessions(nsd_root, subject, nsd.beta_version, design.trials_per_session, kept)
+    data = "simulated" if keys.is_simulated(nsd_root) else "nsd"
+    sections = {"preprocess": config, "nsd": nsd}
+    labels = {"subject": subject, "data": data, "beta_version": nsd.beta_version, "mesh": reader.mesh}
+    inputs = [nsd_root / keys.EXPERIMENT_DESIGN]
+    write_responses(reader, sessions, trials, split, config, labels, sections, inputs, out)
+
+
+class Reader(Protocol):
+    """What gives a subject's betas on visual cortex."""
+
+    def check(self, sessions: list[int]) -> None:
+        """Raise what is wrong with the files of the sessions."""
+        ...
+
+    def files(self, sessions: list[int]) -> list[Path]:
+        """Return the files of the sessions."""
+        ...
+
+    def betas(self, session: int) -> np.ndarray:
+        """Return betas float32 [T, V] of one session, NaN where missing."""
+        ...
+
+
+def write_responses(
+    reader: Reader,
+    sessions: list[int],
+    trials: pd.DataFrame,
+    split: np.ndarray,
+    config: PreprocessConfig,
+    labels: dict[str, Any],
+    sections: dict[str, Any],
+    inputs: list[Path],
+    out: Path,
+) -> None:
+    """Z-score and clip a subject's betas, and write the store.
+
+    Parameters
+    ----------
+    reader
+        Betas, a session at a time.
+    sessions
+        Their numbers, ascending.
+    trials
+        ``session``, ``nsd_id`` and ``repeat`` of every trial, session by session.
+    split
+        int [trials], index into `SPLITS`, or -1 for trials that are not stored.
+    config
+        `clip`, `z_score` and `statistics` are used.
+    labels
+        Attributes of the store: ``subject``, ``data``, ``beta_version``, ``mesh``.
+    sections, inputs
+        For the record: settings, and files besides the reader's.
+    out
+        HDF5 file to write.
+    """
     reader.check(sessions)
-    # Of a session that only tests, the subject's own pictures still take part in mean and standard deviation.
+    # Of a session that only tests, trials that are not stored still take part in mean and standard deviation.
     known = split != TEST if config.statistics == "non_test" else np.ones(len(split), bool)
     rows = [np.flatnonzero(trials["session"] == session) for session in sessions]
     stored = split != LEFT_OUT
     final, kept_split = trials[stored], split[stored]
-    data = "simulated" if keys.is_simulated(nsd_root) else "nsd"
     files = reader.files(sessions)
     absent = np.zeros((len(sessions), load_geometry().n_vertices), bool)
-    sections = {"preprocess": config, "nsd": nsd}
+    name = f"subject {labels['subject']}"
     with (
-        RunRecord(record_path(out), "preprocess", config=sections, inputs=_recorded(nsd_root, files)) as record,
+        RunRecord(record_path(out), "preprocess", config=sections, inputs=_recorded(inputs, files)) as record,
         atomic_path(out) as temporary,
         h5py.File(temporary, "w") as file,
     ):
-        writer = ResponseWriter(
-            file,
-            len(final),
-            absent.shape[1],
-            subject=subject,
-            data=data,
-            beta_version=nsd.beta_version,
-            mesh=reader.mesh,
-        )
+        writer = ResponseWriter(file, len(final), absent.shape[1], **labels)
         whole = None
         if config.z_score == "subject":
-            every = progress(list(zip(sessions, rows, strict=True)), f"Statistics of subject {subject}", unit="session")
+            every = progress(list(zip(sessions, rows, strict=True)), f"Statistics of {name}", unit="session")
             whole = Statistics.joined(Statistics.of(reader.betas(session), known[here]) for session, here in every)
-        for row, session in enumerate(progress(sessions, f"Preprocessing subject {subject}", unit="session")):
-            here, where = rows[row], f"subject {subject}, session {session}"
+        for row, session in enumerate(progress(sessions, f"Preprocessing {name}", unit="session")):
+            here, where = rows[row], f"{name}, session {session}"
             betas = reader.betas(session)
             responses = z_score(betas, whole or Statistics.of(betas, known[here]), where)
             finite = np.isfinite(responses)
@@ -108,20 +153,14 @@ def preprocess_subject(
             if not finite.all():
                 np.nan_to_num(responses, copy=False)
             writer.append(responses if stored[here].all() else responses[stored[here]])
-        ncsnr = noise_ceiling(
-            file["responses"], final["nsd_id"].to_numpy(), kept_split != TEST, absent, final["session"].to_numpy() - 1
-        )
-        writer.finish(
-            ncsnr=ncsnr, split=kept_split, **{name: final[name].to_numpy() for name in ("nsd_id", "session", "repeat")}
-        )
-        counts = {
-            name: {"trials": int((split == code).sum()), "pictures": int(trials["nsd_id"][split == code].nunique())}
-            for code, name in enumerate(SPLITS)
-        }
+        session_row = np.searchsorted(sessions, final["session"].to_numpy())
+        nsd_id = final["nsd_id"].to_numpy()
+        ncsnr = noise_ceiling(file["responses"], nsd_id, kept_split != TEST, absent, session_row)
+        fields = {field: final[field].to_numpy() for field in ("nsd_id", "session", "repeat")}
+        writer.finish(ncsnr=ncsnr, split=kept_split, **fields)
+        counts = count_splits(nsd_id, kept_split)
         record.add(
-            subject=subject,
-            data=data,
-            mesh=reader.mesh,
+            **labels,
             sessions=len(sessions),
             splits=counts,
             trials_left_out=int((~stored).sum()),
@@ -130,158 +169,23 @@ def preprocess_subject(
             ncsnr_median=None if np.isnan(ncsnr).all() else round(float(np.nanmedian(ncsnr)), 4),
             beta_bytes=sum(path.stat().st_size for path in files),
         )
-    log.info(
-        "Subject %d, %d sessions: %s",
-        subject,
-        counted,
-        ", ".join(f"{c['pictures']:,} {name} pictures ({c['trials']:,} trials)" for name, c in counts.items()),
-    )
+    told = ", ".join(f"{c['pictures']:,} {part} pictures ({c['trials']:,} trials)" for part, c in counts.items())
+    log.info("%s, %d sessions: %s", name.capitalize(), len(sessions), told)
 
 
-def _recorded(nsd_root: Path, files: list[Path]) -> list[Path]:
+def count_splits(nsd_id: np.ndarray, split: np.ndarray) -> dict[str, dict[str, int]]:
+    """Count trials and pictures of each split."""
+    return {
+        name: {"trials": int((split == code).sum()), "pictures": len(np.unique(nsd_id[split == code]))}
+        for code, name in enumerate(SPLITS)
+    }
+
+
+def _recorded(inputs: list[Path], files: list[Path]) -> list[Path]:
     """Choose the inputs to checksum: full-size betas are not read again for it; fetching has checked them."""
-    inputs = [nsd_root / keys.EXPERIMENT_DESIGN]
-    present = [path for path in files if path.is_file()]
-    if sum(path.stat().st_size for path in present) <= _HASH_LIMIT:
-        inputs += present
-    return [path for path in inputs if path.is_file()]
-
-
-class Statistics:
-    """Mean and spread of responses over trials, at each vertex.
-
-    Attributes
-    ----------
-    trials : int
-        Trials that they are taken over.
-    number : int array [V]
-        Those of them with a valid response.
-    mean, squares : float64 array [V]
-        Mean, and sum of squared deviations from it.
-    """
-
-    def __init__(self, trials: int, number: np.ndarray, mean: np.ndarray, squares: np.ndarray):
-        self.trials, self.number, self.mean, self.squares = trials, number, mean, squares
-
-    @classmethod
-    def of(cls, responses: np.ndarray, counted: np.ndarray) -> Statistics:
-        """Take them over the `counted` [T] of the trials of `responses` [T, V], which may hold NaN."""
-        trials = np.flatnonzero(counted)
-        blocks = [trials[start : start + _ROWS_AT_ONCE] for start in range(0, len(trials), _ROWS_AT_ONCE)]
-        number = np.zeros(responses.shape[1], np.int64)
-        total, squares = np.zeros(responses.shape[1]), np.zeros(responses.shape[1])
-        with np.errstate(invalid="ignore", divide="ignore"):
-            for rows in blocks:
-                values = responses[rows]
-                valid = np.isfinite(values)
-                number += valid.sum(0)
-                if not valid.all():
-                    values[~valid] = 0
-                total += values.sum(0, dtype=np.float64)
-            mean = total / number
-            near = mean.astype(np.float32)
-            for rows in blocks:
-                values = responses[rows]
-                values -= near
-                values[~np.isfinite(values)] = 0
-                squares += np.square(values, out=values).sum(0, dtype=np.float64)
-        return cls(len(trials), number, mean, squares)
-
-    @classmethod
-    def joined(cls, parts: Iterable[Statistics]) -> Statistics:
-        """Join those of several sessions (Chan, Golub & LeVeque 1979)."""
-        parts = list(parts)
-        number = np.sum([part.number for part in parts], axis=0)
-        means = np.nan_to_num([part.mean for part in parts])
-        weights = np.array([part.number for part in parts])
-        with np.errstate(invalid="ignore", divide="ignore"):
-            mean = (means * weights).sum(0) / number
-        squares = np.sum([part.squares for part in parts], axis=0) + (weights * np.square(means - mean)).sum(0)
-        return cls(sum(part.trials for part in parts), number, mean, squares)
-
-    @property
-    def spread(self) -> np.ndarray:
-        """Standard deviation (with N - 1, as in NSD's own code); NaN where responses do not vary."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            spread = np.sqrt(self.squares / (self.number - 1))
-            spread[~(spread > 1e-6 * (1 + np.abs(self.mean)))] = np.nan
-        return spread
-
-
-def z_score(responses: np.ndarray, statistics: Statistics, where: str) -> np.ndarray:
-    """Z-score every vertex, in place.
-
-    Parameters
-    ----------
-    responses : float32 array [T, V]
-        Percent signal change, NaN where missing; changed.
-    statistics : Statistics
-        Of this session, or of all of a subject's.
-    where : str
-        Named in the error.
-
-    Returns
-    -------
-    float32 array [T, V]
-        Unitless; NaN where missing, and at vertices that do not vary.
-    """
-    if statistics.trials < 2:
-        raise ValueError(
-            f"{where}: {statistics.trials} of {len(responses)} trials show no test picture, at least 2 are needed for "
-            "mean and standard deviation; allowed is preprocess.statistics: all, or more trials a session, e.g. 750"
-        )
-    with np.errstate(invalid="ignore"):
-        responses -= statistics.mean.astype(np.float32)
-        responses /= statistics.spread.astype(np.float32)
-    return responses
-
-
-def noise_ceiling(
-    dataset: h5py.Dataset, nsd_id: np.ndarray, counted: np.ndarray, absent: np.ndarray, session_row: np.ndarray
-) -> np.ndarray:
-    """Noise ceiling signal-to-noise ratio (ncsnr) of z-scored responses.
-
-    NSD's rule (nsddatapaper, `main/export_noiseceiling.m` and `main/translatevmetric.m`): of the pictures with three
-    trials, the noise variance is the mean unbiased variance within a picture, and ncsnr = sqrt(max(0, 1 - noise)) /
-    sqrt(noise). Test pictures are left out here, so that vertices may be chosen by it.
-
-    Parameters
-    ----------
-    dataset : float16 data set [T, V]
-        Responses.
-    nsd_id : int array [T]
-    counted : bool array [T]
-        Trials of pictures that take part.
-    absent : bool array [sessions, V]
-        Vertices without data in a session (zero in the data set).
-    session_row : int array [T]
-        Row of `absent` for each trial.
-
-    Returns
-    -------
-    float32 array [V]
-        NaN where no picture has three valid trials.
-    """
-    order = np.argsort(nsd_id, kind="stable")
-    order = order[counted[order]]
-    _, first, number = np.unique(nsd_id[order], return_index=True, return_counts=True)
-    complete = np.flatnonzero(number == REPEATS)
-    if not len(complete):
-        log.warning("No picture besides the test pictures was shown %d times: the noise ceiling is unknown.", REPEATS)
-    # Scattered rows are slow to read one by one.
-    held = dataset[:] if dataset.nbytes <= _HELD_LIMIT else dataset
-    variance = np.zeros(dataset.shape[1])
-    count = np.zeros(dataset.shape[1])
-    for start in range(0, len(complete), _PICTURES_AT_ONCE):
-        rows = order[first[complete[start : start + _PICTURES_AT_ONCE], None] + np.arange(REPEATS)]
-        values = held[rows] if isinstance(held, np.ndarray) else read_rows(held, rows.ravel()).reshape(*rows.shape, -1)
-        values = values.astype(np.float32)
-        valid = ~absent[session_row[rows]].any(1)
-        variance += np.where(valid, values.var(1, ddof=1), 0).sum(0)
-        count += valid.sum(0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        noise = variance / count
-        return (np.sqrt(np.maximum(0, 1 - noise)) / np.sqrt(noise)).astype(np.float32)
+    if sum(path.stat().st_size for path in files) <= _HASH_LIMIT:
+        inputs = [*inputs, *files]
+    return inputs
 
 
 def preprocess_stimuli(

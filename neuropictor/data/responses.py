@@ -35,7 +35,7 @@ class ResponseStore:
     subject : int
         NSD's subject number, 1..8.
     data : str
-        "simulated" or "nsd".
+        "simulated", "nsd" or "own".
     beta_version, mesh : str
         Where the responses come from.
     nsd_id, session, repeat, split : int arrays [T]
@@ -177,7 +177,7 @@ class ResponseWriter:
         Final numbers of rows and columns.
     subject : int
     data : str
-        "simulated" or "nsd".
+        "simulated", "nsd" or "own".
     beta_version, mesh : str
     """
 

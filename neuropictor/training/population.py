@@ -25,10 +25,10 @@ from neuropictor.config import (
 )
 from neuropictor.data.alignment import align_subject, make_space
 from neuropictor.data.latents import cache_latents
-from neuropictor.data.preprocess import Statistics, z_score
 from neuropictor.data.responses import ResponseWriter
 from neuropictor.data.sessions import Resampler
 from neuropictor.data.stimuli import StimulusWriter
+from neuropictor.data.z_scores import Statistics, z_score
 from neuropictor.models.networks import load_weights, save_weights
 from neuropictor.models.population import AUTOENCODER, NETWORKS, SPACE
 from neuropictor.nsd.constants import REPEATS, TRIALS_PER_SESSION

@@ -9,10 +9,11 @@ import scipy.io
 from scipy import sparse
 
 from neuropictor.config import NsdConfig, PreprocessConfig
-from neuropictor.data.preprocess import Statistics, noise_ceiling, preprocess_stimuli, preprocess_subject, z_score
+from neuropictor.data.preprocess import preprocess_stimuli, preprocess_subject
 from neuropictor.data.responses import ResponseStore
 from neuropictor.data.sessions import Resampler
 from neuropictor.data.stimuli import StimulusStore
+from neuropictor.data.z_scores import Statistics, noise_ceiling, z_score
 from neuropictor.nsd import keys
 from neuropictor.surface import load_geometry
 
