@@ -156,13 +156,7 @@ class Design:
         trials = self.trials(subject, sessions)
         late = trials["session"] > (training_sessions or len(trials))
         private = np.unique(trials.loc[~trials["shared"] & ~late, "nsd_id"])
-        if not 0 <= validation_pictures < len(private):
-            raise ValueError(
-                f"preprocess.validation_pictures is {validation_pictures}, but subject {subject} saw only "
-                f"{len(private)} pictures of its "
-                f"own; allowed: 0 to {len(private) - 1} (e.g. {len(private) // 20})"
-            )
-        chosen = np.random.default_rng([_VALIDATION_SEED, subject]).permutation(private)[:validation_pictures]
+        chosen = choose_validation(subject, private, validation_pictures)
         split = np.where(trials["nsd_id"].isin(chosen), VALIDATION, TRAIN)
         return np.select([trials["shared"], late], [TEST, LEFT_OUT], split).astype(np.int8)
 
@@ -195,6 +189,22 @@ class Design:
                 f"sessions is {sessions}; subject {subject} has {self.sessions[subject]}, allowed: 1 to that (e.g. 1)"
             )
         return sessions
+
+
+def choose_validation(subject: int, private: np.ndarray, count: int) -> np.ndarray:
+    """Choose so many validation pictures among a subject's own (ascending), always the same ones.
+
+    Raises
+    ------
+    ValueError
+        If fewer than one picture would be left for training.
+    """
+    if not 0 <= count < len(private):
+        raise ValueError(
+            f"preprocess.validation_pictures is {count}, but subject {subject} saw only {len(private)} pictures of its "
+            f"own; allowed: 0 to {len(private) - 1} (e.g. {len(private) // 20})"
+        )
+    return np.random.default_rng([_VALIDATION_SEED, subject]).permutation(private)[:count]
 
 
 def load_design(root: str | Path) -> Design:
