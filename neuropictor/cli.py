@@ -18,7 +18,7 @@ from neuropictor.runlog import start_log
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-File = Annotated[Path, typer.Option(exists=True, dir_okay=False, help="file made by the stage of this name")]
+File = Annotated[Path, typer.Option(exists=True, dir_okay=False, help="file of this name, made by a stage or given")]
 Folder = Annotated[Path, typer.Option(exists=True, file_okay=False, help="folder in NSD's layout, real or simulated")]
 Out = Annotated[Path, typer.Option(help="what is written; replaced if it exists")]
 Subject = Annotated[int, typer.Option(min=1, max=8, help="NSD's subject number")]
@@ -125,11 +125,33 @@ def preprocess_stimuli(nsd: Folder, out: Out, subject: list[int], settings: Sett
     from neuropictor.data.preprocess import preprocess_stimuli as stage
 
     loaded, _ = _start(settings)
-    stage(nsd_root=nsd, subjects=subject, config=loaded.preprocess, out=out)
+    stage(nsd_root=nsd, subjects=subject, config=loaded.preprocess, nsd=loaded.nsd, out=out)
 
 
 @app.command()
-def preprocess_subject(nsd: Folder, out: Out, subject: Subject, settings: Settings = None) -> None:
+def preprocess_session(
+    nsd: Folder, out: Out, subject: Subject, session: Annotated[int, typer.Option(min=1)], settings: Settings = None
+) -> None:
+    """Keep what visual cortex needs of one session's betas, which may then be removed.
+
+    Example: neuropictor preprocess-session --nsd data/nsd --subject 1 --session 3 --out sub-01/session-03.h5
+    """
+    from neuropictor.data.sessions import preprocess_session as stage
+
+    loaded, _ = _start(settings)
+    stage(nsd_root=nsd, subject=subject, session=session, beta_version=loaded.nsd.beta_version, out=out)
+
+
+@app.command()
+def preprocess_subject(
+    nsd: Folder,
+    out: Out,
+    subject: Subject,
+    kept: Annotated[
+        list[Path] | None, typer.Argument(exists=True, help="files of preprocess-session, in order")
+    ] = None,
+    settings: Settings = None,
+) -> None:
     """Turn one subject's betas into z-scored responses of visual cortex.
 
     Example: neuropictor preprocess-subject --nsd data/nsd --subject 1 --out data/prepared/sub-01/responses.h5
@@ -137,7 +159,54 @@ def preprocess_subject(nsd: Folder, out: Out, subject: Subject, settings: Settin
     from neuropictor.data.preprocess import preprocess_subject as stage
 
     loaded, _ = _start(settings)
-    stage(nsd_root=nsd, subject=subject, config=loaded.preprocess, beta_version=loaded.nsd.beta_version, out=out)
+    stage(
+        nsd_root=nsd,
+        subject=subject,
+        config=loaded.preprocess,
+        nsd=loaded.nsd,
+        out=out,
+        kept=dict(enumerate(kept, start=1)) if kept else None,
+    )
+
+
+@app.command()
+def import_maps(
+    maps: File, mask: File, test_pictures: File, out: Out, subject: Subject, settings: Settings = None
+) -> None:
+    """Make responses from the preprocessed files of NeuroPictor's authors.
+
+    Example: neuropictor import-maps --maps 01_norm.h5 --mask vc_roi.npz
+    --test-pictures sub1257_shared_triallabel.npy --subject 1 --out data/prepared/sub-01/responses.h5
+    """
+    from neuropictor.data.official_maps import import_maps as stage
+
+    loaded, _ = _start(settings)
+    files = {"maps": maps, "mask": mask, "test_pictures": test_pictures}
+    stage(**files, subject=subject, config=loaded.preprocess, out=out)
+
+
+@app.command()
+def import_betas(table: File, out: Out, subject: Subject, settings: Settings = None) -> None:
+    """Make responses from betas of your own; docs/own_data.md describes the files.
+
+    Example: neuropictor import-betas --table scans/trials.csv --subject 1 --out data/prepared/sub-01/responses.h5
+    """
+    from neuropictor.data.own_data import import_betas as stage
+
+    loaded, _ = _start(settings)
+    stage(table=table, subject=subject, config=loaded.preprocess, out=out)
+
+
+@app.command()
+def import_pictures(table: File, out: Out, settings: Settings = None) -> None:
+    """Collect pictures and captions of your own; docs/own_data.md describes the table.
+
+    Example: neuropictor import-pictures --table scans/pictures.csv --out data/prepared/stimuli.h5
+    """
+    from neuropictor.data.own_data import import_pictures as stage
+
+    loaded, _ = _start(settings)
+    stage(table=table, config=loaded.preprocess, out=out)
 
 
 @app.command()

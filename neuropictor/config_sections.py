@@ -76,6 +76,14 @@ class NsdConfig(Section):
     beta_version: Literal["betas_assumehrf", "betas_fithrf", "betas_fithrf_GLMdenoise_RR"] = Field(
         "betas_fithrf_GLMdenoise_RR", description="NSD's preparation of the betas"
     )
+    release: Literal[37, 40] = Field(
+        40,
+        description="40: all sessions, 1000 test pictures; 37: without each subject's last three, as NSD was before"
+        " August 2023, 982 test pictures",
+    )
+    sessions: Annotated[int, Field(ge=1, le=40)] = Field(
+        40, description="only the first so many sessions of each subject, if the release has more"
+    )
     terms_accepted: bool = Field(
         False,
         description="fetch: that you have accepted NSD's terms, by the form at https://forms.gle/xue2bCdM9LaFNMeb7",
@@ -136,15 +144,23 @@ class PreprocessConfig(Section):
     """From betas to z-scored responses."""
 
     clip: Positive = Field(8.0, description="responses are clipped to plus and minus this many standard deviations")
-    validation_pictures: Count = Field(
-        60, description="pictures a subject taken out of the training pictures for validation"
+    z_score: Literal["session", "subject"] = Field(
+        "session", description="what shares a mean and a standard deviation: a session's trials, or all of a subject"
+    )
+    validation_pictures: Annotated[int, Field(ge=0)] = Field(
+        60,
+        description="pictures a subject taken out of the training pictures for validation; 0: train on all, and choose"
+        " penalties on training pictures that a fit leaves out",
+    )
+    training_sessions: Annotated[int, Field(ge=1, le=40)] = Field(
+        40, description="only the first so many sessions train and validate; all sessions that count test"
     )
     picture_size: Annotated[int, Field(ge=8)] = Field(
         64, description="side of the stored pictures in pixels; the backbone's picture size"
     )
     statistics: Literal["non_test", "all"] = Field(
         "non_test",
-        description="trials behind a session's mean and standard deviation; non_test: not those of test pictures",
+        description="trials behind mean and standard deviation; non_test: not those of test pictures",
     )
 
 

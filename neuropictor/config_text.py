@@ -128,7 +128,8 @@ def _allowed(root: Model, names: Names) -> str:
 def _describe(schema: dict[str, Any]) -> str:
     """Say what a JSON schema allows, in words."""
     if "enum" in schema:
-        return f"{', '.join(schema['enum'][:-1])} or {schema['enum'][-1]}"
+        *first, last = map(str, schema["enum"])
+        return f"{', '.join(first)} or {last}"
     if schema.get("type") == "array":
         return f"a list of one or more, each {_describe(schema['items'])}"
     limits = [f"{words} {_yaml(schema[bound])}" for bound, words in _BOUNDS.items() if bound in schema]

@@ -178,11 +178,18 @@ def simulated_subject():
     return [f"<nsd>/{name}".replace("subj01", "subj{subject}") for name in names]
 
 
+def counted_sessions(subject):
+    """Number of a subject's sessions that the settings let count."""
+    return constants.counted_sessions(
+        constants.SESSIONS[subject], settings.nsd.release, settings.nsd.sessions
+    )
+
+
 def beta_keys(subject, sessions=None):
-    """Keys of a subject's betas; of all its sessions if none are given."""
+    """Keys of a subject's betas; of all sessions that count if none are given."""
     return [
         keys.betas(subject, session, side, settings.nsd.beta_version)
-        for session in sessions or range(1, constants.SESSIONS[subject] + 1)
+        for session in sessions or range(1, counted_sessions(subject) + 1)
         for side in constants.HEMISPHERES
     ]
 
@@ -235,8 +242,11 @@ def response_files(wildcards):
     if settings.nsd.source == "fetch":
         return [f"<nsd>/{key}" for key in (*beta_keys(subject), *subject_keys(subject))]
     folder = Path(settings.paths.nsd) / keys.beta_folder(subject, version)
-    sessions = sorted(
+    found = (
         int(path.stem[-2:]) for path in folder.glob("lh.betas_session[0-9][0-9].mgh")
+    )
+    sessions = sorted(
+        session for session in found if session <= counted_sessions(subject)
     )
     if not sessions:
         raise WorkflowError(

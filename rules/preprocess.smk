@@ -19,6 +19,7 @@ rule preprocess_stimuli:
         runtime=60,
     params:
         config=section("preprocess", "picture_size"),
+        nsd=section("nsd", "release", "sessions"),
         subjects=settings.subjects.everyone(),
         root=nsd_folder,
         code=code("preprocess_stimuli"),
@@ -46,8 +47,15 @@ rule preprocess_subject:
         mem_mb=4000,
         runtime=240,
     params:
-        config=section("preprocess", "clip", "validation_pictures", "statistics"),
-        nsd=section("nsd", "beta_version"),
+        config=section(
+            "preprocess",
+            "clip",
+            "z_score",
+            "statistics",
+            "validation_pictures",
+            "training_sessions",
+        ),
+        nsd=section("nsd", "beta_version", "release", "sessions"),
         root=nsd_folder,
         code=code("preprocess_subject"),
     message:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from neuropictor.config import PreprocessConfig
+from neuropictor.config import NsdConfig, PreprocessConfig
 from neuropictor.runlog import start_log
 
 start_log(snakemake.log[0])
@@ -13,5 +13,6 @@ preprocess_stimuli(
     nsd_root=Path(snakemake.params.root),
     subjects=snakemake.params.subjects,
     config=PreprocessConfig(**snakemake.params.config),
+    nsd=NsdConfig(**snakemake.params.nsd),
     out=Path(snakemake.output.store),
 )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from neuropictor.config import PreprocessConfig
+from neuropictor.config import NsdConfig, PreprocessConfig
 from neuropictor.runlog import start_log
 
 start_log(snakemake.log[0])
@@ -13,6 +13,6 @@ preprocess_subject(
     nsd_root=Path(snakemake.params.root),
     subject=int(snakemake.wildcards.subject),
     config=PreprocessConfig(**snakemake.params.config),
-    beta_version=snakemake.params.nsd["beta_version"],
+    nsd=NsdConfig(**snakemake.params.nsd),
     out=Path(snakemake.output.store),
 )

@@ -195,7 +195,7 @@ def align_subject(
     """
     store, shared, pictures = ResponseStore(responses), ComponentSpace.load(space), LatentStore(latents)
     with RunRecord(record_path(out), "align", config=config, inputs=[responses, latents, space]) as record:
-        train, validation = store.pictures("train"), store.pictures("validation")
+        train, validation = store.fitting_pictures()
         if len(train) < 2 * config.folds or not len(validation):
             raise ValueError(
                 f"align.folds: {config.folds} folds of {len(train)} training pictures ({len(validation)} for "

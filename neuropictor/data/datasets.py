@@ -76,7 +76,7 @@ class PictureResponses:
     subject
         ``[N]`` NSD's subject number of each item.
     data
-        ``simulated`` or ``nsd``.
+        ``simulated``, ``nsd`` or ``own``.
     space
         Checksum of the shared space of the components; None without components.
     """
@@ -102,11 +102,11 @@ class PictureResponses:
             tables.append(_groups(store, kept))
             nsd_ids.append(ids)
         repeats = max((len(trials) for table in tables for trials in table), default=0)
-        if not repeats:
+        if not repeats and split != "validation":  # of which there may be none
             raise ValueError(
                 f"responses: no picture of split {split!r} in {', '.join(map(str, paths))}; at least one is needed"
             )
-        self.data = "simulated" if any(store.data == "simulated" for store in stores) else "nsd"
+        self.data = "simulated" if any(store.data == "simulated" for store in stores) else stores[0].data
         self.nsd_id = np.concatenate(nsd_ids)
         self.subject = np.repeat([store.subject for store in stores], [len(ids) for ids in nsd_ids])
         self._file = np.repeat(np.arange(len(stores)), [len(ids) for ids in nsd_ids])
@@ -146,6 +146,8 @@ class PictureResponses:
 
 def _groups(store: ResponseStore, kept: np.ndarray) -> list[np.ndarray]:
     """Group trial numbers by picture, pictures ascending."""
+    if not len(kept):
+        return []
     order = kept[np.argsort(store.nsd_id[kept], kind="stable")]
     return np.split(order, np.flatnonzero(np.diff(store.nsd_id[order])) + 1)
 

@@ -3,36 +3,44 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
-from neuropictor.config import PreprocessConfig
+from neuropictor.config import NsdConfig, PreprocessConfig
 from neuropictor.data.responses import SPLITS, ResponseWriter
 from neuropictor.data.rows import read_rows
+from neuropictor.data.sessions import Sessions
 from neuropictor.data.stimuli import StimulusWriter, resize_pictures
+from neuropictor.data.z_scores import Statistics, noise_ceiling, z_score
 from neuropictor.nsd import keys
 from neuropictor.nsd.annotations import load_annotations
-from neuropictor.nsd.betas import mesh_of, read_session
-from neuropictor.nsd.constants import HEMISPHERES, REPEATS
-from neuropictor.nsd.design import TEST, load_design
-from neuropictor.runlog import WHOLE_HASH_LIMIT, RunRecord, atomic_path, progress, record_path
+from neuropictor.nsd.design import LEFT_OUT, TEST, load_design
+from neuropictor.runlog import RunRecord, atomic_path, progress, record_path
 from neuropictor.surface import load_geometry
 
 log = logging.getLogger(__name__)
 
 _PICTURES_AT_ONCE = 64
-_LEAST_WEIGHT = 1e-3  # share of a vertex's resampling weights that must fall on valid source vertices
+_HASH_LIMIT = 2**29  # bytes of a subject's betas up to which they are checksummed: above, it would double the time
 
 
-def preprocess_subject(nsd_root: Path, subject: int, config: PreprocessConfig, beta_version: str, out: Path) -> None:
+def preprocess_subject(
+    nsd_root: Path,
+    subject: int,
+    config: PreprocessConfig,
+    nsd: NsdConfig,
+    out: Path,
+    kept: Mapping[int, Path] | None = None,
+) -> None:
     """Prepare the responses of one subject.
 
     Session by session, both hemispheres' beta files are passed over once, reading only the source vertices that
-    visual cortex needs; they are resampled, z-scored per vertex and session, clipped, and written as float16.
+    visual cortex needs; they are resampled, z-scored per vertex, clipped, and written as float16.
 
     Parameters
     ----------
@@ -41,11 +49,13 @@ def preprocess_subject(nsd_root: Path, subject: int, config: PreprocessConfig, b
     subject : int
         1..8.
     config : PreprocessConfig
-        `clip`, `validation_pictures` and `statistics` are used.
-    beta_version : str
-        For example "betas_fithrf_GLMdenoise_RR".
+        All but `picture_size` is used.
+    nsd : NsdConfig
+        `beta_version`, `release` and `sessions` are used.
     out : Path
         `responses.h5` to write; a record is written beside it.
+    kept : mapping of int to Path, optional
+        What `neuropictor.data.sessions.preprocess_session` kept of each session, instead of NSD's beta files.
 
     Raises
     ------
@@ -54,173 +64,133 @@ def preprocess_subject(nsd_root: Path, subject: int, config: PreprocessConfig, b
     """
     nsd_root, out = Path(nsd_root), Path(out)
     design = load_design(nsd_root)
-    trials = design.trials(subject)
-    split = design.splits(subject, config.validation_pictures)
-    mesh = mesh_of(nsd_root, subject, beta_version)
-    geometry = load_geometry()
-    columns = geometry.columns(mesh)
-    weights = sparse.csr_array(geometry.resampler(mesh)[:, columns])
-    sessions = [int(session) for session in trials["session"].unique()]
+    counted = design.counted_sessions(subject, nsd.release, nsd.sessions)
+    trials = design.trials(subject, counted)
+    split = design.splits(subject, config.validation_pictures, counted, config.training_sessions)
+    sessions = list(range(1, counted + 1))
+    reader = Sessions(nsd_root, subject, nsd.beta_version, design.trials_per_session, kept)
     data = "simulated" if keys.is_simulated(nsd_root) else "nsd"
-    files = [
-        nsd_root / keys.betas(subject, session, side, beta_version) for session in sessions for side in HEMISPHERES
-    ]
-    absent = np.zeros((len(sessions), geometry.n_vertices), bool)
+    sections = {"preprocess": config, "nsd": nsd}
+    labels = {"subject": subject, "data": data, "beta_version": nsd.beta_version, "mesh": reader.mesh}
+    inputs = [nsd_root / keys.EXPERIMENT_DESIGN]
+    write_responses(reader, sessions, trials, split, config, labels, sections, inputs, out)
+
+
+class Reader(Protocol):
+    """What gives a subject's betas on visual cortex."""
+
+    def check(self, sessions: list[int]) -> None:
+        """Raise what is wrong with the files of the sessions."""
+        ...
+
+    def files(self, sessions: list[int]) -> list[Path]:
+        """Return the files of the sessions."""
+        ...
+
+    def betas(self, session: int) -> np.ndarray:
+        """Return betas float32 [T, V] of one session, NaN where missing."""
+        ...
+
+
+def write_responses(
+    reader: Reader,
+    sessions: list[int],
+    trials: pd.DataFrame,
+    split: np.ndarray,
+    config: PreprocessConfig,
+    labels: dict[str, Any],
+    sections: dict[str, Any],
+    inputs: list[Path],
+    out: Path,
+) -> None:
+    """Z-score and clip a subject's betas, and write the store.
+
+    Parameters
+    ----------
+    reader
+        Betas, a session at a time.
+    sessions
+        Their numbers, ascending.
+    trials
+        ``session``, ``nsd_id`` and ``repeat`` of every trial, session by session.
+    split
+        int [trials], index into `SPLITS`, or -1 for trials that are not stored.
+    config
+        `clip`, `z_score` and `statistics` are used.
+    labels
+        Attributes of the store: ``subject``, ``data``, ``beta_version``, ``mesh``.
+    sections, inputs
+        For the record: settings, and files besides the reader's.
+    out
+        HDF5 file to write.
+    """
+    reader.check(sessions)
+    # Of a session that only tests, trials that are not stored still take part in mean and standard deviation.
+    known = split != TEST if config.statistics == "non_test" else np.ones(len(split), bool)
+    rows = [np.flatnonzero(trials["session"] == session) for session in sessions]
+    stored = split != LEFT_OUT
+    final, kept_split = trials[stored], split[stored]
+    files = reader.files(sessions)
+    absent = np.zeros((len(sessions), load_geometry().n_vertices), bool)
+    name = f"subject {labels['subject']}"
     with (
-        RunRecord(record_path(out), "preprocess", config=config, inputs=_recorded(nsd_root, files)) as record,
+        RunRecord(record_path(out), "preprocess", config=sections, inputs=_recorded(inputs, files)) as record,
         atomic_path(out) as temporary,
         h5py.File(temporary, "w") as file,
     ):
-        writer = ResponseWriter(
-            file, len(trials), geometry.n_vertices, subject=subject, data=data, beta_version=beta_version, mesh=mesh
-        )
-        for row, session in enumerate(progress(sessions, f"Preprocessing subject {subject}", unit="session")):
-            here = (trials["session"] == session).to_numpy()
-            betas = read_session(nsd_root, subject, session, columns, beta_version, mesh, int(here.sum()))
-            counted = split[here] != TEST if config.statistics == "non_test" else np.ones(int(here.sum()), bool)
-            responses = z_score(resample(betas, weights), counted, f"subject {subject}, session {session}")
-            absent[row] = ~np.isfinite(responses).any(0)
-            writer.append(np.nan_to_num(np.clip(responses, -config.clip, config.clip)))
-        session_row = np.searchsorted(sessions, trials["session"].to_numpy())
-        ncsnr = noise_ceiling(file["responses"], trials["nsd_id"].to_numpy(), split != TEST, absent, session_row)
-        writer.finish(
-            ncsnr=ncsnr, split=split, **{name: trials[name].to_numpy() for name in ("nsd_id", "session", "repeat")}
-        )
-        counts = {
-            name: {"trials": int((split == code).sum()), "pictures": int(trials["nsd_id"][split == code].nunique())}
-            for code, name in enumerate(SPLITS)
-        }
+        writer = ResponseWriter(file, len(final), absent.shape[1], **labels)
+        whole = None
+        if config.z_score == "subject":
+            every = progress(list(zip(sessions, rows, strict=True)), f"Statistics of {name}", unit="session")
+            whole = Statistics.joined(Statistics.of(reader.betas(session), known[here]) for session, here in every)
+        for row, session in enumerate(progress(sessions, f"Preprocessing {name}", unit="session")):
+            here, where = rows[row], f"{name}, session {session}"
+            betas = reader.betas(session)
+            responses = z_score(betas, whole or Statistics.of(betas, known[here]), where)
+            finite = np.isfinite(responses)
+            absent[row] = ~finite.any(0)
+            np.clip(responses, -config.clip, config.clip, out=responses)
+            if not finite.all():
+                np.nan_to_num(responses, copy=False)
+            writer.append(responses if stored[here].all() else responses[stored[here]])
+        session_row = np.searchsorted(sessions, final["session"].to_numpy())
+        nsd_id = final["nsd_id"].to_numpy()
+        ncsnr = noise_ceiling(file["responses"], nsd_id, kept_split != TEST, absent, session_row)
+        fields = {field: final[field].to_numpy() for field in ("nsd_id", "session", "repeat")}
+        writer.finish(ncsnr=ncsnr, split=kept_split, **fields)
+        counts = count_splits(nsd_id, kept_split)
         record.add(
-            subject=subject,
-            data=data,
-            mesh=mesh,
+            **labels,
             sessions=len(sessions),
             splits=counts,
-            vertices=geometry.n_vertices,
-            source_vertices=len(columns),
+            trials_left_out=int((~stored).sum()),
+            vertices=absent.shape[1],
             vertices_missing_in_a_session=int(absent.any(0).sum()),
             ncsnr_median=None if np.isnan(ncsnr).all() else round(float(np.nanmedian(ncsnr)), 4),
             beta_bytes=sum(path.stat().st_size for path in files),
         )
-    log.info("Subject %d: %s", subject, ", ".join(f"{c['pictures']} {name} pictures" for name, c in counts.items()))
+    told = ", ".join(f"{c['pictures']:,} {part} pictures ({c['trials']:,} trials)" for part, c in counts.items())
+    log.info("%s, %d sessions: %s", name.capitalize(), len(sessions), told)
 
 
-def _recorded(nsd_root: Path, files: list[Path]) -> list[Path]:
-    """Choose the inputs to checksum: above 4 GiB of betas, reading them all again would double the time."""
-    inputs = [nsd_root / keys.EXPERIMENT_DESIGN]
-    present = [path for path in files if path.is_file()]
-    if sum(path.stat().st_size for path in present) <= WHOLE_HASH_LIMIT:
-        inputs += present
-    return [path for path in inputs if path.is_file()]
+def count_splits(nsd_id: np.ndarray, split: np.ndarray) -> dict[str, dict[str, int]]:
+    """Count trials and pictures of each split."""
+    return {
+        name: {"trials": int((split == code).sum()), "pictures": len(np.unique(nsd_id[split == code]))}
+        for code, name in enumerate(SPLITS)
+    }
 
 
-def resample(betas: np.ndarray, weights: sparse.csr_array) -> np.ndarray:
-    """Resample betas to visual cortex; invalid source vertices are left out and the other weights scaled up.
-
-    Parameters
-    ----------
-    betas : float32 array [T, n]
-        Percent signal change at the n source vertices; NaN or infinite where invalid.
-    weights : sparse array [V, n]
-        Rows sum to one.
-
-    Returns
-    -------
-    float32 array [T, V]
-        NaN where no valid source vertex is left.
-    """
-    valid = np.isfinite(betas)
-    if valid.all():
-        return np.ascontiguousarray((weights @ betas.T).T)
-    total = np.asarray(weights.sum(1)).reshape(-1, 1)
-    values = weights @ np.where(valid, betas, 0).T
-    # NSD's invalid vertices are invalid in a whole session: one trial then tells the share for all.
-    constant = (valid == valid[0]).all()
-    share = (weights @ (valid[:1] if constant else valid).T.astype(np.float32)) / total
-    with np.errstate(invalid="ignore", divide="ignore"):
-        values = np.where(share > _LEAST_WEIGHT, values / share, np.nan)
-    return np.ascontiguousarray(values.T, dtype=np.float32)
+def _recorded(inputs: list[Path], files: list[Path]) -> list[Path]:
+    """Choose the inputs to checksum: full-size betas are not read again for it; fetching has checked them."""
+    if sum(path.stat().st_size for path in files) <= _HASH_LIMIT:
+        inputs = [*inputs, *files]
+    return inputs
 
 
-def z_score(responses: np.ndarray, counted: np.ndarray, where: str) -> np.ndarray:
-    """Z-score every vertex over the trials of one session.
-
-    Parameters
-    ----------
-    responses : float32 array [T, V]
-        Percent signal change, NaN where missing.
-    counted : bool array [T]
-        Trials that mean and standard deviation (with N - 1, as in NSD's own code) are taken over.
-    where : str
-        Named in the error.
-
-    Returns
-    -------
-    float32 array [T, V]
-        Unitless; NaN where missing, and at vertices that do not vary.
-    """
-    if counted.sum() < 2:
-        raise ValueError(
-            f"{where}: {int(counted.sum())} of {len(counted)} trials show no test picture, at least 2 are needed for "
-            "mean and standard deviation; allowed is preprocess.statistics: all, or more trials a session, e.g. 750"
-        )
-    valid = np.isfinite(responses[counted])
-    number = valid.sum(0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        chosen = np.where(valid, responses[counted], 0)
-        mean = chosen.sum(0, dtype=np.float64) / number
-        deviation = np.where(valid, responses[counted] - mean.astype(np.float32), 0)
-        spread = np.sqrt(np.square(deviation).sum(0, dtype=np.float64) / (number - 1))
-        spread[~(spread > 1e-6 * (1 + np.abs(mean)))] = np.nan
-        return (responses - mean.astype(np.float32)) / spread.astype(np.float32)
-
-
-def noise_ceiling(
-    dataset: h5py.Dataset, nsd_id: np.ndarray, counted: np.ndarray, absent: np.ndarray, session_row: np.ndarray
-) -> np.ndarray:
-    """Noise ceiling signal-to-noise ratio (ncsnr) of z-scored responses.
-
-    NSD's rule (nsddatapaper, `main/export_noiseceiling.m` and `main/translatevmetric.m`): of the pictures with three
-    trials, the noise variance is the mean unbiased variance within a picture, and ncsnr = sqrt(max(0, 1 - noise)) /
-    sqrt(noise). Test pictures are left out here, so that vertices may be chosen by it.
-
-    Parameters
-    ----------
-    dataset : float16 data set [T, V]
-        Responses.
-    nsd_id : int array [T]
-    counted : bool array [T]
-        Trials of pictures that take part.
-    absent : bool array [sessions, V]
-        Vertices without data in a session (zero in the data set).
-    session_row : int array [T]
-        Row of `absent` for each trial.
-
-    Returns
-    -------
-    float32 array [V]
-        NaN where no picture has three valid trials.
-    """
-    order = np.argsort(nsd_id, kind="stable")
-    order = order[counted[order]]
-    _, first, number = np.unique(nsd_id[order], return_index=True, return_counts=True)
-    complete = np.flatnonzero(number == REPEATS)
-    if not len(complete):
-        log.warning("No picture besides the test pictures was shown %d times: the noise ceiling is unknown.", REPEATS)
-    variance = np.zeros(dataset.shape[1])
-    count = np.zeros(dataset.shape[1])
-    for start in range(0, len(complete), _PICTURES_AT_ONCE):
-        rows = order[first[complete[start : start + _PICTURES_AT_ONCE], None] + np.arange(REPEATS)]
-        values = read_rows(dataset, rows.reshape(-1)).astype(np.float32).reshape(*rows.shape, -1)
-        valid = ~absent[session_row[rows]].any(1)
-        variance += np.where(valid, values.var(1, ddof=1), 0).sum(0)
-        count += valid.sum(0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        noise = variance / count
-        return (np.sqrt(np.maximum(0, 1 - noise)) / np.sqrt(noise)).astype(np.float32)
-
-
-def preprocess_stimuli(nsd_root: Path, subjects: list[int], config: PreprocessConfig, out: Path) -> None:
+def preprocess_stimuli(
+    nsd_root: Path, subjects: list[int], config: PreprocessConfig, nsd: NsdConfig, out: Path
+) -> None:
     """Prepare the pictures that the given subjects saw, with captions, main category and background kind.
 
     Parameters
@@ -231,6 +201,8 @@ def preprocess_stimuli(nsd_root: Path, subjects: list[int], config: PreprocessCo
         1..8; the union of their pictures is written.
     config : PreprocessConfig
         `picture_size` is used: pictures are reduced to it by area averaging.
+    nsd : NsdConfig
+        `release` and `sessions` are used: what was seen in sessions that do not count is left out.
     out : Path
         `stimuli.h5` to write; a record is written beside it.
 
@@ -241,7 +213,7 @@ def preprocess_stimuli(nsd_root: Path, subjects: list[int], config: PreprocessCo
     """
     nsd_root, out = Path(nsd_root), Path(out)
     design = load_design(nsd_root)
-    nsd_ids = design.pictures(subjects)
+    nsd_ids = design.pictures(subjects, nsd.release, nsd.sessions)
     bank = nsd_root / keys.STIMULI
     if not bank.is_file():
         raise FileNotFoundError(f"{bank} is missing; fetch or simulate NSD's pictures first")

@@ -25,7 +25,7 @@ class Reconstructions:
         For example "refined".
     subject : int
     data : str
-        "simulated" or "nsd".
+        "simulated", "nsd" or "own".
     """
 
     pictures: np.ndarray

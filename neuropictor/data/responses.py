@@ -16,6 +16,7 @@ SPLITS = ("train", "validation", "test")
 """Names of the values 0, 1, 2 of the `split` data set."""
 
 _TRIAL_FIELDS = {"nsd_id": np.int32, "session": np.int16, "repeat": np.int8, "split": np.int8}
+_CHOOSING_SHARE = 20  # one in so many training pictures chooses penalties where there are no validation pictures
 _ATTRIBUTES = ("subject", "data", "beta_version", "mesh")
 
 
@@ -34,7 +35,7 @@ class ResponseStore:
     subject : int
         NSD's subject number, 1..8.
     data : str
-        "simulated" or "nsd".
+        "simulated", "nsd" or "own".
     beta_version, mesh : str
         Where the responses come from.
     nsd_id, session, repeat, split : int arrays [T]
@@ -123,6 +124,18 @@ class ResponseStore:
             raise ValueError(f"split {split!r} does not exist; allowed are {', '.join(SPLITS)}, for example 'test'")
         return np.unique(self.nsd_id[self.split == SPLITS.index(split)])
 
+    def fitting_pictures(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the pictures to fit on, and those on which a penalty is chosen, int32 [n] and [m].
+
+        Training and validation pictures; where none were held out for validation, every twentieth training picture
+        chooses and is not fitted on.
+        """
+        train, validation = self.pictures("train"), self.pictures("validation")
+        if len(validation):
+            return train, validation
+        chooses = np.arange(len(train)) % _CHOOSING_SHARE == 0
+        return train[~chooses], train[chooses]
+
     def trials(self, nsd_id: int) -> np.ndarray:
         """Return the trials in which a picture was shown, in order, int64 [repeats]."""
         first, last = np.searchsorted(self._sorted_ids, [nsd_id, nsd_id + 1])
@@ -164,7 +177,7 @@ class ResponseWriter:
         Final numbers of rows and columns.
     subject : int
     data : str
-        "simulated" or "nsd".
+        "simulated", "nsd" or "own".
     beta_version, mesh : str
     """
 

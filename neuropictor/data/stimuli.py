@@ -55,7 +55,7 @@ class StimulusStore:
     size : int
         Side of the pictures in pixels.
     data : str
-        "simulated" or "nsd".
+        "simulated", "nsd" or "own".
 
     Raises
     ------
@@ -129,7 +129,7 @@ class StimulusWriter:
     size : int
         Side of the pictures in pixels.
     data : str
-        "simulated" or "nsd".
+        "simulated", "nsd" or "own".
     """
 
     def __init__(self, file: h5py.File, nsd_id: np.ndarray, size: int, data: str):

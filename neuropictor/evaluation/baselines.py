@@ -87,7 +87,8 @@ def fit_baselines(
         seed=sample.seed,
         inputs=[responses, stimuli, latents],
     ) as record:
-        ids = {split: store.pictures(split) for split in ("train", "validation", "test")}
+        train, validation = store.fitting_pictures()
+        ids = {"train": train, "validation": validation, "test": store.pictures("test")}
         for split, found in ids.items():
             if not len(found):
                 raise ValueError(

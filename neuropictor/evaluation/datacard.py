@@ -14,6 +14,7 @@ from neuropictor.data.stimuli import StimulusStore
 from neuropictor.evaluation.measures import pixcorr
 from neuropictor.evaluation.pages import page, table
 from neuropictor.evaluation.tables import title_mark
+from neuropictor.nsd.constants import PLANNED_SESSIONS
 from neuropictor.runlog import atomic_path, record_path
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def measure(responses: dict[int, Path], stimuli: Path, seed: int) -> dict:
     return {
         "data": store.data,
         "subjects": subjects,
+        "settings": _settings(next(iter(responses.values()))),
         "pictures": {
             "size": store.size,
             "all": len(store),
@@ -103,6 +105,15 @@ def _subject_facts(store: ResponseStore) -> dict:
         "splits": splits,
         "ncsnr_quartiles": [None if np.isnan(value) else round(float(value), 4) for value in quartiles],
     }
+
+
+def _settings(responses: Path) -> dict | None:
+    """Read how the responses were made from the record beside them; None where there is none."""
+    path = record_path(responses)
+    if not path.is_file():
+        return None
+    config = json.loads(path.read_text(encoding="utf-8"))["config"]
+    return config if {"preprocess", "nsd"} <= config.keys() else None
 
 
 def _mean_picture_pixcorr(store: StimulusStore, train: np.ndarray, seen: np.ndarray) -> float:
@@ -168,7 +179,25 @@ def _subjects(facts: dict) -> str:
         "from the others. ncsnr: noise ceiling signal-to-noise ratio, median and quartiles over vertices (NSD's "
         "subjects: medians 0.32 to 0.54).</p>"
     )
-    return "<h2>Responses</h2>" + table(header, rows) + note
+    return "<h2>Responses</h2>" + table(header, rows) + note + _choices(facts["settings"])
+
+
+def _choices(settings: dict | None) -> str:
+    """Say which sessions count and how responses were z-scored."""
+    if settings is None:
+        return ""
+    nsd, made = settings["nsd"], settings["preprocess"]
+    dropped = "all sessions" if nsd["release"] == PLANNED_SESSIONS else "without each subject's last three sessions"
+    limits = [
+        f"only the first {count} {purpose}"
+        for count, purpose in ((nsd["sessions"], "count"), (made["training_sessions"], "train and validate"))
+        if count < PLANNED_SESSIONS
+    ]
+    over = {"non_test": "trials of no test picture", "all": "all trials"}[made["statistics"]]
+    return (
+        f"<p>Release {nsd['release']}: {'; '.join([dropped, *limits])}. Responses are z-scored over {over} of a "
+        f"{escape(made['z_score'])} and end at {made['clip']:g} standard deviations.</p>"
+    )
 
 
 def _pictures(facts: dict) -> str:

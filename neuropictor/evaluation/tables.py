@@ -76,6 +76,13 @@ def title_mark(data: str) -> str:
     return " (SIMULATED data)" if data == "simulated" else ""
 
 
+def count_test_pictures(frame: pd.DataFrame) -> str:
+    """How many test pictures the subjects of a table have: "982", or "907 to 1000" where they differ."""
+    counts = frame[frame["subject"] != "mean"].groupby("subject")["n_images"].max()
+    low, high = int(counts.min()), int(counts.max())
+    return str(low) if low == high else f"{low} to {high}"
+
+
 def metric_table(metrics: Path, out: Path) -> None:
     """Write the page with all scores: the mean over subjects, each subject, and the controls of the run's record.
 
@@ -99,7 +106,8 @@ def metric_table(metrics: Path, out: Path) -> None:
         results = json.loads(path.read_text(encoding="utf-8"))["results"]
         body += [_controls(results), _differences(results)]
     for subject in subjects:
-        body += [f"<h2>Subject {escape(subject)}</h2>", _score_table(frame[frame["subject"] == subject])]
+        own = frame[frame["subject"] == subject]
+        body += [f"<h2>Subject {escape(subject)}, {count_test_pictures(own)} test pictures</h2>", _score_table(own)]
     with atomic_path(out) as temporary:
         temporary.write_text(page("Reconstruction scores" + title_mark(data), "\n".join(body)), encoding="utf-8")
 
@@ -128,11 +136,12 @@ def _score_table(frame: pd.DataFrame) -> str:
 
 def _explanation(frame: pd.DataFrame) -> str:
     images = int(frame["n_images"].max())
+    count = count_test_pictures(frame)
     hard = frame.loc[frame["metric"] == "two_way_hard", "n_images"]
     left_out = images - int(hard.max()) if len(hard) else 0
     alone = f" ({left_out} pictures have no such distractor and are left out)" if left_out else ""
     return (
-        f"<p>{images} test pictures that no training or selection saw. Small print: 95 % bootstrap intervals over "
+        f"<p>{count} test pictures that no training or selection saw. Small print: 95 % bootstrap intervals over "
         "pictures, resampled jointly for all subjects. PixCorr: correlation of pixels. SSIM: of gray pictures, "
         "Gaussian window. Two-way: share of other test pictures that resemble the reconstruction less than the seen "
         "picture does, in the image space of the backbone's CLIP (chance 0.5); hard: only among pictures with the "
@@ -208,7 +217,7 @@ def fill_readme(metrics: Path, readme: Path) -> None:
         lines.append(" | ".join([MODEL_NAMES.get(model, model), *scores]))
     subjects = ", ".join(subject for subject in frame["subject"].unique() if subject != "mean")
     title = (
-        f"Mean over subjects {subjects}, {int(mean['n_images'].max())} test pictures each, 95 % intervals"
+        f"Mean over subjects {subjects}, {count_test_pictures(frame)} test pictures each, 95 % intervals"
         f"{title_mark(str(mean['data'].iloc[0]))}:"
     )
     table_lines = "\n".join(f"| {line} |" for line in lines)

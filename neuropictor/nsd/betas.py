@@ -6,6 +6,7 @@ needed. A frame is one trial.
 """
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,16 @@ from neuropictor.nsd.constants import HEMISPHERES
 from neuropictor.nsd.keys import is_simulated
 from neuropictor.surface.atlas import MESH_VERTICES, mesh_vertices
 
-__all__ = ["MghHeader", "is_simulated", "mesh_of", "read_header", "read_ncsnr", "read_session"]
+__all__ = [
+    "MghHeader",
+    "check_session",
+    "is_simulated",
+    "mesh_of",
+    "read_header",
+    "read_ncsnr",
+    "read_session",
+    "session_blocks",
+]
 
 HEADER_BYTES = 284
 _FLOAT = np.dtype(">f4")
@@ -88,6 +98,37 @@ def mesh_of(root: str | Path, subject: int, beta_version: str) -> str:
     raise ValueError(f"{path} has {vertices} vertices; allowed: {known}")
 
 
+def check_session(
+    root: str | Path,
+    subject: int,
+    session: int,
+    beta_version: str,
+    mesh: str | None = None,
+    trials: int | None = None,
+) -> dict[Path, MghHeader]:
+    """Check the headers of a session's two files; parameters and errors as of `read_session`.
+
+    Returns
+    -------
+    dict
+        File -> header, of the left and the right hemisphere.
+    """
+    paths = [Path(root) / keys.betas(subject, session, hemisphere, beta_version) for hemisphere in HEMISPHERES]
+    headers = {path: read_header(path) for path in paths}
+    expected = headers[paths[0]].vertices if mesh is None else mesh_vertices(mesh)
+    frames = trials or headers[paths[0]].frames
+    for path, header in headers.items():
+        if header.vertices != expected:
+            source = f"of {mesh}" if mesh else "as in the left hemisphere"
+            raise ValueError(
+                f"{path} has {header.vertices} vertices, expected {expected} {source}; set the mesh that the "
+                "betas lie on"
+            )
+        if header.frames != frames:
+            raise ValueError(f"{path} has {header.frames} trials, expected {frames}; remove it and fetch it again")
+    return headers
+
+
 def read_session(
     root: str | Path,
     subject: int,
@@ -127,32 +168,45 @@ def read_session(
     FileNotFoundError, ValueError
         If a file is missing, truncated, of another mesh, or has another number of trials.
     """
-    paths = [Path(root) / keys.betas(subject, session, hemisphere, beta_version) for hemisphere in HEMISPHERES]
-    headers = [read_header(path) for path in paths]
+    blocks = session_blocks(root, subject, session, columns, beta_version, mesh, trials)
+    return np.concatenate([block.copy() for block in blocks])
+
+
+def session_blocks(
+    root: str | Path,
+    subject: int,
+    session: int,
+    columns: np.ndarray,
+    beta_version: str,
+    mesh: str | None = None,
+    trials: int | None = None,
+) -> Iterator[np.ndarray]:
+    """Read a session as `read_session`, some trials at a time.
+
+    Yields
+    ------
+    numpy.ndarray
+        float32 [t, n]; the next block is written over it.
+    """
+    headers = check_session(root, subject, session, beta_version, mesh, trials)
+    paths, expected = list(headers), next(iter(headers.values())).vertices
+    frames = headers[paths[0]].frames
     columns = np.asarray(columns, dtype=np.int64)
-    expected = headers[0].vertices if mesh is None else mesh_vertices(mesh)
-    for path, header in zip(paths, headers, strict=True):
-        if header.vertices != expected:
-            source = f"of {mesh}" if mesh else "as in the left hemisphere"
-            raise ValueError(
-                f"{path} has {header.vertices} vertices, expected {expected} {source}; set the mesh that the "
-                "betas lie on"
-            )
-        if header.frames != (trials or headers[0].frames):
-            raise ValueError(
-                f"{path} has {header.frames} trials, expected {trials or headers[0].frames}; remove it and "
-                "fetch it again"
-            )
     if columns.size and (columns[0] < 0 or columns[-1] >= 2 * expected or (np.diff(columns) <= 0).any()):
         raise ValueError(f"columns must ascend within 0 to {2 * expected - 1}; found {columns[0]} to {columns[-1]}")
-    betas = np.empty((headers[0].frames, len(columns)), np.float32)
     split = int(np.searchsorted(columns, expected))
-    for path, header, part, out in (
-        (paths[0], headers[0], columns[:split], betas[:, :split]),
-        (paths[1], headers[1], columns[split:] - expected, betas[:, split:]),
-    ):
-        _gather(path, header, part, out)
-    return betas
+    betas = np.empty((min(_BLOCK_FRAMES, frames), len(columns)), np.float32)
+    parts = (columns[:split], columns[split:] - expected)
+    words = [np.empty((len(betas), len(part)), np.int32) for part in parts]
+    for start in range(0, frames, _BLOCK_FRAMES):
+        count = min(_BLOCK_FRAMES, frames - start)
+        for path, part, kept, out in zip(paths, parts, words, (betas[:, :split], betas[:, split:]), strict=True):
+            if len(part):
+                mapped = _map(path, expected, start, count).view(np.int32)
+                # Words as they are, and then one byte swap of the few that are kept.
+                np.take(mapped, part, axis=1, out=kept[:count], mode="clip")
+                out[:count] = kept[:count].view(_FLOAT)
+        yield betas[:count]
 
 
 def read_ncsnr(root: str | Path, subject: int, beta_version: str, split: int | None = None) -> np.ndarray:
@@ -167,21 +221,11 @@ def read_ncsnr(root: str | Path, subject: int, beta_version: str, split: int | N
     for hemisphere in HEMISPHERES:
         path = Path(root) / keys.ncsnr(subject, hemisphere, beta_version, split)
         header = read_header(path)
-        out = np.empty((header.frames, header.vertices), np.float32)
-        _gather(path, header, np.arange(header.vertices), out)
-        parts.append(out[0])
+        parts.append(_map(path, header.vertices, 0, 1)[0].astype(np.float32))
     return np.concatenate(parts)
 
 
-def _gather(path: Path, header: MghHeader, columns: np.ndarray, out: np.ndarray) -> None:
-    """Copy the columns of a file into `out` [frames, columns], a block of frames at a time."""
-    if not len(columns):
-        return
-    whole = len(columns) == header.vertices
-    for start in range(0, header.frames, _BLOCK_FRAMES):
-        frames = min(_BLOCK_FRAMES, header.frames - start)
-        # Mapped block by block, so that a whole file never counts as resident memory.
-        offset = HEADER_BYTES + start * header.vertices * _FLOAT.itemsize
-        block = np.memmap(path, _FLOAT, "r", offset, (frames, header.vertices))
-        # take() on big-endian words, then one byte swap of the few that are kept.
-        out[start : start + frames] = block if whole else np.take(block, columns, axis=1)
+def _map(path: Path, vertices: int, start: int, count: int) -> np.ndarray:
+    """Map `count` frames: block by block, so that a whole file never counts as resident memory."""
+    offset = HEADER_BYTES + start * vertices * _FLOAT.itemsize
+    return np.memmap(path, _FLOAT, "r", offset, (count, vertices)).view(np.ndarray)

@@ -11,11 +11,12 @@ SUBJECTS = (1, 2, 3, 4, 5, 6, 7, 8)
 #: Sessions of each subject, all of which are readable since 2023-08-20 (Technical notes).
 SESSIONS = {1: 40, 2: 40, 3: 32, 4: 30, 5: 40, 6: 32, 7: 40, 8: 30}
 
-#: Sessions that were readable before: the last three were held out (github.com/cvnlab/nsddatapaper, issue 2).
-SESSIONS_RELEASED_2021 = {subject: sessions - 3 for subject, sessions in SESSIONS.items()}
-
 #: Sessions that the experiment was planned for.
 PLANNED_SESSIONS = 40
+
+#: Releases, by how many of the planned sessions they hold: until 2023-08-20 the last three sessions of every subject
+#: were held out (github.com/cvnlab/nsddatapaper, issue 2), on which most published scores rest.
+RELEASES = (37, 40)
 
 #: Stimulus trials of a session: twelve runs, 63 trials in odd runs and 62 in even ones (Behavioral data).
 TRIALS_PER_SESSION = 750
@@ -53,3 +54,33 @@ NCSNR_MEDIAN = {1: 0.490, 2: 0.510, 3: 0.431, 4: 0.392, 5: 0.542, 6: 0.439, 7: 0
 
 #: Subjects whose full 40 sessions the NeuroPictor paper decodes.
 PAPER_SUBJECTS = (1, 2, 5, 7)
+
+
+def counted_sessions(held: int, release: int = PLANNED_SESSIONS, limit: int = PLANNED_SESSIONS) -> int:
+    """Return how many sessions of a subject count: the first ones of those that a release holds.
+
+    Parameters
+    ----------
+    held
+        Sessions that the subject took part in.
+    release
+        One of `RELEASES`; 37 leaves out every subject's last three.
+    limit
+        At most so many.
+
+    Raises
+    ------
+    ValueError
+        If there is no such release, or it leaves nothing.
+    """
+    if release not in RELEASES:
+        raise ValueError(f"nsd.release is {release!r}; allowed: 37 or 40. Example: release: 37")
+    counted = held - (PLANNED_SESSIONS - release)
+    if counted < 1:
+        raise ValueError(
+            f"nsd.release is {release}, which leaves out a subject's last {PLANNED_SESSIONS - release} sessions, but "
+            f"there are only {held}; allowed here: release: {PLANNED_SESSIONS}"
+        )
+    if limit < 1:
+        raise ValueError(f"nsd.sessions is {limit}; allowed: 1 to {PLANNED_SESSIONS}. Example: sessions: 1")
+    return min(counted, limit)

@@ -14,10 +14,10 @@ import pandas as pd
 import scipy.io
 
 from neuropictor.nsd import keys
-from neuropictor.nsd.constants import SESSIONS, SUBJECTS
+from neuropictor.nsd.constants import PLANNED_SESSIONS, SESSIONS, SUBJECTS, counted_sessions
 
 #: Values of `Design.splits`.
-TRAIN, VALIDATION, TEST = 0, 1, 2
+TRAIN, VALIDATION, TEST, LEFT_OUT = 0, 1, 2, -1
 ROUTES = ("mat", "csv", "tsv")
 # Fixed, so that every tool and configuration agrees on the validation pictures of a subject.
 _VALIDATION_SEED = 982
@@ -105,11 +105,28 @@ class Design:
             f"route {route!r} from trial to picture does not exist; allowed: {', '.join(ROUTES)} (e.g. mat)"
         )
 
-    def pictures(self, subjects: tuple[int, ...] | list[int], sessions: int | None = None) -> np.ndarray:
-        """Return the nsd_ids that at least one of the subjects saw, ascending."""
-        return np.unique(np.concatenate([self.trials(subject, sessions)["nsd_id"].to_numpy() for subject in subjects]))
+    def pictures(
+        self, subjects: tuple[int, ...] | list[int], release: int = PLANNED_SESSIONS, limit: int = PLANNED_SESSIONS
+    ) -> np.ndarray:
+        """Return the nsd_ids that at least one of the subjects saw in the sessions that count, ascending."""
+        counted = [self.counted_sessions(subject, release, limit) for subject in subjects]
+        seen = [self.trials(*pair)["nsd_id"].to_numpy() for pair in zip(subjects, counted, strict=True)]
+        return np.unique(np.concatenate(seen))
 
-    def splits(self, subject: int, validation_pictures: int, sessions: int | None = None) -> np.ndarray:
+    def counted_sessions(self, subject: int, release: int = PLANNED_SESSIONS, limit: int = PLANNED_SESSIONS) -> int:
+        """Return how many sessions of a subject count; see `neuropictor.nsd.constants.counted_sessions`."""
+        try:
+            return counted_sessions(self._check_sessions(subject, None), release, limit)
+        except ValueError as error:
+            raise ValueError(f"subject {subject}: {error}") from None
+
+    def splits(
+        self,
+        subject: int,
+        validation_pictures: int,
+        sessions: int | None = None,
+        training_sessions: int | None = None,
+    ) -> np.ndarray:
         """Give every trial of a subject its split.
 
         Test are the trials of shared pictures. Validation are those of a fixed random choice among the subject's own
@@ -120,14 +137,16 @@ class Design:
         subject
             1 to 8.
         validation_pictures
-            Number of pictures, not of trials.
+            Number of pictures, not of trials; 0 trains on all of the subject's own.
         sessions
             Only the first so many sessions; default: all.
+        training_sessions
+            The subject's own pictures train and validate in the first so many of these only; default: all.
 
         Returns
         -------
         numpy.ndarray
-            int8 [trials]: 0 train, 1 validation, 2 test.
+            int8 [trials]: 0 train, 1 validation, 2 test, -1 left out (own pictures after the training sessions).
 
         Raises
         ------
@@ -135,16 +154,11 @@ class Design:
             If fewer than one picture would be left for training.
         """
         trials = self.trials(subject, sessions)
-        private = np.unique(trials.loc[~trials["shared"], "nsd_id"])
-        if not 0 <= validation_pictures < len(private):
-            raise ValueError(
-                f"preprocess.validation_pictures is {validation_pictures}, but subject {subject} saw only "
-                f"{len(private)} pictures of its "
-                f"own; allowed: 0 to {len(private) - 1} (e.g. {len(private) // 20})"
-            )
-        chosen = np.random.default_rng([_VALIDATION_SEED, subject]).permutation(private)[:validation_pictures]
+        late = trials["session"] > (training_sessions or len(trials))
+        private = np.unique(trials.loc[~trials["shared"] & ~late, "nsd_id"])
+        chosen = choose_validation(subject, private, validation_pictures)
         split = np.where(trials["nsd_id"].isin(chosen), VALIDATION, TRAIN)
-        return np.where(trials["shared"], TEST, split).astype(np.int8)
+        return np.select([trials["shared"], late], [TEST, LEFT_OUT], split).astype(np.int8)
 
     @cached_property
     def stimulus_info(self) -> pd.DataFrame:
@@ -175,6 +189,22 @@ class Design:
                 f"sessions is {sessions}; subject {subject} has {self.sessions[subject]}, allowed: 1 to that (e.g. 1)"
             )
         return sessions
+
+
+def choose_validation(subject: int, private: np.ndarray, count: int) -> np.ndarray:
+    """Choose so many validation pictures among a subject's own (ascending), always the same ones.
+
+    Raises
+    ------
+    ValueError
+        If fewer than one picture would be left for training.
+    """
+    if not 0 <= count < len(private):
+        raise ValueError(
+            f"preprocess.validation_pictures is {count}, but subject {subject} saw only {len(private)} pictures of its "
+            f"own; allowed: 0 to {len(private) - 1} (e.g. {len(private) // 20})"
+        )
+    return np.random.default_rng([_VALIDATION_SEED, subject]).permutation(private)[:count]
 
 
 def load_design(root: str | Path) -> Design:

@@ -112,7 +112,7 @@ def write_subject(root: str | Path, subject: int, config: SimulateConfig) -> Non
         shown, again = np.unique(rows, return_inverse=True)
         scenes = [scene(config.seed, int(nsd_ids[row])) for row in shown]
         signal = brain.signal(seen[shown], scenes)[again]
-        _write_betas(root, subject, session, brain.response_blocks(signal, session), len(rows), len(brain.columns) // 2)
+        write_betas(root, subject, session, brain.response_blocks(signal, session), len(rows), len(brain.columns) // 2)
     _write_ncsnr(root, design, subject, config.mesh)
     write_behaviour(root, subject, trials["nsd_id"].to_numpy(), slots, pattern, config.seed)
 
@@ -153,10 +153,22 @@ def _seen_pictures(path: Path, nsd_ids: np.ndarray, description: str) -> np.ndar
     return seen
 
 
-def _write_betas(
+def write_betas(
     root: Path, subject: int, session: int, blocks: Iterator[np.ndarray], frames: int, vertices: int
 ) -> None:
-    """Stream the trials of a session into one MGH file a hemisphere."""
+    """Stream the trials of a session into one MGH file a hemisphere.
+
+    Parameters
+    ----------
+    root
+        Folder of the simulated NSD.
+    subject, session
+        Numbers from 1.
+    blocks
+        float32 [t, 2 * vertices] each, percent signal change; all together `frames` trials.
+    frames, vertices
+        Trials, and vertices of one hemisphere.
+    """
     header = _mgh_header(vertices, frames)
     with contextlib.ExitStack() as stack:
         files = []

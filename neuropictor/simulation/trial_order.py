@@ -17,6 +17,7 @@ from neuropictor.nsd.constants import (
     SLOTS_PER_RUN,
     SUBJECTS,
 )
+from neuropictor.simulation.published_order import SIZE, publish_order
 
 if TYPE_CHECKING:
     from neuropictor.config import SimulateConfig
@@ -61,7 +62,7 @@ def sessions_of(subject: int, sessions: int) -> int:
 
 
 def make_order(subjects: list[int] | tuple[int, ...], config: SimulateConfig) -> TrialOrder:
-    """Draw the experiment.
+    """Draw the experiment; at NSD's own size it has NSD's counts (see `neuropictor.simulation.published_order`).
 
     Parameters
     ----------
@@ -88,7 +89,8 @@ def make_order(subjects: list[int] | tuple[int, ...], config: SimulateConfig) ->
     for rank, subject in enumerate(sorted(set(subjects))):
         start = config.shared_pictures + rank * private
         pictures[SUBJECTS.index(subject), config.shared_pictures :] = bank[start : start + private]
-    order = _draw_order(rng, slots, config.sessions, config.trials_per_session)
+    size = (config.sessions, config.trials_per_session, config.shared_pictures)
+    order = _draw_order(rng, slots, config.sessions, config.trials_per_session, published=size == SIZE)
     pattern = np.stack([_draw_pattern(rng, config.trials_per_session) for _ in range(config.sessions)])
     return TrialOrder(order, pictures, shared, pattern, n_pictures)
 
@@ -128,7 +130,9 @@ def _check(subjects: list[int] | tuple[int, ...], config: SimulateConfig, trials
         )
 
 
-def _draw_order(rng: np.random.Generator, slots: int, sessions: int, trials_per_session: int) -> np.ndarray:
+def _draw_order(
+    rng: np.random.Generator, slots: int, sessions: int, trials_per_session: int, published: bool
+) -> np.ndarray:
     """Draw the slot of every trial: each slot thrice, each session full, no picture twice in a row."""
     centre = rng.uniform(-np.pi, np.pi, slots)
     near = rng.random((slots, REPEATS)) < _SHARE_NEAR
@@ -137,12 +141,16 @@ def _draw_order(rng: np.random.Generator, slots: int, sessions: int, trials_per_
         centre[:, None] + rng.vonmises(0, _CONCENTRATION, (slots, REPEATS)),
         rng.uniform(-np.pi, np.pi, (slots, REPEATS)),
     )
-    # Ranks instead of angles fill every session exactly; within a session the order is random.
-    rank = np.argsort(np.mod(angle, 2 * np.pi).ravel(), kind="stable")
-    order = (rank // REPEATS).reshape(sessions, trials_per_session)
-    for session in order:
-        rng.shuffle(session)
-    order = order.ravel()
+    angle = np.mod(angle, 2 * np.pi)
+    if published:
+        order = publish_order(rng, angle)
+    else:
+        # Ranks instead of angles fill every session exactly; within a session the order is random.
+        rank = np.argsort(angle.ravel(), kind="stable")
+        order = (rank // REPEATS).reshape(sessions, trials_per_session)
+        for session in order:
+            rng.shuffle(session)
+        order = order.ravel()
     for trial in np.flatnonzero(np.diff(order) == 0) + 1:
         _move(order, int(trial), trials_per_session)
     return order

@@ -24,6 +24,19 @@ VISUAL_AREAS = (
 )
 """The 31 areas whose vertices are NeuroPictor's visual cortex (equal to MinD-3D's ``vc_roi.npz``, the same raster)."""
 
+AREA_GROUPS = {
+    "primary_visual": ("V1",),
+    "early_visual": ("V2", "V3", "V4"),
+    "dorsal_stream": ("V3A", "V3B", "V6", "V6A", "V7", "IPS1"),
+    "ventral_stream": ("FFC", "PIT", "V8", "VMV1", "VMV2", "VMV3", "VVC"),
+    "mt_complex": ("LO1", "LO2", "LO3", "FST", "MT", "MST", "PH", "V3CD", "V4t"),
+    "medial_temporal": ("PHA1", "PHA2", "PHA3"),
+    "lateral_temporal": ("TE2p",),
+    "inferior_parietal": ("IP0",),
+}
+"""The eight groups of areas of NeuroPictor's region-of-interest work (data_process/exchange_roi.ipynb); each area is in
+one of them. They follow the cortical divisions of the HCP-MMP1 parcellation."""
+
 PLANE_SHAPE = (1024, 2515)
 """Rows and columns of pycortex' default raster of both flat hemispheres: 1024 and int(1024 * aspect 2.45632)."""
 

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage, sparse
 
-from neuropictor.surface.atlas import ASSET_FORMAT, MESH_VERTICES, VISUAL_AREAS, XY_MISSING, XY_UNIT_MM, mesh_vertices
+from neuropictor.surface.atlas import (
+    AREA_GROUPS,
+    ASSET_FORMAT,
+    MESH_VERTICES,
+    VISUAL_AREAS,
+    XY_MISSING,
+    XY_UNIT_MM,
+    mesh_vertices,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -102,6 +110,28 @@ class Geometry:
         """The 31 areas of visual cortex, id to name, in the order of `VISUAL_AREAS`."""
         ids = {name: i for i, name in self.area_names.items()}
         return {ids[name]: name for name in VISUAL_AREAS}
+
+    def region(self, *names: str) -> np.ndarray:
+        """Vertices of areas or of groups of areas; bool [V].
+
+        Parameters
+        ----------
+        *names : str
+            Of the 31 visual areas, or of `AREA_GROUPS`.
+
+        Examples
+        --------
+        >>> responses[:, ~geometry.region("V1", "ventral_stream")] = 0
+        """
+        ids = {name: area for area, name in self.visual_areas.items()}
+        chosen = [area for name in names for area in AREA_GROUPS.get(name, (name,))]
+        unknown = [name for name in chosen if name not in ids]
+        if unknown or not names:
+            raise ValueError(
+                f"region {unknown[0] if unknown else 'without a name'!r} does not exist; allowed are the areas "
+                f"{', '.join(ids)} and the groups {', '.join(AREA_GROUPS)}. Example: region('V1', 'mt_complex')"
+            )
+        return np.isin(self.area, [ids[name] for name in chosen])
 
     def resampler(self, mesh: str) -> sparse.csr_array:
         """Operator from a FreeSurfer mesh to visual cortex; a row holds the three barycentric weights of a vertex.

@@ -156,7 +156,7 @@ class Trainer:
     batches
         Training batches by step number.
     validation
-        Batches whose losses are recorded every `Recipe.validation_interval` steps; None for none.
+        Batches whose losses are recorded every `Recipe.validation_interval` steps; None or empty for none.
     recipe
         How long and how fast.
     runtime
@@ -300,6 +300,8 @@ class Trainer:
             count += size
         self.task.module.train()
         self.average.swap()
+        if not count:
+            return
         means = {name: total / count for name, total in sums.items()}
         self._record(step, "validation", means)
         log.info("Step %d, validation: %s", step, ", ".join(f"{name} {value:.4f}" for name, value in means.items()))

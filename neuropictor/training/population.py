@@ -25,9 +25,10 @@ from neuropictor.config import (
 )
 from neuropictor.data.alignment import align_subject, make_space
 from neuropictor.data.latents import cache_latents
-from neuropictor.data.preprocess import resample, z_score
 from neuropictor.data.responses import ResponseWriter
+from neuropictor.data.sessions import Resampler
 from neuropictor.data.stimuli import StimulusWriter
+from neuropictor.data.z_scores import Statistics, z_score
 from neuropictor.models.networks import load_weights, save_weights
 from neuropictor.models.population import AUTOENCODER, NETWORKS, SPACE
 from neuropictor.nsd.constants import REPEATS, TRIALS_PER_SESSION
@@ -63,7 +64,7 @@ def write_person(
     """Simulate one person's responses to the pictures of ``rows``, three repeats each, as a response store."""
     geometry = load_geometry()
     columns = geometry.columns(config.mesh)
-    weights = sparse.csr_array(geometry.resampler(config.mesh)[:, columns])
+    resample = Resampler(sparse.csr_array(geometry.resampler(config.mesh)[:, columns]))
     brain = SimulatedBrain(
         geometry,
         config.mesh,
@@ -88,8 +89,9 @@ def write_person(
         )
         for number in np.unique(session):
             here = order[session == number]
-            betas = resample(brain.responses(signal[here], int(number)), weights)
-            writer.append(np.nan_to_num(np.clip(z_score(betas, np.ones(len(here), bool), f"person {person}"), -8, 8)))
+            betas = resample(brain.responses(signal[here], int(number)))
+            scored = z_score(betas, Statistics.of(betas, np.ones(len(here), bool)), f"person {person}")
+            writer.append(np.nan_to_num(np.clip(scored, -8, 8)))
         repeat = np.empty(len(order), int)
         repeat[np.argsort(order, kind="stable")] = np.tile(np.arange(REPEATS), len(rows))
         writer.finish(

@@ -79,7 +79,11 @@ def test_scores_need_folders_named_after_subjects(tmp_path):
 
 STAGES = {
     "preprocess-stimuli": "neuropictor.data.preprocess:preprocess_stimuli",
+    "preprocess-session": "neuropictor.data.sessions:preprocess_session",
     "preprocess-subject": "neuropictor.data.preprocess:preprocess_subject",
+    "import-maps": "neuropictor.data.official_maps:import_maps",
+    "import-betas": "neuropictor.data.own_data:import_betas",
+    "import-pictures": "neuropictor.data.own_data:import_pictures",
     "cache-latents": "neuropictor.data.latents:cache_latents",
     "train-backbone": "neuropictor.training.backbone:train_backbone",
     "train-population": "neuropictor.training.population:train_population",
@@ -93,7 +97,22 @@ STAGES = {
 }
 ARGUMENTS = {
     "preprocess-stimuli": ["--nsd", "{folder}", "--out", "o", "1", "2"],
-    "preprocess-subject": ["--nsd", "{folder}", "--out", "o", "--subject", "1"],
+    "preprocess-session": ["--nsd", "{folder}", "--out", "o", "--subject", "1", "--session", "2"],
+    "preprocess-subject": ["--nsd", "{folder}", "--out", "o", "--subject", "1", "{file}", "{file}"],
+    "import-maps": [
+        "--maps",
+        "{file}",
+        "--mask",
+        "{file}",
+        "--test-pictures",
+        "{file}",
+        "--subject",
+        "1",
+        "--out",
+        "o",
+    ],
+    "import-betas": ["--table", "{file}", "--subject", "1", "--out", "o"],
+    "import-pictures": ["--table", "{file}", "--out", "o"],
     "cache-latents": ["--stimuli", "{file}", "--out", "o"],
     "train-backbone": ["--out", "o"],
     "train-population": ["--backbone", "{folder}", "--out", "o"],

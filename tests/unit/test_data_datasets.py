@@ -1,5 +1,7 @@
 import pickle
+import shutil
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -133,3 +135,13 @@ def test_validation_is_fixed_and_covers_the_noise_schedule(paths, tiny_latents):
     timesteps = torch.cat([batch["timesteps"] for batch in first])
     assert sorted(timesteps.tolist()) == [int((i + 0.5) / 4 * 1000) for i in range(4)]
     assert sum(len(batch["responses"]) for batch in batches.fixed(limit=3)) == 3
+
+
+def test_validation_may_be_empty_but_no_other_split(paths, tmp_path):
+    copies = [shutil.copy(path, tmp_path / f"{number}.h5") for number, path in enumerate(paths)]
+    for path in copies:
+        with h5py.File(path, "r+") as file:
+            file["split"][...] = 0
+    assert list(make(copies, split="validation").fixed()) == []
+    with pytest.raises(ValueError, match=r"no picture of split 'test' in .*; at least one is needed"):
+        make(copies, split="test")

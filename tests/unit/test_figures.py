@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from small_stores import TEST, smooth_pictures, write_responses, write_samples, write_stimuli
 
-from neuropictor.config import EvaluateConfig
+from neuropictor.config import EvaluateConfig, NsdConfig, PreprocessConfig
 from neuropictor.evaluation import figures
 from neuropictor.evaluation.datacard import data_card, measure
 from neuropictor.surface import load_geometry
@@ -102,7 +102,13 @@ def test_data_card(tmp_path):
     data_card(responses, stimuli, EvaluateConfig(), tmp_path / "card.html")
     text = (tmp_path / "card.html").read_text()
     assert "Data card (SIMULATED data)" in text
-    assert "mean colour" not in text
+    assert "mean colour" not in text and "Release" not in text
+    made = {"preprocess": PreprocessConfig(training_sessions=1).model_dump(), "nsd": NsdConfig(release=37).model_dump()}
+    (tmp_path / "1.run.json").write_text(json.dumps({"config": made}))
+    data_card(responses, stimuli, EvaluateConfig(), tmp_path / "card.html")
+    text = (tmp_path / "card.html").read_text()
+    assert "Release 37: without each subject's last three sessions; only the first 1 train and validate." in text
+    assert "z-scored over trials of no test picture of a session and end at 8 standard deviations" in text
     scores = {"two_way": 0.81, "category": 0.9, "pixcorr": 0.8}
     results = {"backbone": "m", "controls": dict.fromkeys(("seen", "vae", "text", "mean_colour"), scores)}
     (tmp_path / "metrics.run.json").write_text(json.dumps({"results": results}))

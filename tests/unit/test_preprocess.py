@@ -8,10 +8,12 @@ import pytest
 import scipy.io
 from scipy import sparse
 
-from neuropictor.config import PreprocessConfig
-from neuropictor.data.preprocess import noise_ceiling, preprocess_stimuli, preprocess_subject, resample, z_score
+from neuropictor.config import NsdConfig, PreprocessConfig
+from neuropictor.data.preprocess import preprocess_stimuli, preprocess_subject
 from neuropictor.data.responses import ResponseStore
+from neuropictor.data.sessions import Resampler
 from neuropictor.data.stimuli import StimulusStore
+from neuropictor.data.z_scores import Statistics, noise_ceiling, z_score
 from neuropictor.nsd import keys
 from neuropictor.surface import load_geometry
 
@@ -93,7 +95,7 @@ def config(**changes):
 @pytest.fixture(scope="module")
 def store(root, tmp_path_factory):
     out = tmp_path_factory.mktemp("prepared") / "sub-01" / "responses.h5"
-    preprocess_subject(nsd_root=root, subject=1, config=config(), beta_version=BETAS, out=out)
+    preprocess_subject(nsd_root=root, subject=1, config=config(), nsd=NsdConfig(), out=out)
     return ResponseStore(out)
 
 
@@ -137,7 +139,7 @@ def test_trials_follow_the_design(store):
 
 
 def test_all_statistics_differ_and_clip_limits(root, tmp_path, store):
-    preprocess_subject(root, 1, config(statistics="all", clip=0.5), BETAS, tmp_path / "r.h5")
+    preprocess_subject(root, 1, config(statistics="all", clip=0.5), NsdConfig(), tmp_path / "r.h5")
     other = ResponseStore(tmp_path / "r.h5")
     values = other.responses(np.arange(len(other)))
     assert np.abs(values).max() == 0.5
@@ -145,7 +147,7 @@ def test_all_statistics_differ_and_clip_limits(root, tmp_path, store):
 
 
 def test_equal_runs_give_equal_bytes(root, tmp_path, store):
-    preprocess_subject(root, 1, config(), BETAS, tmp_path / "r.h5")
+    preprocess_subject(root, 1, config(), NsdConfig(), tmp_path / "r.h5")
     assert (tmp_path / "r.h5").read_bytes() == store.path.read_bytes()
 
 
@@ -155,33 +157,33 @@ def test_nothing_is_left_behind_by_a_truncated_file(root, tmp_path):
     try:
         path.write_bytes(whole[:2000])
         with pytest.raises(ValueError, match="truncated"):
-            preprocess_subject(root, 1, config(), BETAS, tmp_path / "r.h5")
+            preprocess_subject(root, 1, config(), NsdConfig(), tmp_path / "r.h5")
     finally:
         path.write_bytes(whole)
     assert not list(tmp_path.iterdir())
 
 
 def test_resample_leaves_invalid_neighbours_out():
-    weights = sparse.csr_array(np.array([[0.5, 0.5, 0], [0, 0.25, 0.75], [0, 0, 1]], np.float32))
+    resample = Resampler(sparse.csr_array(np.array([[0.5, 0.5, 0], [0, 0.25, 0.75], [0, 0, 1]], np.float32)))
     betas = np.array([[1, 2, 4], [3, 5, 8]], np.float32)
-    assert np.allclose(resample(betas, weights), [[1.5, 3.5, 4], [4, 7.25, 8]])
+    assert np.allclose(resample(betas), [[1.5, 3.5, 4], [4, 7.25, 8]])
     whole = betas.copy()
     whole[:, 2] = np.nan
-    assert np.allclose(resample(whole, weights), [[1.5, 2, np.nan], [4, 5, np.nan]], equal_nan=True)
+    assert np.allclose(resample(whole), [[1.5, 2, np.nan], [4, 5, np.nan]], equal_nan=True)
     single = betas.copy()
     single[1, 1] = np.inf
-    assert np.allclose(resample(single, weights), [[1.5, 3.5, 4], [3, 8, 8]])
+    assert np.allclose(resample(single), [[1.5, 3.5, 4], [3, 8, 8]])
 
 
 def test_z_score_ignores_missing_and_refuses_too_few_trials():
     values = np.array([[1, 5, np.nan], [3, 5, 2], [5, 5, 4], [100, 6, 6]], np.float32)
     counted = np.array([True, True, True, False])
-    found = z_score(values, counted, "here")
+    found = z_score(values, Statistics.of(values, counted), "here")
     assert np.allclose(found[:, 0], [-1, 0, 1, 48.5])
     assert np.isnan(found[:, 1]).all()
     assert np.allclose(found[1:, 2], np.array([-1, 1, 3]) / np.sqrt(2))
     with pytest.raises(ValueError, match=r"here: 1 of 4 trials.*preprocess\.statistics"):
-        z_score(values, np.array([True, False, False, False]), "here")
+        z_score(values, Statistics.of(values, np.array([True, False, False, False])), "here")
 
 
 def test_noise_ceiling_follows_nsd_rule(tmp_path):
@@ -207,7 +209,7 @@ def test_noise_ceiling_follows_nsd_rule(tmp_path):
 
 
 def test_stimuli(root, tmp_path):
-    preprocess_stimuli(nsd_root=root, subjects=[1], config=config(), out=tmp_path / "stimuli.h5")
+    preprocess_stimuli(nsd_root=root, subjects=[1], config=config(), nsd=NsdConfig(), out=tmp_path / "stimuli.h5")
     store = StimulusStore(tmp_path / "stimuli.h5")
     assert store.nsd_id.tolist() == [1, 2, 3, 4, 6, 7, 8, 9]
     with h5py.File(root / keys.STIMULI) as file:
@@ -223,10 +225,10 @@ def test_stimuli(root, tmp_path):
 
 def test_missing_pictures_are_named(root, tmp_path):
     with pytest.raises(ValueError, match="subject 2 is not in"):
-        preprocess_stimuli(root, [2], config(), tmp_path / "s.h5")
+        preprocess_stimuli(root, [2], config(), NsdConfig(), tmp_path / "s.h5")
     hidden = (root / keys.STIMULI).rename(root / "hidden.hdf5")
     try:
         with pytest.raises(FileNotFoundError, match=r"nsd_stimuli\.hdf5 is missing"):
-            preprocess_stimuli(root, [1], config(), tmp_path / "s.h5")
+            preprocess_stimuli(root, [1], config(), NsdConfig(), tmp_path / "s.h5")
     finally:
         hidden.rename(root / keys.STIMULI)

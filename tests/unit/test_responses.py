@@ -79,3 +79,13 @@ def test_writer_refuses_an_incomplete_store(tmp_path):
         with pytest.raises(ValueError, match="session: shape"):
             writer.finish(ncsnr=np.zeros(3), **{**fields, "session": np.zeros(2)})
     assert h5py.File(tmp_path / "r.h5")["responses"].chunks == (1, 3)
+
+
+def test_without_validation_pictures_some_training_pictures_choose_penalties(store, tmp_path):
+    assert [ids.tolist() for ids in store.fitting_pictures()] == [list(TRAIN), list(VALIDATION)]
+    path = write_responses(tmp_path / "responses.h5")
+    with h5py.File(path, "r+") as file:
+        file["split"][file["split"][:] == 1] = 0
+    train, validation = ResponseStore(path).fitting_pictures()
+    assert len(validation) == 4 and len(train) == 71
+    assert sorted([*train, *validation]) == [*TRAIN, *VALIDATION]

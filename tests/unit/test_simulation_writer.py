@@ -229,18 +229,25 @@ def test_written_twice_is_the_same(root, tmp_path):
     assert digest(root) == digest(tmp_path)
 
 
-def naive_ncsnr(betas, trials):
-    """The rule, written out."""
+def naive_ncsnr(betas, trials, split=None):
+    """The rule, written out: of the pictures with three trials all, or every other one."""
     scored = np.concatenate([(part - part.mean(axis=0)) / part.std(axis=0, ddof=1) for part in betas])
-    variance = [scored[trials["nsd_id"] == picture].var(axis=0, ddof=1) for picture in np.unique(trials["nsd_id"])]
+    pictures = [picture for picture, times in sorted(trials["nsd_id"].value_counts().items()) if times == 3]
+    pictures = {None: pictures, 1: pictures[::2], 2: pictures[1::2]}[split]
+    variance = [scored[trials["nsd_id"] == picture].var(axis=0, ddof=1) for picture in pictures]
     noise = np.nanmean(variance, axis=0)
     return np.sqrt(np.maximum(0, 1 - noise) / noise)
 
 
-def test_noise_ceiling_follows_nsds_rule(root, design):
-    betas = [read_session(root, 1, session, np.arange(20_484), BETA_VERSION) for session in (1, 2, 3)]
-    expected = naive_ncsnr(betas, design.trials(1))
-    np.testing.assert_allclose(read_ncsnr(root, 1, BETA_VERSION), expected, atol=2e-3)
+@pytest.mark.parametrize("subject", [1, 4])
+@pytest.mark.parametrize("split", [None, 1, 2])
+def test_noise_ceiling_files_follow_nsds_rule(root, design, subject, split):
+    """Subject 4 stopped before the end, so some of its pictures were shown once or twice."""
+    trials = design.trials(subject)
+    sessions = range(1, design.sessions[subject] + 1)
+    betas = [read_session(root, subject, session, np.arange(20_484), BETA_VERSION) for session in sessions]
+    expected = naive_ncsnr(betas, trials, split)
+    np.testing.assert_allclose(read_ncsnr(root, subject, BETA_VERSION, split), expected, atol=2e-3)
 
 
 @pytest.mark.filterwarnings("ignore:Mean of empty slice")

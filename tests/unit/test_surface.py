@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from neuropictor.surface import Geometry, load_geometry
-from neuropictor.surface.atlas import CROP_COLUMNS, CROP_ROWS, MESH_VERTICES, VISUAL_AREAS
+from neuropictor.surface.atlas import AREA_GROUPS, CROP_COLUMNS, CROP_ROWS, MESH_VERTICES, VISUAL_AREAS
 from neuropictor.surface.geometry import ASSET
 
 MESHES = list(MESH_VERTICES)
@@ -73,6 +73,25 @@ def test_area_names(geometry):
     assert sorted(geometry.area_names) == list(range(181))
     assert [geometry.area_names[i] for i in (0, 1, 2, 3, 8, 9, 10)] == ["Unknown", "V1", "MST", "V6", "4", "3b", "FEF"]
     assert len(set(geometry.area_names.values())) == 181
+
+
+def test_every_area_is_in_one_group(geometry):
+    assert len(AREA_GROUPS) == 8
+    assert sorted(name for names in AREA_GROUPS.values() for name in names) == sorted(VISUAL_AREAS)
+    groups = np.stack([geometry.region(name) for name in AREA_GROUPS])
+    assert (groups.sum(axis=0) == 1).all()
+
+
+def test_regions_are_the_vertices_of_their_areas(geometry):
+    assert (geometry.area[geometry.region("V1")] == 1).all() and geometry.region("V1").sum() == (
+        geometry.area == 1
+    ).sum()
+    both = geometry.region("early_visual", "MT")
+    assert set(geometry.area[both]) == {4, 5, 6, 23} and both.sum() == np.isin(geometry.area, [4, 5, 6, 23]).sum()
+    with pytest.raises(ValueError, match=r"region 'V9' does not exist; allowed are the areas V1, .* groups primary_"):
+        geometry.region("V1", "V9")
+    with pytest.raises(ValueError, match="region 'without a name' does not exist"):
+        geometry.region()
 
 
 def test_raster_has_the_published_bounding_box(geometry):

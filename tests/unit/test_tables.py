@@ -85,3 +85,14 @@ def test_readme_gets_its_numbers_from_the_run(tmp_path):
     readme.write_text("nothing here")
     with pytest.raises(ValueError, match="metrics:begin"):
         fill_readme(tmp_path / "metrics.csv", readme)
+
+
+def test_different_numbers_of_test_pictures_are_told(tmp_path):
+    found = rows("nsd")
+    for row in found:
+        row["n_images"] = {"1": 1000, "2": 907, "mean": 907}[row["subject"]]
+    write_metrics(found, tmp_path / "metrics.csv")
+    metric_table(metrics=tmp_path / "metrics.csv", out=tmp_path / "metrics.html")
+    text = (tmp_path / "metrics.html").read_text()
+    for part in ("Subject 1, 1000 test pictures", "Subject 2, 907 test pictures", "<p>907 to 1000 test pictures"):
+        assert part in text

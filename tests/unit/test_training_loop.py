@@ -126,3 +126,9 @@ def test_learning_rate():
     assert cosine[9] == 1.0
     assert cosine[99] < 0.001
     assert sorted(cosine[9:], reverse=True) == cosine[9:]
+
+
+def test_trains_where_no_picture_was_held_out_for_validation(tmp_path, tiny_runtime):
+    trainer = make(tmp_path, tiny_runtime)
+    trainer.validation.fixed = lambda: iter(())
+    assert {row[1] for row in trainer.run("Fitting")} == {"train"}

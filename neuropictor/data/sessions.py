@@ -1,0 +1,229 @@
+"""Betas of whole sessions on visual cortex: NSD's files resampled, or what was kept of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+from scipy import sparse
+
+from neuropictor.nsd import keys
+from neuropictor.nsd.betas import check_session, mesh_of, session_blocks
+from neuropictor.nsd.constants import HEMISPHERES
+from neuropictor.nsd.design import load_design
+from neuropictor.runlog import atomic_path
+from neuropictor.surface import load_geometry
+
+_LEAST_WEIGHT = 1e-3  # share of a vertex's resampling weights that must fall on valid source vertices
+_ROWS_AT_ONCE = 32  # trials resampled at a time: they and their result stay in cache
+
+
+def preprocess_session(nsd_root: Path, subject: int, session: int, beta_version: str, out: Path) -> None:
+    """Keep of one session's two beta files what visual cortex needs: 27 MB of 983 MB.
+
+    The files may then be removed; `preprocess_subject` makes responses from what all sessions left.
+
+    Parameters
+    ----------
+    nsd_root : Path
+        Folder in NSD's layout, real or simulated; needed are the design and this session's betas.
+    subject, session : int
+        Numbers from 1.
+    beta_version : str
+        For example "betas_fithrf_GLMdenoise_RR".
+    out : Path
+        HDF5 file to write: ``betas`` float32 [T, V], percent signal change, NaN where no source vertex is valid.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `Sessions.betas`.
+    """
+    sessions = Sessions(nsd_root, subject, beta_version, load_design(nsd_root).trials_per_session)
+    betas = sessions.betas(session)
+    with atomic_path(out) as temporary, h5py.File(temporary, "w") as file:
+        file["betas"] = betas
+        data = "simulated" if keys.is_simulated(nsd_root) else "nsd"
+        file.attrs.update(subject=subject, session=session, beta_version=beta_version, mesh=sessions.mesh, data=data)
+
+
+class Sessions:
+    """Read a subject's betas on visual cortex, a session at a time.
+
+    Parameters
+    ----------
+    nsd_root : Path
+        Folder in NSD's layout.
+    subject : int
+    beta_version : str
+    trials : int
+        Trials that a session must have.
+    kept : mapping of int to Path, optional
+        Files of `preprocess_session` by session; default: NSD's own files are read.
+
+    Attributes
+    ----------
+    mesh : str
+        Mesh of NSD's files.
+    """
+
+    def __init__(
+        self,
+        nsd_root: Path,
+        subject: int,
+        beta_version: str,
+        trials: int,
+        kept: Mapping[int, Path] | None = None,
+    ):
+        self.root, self.subject, self.beta_version, self.trials = Path(nsd_root), subject, beta_version, trials
+        self.kept = kept
+        if kept is None:
+            self.mesh = mesh_of(self.root, subject, beta_version)
+            geometry = load_geometry()
+            self._columns = geometry.columns(self.mesh)
+            self._resample = Resampler(sparse.csr_array(geometry.resampler(self.mesh)[:, self._columns]))
+        else:
+            with self._open(1) as file:
+                self.mesh = str(file.attrs["mesh"])
+
+    def files(self, sessions: list[int]) -> list[Path]:
+        """Return the files that hold the given sessions."""
+        if self.kept is not None:
+            return [Path(self.kept[session]) for session in sessions]
+        return [
+            self.root / keys.betas(self.subject, session, side, self.beta_version)
+            for session in sessions
+            for side in HEMISPHERES
+        ]
+
+    def check(self, sessions: list[int]) -> None:
+        """Raise what `betas` would about files that are missing, short or of a wrong size, before any is read."""
+        for session in sessions:
+            if self.kept is not None:
+                self._open(session).close()
+            else:
+                check_session(self.root, self.subject, session, self.beta_version, self.mesh, self.trials)
+
+    def betas(self, session: int) -> np.ndarray:
+        """Read one session.
+
+        Returns
+        -------
+        float32 array [T, V]
+            Percent signal change, NaN where no source vertex is valid.
+
+        Raises
+        ------
+        FileNotFoundError
+            If a file is missing.
+        ValueError
+            If a file is truncated, of another mesh or number of trials, empty in a trial, or without any valid vertex;
+            if a kept file is of another subject, session or version.
+        """
+        where = f"subject {self.subject}, session {session}"
+        if self.kept is not None:
+            with self._open(session) as file:
+                return file["betas"][:]
+        betas = np.empty((self.trials, load_geometry().n_vertices), np.float32)
+        start = 0
+        for block in session_blocks(
+            self.root, self.subject, session, self._columns, self.beta_version, self.mesh, self.trials
+        ):
+            empty = np.flatnonzero(~block.any(1))
+            if len(empty):
+                raise ValueError(
+                    f"{where}: all betas of trial {start + empty[0]} are 0, as in files that were not written to the "
+                    f"end; remove {self.files([session])[0]} and its right hemisphere, and fetch them again"
+                )
+            self._resample(block, betas[start : start + len(block)])
+            start += len(block)
+        if not np.isfinite(betas).any():
+            raise ValueError(
+                f"{where}: no vertex of visual cortex has a valid beta; allowed are some NaN, not only NaN. Remove "
+                f"{self.files([session])[0]} and its right hemisphere, and fetch them again"
+            )
+        return betas
+
+    def _open(self, session: int) -> h5py.File:
+        path = self.kept.get(session) if self.kept is not None else None
+        if path is None or not Path(path).is_file():
+            raise FileNotFoundError(
+                f"subject {self.subject}: nothing was kept of session {session}"
+                f"{f' in {path}' if path else ''}; run preprocess-session for it, or lower nsd.sessions"
+            )
+        file = h5py.File(path, "r")
+        expected = {
+            "subject": self.subject,
+            "session": session,
+            "beta_version": self.beta_version,
+            "shape": (self.trials, load_geometry().n_vertices),
+        }
+        found = {name: value.item() if isinstance(value, np.generic) else value for name, value in file.attrs.items()}
+        found = {name: found.get(name) for name in expected} | {"shape": file["betas"].shape if "betas" in file else ()}
+        if found != expected:
+            file.close()
+            raise ValueError(f"{path} holds {found}; allowed: {expected}. Run preprocess-session again")
+        return file
+
+
+class Resampler:
+    """Resample betas to visual cortex; invalid source vertices are left out and the other weights scaled up.
+
+    Parameters
+    ----------
+    weights : sparse array [V, n]
+        Rows sum to one and have few entries each, which are faster gathered than used in a sparse product.
+    """
+
+    def __init__(self, weights: sparse.csr_array):
+        counts = np.diff(weights.indptr)
+        place = np.arange(counts.max())
+        inside = place < counts[:, None]
+        entry = weights.indptr[:-1, None] + np.where(inside, place, 0)
+        self._sources = np.ascontiguousarray(weights.indices[entry].T, np.intp)
+        self._weights = np.where(inside, weights.data[entry], 0).T.astype(np.float32)
+        self._total = np.asarray(weights.sum(1)).ravel()
+        self._buffer = np.empty((_ROWS_AT_ONCE, len(counts)), np.float32)
+
+    def __call__(self, betas: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Resample.
+
+        Parameters
+        ----------
+        betas : float32 array [T, n]
+            Percent signal change at the n source vertices; NaN or infinite where invalid.
+        out : float32 array [T, V], optional
+            Where to put the result.
+
+        Returns
+        -------
+        float32 array [T, V]
+            NaN where no valid source vertex is left.
+        """
+        out = np.empty((len(betas), self._buffer.shape[1]), np.float32) if out is None else out
+        valid = np.isfinite(betas)
+        if valid.all():
+            return self._combine(betas, out)
+        self._combine(np.where(valid, betas, np.float32(0)), out)
+        # NSD's invalid vertices are invalid in a whole session: one trial then tells the share for all.
+        known = (valid[:1] if (valid == valid[0]).all() else valid).astype(np.float32)
+        share = self._combine(known, np.empty((len(known), out.shape[1]), np.float32)) / self._total
+        with np.errstate(invalid="ignore", divide="ignore"):
+            out /= share
+        np.copyto(out, np.nan, where=~(share > _LEAST_WEIGHT))
+        return out
+
+    def _combine(self, betas: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Put weighted sums of the source vertices into `out`; allocate nothing, as fresh memory costs more."""
+        for start in range(0, len(betas), _ROWS_AT_ONCE):
+            rows, result = betas[start : start + _ROWS_AT_ONCE], out[start : start + _ROWS_AT_ONCE]
+            part = self._buffer[: len(rows)]
+            for number, (source, weight) in enumerate(zip(self._sources, self._weights, strict=True)):
+                # With "raise", take() would copy its output.
+                np.take(rows, source, axis=1, out=part, mode="clip")
+                np.multiply(part, weight, out=part if number else result)
+                if number:
+                    result += part
+        return out
