@@ -91,3 +91,10 @@ rule cache_latents:
         "Encoding pictures and captions with the backbone"
     script:
         "../workflow_scripts/cache_latents.py"
+
+
+rule preprocess:
+    input:
+        expand("<prepared>/sub-{subject}/responses.h5", subject=everyone()),
+        "<prepared>/stimuli.h5",
+    localrule: True

@@ -1,0 +1,113 @@
+"""From a bucket to prepared responses, through Snakemake: simulated NSD behind a local server, killed, continued."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import yaml
+from stand_in_bucket import Mischief, Stored, serving
+
+from neuropictor.config import NsdConfig, PreprocessConfig, SimulateConfig
+from neuropictor.data.preprocess import preprocess_subject
+from neuropictor.nsd import fetch, keys, manifest
+from neuropictor.simulation.nsd_writer import write_pictures, write_subject
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.workflow
+SUBJECTS = [1, 2]
+SIMULATED = SimulateConfig(sessions=1, trials_per_session=150, shared_pictures=12)
+PREPROCESS = PreprocessConfig(validation_pictures=6)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A simulated NSD, as it lies behind the server."""
+    root = tmp_path_factory.mktemp("original")
+    write_pictures(root, SUBJECTS, SIMULATED)
+    for subject in SUBJECTS:
+        write_subject(root, subject, SIMULATED)
+    return root
+
+
+def bucket(root: Path) -> dict[str, Stored]:
+    """All files as objects, and COCO's annotations packed as COCO packs them."""
+    files = [path for path in root.rglob("*") if path.is_file()]
+    objects = {path.relative_to(root).as_posix(): Stored(path.read_bytes()) for path in files}
+    for archive, kinds in zip(fetch.ARCHIVES, (("captions", "instances"), ("stuff",)), strict=True):
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as file:
+            for kind in kinds:
+                for split in keys.COCO_SPLITS:
+                    key = keys.annotations(kind, split)
+                    file.write(root / key, f"annotations/{Path(key).name}")
+        objects[archive] = Stored(packed.getvalue())
+    return objects
+
+
+def workflow(folder: Path, *arguments: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
+    command += ["--workflow-profile", str(ROOT / "profiles/default"), "--cores", "2", *arguments]
+    command += ["--configfile", str(ROOT / "config.yaml"), str(folder / "settings.yaml")]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def finished(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def test_fetched_killed_and_continued_responses_are_those_of_the_original(original, tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    objects = bucket(original)
+    slow = Mischief(bytes_per_second=3e6)
+    with serving(objects, slow) as server:
+        settings = {
+            "subjects": {"pretrain": SUBJECTS, "refine": SUBJECTS},
+            "nsd": {
+                "source": "fetch",
+                "terms_accepted": True,
+                "sessions": 1,
+                "endpoint": server.address,
+                "coco_endpoint": server.address,
+            },
+            "preprocess": {"validation_pictures": PREPROCESS.validation_pictures},
+        }
+        (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
+        running = workflow(tmp_path, "preprocess")
+        beta = tmp_path / "data/nsd" / keys.betas(1, 1, "lh", NsdConfig().beta_version)
+        stimuli = tmp_path / "data/nsd" / keys.STIMULI
+        parts = [path.with_name(f"{path.name}.part") for path in (beta, stimuli)]
+        while running.poll() is None and not any(part.is_file() for part in parts):
+            time.sleep(0.05)
+        time.sleep(0.5)
+        assert running.poll() is None
+        os.killpg(running.pid, signal.SIGKILL)
+        running.communicate()
+        assert not beta.is_file() or not stimuli.is_file()
+        slow.bytes_per_second = 0
+        finished(workflow(tmp_path, "--unlock"))
+        finished(workflow(tmp_path, "preprocess"))
+    kept = set(manifest.read(tmp_path / "data/nsd"))
+    assert keys.STIMULI in kept
+    assert not list((tmp_path / "data/nsd").rglob("*.part*"))
+    assert not list((tmp_path / "data/nsd").rglob("*betas_session*"))  # removed once preprocessed
+    for subject in SUBJECTS:
+        preprocess_subject(original, subject, PREPROCESS, NsdConfig(), tmp_path / "direct.h5")
+        name = f"data/prepared/sub-{subject:02d}/responses.h5"
+        with h5py.File(tmp_path / name) as fetched, h5py.File(tmp_path / "direct.h5") as direct:
+            assert set(fetched) == set(direct)
+            for field in direct:
+                np.testing.assert_array_equal(fetched[field][()], direct[field][()])
+            assert fetched.attrs["data"] == "simulated"
+    assert (tmp_path / "data/prepared/stimuli.h5").is_file()
