@@ -4,221 +4,17 @@ Each command calls one library function with the files that it is given; setting
 defaults.
 """
 
-import os
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from neuropictor import cli_data, config_text
 from neuropictor import config as configuration
-from neuropictor import config_text
-from neuropictor.config import Config, RuntimeConfig
-from neuropictor.runlog import start_log
+from neuropictor.cli_options import Component, Components, File, Out, Settings, Source, app, start
+from neuropictor.config import Config
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-File = Annotated[Path, typer.Option(exists=True, dir_okay=False, help="file of this name, made by a stage or given")]
-Folder = Annotated[Path, typer.Option(exists=True, file_okay=False, help="folder in NSD's layout, real or simulated")]
-Out = Annotated[Path, typer.Option(help="what is written; replaced if it exists")]
-Subject = Annotated[int, typer.Option(min=1, max=8, help="NSD's subject number")]
-Settings = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="YAML laid over the defaults")]
-Component = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="file of align, unless tokens: 0")]
-Components = Annotated[list[Path] | None, typer.Option(exists=True, dir_okay=False, help="files of align")]
-Source = Annotated[str, typer.Option(help="miniature, or a folder in the layout of diffusers' Stable Diffusion")]
-
-
-class Kind(StrEnum):
-    """Kinds of files to fetch."""
-
-    DESIGN = "design"
-    PICTURES = "pictures"
-    ANNOTATIONS = "annotations"
-    BEHAVIOUR = "behaviour"
-    NCSNR = "ncsnr"
-    BETAS = "betas"
-
-
-def _start(settings: Path | None) -> tuple[Config, RuntimeConfig]:
-    """Start the log, read the settings, and fit the threads to this machine."""
-    start_log()
-    try:
-        loaded = configuration.read(settings) if settings else Config()
-    except configuration.ConfigError as error:
-        raise typer.BadParameter(str(error), param_hint="--settings") from None
-    threads = min(loaded.runtime.threads, os.cpu_count() or 1)
-    return loaded, RuntimeConfig(**{**loaded.runtime.model_dump(), "threads": threads})
-
-
-@app.command()
-def simulate(out: Out, subject: list[int], settings: Settings = None) -> None:
-    """Write a simulated NSD.
-
-    Example: neuropictor simulate --out data/nsd 1 2 5
-    """
-    from neuropictor.simulation.nsd_writer import write_pictures, write_subject
-
-    loaded, runtime = _start(settings)
-    write_pictures(root=out, subjects=subject, config=loaded.simulate, threads=max(1, runtime.threads))
-    for number in subject:
-        write_subject(root=out, subject=number, config=loaded.simulate)
-
-
-@app.command()
-def fetch(
-    nsd: Annotated[Path, typer.Option(file_okay=False, help="folder in NSD's layout; made if needed")],
-    kind: Annotated[list[Kind] | None, typer.Argument(help="kinds of files; default: all", show_default=False)] = None,
-    subject: Annotated[list[int] | None, typer.Option(min=1, max=8, help="NSD's subject numbers")] = None,
-    session: Annotated[list[int] | None, typer.Option(min=1, max=40, help="default: all of the subject")] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="only compare what was fetched with the manifest")] = False,
-    settings: Settings = None,
-) -> None:
-    """Fetch NSD's files, once its terms are accepted (settings: nsd: {terms_accepted: true}), or check them again.
-
-    Goes on from where it was interrupted. Pictures are 39.6 GB, betas 0.98 GB a session.
-
-    Example: neuropictor fetch --nsd data/real/nsd --settings my.yaml --subject 1 --session 1 --session 2 betas
-    """
-    from neuropictor.nsd import fetch as stage
-    from neuropictor.nsd.agreement import check_terms
-
-    loaded, _ = _start(settings)
-    try:
-        if verify:
-            _verify(nsd)
-            return
-        check_terms(loaded.nsd.terms_accepted)
-        kinds, found = set(kind or Kind), loaded.nsd
-        wanted = stage.keys_of(kinds, subject or [], session, found.beta_version)
-        if kinds & {Kind.BEHAVIOUR, Kind.NCSNR, Kind.BETAS} and not subject:
-            raise ValueError("no subject given; behaviour, ncsnr and betas are a subject's, e.g. --subject 1")
-        if wanted:
-            stage.fetch(wanted, nsd, found)
-        if Kind.ANNOTATIONS in kinds:
-            stage.fetch_annotations(nsd, found)
-    except (stage.FetchError, OSError, ValueError) as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
-
-
-def _verify(nsd: Path) -> None:
-    """Say what of the manifest is as it was fetched; fail if anything is not."""
-    from neuropictor.nsd import manifest
-
-    found = manifest.verify(nsd)
-    for problem in found.wrong:
-        typer.echo(problem, err=True)
-    typer.echo(
-        f"{len(found.right)} files are as they were fetched, {len(found.wrong)} are not, {len(found.gone)} are gone"
-        " (the workflow removes betas once preprocessed, unless nsd.keep_raw)."
-    )
-    if found.wrong:
-        raise typer.Exit(1)
-
-
-@app.command()
-def preprocess_stimuli(nsd: Folder, out: Out, subject: list[int], settings: Settings = None) -> None:
-    """Collect the pictures that subjects saw, with captions.
-
-    Example: neuropictor preprocess-stimuli --nsd data/nsd --out data/prepared/stimuli.h5 1 2 5
-    """
-    from neuropictor.data.preprocess import preprocess_stimuli as stage
-
-    loaded, _ = _start(settings)
-    stage(nsd_root=nsd, subjects=subject, config=loaded.preprocess, nsd=loaded.nsd, out=out)
-
-
-@app.command()
-def preprocess_session(
-    nsd: Folder, out: Out, subject: Subject, session: Annotated[int, typer.Option(min=1)], settings: Settings = None
-) -> None:
-    """Keep what visual cortex needs of one session's betas, which may then be removed.
-
-    Example: neuropictor preprocess-session --nsd data/nsd --subject 1 --session 3 --out sub-01/session-03.h5
-    """
-    from neuropictor.data.sessions import preprocess_session as stage
-
-    loaded, _ = _start(settings)
-    stage(nsd_root=nsd, subject=subject, session=session, beta_version=loaded.nsd.beta_version, out=out)
-
-
-@app.command()
-def preprocess_subject(
-    nsd: Folder,
-    out: Out,
-    subject: Subject,
-    kept: Annotated[
-        list[Path] | None, typer.Argument(exists=True, help="files of preprocess-session, in order")
-    ] = None,
-    settings: Settings = None,
-) -> None:
-    """Turn one subject's betas into z-scored responses of visual cortex.
-
-    Example: neuropictor preprocess-subject --nsd data/nsd --subject 1 --out data/prepared/sub-01/responses.h5
-    """
-    from neuropictor.data.preprocess import preprocess_subject as stage
-
-    loaded, _ = _start(settings)
-    stage(
-        nsd_root=nsd,
-        subject=subject,
-        config=loaded.preprocess,
-        nsd=loaded.nsd,
-        out=out,
-        kept=dict(enumerate(kept, start=1)) if kept else None,
-    )
-
-
-@app.command()
-def import_maps(
-    maps: File, mask: File, test_pictures: File, out: Out, subject: Subject, settings: Settings = None
-) -> None:
-    """Make responses from the preprocessed files of NeuroPictor's authors.
-
-    Example: neuropictor import-maps --maps 01_norm.h5 --mask vc_roi.npz
-    --test-pictures sub1257_shared_triallabel.npy --subject 1 --out data/prepared/sub-01/responses.h5
-    """
-    from neuropictor.data.official_maps import import_maps as stage
-
-    loaded, _ = _start(settings)
-    files = {"maps": maps, "mask": mask, "test_pictures": test_pictures}
-    stage(**files, subject=subject, config=loaded.preprocess, out=out)
-
-
-@app.command()
-def import_betas(table: File, out: Out, subject: Subject, settings: Settings = None) -> None:
-    """Make responses from betas of your own; docs/own_data.md describes the files.
-
-    Example: neuropictor import-betas --table scans/trials.csv --subject 1 --out data/prepared/sub-01/responses.h5
-    """
-    from neuropictor.data.own_data import import_betas as stage
-
-    loaded, _ = _start(settings)
-    stage(table=table, subject=subject, config=loaded.preprocess, out=out)
-
-
-@app.command()
-def import_pictures(table: File, out: Out, settings: Settings = None) -> None:
-    """Collect pictures and captions of your own; docs/own_data.md describes the table.
-
-    Example: neuropictor import-pictures --table scans/pictures.csv --out data/prepared/stimuli.h5
-    """
-    from neuropictor.data.own_data import import_pictures as stage
-
-    loaded, _ = _start(settings)
-    stage(table=table, config=loaded.preprocess, out=out)
-
-
-@app.command()
-def cache_latents(stimuli: File, out: Out, backbone: Source = "miniature", settings: Settings = None) -> None:
-    """Encode pictures and captions with the backbone, once.
-
-    Example: neuropictor cache-latents --stimuli data/prepared/stimuli.h5 --out results/latents.h5
-    """
-    from neuropictor.data.latents import cache_latents as stage
-
-    _, runtime = _start(settings)
-    stage(stimuli=stimuli, backbone=backbone, runtime=runtime, out=out)
+__all__ = ["app", "cli_data"]  # importing cli_data registers its commands
 
 
 @app.command()
@@ -229,7 +25,7 @@ def train_backbone(out: Out, settings: Settings = None) -> None:
     """
     from neuropictor.training.backbone import train_backbone as stage
 
-    loaded, runtime = _start(settings)
+    loaded, runtime = start(settings)
     stage(config=loaded.backbone.training, runtime=runtime, out=out)
 
 
@@ -241,7 +37,7 @@ def train_population(out: Out, backbone: Source, settings: Settings = None) -> N
     """
     from neuropictor.training.population import train_population as stage
 
-    loaded, runtime = _start(settings)
+    loaded, runtime = start(settings)
     sections = {name: getattr(loaded, name) for name in ("simulate", "encoder", "align")}
     chosen = {"training": loaded.backbone.training, "config": loaded.backbone.population}
     stage(backbone=backbone, **chosen, **sections, runtime=runtime, out=out)
@@ -255,7 +51,7 @@ def model_card(backbone: Source, settings: Settings = None) -> None:
     """
     from neuropictor.training.model_card import write_card as stage
 
-    loaded, runtime = _start(settings)
+    loaded, runtime = start(settings)
     stage(folder=Path(backbone), config=loaded.backbone, runtime=runtime)
 
 
@@ -267,7 +63,7 @@ def calibrate(out: Out, responses: list[Path], backbone: Source = "miniature", s
     """
     from neuropictor.training.calibrate import calibrate as stage
 
-    loaded, runtime = _start(settings)
+    loaded, runtime = start(settings)
     sections = {"config": loaded.calibrate, "encoder": loaded.encoder, "runtime": runtime}
     stage(responses=responses, backbone=backbone, **sections, out=out)
 
@@ -284,7 +80,7 @@ def align_space(
     from neuropictor.data.alignment import make_space
     from neuropictor.models.population import SPACE, population_file
 
-    loaded, _ = _start(settings)
+    loaded, _ = start(settings)
     population = population_file(backbone, SPACE) if loaded.pretrain.init == "population" else None
     make_space(latents=latents, responses=responses, population=population, config=loaded.align, out=out)
 
@@ -298,7 +94,7 @@ def align(responses: File, latents: File, space: File, out: Out, settings: Setti
     """
     from neuropictor.data.alignment import align_subject
 
-    loaded, _ = _start(settings)
+    loaded, _ = start(settings)
     align_subject(responses=responses, latents=latents, space=space, config=loaded.align, out=out)
 
 
@@ -320,7 +116,7 @@ def pretrain(
     """
     from neuropictor.training.reconstruct import pretrain as stage
 
-    loaded, runtime = _start(settings)
+    loaded, runtime = start(settings)
     files = {"responses": responses, "latents": latents, "autoencoder": autoencoder}
     sections = {"config": loaded.pretrain, "runtime": runtime, "aligned_tokens": loaded.align.tokens}
     stage(**files, backbone=backbone, **sections, out=out, components=components or None)
@@ -344,7 +140,7 @@ def refine(
     """
     from neuropictor.training.reconstruct import refine as stage
 
-    loaded, runtime = _start(settings)
+    loaded, runtime = start(settings)
     files = {"responses": responses, "latents": latents, "networks": networks}
     stage(**files, backbone=backbone, config=loaded.refine, runtime=runtime, out=out, components=components)
 
@@ -367,7 +163,7 @@ def sample(
     """
     from neuropictor.sampling import sample_subject
 
-    loaded, runtime = _start(settings)
+    loaded, runtime = start(settings)
     files = {"networks": networks, "responses": responses}
     sections = {"config": loaded.sample, "runtime": runtime}
     sample_subject(**files, backbone=backbone, **sections, model=model, out=out, components=components)
@@ -383,7 +179,7 @@ def evaluate(
     """
     from neuropictor.evaluation.metrics import evaluate as stage
 
-    loaded, runtime = _start(settings)
+    loaded, runtime = start(settings)
     found: dict[int, dict[str, Path]] = {}
     for path in samples:
         number = path.parent.name.removeprefix("sub-")
@@ -413,7 +209,7 @@ def config(
 
     Example: neuropictor config --settings my.yaml
     """
-    _start(settings)
+    start(settings)
     if write:
         package = Path(configuration.__file__).parent
         (package / "config.schema.json").write_text(config_text.schema(Config), encoding="utf-8")

@@ -21,6 +21,8 @@ POPULATION_FILES = [
     "networks.safetensors",
     "space.safetensors",
 ]
+# Raw sessions on disk: two being fetched (resource network), two waiting for or in preprocessing, which goes first.
+SESSIONS_AT_ONCE = 4
 MODELS = ["refined", "pretrained"]
 BASELINES = ["ridge_diffusion", "ridge", "mean_picture"]
 
@@ -202,11 +204,8 @@ def subject_keys(subject):
 
 
 def fetched(found):
-    """Outputs of these keys, with subject, session and hemisphere as wildcards where they are the first."""
-    names = {
-        "subj01": "subj{subject}",
-        "lh.betas_session01": "{side}.betas_session{session}",
-    }
+    """Outputs of these keys, with subject and session as wildcards where they are the first."""
+    names = {"subj01": "subj{subject}", "betas_session01": "betas_session{session}"}
     for name, wildcard in names.items():
         found = [key.replace(name, wildcard) for key in found]
     return [f"<nsd>/{key}" for key in found]
@@ -230,8 +229,7 @@ def planned_files():
     betas = [key for subject in subjects for key in beta_keys(subject)]
     if settings.nsd.keep_raw:
         return {"kept": [*kept, *betas], "passing": [], "at_once": 0}
-    # A subject's preprocessing takes all its sessions, and the next one's are fetched meanwhile.
-    return {"kept": kept, "passing": betas, "at_once": len(betas)}
+    return {"kept": kept, "passing": betas, "at_once": 2 * SESSIONS_AT_ONCE}
 
 
 def response_files(wildcards):
@@ -240,7 +238,7 @@ def response_files(wildcards):
         return expand(simulated_subject(), subject=wildcards.subject)
     subject, version = int(wildcards.subject), settings.nsd.beta_version
     if settings.nsd.source == "fetch":
-        return [f"<nsd>/{key}" for key in (*beta_keys(subject), *subject_keys(subject))]
+        return [f"<nsd>/{key}" for key in subject_keys(subject)]
     folder = Path(settings.paths.nsd) / keys.beta_folder(subject, version)
     found = (
         int(path.stem[-2:]) for path in folder.glob("lh.betas_session[0-9][0-9].mgh")
@@ -258,6 +256,23 @@ def response_files(wildcards):
         f"<nsd>/{key}"
         for key in (*beta_keys(subject, sessions), *subject_keys(subject))
     ]
+
+
+def session_files(wildcards):
+    """What is kept of each session of one subject, where betas are fetched and removed."""
+    if settings.nsd.source != "fetch":
+        return []
+    sessions = range(1, counted_sessions(int(wildcards.subject)) + 1)
+    return [
+        f"<prepared>/sub-{wildcards.subject}/sessions/{session:02d}.h5"
+        for session in sessions
+    ]
+
+
+def session_betas(wildcards):
+    """Both beta files of one session."""
+    found = beta_keys(int(wildcards.subject), [int(wildcards.session)])
+    return [f"<nsd>/{key}" for key in found]
 
 
 def networks(wildcards):

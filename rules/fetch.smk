@@ -135,14 +135,13 @@ rule fetch_betas:
     input:
         ancient("<nsd>/plan.json"),
     output:
-        raw(fetched(beta_keys(1, [1])[:1])),
+        raw(fetched(beta_keys(1, [1]))),
     log:
-        "logs/fetch_betas/sub-{subject}/session-{session}-{side}.log",
+        "logs/fetch_betas/sub-{subject}/session-{session}.log",
     benchmark:
-        "<results>/benchmarks/fetch_betas/sub-{subject}/session-{session}-{side}.jsonl"
+        "<results>/benchmarks/fetch_betas/sub-{subject}/session-{session}.jsonl"
     wildcard_constraints:
         session=r"[0-4]\d",
-        side=r"lh|rh",
     conda:
         "../envs/neuropictor.yaml"
     threads: 1
@@ -155,6 +154,35 @@ rule fetch_betas:
         root=nsd_folder,
         code=code("fetch_betas"),
     message:
-        "Fetching the betas of subject {wildcards.subject}, session {wildcards.session}, {wildcards.side}"
+        "Fetching the betas of subject {wildcards.subject}, session {wildcards.session}"
     script:
         "../workflow_scripts/fetch_betas.py"
+
+
+rule preprocess_session:
+    input:
+        design=f"<nsd>/{keys.EXPERIMENT_DESIGN}",
+        betas=session_betas,
+    output:
+        "<prepared>/sub-{subject}/sessions/{session}.h5",
+    log:
+        "logs/preprocess_session/sub-{subject}/session-{session}.log",
+    benchmark:
+        "<results>/benchmarks/preprocess_session/sub-{subject}/session-{session}.jsonl"
+    wildcard_constraints:
+        session=r"[0-4]\d",
+    priority: 10  # before the next session is fetched: raw betas are large, and removed after this
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        nsd=section("nsd", "beta_version"),
+        root=nsd_folder,
+        code=code("preprocess_session"),
+    message:
+        "Keeping what visual cortex needs of subject {wildcards.subject}, session {wildcards.session}"
+    script:
+        "../workflow_scripts/preprocess_session.py"

@@ -33,6 +33,7 @@ rule preprocess_subject:
     input:
         pictures=picture_files(),
         responses=response_files,
+        sessions=session_files,
     output:
         store="<prepared>/sub-{subject}/responses.h5",
         run="<prepared>/sub-{subject}/responses.run.json",

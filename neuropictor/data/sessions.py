@@ -41,7 +41,8 @@ def preprocess_session(nsd_root: Path, subject: int, session: int, beta_version:
     FileNotFoundError, ValueError
         As `Sessions.betas`.
     """
-    sessions = Sessions(nsd_root, subject, beta_version, load_design(nsd_root).trials_per_session)
+    trials = load_design(nsd_root).trials_per_session
+    sessions = Sessions(nsd_root, subject, beta_version, trials, first=session)
     betas = sessions.betas(session)
     with atomic_path(out) as temporary, h5py.File(temporary, "w") as file:
         file["betas"] = betas
@@ -62,6 +63,8 @@ class Sessions:
         Trials that a session must have.
     kept : mapping of int to Path, optional
         Files of `preprocess_session` by session; default: NSD's own files are read.
+    first : int
+        A session that is there, whose number of vertices tells the mesh.
 
     Attributes
     ----------
@@ -76,16 +79,17 @@ class Sessions:
         beta_version: str,
         trials: int,
         kept: Mapping[int, Path] | None = None,
+        first: int = 1,
     ):
         self.root, self.subject, self.beta_version, self.trials = Path(nsd_root), subject, beta_version, trials
         self.kept = kept
         if kept is None:
-            self.mesh = mesh_of(self.root, subject, beta_version)
+            self.mesh = mesh_of(self.root, subject, beta_version, first)
             geometry = load_geometry()
             self._columns = geometry.columns(self.mesh)
             self._resample = Resampler(sparse.csr_array(geometry.resampler(self.mesh)[:, self._columns]))
         else:
-            with self._open(1) as file:
+            with self._open(first) as file:
                 self.mesh = str(file.attrs["mesh"])
 
     def files(self, sessions: list[int]) -> list[Path]:

@@ -81,15 +81,15 @@ def read_header(path: str | Path) -> MghHeader:
     return MghHeader(vertices, frames)
 
 
-def mesh_of(root: str | Path, subject: int, beta_version: str) -> str:
-    """Return the mesh that a root's betas lie on, by the number of vertices of the first session.
+def mesh_of(root: str | Path, subject: int, beta_version: str, session: int = 1) -> str:
+    """Return the mesh that a root's betas lie on, by the number of vertices of one session.
 
     Raises
     ------
     ValueError
         If the number of vertices fits none of the known meshes.
     """
-    path = Path(root) / keys.betas(subject, 1, "lh", beta_version)
+    path = Path(root) / keys.betas(subject, session, "lh", beta_version)
     vertices = read_header(path).vertices
     for mesh, count in MESH_VERTICES.items():
         if count == vertices:

@@ -5,7 +5,7 @@ import inspect
 import pytest
 from typer.testing import CliRunner
 
-from neuropictor import cli
+from neuropictor import cli, cli_options
 
 COMMANDS = sorted(
     command.name or command.callback.__name__.replace("_", "-") for command in cli.app.registered_commands
@@ -18,7 +18,7 @@ def run(*arguments):
 
 @pytest.fixture(autouse=True)
 def _no_log(monkeypatch):
-    monkeypatch.setattr(cli, "start_log", lambda: None)
+    monkeypatch.setattr(cli_options, "start_log", lambda: None)
 
 
 def test_help_lists_the_stages():
@@ -50,8 +50,8 @@ def test_valid_settings_are_said_to_be_valid(tmp_path):
 
 
 def test_threads_never_exceed_the_machine(tmp_path, monkeypatch):
-    monkeypatch.setattr(cli.os, "cpu_count", lambda: 2)
-    assert cli._start(None)[1].threads == 2
+    monkeypatch.setattr(cli_options.os, "cpu_count", lambda: 2)
+    assert cli_options.start(None)[1].threads == 2
 
 
 def test_simulate_calls_the_library_with_the_settings(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import yaml
 from stand_in_bucket import Stored, serving
 from typer.testing import CliRunner
 
-from neuropictor import cli
+from neuropictor import cli, cli_options
 from neuropictor.config import NsdConfig
 from neuropictor.nsd import fetch, keys, manifest, part_file
 from neuropictor.nsd.bucket import FetchError, Retries
@@ -122,7 +122,7 @@ def test_keys_by_kind():
 @pytest.fixture
 def command(tmp_path, monkeypatch):
     """The command with settings of a stand-in bucket: call it with the server, then arguments."""
-    monkeypatch.setattr(cli, "start_log", lambda: None)
+    monkeypatch.setattr(cli_options, "start_log", lambda: None)
 
     def run(server, *arguments, accepted=True):
         settings = {"terms_accepted": accepted, "endpoint": server.address, "coco_endpoint": server.address}

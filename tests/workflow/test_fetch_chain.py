@@ -23,7 +23,7 @@ from neuropictor.simulation.nsd_writer import write_pictures, write_subject
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.workflow
 SUBJECTS = [1, 2]
-SIMULATED = SimulateConfig(sessions=1, trials_per_session=150, shared_pictures=12)
+SIMULATED = SimulateConfig(sessions=2, trials_per_session=150, shared_pictures=12)
 PREPROCESS = PreprocessConfig(validation_pictures=6)
 
 
@@ -77,7 +77,7 @@ def test_fetched_killed_and_continued_responses_are_those_of_the_original(origin
             "nsd": {
                 "source": "fetch",
                 "terms_accepted": True,
-                "sessions": 1,
+                "sessions": 2,
                 "endpoint": server.address,
                 "coco_endpoint": server.address,
             },
@@ -103,7 +103,7 @@ def test_fetched_killed_and_continued_responses_are_those_of_the_original(origin
     assert not list((tmp_path / "data/nsd").rglob("*.part*"))
     assert not list((tmp_path / "data/nsd").rglob("*betas_session*"))  # removed once preprocessed
     for subject in SUBJECTS:
-        preprocess_subject(original, subject, PREPROCESS, NsdConfig(), tmp_path / "direct.h5")
+        preprocess_subject(original, subject, PREPROCESS, NsdConfig(sessions=2), tmp_path / "direct.h5")
         name = f"data/prepared/sub-{subject:02d}/responses.h5"
         with h5py.File(tmp_path / name) as fetched, h5py.File(tmp_path / "direct.h5") as direct:
             assert set(fetched) == set(direct)

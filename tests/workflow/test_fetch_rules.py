@@ -31,7 +31,7 @@ def test_a_dry_run_needs_no_network(checkout):
     jobs = planned(checkout, {"nsd": NOWHERE, "subjects": ONE})
     others = Counter({rule: count for rule, count in chain(1).items() if not rule.startswith("simulate")})
     once = dict.fromkeys(["fetch_plan", "fetch_design", "fetch_pictures", "fetch_annotations", "fetch_subject"], 1)
-    assert jobs == others + Counter(once | {"fetch_betas": 2 * 30})
+    assert jobs == others + Counter(once | {"fetch_betas": 30, "preprocess_session": 30})
 
 
 def test_the_preset_asks_for_the_agreement(checkout):
@@ -53,8 +53,8 @@ def test_files_are_planned_fetched_and_not_fetched_again(checkout, monkeypatch):
         targets = [f"data/nsd/{key}" for key in (keys.EXPERIMENT_DESIGN, beta)]
         assert planned(checkout, settings, "--", *targets) == Counter(fetch_plan=1, fetch_design=1, fetch_betas=1)
         snakemake(checkout, "--configfile", "settings.yaml", "--notemp", "--", *targets)
-        assert sum(method == "GET" for method, *_ in server.requests) == 3
-    assert set(manifest.read(checkout / "data/nsd")) == {*shared[:2], beta}
+        assert sum(method == "GET" for method, *_ in server.requests) == 4
+    assert set(manifest.read(checkout / "data/nsd")) == {*shared[:2], beta, beta.replace("rh.", "lh.")}
     assert (checkout / "data/nsd" / beta).read_bytes() == objects[beta].content
     edit = checkout / "neuropictor/nsd/fetch.py"
     edit.write_text(edit.read_text().replace("RANGE_BYTES = 8", "RANGE_BYTES = 4"))

@@ -1,0 +1,33 @@
+"""What all commands have in common: the application, their options' types, and how they begin."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neuropictor import config as configuration
+from neuropictor.config import Config, RuntimeConfig
+from neuropictor.runlog import start_log
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+File = Annotated[Path, typer.Option(exists=True, dir_okay=False, help="file of this name, made by a stage or given")]
+Folder = Annotated[Path, typer.Option(exists=True, file_okay=False, help="folder in NSD's layout, real or simulated")]
+Out = Annotated[Path, typer.Option(help="what is written; replaced if it exists")]
+Subject = Annotated[int, typer.Option(min=1, max=8, help="NSD's subject number")]
+Settings = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="YAML laid over the defaults")]
+Component = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="file of align, unless tokens: 0")]
+Components = Annotated[list[Path] | None, typer.Option(exists=True, dir_okay=False, help="files of align")]
+Source = Annotated[str, typer.Option(help="miniature, or a folder in the layout of diffusers' Stable Diffusion")]
+
+
+def start(settings: Path | None) -> tuple[Config, RuntimeConfig]:
+    """Start the log, read the settings, and fit the threads to this machine."""
+    start_log()
+    try:
+        loaded = configuration.read(settings) if settings else Config()
+    except configuration.ConfigError as error:
+        raise typer.BadParameter(str(error), param_hint="--settings") from None
+    threads = min(loaded.runtime.threads, os.cpu_count() or 1)
+    return loaded, RuntimeConfig(**{**loaded.runtime.model_dump(), "threads": threads})

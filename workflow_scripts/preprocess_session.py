@@ -1,0 +1,17 @@
+"""Keep of one session's betas what visual cortex needs."""
+
+from pathlib import Path
+
+from neuropictor.runlog import start_log
+
+start_log(snakemake.log[0])
+
+from neuropictor.data.sessions import preprocess_session
+
+preprocess_session(
+    nsd_root=Path(snakemake.params.root),
+    subject=int(snakemake.wildcards.subject),
+    session=int(snakemake.wildcards.session),
+    beta_version=snakemake.params.nsd["beta_version"],
+    out=Path(snakemake.output[0]),
+)
