@@ -7,6 +7,7 @@ needed. A frame is one trial.
 
 import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -197,16 +198,12 @@ def session_blocks(
     split = int(np.searchsorted(columns, expected))
     betas = np.empty((min(_BLOCK_FRAMES, frames), len(columns)), np.float32)
     parts = (columns[:split], columns[split:] - expected)
-    words = [np.empty((len(betas), len(part)), np.int32) for part in parts]
-    for start in range(0, frames, _BLOCK_FRAMES):
-        count = min(_BLOCK_FRAMES, frames - start)
-        for path, part, kept, out in zip(paths, parts, words, (betas[:, :split], betas[:, split:]), strict=True):
-            if len(part):
-                mapped = _map(path, expected, start, count).view(np.int32)
-                # Words as they are, and then one byte swap of the few that are kept.
-                np.take(mapped, part, axis=1, out=kept[:count], mode="clip")
-                out[:count] = kept[:count].view(_FLOAT)
-        yield betas[:count]
+    targets = (betas[:, :split], betas[:, split:])
+    with ThreadPoolExecutor(len(paths)) as pool:
+        for start in range(0, frames, _BLOCK_FRAMES):
+            blocks = [_map(path, expected, start, min(_BLOCK_FRAMES, frames - start)) for path in paths]
+            list(pool.map(_gather, blocks, parts, targets))
+            yield betas[: len(blocks[0])]
 
 
 def read_ncsnr(root: str | Path, subject: int, beta_version: str, split: int | None = None) -> np.ndarray:
@@ -223,6 +220,13 @@ def read_ncsnr(root: str | Path, subject: int, beta_version: str, split: int | N
         header = read_header(path)
         parts.append(_map(path, header.vertices, 0, 1)[0].astype(np.float32))
     return np.concatenate(parts)
+
+
+def _gather(block: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
+    """Copy columns of big-endian frames [t, vertices] into the first t rows of `out`."""
+    # Words as they are, and then one byte swap of the few that are kept; take() lets other threads run meanwhile.
+    words = np.take(block.view(np.int32), columns, axis=1, mode="clip")
+    out[: len(block)] = words.view(_FLOAT)
 
 
 def _map(path: Path, vertices: int, start: int, count: int) -> np.ndarray:
