@@ -70,7 +70,8 @@ def preprocess_subject(
     sessions = list(range(1, counted + 1))
     reader = Sessions(nsd_root, subject, nsd.beta_version, design.trials_per_session, kept)
     data = "simulated" if keys.is_simulated(nsd_root) else "nsd"
-    sections = {"preprocess": config, "nsd": nsd}
+    # Of the section nsd only what was used: where the files came from is not known here.
+    sections = {"preprocess": config, "nsd": nsd.model_dump(include={"beta_version", "release", "sessions"})}
     labels = {"subject": subject, "data": data, "beta_version": nsd.beta_version, "mesh": reader.mesh}
     inputs = [nsd_root / keys.EXPERIMENT_DESIGN]
     write_responses(reader, sessions, trials, split, config, labels, sections, inputs, out)
