@@ -39,6 +39,7 @@ rule fetch_design:
     conda:
         "../envs/neuropictor.yaml"
     threads: 1
+    priority: 20  # sessions can be prepared, and their betas removed, only with it
     resources:
         network=1,
         mem_mb=500,
