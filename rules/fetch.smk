@@ -36,10 +36,10 @@ rule fetch_design:
         "logs/fetch_design.log",
     benchmark:
         "<results>/benchmarks/fetch_design.jsonl"
+    priority: 20  # sessions can be prepared, and their betas removed, only with it
     conda:
         "../envs/neuropictor.yaml"
     threads: 1
-    priority: 20  # sessions can be prepared, and their betas removed, only with it
     resources:
         network=1,
         mem_mb=500,
