@@ -348,8 +348,17 @@ class SampleConfig(Section):
     steps: Count = Field(25, description="DDIM steps")
     guidance_scale: Annotated[float, Field(ge=1)] = Field(3.0, description="classifier-free guidance; 1: none")
     samples: Count = Field(1, description="pictures drawn a test picture")
+    trial_averaging: Literal["mean", "single"] = Field(
+        "mean",
+        description="a test picture's response, for networks and baselines: mean of its repeats, or its first trial",
+    )
     batch_size: Count = Field(50, description="pictures at a time; does not change them")
     seed: Seed = Field(14, description="seed from which each picture's noise seed is derived")
+
+    @property
+    def most_repeats(self) -> int | None:
+        """Repeats of a test picture that are averaged; None: all."""
+        return 1 if self.trial_averaging == "single" else None
 
 
 class EvaluateConfig(Section):

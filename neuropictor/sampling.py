@@ -87,7 +87,7 @@ def sample_subject(
     out: str | Path,
     components: str | Path | None = None,
 ) -> None:
-    """Reconstruct every test picture of a subject from the mean response over its repeats.
+    """Reconstruct every test picture of a subject, from the mean response over its repeats or from its first trial.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ class _Sampler:
     def pictures(self, jobs: list[tuple[int, int]]) -> np.ndarray:
         """Return uint8 ``[n, S, S, 3]``, one for each (nsd_id, sample)."""
         nsd_ids = [nsd_id for nsd_id, _ in jobs]
-        responses = torch.from_numpy(self.responses.mean_response(nsd_ids)).to(self.device)
+        responses = torch.from_numpy(self.responses.mean_response(nsd_ids, self.config.most_repeats)).to(self.device)
         generators = [picture_generator(self.config.seed, self.responses.subject, *job) for job in jobs]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.runtime.precision == "bf16"):
             return self.pipeline(
@@ -172,8 +172,9 @@ class _Sampler:
             ).pictures
 
     def _mean_components(self, nsd_ids: list[int]) -> torch.Tensor | None:
-        """Return the mean over a picture's repeats, ``[n, K]``."""
+        """Return the mean over the same repeats, ``[n, K]``."""
         if self.components is None:
             return None
-        means = [self.components.rows[self.responses.trials(nsd_id)].mean(0) for nsd_id in nsd_ids]
+        trials = [self.responses.trials(nsd_id)[: self.config.most_repeats] for nsd_id in nsd_ids]
+        means = [self.components.rows[rows].mean(0) for rows in trials]
         return torch.from_numpy(np.stack(means)).to(self.device)

@@ -26,6 +26,7 @@ rule data_card:
         runtime=60,
     params:
         config=section("evaluate", "seed"),
+        sample=section("sample", "trial_averaging"),
         subjects=settings.subjects.everyone(),
         code=code("data_card"),
     message:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from neuropictor.config import EvaluateConfig
+from neuropictor.config import EvaluateConfig, SampleConfig
 from neuropictor.runlog import start_log
 
 start_log(snakemake.log[0])
@@ -13,6 +13,7 @@ data_card(
     responses=dict(zip(snakemake.params.subjects, map(Path, snakemake.input.responses), strict=True)),
     stimuli=Path(snakemake.input.stimuli),
     config=EvaluateConfig(**snakemake.params.config),
+    sample=SampleConfig(**snakemake.params.sample),
     out=Path(snakemake.output[0]),
     metrics=Path(snakemake.input.metrics),
 )

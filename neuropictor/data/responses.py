@@ -143,19 +143,21 @@ class ResponseStore:
             raise KeyError(f"{self.path}: subject {self.subject} never saw picture {nsd_id} (nsd_id is 0-based)")
         return self._order[first:last]
 
-    def mean_response(self, nsd_ids: Iterable[int]) -> np.ndarray:
+    def mean_response(self, nsd_ids: Iterable[int], most: int | None = None) -> np.ndarray:
         """Average the repeats of each picture.
 
         Parameters
         ----------
         nsd_ids : iterable of int, length n
             0-based picture numbers.
+        most : int, optional
+            Average only the first so many; 1 gives single trials.
 
         Returns
         -------
         float32 array [n, V]
         """
-        groups = [self.trials(int(nsd_id)) for nsd_id in nsd_ids]
+        groups = [self.trials(int(nsd_id))[:most] for nsd_id in nsd_ids]
         means = np.empty((len(groups), self.n_vertices), np.float32)
         for start in range(0, len(groups), 256):
             part = groups[start : start + 256]

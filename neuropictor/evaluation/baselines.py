@@ -102,7 +102,7 @@ def fit_baselines(
         mean = mean_picture(pictures, ids["train"])
         write("mean_picture", np.repeat(mean[None, None], len(ids["test"]), axis=0))
         model = Backbone.load(backbone).to(device)
-        linear = _Linear(model, store, LatentStore(latents), ids, config.ridge_alphas)
+        linear = _Linear(model, store, LatentStore(latents), ids, config.ridge_alphas, sample.most_repeats)
         log.info("Subject %d: ridge penalties %s", store.subject, linear.penalties)
         write("ridge", linear.decoded(ids["test"])[:, None])
         draw = _Draw(model, linear, store.subject, sample, config.diffusion_strength)
@@ -139,8 +139,9 @@ class _Linear:
         latents: LatentStore,
         ids: dict[str, np.ndarray],
         alphas: list[float],
+        most_repeats: int | None,
     ):
-        self.backbone, self.store = backbone, store
+        self.backbone, self.store, self.most_repeats = backbone, store, most_repeats
         decomposition = Decomposition.of(store.mean_response(ids["train"]))
         validation = store.mean_response(ids["validation"])
         channels, length = backbone.latent_shape[0], backbone.context_shape[0]
@@ -171,8 +172,8 @@ class _Linear:
         }
 
     def predict(self, nsd_ids: np.ndarray, rescale: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return scaled latents [n, C, h, w] and contexts [n, L, D] of the pictures' mean responses."""
-        responses = self.store.mean_response(nsd_ids)
+        """Return scaled latents [n, C, h, w] and contexts [n, L, D] of the pictures' responses, as in sampling."""
+        responses = self.store.mean_response(nsd_ids, self.most_repeats)
         moments = torch.from_numpy(self.latents.predict(responses, rescale).astype(np.float32))
         context = torch.from_numpy(self.context.predict(responses, rescale).astype(np.float32))
         moments = moments.reshape(-1, *self.backbone.latent_shape)

@@ -18,7 +18,7 @@ from neuropictor.nsd.constants import PLANNED_SESSIONS
 from neuropictor.runlog import atomic_path, record_path
 
 if TYPE_CHECKING:
-    from neuropictor.config import EvaluateConfig
+    from neuropictor.config import EvaluateConfig, SampleConfig
 
 MEAN_PICTURE_LIMIT = 0.15
 """Pixel correlation of mean training picture and test pictures above which a layout is too easy to guess."""
@@ -27,12 +27,21 @@ MEAN_COLOUR_LIMIT = 0.75
 VAE_CATEGORY_LIMIT = 0.90
 """Least share of the category accuracy on true pictures that must be left after the VAE."""
 
+_AVERAGING = {
+    "mean": "Test pictures are reconstructed from the mean response over their repeats.",
+    "single": "Test pictures are reconstructed from a single trial, the first.",
+}
 _PAIRS = 2000
 _PICTURES_AT_ONCE = 256
 
 
 def data_card(
-    responses: dict[int, Path], stimuli: Path, config: EvaluateConfig, out: Path, metrics: Path | None = None
+    responses: dict[int, Path],
+    stimuli: Path,
+    config: EvaluateConfig,
+    sample: SampleConfig,
+    out: Path,
+    metrics: Path | None = None,
 ) -> None:
     """Measure the data and write them down.
 
@@ -44,6 +53,8 @@ def data_card(
         Prepared pictures.
     config : EvaluateConfig
         `seed` is used, for the choice of picture pairs.
+    sample : SampleConfig
+        `trial_averaging` is told.
     out : Path
         HTML page, with all numbers as JSON at its end.
     metrics : Path, optional
@@ -51,6 +62,7 @@ def data_card(
     """
     facts = measure(responses, stimuli, config.seed)
     facts["backbone"] = _backbone_facts(metrics)
+    facts["test_responses"] = sample.trial_averaging
     body = "\n".join([_subjects(facts), _pictures(facts), _json(facts)])
     with atomic_path(out) as temporary:
         temporary.write_text(page("Data card" + title_mark(facts["data"]), body), encoding="utf-8")
@@ -176,8 +188,8 @@ def _subjects(facts: dict) -> str:
     note = (
         f"<p>{one['vertices']:,} vertices of visual cortex, from {escape(one['beta_version'])} on "
         f"{escape(one['mesh'])}. Test pictures are those that all subjects were to see; validation pictures are taken "
-        "from the others. ncsnr: noise ceiling signal-to-noise ratio, median and quartiles over vertices (NSD's "
-        "subjects: medians 0.32 to 0.54).</p>"
+        f"from the others. {_AVERAGING[facts['test_responses']]} ncsnr: noise ceiling signal-to-noise ratio, "
+        "median and quartiles over vertices (NSD's subjects: medians 0.32 to 0.54).</p>"
     )
     return "<h2>Responses</h2>" + table(header, rows) + note + _choices(facts["settings"])
 

@@ -34,6 +34,19 @@ def write_stimuli(path, nsd_ids=(*TRAIN, *VALIDATION, *TEST)):
     return path
 
 
+def first_test_trials(path, out):
+    """Copy responses without all but the first trial of each test picture."""
+    with h5py.File(path) as source, h5py.File(out, "w") as file:
+        nsd_id, split = source["nsd_id"][:], source["split"][:]
+        _, first = np.unique(nsd_id, return_index=True)
+        kept = np.flatnonzero((split != 2) | np.isin(np.arange(len(nsd_id)), first))
+        writer = ResponseWriter(file, len(kept), source["responses"].shape[1], **source.attrs)
+        writer.append(source["responses"][:][kept])
+        fields = {name: source[name][:][kept] for name in ("nsd_id", "session", "repeat", "split")}
+        writer.finish(ncsnr=source["ncsnr"][:], **fields)
+    return out
+
+
 def write_responses(path, subject=1, vertices=40, noise=0.3, ncsnr=None):
     """Responses that are a noisy linear image of the pictures; three repeats of each, shuffled over two sessions."""
     generator = np.random.default_rng(subject)

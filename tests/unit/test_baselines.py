@@ -8,6 +8,7 @@ from small_stores import (
     TEST,
     TRAIN,
     PretendBackbone,
+    first_test_trials,
     smooth_pictures,
     write_latents,
     write_responses,
@@ -109,7 +110,7 @@ def run(tmp_path, monkeypatch):
     responses = write_responses(tmp_path / "responses.h5", subject=2)
     latents = write_latents(tmp_path / "latents.h5", stimuli)
 
-    def go(folder, **changes):
+    def go(folder, responses=responses, **changes):
         out = {name: tmp_path / folder / f"{name}.h5" for name in baselines.MODELS}
         baselines.fit_baselines(
             responses=responses,
@@ -147,6 +148,14 @@ def test_fit_baselines_is_deterministic_and_free_of_batches(run):
     first, second = run("first", batch_size=7), run("second", batch_size=20)
     for name in first:
         assert first[name].read_bytes() == second[name].read_bytes()
+
+
+def test_baselines_see_the_same_single_trials(run, tmp_path):
+    reduced = first_test_trials(tmp_path / "responses.h5", tmp_path / "reduced.h5")
+    expected, single, mean = run("expected", reduced), run("single", trial_averaging="single"), run("mean")
+    pictures = [read_reconstructions(found["ridge"]).pictures for found in (expected, single, mean)]
+    np.testing.assert_array_equal(pictures[0], pictures[1])
+    assert not np.array_equal(pictures[1], pictures[2])
 
 
 def test_test_pictures_choose_nothing(run, monkeypatch):

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from small_stores import TEST, smooth_pictures, write_responses, write_samples, write_stimuli
 
-from neuropictor.config import EvaluateConfig, NsdConfig, PreprocessConfig
+from neuropictor.config import EvaluateConfig, NsdConfig, PreprocessConfig, SampleConfig
 from neuropictor.evaluation import figures
 from neuropictor.evaluation.datacard import data_card, measure
 from neuropictor.surface import load_geometry
@@ -99,20 +99,27 @@ def test_data_card(tmp_path):
     seen, mean = smooth_pictures(TEST), smooth_pictures(range(60)).mean(0)
     expected = np.mean([np.corrcoef(mean.ravel(), picture.ravel())[0, 1] for picture in seen])
     assert facts["pictures"]["mean_training_picture_pixcorr"] == pytest.approx(expected, abs=1e-4)
-    data_card(responses, stimuli, EvaluateConfig(), tmp_path / "card.html")
+    data_card(responses, stimuli, EvaluateConfig(), SampleConfig(), tmp_path / "card.html")
     text = (tmp_path / "card.html").read_text()
     assert "Data card (SIMULATED data)" in text
     assert "mean colour" not in text and "Release" not in text
     made = {"preprocess": PreprocessConfig(training_sessions=1).model_dump(), "nsd": NsdConfig(release=37).model_dump()}
     (tmp_path / "1.run.json").write_text(json.dumps({"config": made}))
-    data_card(responses, stimuli, EvaluateConfig(), tmp_path / "card.html")
+    data_card(responses, stimuli, EvaluateConfig(), SampleConfig(), tmp_path / "card.html")
     text = (tmp_path / "card.html").read_text()
     assert "Release 37: without each subject's last three sessions; only the first 1 train and validate." in text
     assert "z-scored over trials of no test picture of a session and end at 8 standard deviations" in text
     scores = {"two_way": 0.81, "category": 0.9, "pixcorr": 0.8}
     results = {"backbone": "m", "controls": dict.fromkeys(("seen", "vae", "text", "mean_colour"), scores)}
     (tmp_path / "metrics.run.json").write_text(json.dumps({"results": results}))
-    data_card(responses, stimuli, EvaluateConfig(), tmp_path / "card.html", metrics=tmp_path / "metrics.csv")
+    data_card(
+        responses, stimuli, EvaluateConfig(), SampleConfig(), tmp_path / "card.html", metrics=tmp_path / "metrics.csv"
+    )
     text = (tmp_path / "card.html").read_text()
     assert "below 0.75 - missed" in text
     assert '<span class="good">at least 0.90' in text
+    assert "Test pictures are those that all subjects were to see" in text
+    assert "reconstructed from the mean response over their repeats" in text
+    single = SampleConfig(trial_averaging="single")
+    data_card(responses, stimuli, EvaluateConfig(), single, tmp_path / "card.html")
+    assert "reconstructed from a single trial, the first" in (tmp_path / "card.html").read_text()

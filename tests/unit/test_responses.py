@@ -40,6 +40,8 @@ def test_mean_response_averages_the_repeats_of_each_picture(store):
     ids = [107, 3, 119, 3]
     expected = [store.responses(np.flatnonzero(store.nsd_id == number)).mean(0) for number in ids]
     assert np.allclose(store.mean_response(ids), expected, atol=1e-6)
+    firsts = [np.flatnonzero(store.nsd_id == number)[0] for number in ids]
+    assert np.array_equal(store.mean_response(ids, 1), store.responses(firsts))
     assert store.trials(107).tolist() == np.flatnonzero(store.nsd_id == 107).tolist()
     assert store.repeat[store.trials(107)].tolist() == [0, 1, 2]
     with pytest.raises(KeyError, match="never saw picture 99"):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from small_stores import first_test_trials
 
 from neuropictor import sampling
 from neuropictor.config import SampleConfig
@@ -26,9 +27,9 @@ def networks(tmp_path_factory, tiny_backbone):
     return path
 
 
-def run(networks, backbone, prepared, runtime, out, **settings):
+def run(networks, backbone, prepared, runtime, out, responses=None, **settings):
     config = SampleConfig(**({"steps": 2, "samples": 2, "batch_size": 4} | settings))
-    responses = prepared / "sub-01" / "responses.h5"
+    responses = responses or prepared / "sub-01" / "responses.h5"
     sample_subject(networks, backbone, responses, config, runtime, "refined", out)
     return read_reconstructions(out)
 
@@ -49,6 +50,15 @@ def test_batch_size_does_not_change_pictures(networks, tiny_backbone, tiny_prepa
     assert (
         np.abs(one.pictures.astype(int) - all_.pictures).max() <= 1
     )  # last-digit differences may cross a rounding step
+
+
+def test_single_trials_are_the_first_of_each_picture(networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path):
+    args = (networks, tiny_backbone, tiny_prepared, tiny_runtime)
+    reduced = first_test_trials(tiny_prepared / "sub-01" / "responses.h5", tmp_path / "responses.h5")
+    expected = run(*args, tmp_path / "expected.h5", responses=reduced)
+    single = run(*args, tmp_path / "single.h5", trial_averaging="single")
+    np.testing.assert_array_equal(single.pictures, expected.pictures)
+    assert not np.array_equal(single.pictures, run(*args, tmp_path / "mean.h5").pictures)
 
 
 def test_continues_where_it_was_stopped(
