@@ -132,7 +132,7 @@ def preprocess_subject(
     stage(
         nsd_root=nsd,
         subject=subject,
-        config=loaded.preprocess,
+        config=loaded.preprocess_of(subject),
         nsd=loaded.nsd,
         out=out,
         kept=dict(enumerate(kept, start=1)) if kept else None,

@@ -97,6 +97,13 @@ class Config(Section):
                 )
         return self
 
+    def preprocess_of(self, subject: int) -> PreprocessConfig:
+        """Return the settings of one subject's preprocessing, with its own number of `training_sessions`."""
+        if subject in self.subjects.pretrain:
+            return self.preprocess
+        fewer = min(self.preprocess.training_sessions, self.preprocess.refine_sessions)
+        return self.preprocess.model_copy(update={"training_sessions": fewer})
+
 
 def load(settings: Mapping[str, Any]) -> Config:
     """Check settings as read from YAML and return them typed.
@@ -121,8 +128,8 @@ def load(settings: Mapping[str, Any]) -> Config:
     )
 
 
-def read(path: str | Path) -> Config:
-    """Read and check a YAML file; what it leaves out has its default.
+def read(*paths: str | Path) -> Config:
+    """Read and check YAML files, laid one over the other; what they leave out has its default.
 
     Raises
     ------
@@ -131,11 +138,23 @@ def read(path: str | Path) -> Config:
     """
     import yaml
 
-    try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(found, dict):
-        shown = config_text.show(found)
-        raise ConfigError(f"{path} holds {shown}; a mapping of sections is expected, e.g. sample: {{steps: 25}}")
-    return load(found)
+    settings: dict[str, Any] = {}
+    for path in paths:
+        try:
+            found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path} is not valid YAML: {error}") from None
+        if not isinstance(found, dict):
+            shown = config_text.show(found)
+            raise ConfigError(f"{path} holds {shown}; a mapping of sections is expected, e.g. sample: {{steps: 25}}")
+        _lay_over(settings, found)
+    return load(settings)
+
+
+def _lay_over(settings: dict[str, Any], found: Mapping[str, Any]) -> None:
+    """Merge as Snakemake merges its --configfile: mappings key by key, all else replaced."""
+    for key, value in found.items():
+        if isinstance(value, Mapping) and isinstance(settings.get(key), dict):
+            _lay_over(settings[key], value)
+        else:
+            settings[key] = value

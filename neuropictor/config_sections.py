@@ -155,6 +155,10 @@ class PreprocessConfig(Section):
     training_sessions: Annotated[int, Field(ge=1, le=40)] = Field(
         40, description="only the first so many sessions train and validate; all sessions that count test"
     )
+    refine_sessions: Annotated[int, Field(ge=1, le=40)] = Field(
+        40,
+        description="as training_sessions, for subjects that refine without having pretrained: few-session work",
+    )
     picture_size: Annotated[int, Field(ge=8)] = Field(
         64, description="side of the stored pictures in pixels; the backbone's picture size"
     )

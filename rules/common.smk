@@ -50,6 +50,13 @@ def section(name, *only):
     return {key: value for key, value in values.items() if not only or key in only}
 
 
+def preprocessing(wildcards):
+    """What the responses of one subject depend on."""
+    values = settings.preprocess_of(int(wildcards.subject)).model_dump()
+    names = "clip z_score statistics validation_pictures training_sessions".split()
+    return provenance.canonical({name: values[name] for name in names})
+
+
 def code(script):
     """Hash a workflow script and all modules behind it; a stage runs again when what they do changes."""
     if not settings.runtime.track_code:
@@ -205,7 +212,7 @@ def subject_keys(subject):
 
 def fetched(found):
     """Outputs of these keys, with subject and session as wildcards where they are the first."""
-    names = {"subj01": "subj{subject}", "betas_session01": "betas_session{session}"}
+    names = {"subj01": "subj{subject}", "session01": "session{session}"}
     for name, wildcard in names.items():
         found = [key.replace(name, wildcard) for key in found]
     return [f"<nsd>/{key}" for key in found]
@@ -263,9 +270,9 @@ def session_files(wildcards):
     if settings.nsd.source != "fetch":
         return []
     sessions = range(1, counted_sessions(int(wildcards.subject)) + 1)
+    subject, version = int(wildcards.subject), settings.nsd.beta_version
     return [
-        f"<prepared>/sub-{wildcards.subject}/sessions/{session:02d}.h5"
-        for session in sessions
+        f"<nsd>/{keys.kept_session(subject, session, version)}" for session in sessions
     ]
 
 

@@ -165,7 +165,7 @@ rule preprocess_session:
         design=f"<nsd>/{keys.EXPERIMENT_DESIGN}",
         betas=session_betas,
     output:
-        "<prepared>/sub-{subject}/sessions/{session}.h5",
+        fetched([keys.kept_session(1, 1, settings.nsd.beta_version)]),
     log:
         "logs/preprocess_session/sub-{subject}/session-{session}.log",
     benchmark:

@@ -48,14 +48,7 @@ rule preprocess_subject:
         mem_mb=4000,
         runtime=240,
     params:
-        config=section(
-            "preprocess",
-            "clip",
-            "z_score",
-            "statistics",
-            "validation_pictures",
-            "training_sessions",
-        ),
+        config=preprocessing,
         nsd=section("nsd", "beta_version", "release", "sessions"),
         root=nsd_folder,
         code=code("preprocess_subject"),

@@ -15,5 +15,5 @@ preprocess_subject(
     config=PreprocessConfig(**snakemake.params.config),
     nsd=NsdConfig(**snakemake.params.nsd),
     out=Path(snakemake.output.store),
-    kept={int(Path(path).stem): Path(path) for path in snakemake.input.sessions} or None,
+    kept=dict(enumerate(map(Path, snakemake.input.sessions), start=1)) or None,
 )

@@ -112,6 +112,7 @@ def _subject_facts(store: ResponseStore) -> dict:
         "mesh": store.mesh,
         "beta_version": store.beta_version,
         "sessions": len(np.unique(store.session)),
+        "training_sessions": len(np.unique(store.session[store.split != SPLITS.index("test")])),
         "vertices": store.n_vertices,
         "most_repeats": int(store.repeat.max()) + 1,
         "splits": splits,
@@ -182,7 +183,9 @@ def _subjects(facts: dict) -> str:
         low, median, high = found["ncsnr_quartiles"]
         ceiling = "unknown" if median is None else f"{median:.3f}<small>{low:.3f} to {high:.3f}</small>"
         counts = [f"{splits[name]['pictures']:,}<small>{splits[name]['trials']:,} trials</small>" for name in SPLITS]
-        rows.append([escape(subject), str(found["sessions"]), *counts, str(found["most_repeats"]), ceiling])
+        sessions, training = found["sessions"], found["training_sessions"]
+        fewer = f"<small>training: {training}</small>" if training < sessions else ""
+        rows.append([escape(subject), f"{sessions}{fewer}", *counts, str(found["most_repeats"]), ceiling])
     header = ["subject", "sessions", *(f"{name} pictures" for name in SPLITS), "repeats", "ncsnr"]
     one = next(iter(facts["subjects"].values()))
     note = (
@@ -200,11 +203,7 @@ def _choices(settings: dict | None) -> str:
         return ""
     nsd, made = settings["nsd"], settings["preprocess"]
     dropped = "all sessions" if nsd["release"] == PLANNED_SESSIONS else "without each subject's last three sessions"
-    limits = [
-        f"only the first {count} {purpose}"
-        for count, purpose in ((nsd["sessions"], "count"), (made["training_sessions"], "train and validate"))
-        if count < PLANNED_SESSIONS
-    ]
+    limits = [f"only the first {nsd['sessions']} count"] if nsd["sessions"] < PLANNED_SESSIONS else []
     over = {"non_test": "trials of no test picture", "all": "all trials"}[made["statistics"]]
     return (
         f"<p>Release {nsd['release']}: {'; '.join([dropped, *limits])}. Responses are z-scored over {over} of a "

@@ -62,6 +62,12 @@ def betas(subject: int, session: int, hemisphere: str, beta_version: str) -> str
     return f"{beta_folder(subject, beta_version)}/{_hemisphere(hemisphere)}.betas_session{session:02d}.mgh"
 
 
+def kept_session(subject: int, session: int, beta_version: str) -> str:
+    """Return the name of what is kept of one session's betas; not in NSD's bucket."""
+    beta_folder(subject, beta_version)
+    return f"visual_cortex/{subject_name(subject)}/{beta_version}/session{session:02d}.h5"
+
+
 def ncsnr(subject: int, hemisphere: str, beta_version: str, split: int | None = None) -> str:
     """Return the key of a noise-ceiling file: of all pictures, or of the odd (1) or even (2) ones."""
     ending = "" if split is None else f"_split{split}"

@@ -1,5 +1,6 @@
 import json
 
+import h5py
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -103,12 +104,18 @@ def test_data_card(tmp_path):
     text = (tmp_path / "card.html").read_text()
     assert "Data card (SIMULATED data)" in text
     assert "mean colour" not in text and "Release" not in text
-    made = {"preprocess": PreprocessConfig(training_sessions=1).model_dump(), "nsd": NsdConfig(release=37).model_dump()}
+    made = {"preprocess": PreprocessConfig().model_dump(), "nsd": NsdConfig(release=37, sessions=2).model_dump()}
     (tmp_path / "1.run.json").write_text(json.dumps({"config": made}))
     data_card(responses, stimuli, EvaluateConfig(), SampleConfig(), tmp_path / "card.html")
     text = (tmp_path / "card.html").read_text()
-    assert "Release 37: without each subject's last three sessions; only the first 1 train and validate." in text
+    assert "Release 37: without each subject's last three sessions; only the first 2 count." in text
+    assert "training: " not in text
     assert "z-scored over trials of no test picture of a session and end at 8 standard deviations" in text
+    with h5py.File(responses[1], "r+") as file:
+        file["split"][150:] = 2
+    assert measure(responses, stimuli, 0)["subjects"]["1"]["training_sessions"] == 1
+    data_card(responses, stimuli, EvaluateConfig(), SampleConfig(), tmp_path / "card.html")
+    assert "2<small>training: 1</small>" in (tmp_path / "card.html").read_text()
     scores = {"two_way": 0.81, "category": 0.9, "pixcorr": 0.8}
     results = {"backbone": "m", "controls": dict.fromkeys(("seen", "vae", "text", "mean_colour"), scores)}
     (tmp_path / "metrics.run.json").write_text(json.dumps({"results": results}))

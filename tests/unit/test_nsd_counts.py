@@ -1,10 +1,12 @@
 """Every published count of NSD's sessions, trials and pictures, on a simulated design of its size (no betas)."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from neuropictor import config
 from neuropictor.config import SimulateConfig
 from neuropictor.nsd import keys
 from neuropictor.nsd.constants import SESSIONS, SUBJECTS, counted_sessions
@@ -123,3 +125,25 @@ def test_what_is_refused(design):
         design.splits(1, 9000)
     with pytest.raises(ValueError, match=r"subject 4: nsd\.release is 36"):
         design.counted_sessions(4, 36)
+
+
+def test_steps_of_the_presets_are_the_papers_epochs(design):
+    def epochs(settings, found):
+        return settings.steps * settings.batch_size / found
+
+    presets = Path(__file__).resolve().parents[2] / "presets"
+    paper, few = config.read(presets / "nsd.yaml"), config.read(presets / "nsd.yaml", presets / "nsd-1-session.yaml")
+    everyone = sum(pictures(design, s, TRAIN, paper.nsd.release)[0] for s in paper.subjects.pretrain)
+    assert everyone == 67_628 and epochs(paper.pretrain, everyone) == pytest.approx(100, abs=0.01)
+    for settings, found in ((paper, 8859), (few, 517)):
+        assert pictures(design, 1, TRAIN, settings.nsd.release, **sessions_of(settings, 1))[0] == found
+        assert epochs(settings.refine, found) == pytest.approx(160, abs=0.05)
+        adapted = settings.refine.guidance_adaptation.steps * settings.refine.batch_size
+        assert adapted / found == pytest.approx(20, abs=0.05)
+    others = sum(pictures(design, s, TRAIN, 40, **sessions_of(few, s))[0] for s in few.subjects.pretrain)
+    assert others == 60_566 and epochs(few.pretrain, others) == pytest.approx(100, abs=0.01)
+    assert pictures(design, 1, TEST, 40, **sessions_of(few, 1)) == (1000, 3000)
+
+
+def sessions_of(settings, subject):
+    return {"training_sessions": settings.preprocess_of(subject).training_sessions}

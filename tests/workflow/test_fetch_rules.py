@@ -5,6 +5,7 @@ import shutil
 from collections import Counter
 
 import pytest
+import yaml
 from stand_in_bucket import Stored, serving
 from test_dag import chain, copy_workflow, planned, refused, snakemake
 
@@ -40,6 +41,19 @@ def test_the_preset_asks_for_the_agreement(checkout):
     assert "nsd.terms_accepted is false" in message
     assert "https://forms.gle/xue2bCdM9LaFNMeb7" in message
     assert "Traceback" not in message
+
+
+def test_the_presets_plan_the_sessions_of_their_release_offline(checkout):
+    accepted = {"nsd": {"terms_accepted": True, "endpoint": "http://127.0.0.1:9"}}
+    (checkout / "accepted.yaml").write_text(yaml.safe_dump(accepted))
+    for presets, sessions in (
+        (["presets/nsd.yaml"], 4 * 37 + 2 * 29 + 2 * 27),
+        (["presets/nsd.yaml", "presets/nsd-1-session.yaml"], 284),
+    ):
+        jobs = planned(checkout, {}, *presets, "accepted.yaml", "--", "preprocess")
+        assert jobs["fetch_betas"] == jobs["preprocess_session"] == sessions
+        assert jobs["preprocess_subject"] == jobs["fetch_subject"] == 8
+        assert not {"calibrate", "simulate_pictures", "cache_latents"} & set(jobs)
 
 
 def test_files_are_planned_fetched_and_not_fetched_again(checkout, monkeypatch):
