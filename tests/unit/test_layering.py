@@ -17,7 +17,13 @@ FLOORS = {
     "cli": 5,
 }
 # Logging and settings serve all floors above; on their own floor nobody needs them. Two rooms in one place:
-ROOM_OF = {"config_sections": "config", "config_text": "config", "cli_data": "cli", "cli_options": "cli"}
+ROOM_OF = {
+    "config_sections": "config",
+    "config_text": "config",
+    "config_types": "config",
+    "cli_data": "cli",
+    "cli_options": "cli",
+}
 LIGHT = [
     "neuropictor",
     "neuropictor.config",
