@@ -379,6 +379,16 @@ class RuntimeConfig(Section):
     workers: Annotated[int, Field(ge=0)] = Field(
         0, description="processes that load data; 0: none besides the main one"
     )
+    accumulation: Count = Field(
+        1,
+        description="parts in which a training step's batch is computed, one after the other: less memory, same step"
+        " (last digits and draws of dropout differ)",
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="training computes activations again instead of keeping them: less memory, about a third more time,"
+        " same gradients",
+    )
     gpus: Annotated[int, Field(ge=0)] = Field(
         0, description="GPUs that a training or sampling job reserves with Snakemake and on a cluster"
     )

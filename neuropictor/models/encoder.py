@@ -198,6 +198,8 @@ class FMRIEncoder(ModelMixin, ConfigMixin):
         One rate for activations, attention and whole branches.
     """
 
+    _supports_gradient_checkpointing = True
+
     @register_to_config
     def __init__(
         self,
@@ -210,6 +212,7 @@ class FMRIEncoder(ModelMixin, ConfigMixin):
         dropout: float = 0.0,
     ):
         super().__init__()
+        self.gradient_checkpointing = False
         rows, columns = grid_shape(image_size, patch_size)
         self.patch_embed = _PatchEmbedding(in_channels, patch_size, width)
         self.cls_token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
@@ -236,8 +239,9 @@ class FMRIEncoder(ModelMixin, ConfigMixin):
         tokens = self.patch_embed(maps) + self.pos_embed[:, 1:]
         first = (self.cls_token + self.pos_embed[:, :1]).expand(tokens.shape[0], -1, -1)
         tokens = torch.cat([first, tokens], dim=1)
+        recompute = self.gradient_checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
-            tokens = block(tokens)
+            tokens = self._gradient_checkpointing_func(block, tokens) if recompute else block(tokens)
         return self.norm(tokens)
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from neuropictor.data.datasets import MapOperator, PictureResponses, TrainingBatches
 from neuropictor.models.encoder import FMRIAutoencoder, reconstruction_error
+from neuropictor.models.memory import recompute_activations
 from neuropictor.models.networks import load_autoencoder, save_autoencoder
 from neuropictor.models.population import AUTOENCODER, population_file
 from neuropictor.runlog import RunRecord, checksum
@@ -103,6 +104,8 @@ def calibrate(
         out.parent / "run.json", "calibrate", config=sections, seed=config.seed, inputs=inputs.values()
     ) as record:
         module = _start(config, encoder, backbone)
+        if runtime.gradient_checkpointing:
+            recompute_activations(module)
         task = CalibrationTask(module, load_geometry(), accelerator.device)
         share = (accelerator.process_index, accelerator.num_processes)
         batches, validation = (

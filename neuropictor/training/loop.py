@@ -10,8 +10,9 @@ import logging
 import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -92,6 +93,18 @@ def learning_rate(step: int, steps: int, highest: float, warmup: int, schedule: 
     if schedule == "constant":
         return highest
     return highest * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def split_batch(batch: Batch, parts: int) -> Iterator[tuple[float, Batch]]:
+    """Yield a batch in at most `parts` parts of about equal size, each with its share of the rows.
+
+    Losses are means over rows, so the sum of the parts' losses, each times its share, is the loss of the batch.
+    """
+    rows = len(next(iter(batch.values())))
+    size = -(-rows // parts)
+    for start in range(0, rows, size):
+        part = {name: values[start : start + size] for name, values in batch.items()}
+        yield min(size, rows - start) / rows, part
 
 
 def make_accelerator(runtime: "RuntimeConfig") -> Accelerator:
@@ -185,6 +198,7 @@ class Trainer:
         self.factors = [group["factor"] for group in optimizer.param_groups]
         self.module, self.optimizer = accelerator.prepare(task.module, optimizer)
         self.average = _Average(task.module, recipe.ema)
+        self.steps_per_second = 0.0
 
     def _groups(self) -> list[dict[str, Any]]:
         rates = self.task.rates()
@@ -231,6 +245,7 @@ class Trainer:
         steps, interval = self.recipe.steps, self.runtime.log_interval
         running: dict[str, list[torch.Tensor]] = {}
         self.module.train()
+        counted, since = start, time.monotonic()
         loader = self.batches.loader(start, steps, self.runtime.workers)
         with progress(steps, description, start=start, unit="step") as bar:
             for step, batch in enumerate(loader, start=start):
@@ -242,7 +257,10 @@ class Trainer:
                     means = {name: torch.stack(values).mean().item() for name, values in running.items()}
                     running.clear()
                     self._record(done, "train", means)
-                    bar.advance(1, **means)
+                    now = time.monotonic()
+                    self.steps_per_second = (done - counted) / max(now - since, 1e-9)
+                    counted, since = done, now
+                    bar.advance(1, **means, **{"steps/s": self.steps_per_second})
                 else:
                     bar.advance(1)
                 if done % self.recipe.validation_interval == 0 or done == steps:
@@ -258,13 +276,21 @@ class Trainer:
     def _step(self, step: int, batch: Batch) -> dict[str, torch.Tensor]:
         for group, factor in zip(self._adam.param_groups, self.factors, strict=True):
             group["lr"] = self.recipe.rate(step) * factor
-        with self.accelerator.autocast():
-            losses = self.task.losses(self.module, self._to_device(batch), step)
-        self.accelerator.backward(losses["loss"])
+        means: dict[str, torch.Tensor] = {}
+        parts = list(split_batch(batch, self.runtime.accumulation))
+        for number, (share, part) in enumerate(parts, start=1):
+            # Gradients of several devices are exchanged once a step, with the last part.
+            waiting = self.accelerator.no_sync(self.module) if number < len(parts) else nullcontext()
+            with waiting:
+                with self.accelerator.autocast():
+                    losses = self.task.losses(self.module, self._to_device(part), step)
+                self.accelerator.backward(losses["loss"] * share)
+            for name, value in losses.items():
+                means[name] = means.get(name, 0.0) + value.detach() * share
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update(step + 1)
-        return {name: value.detach() for name, value in losses.items()}
+        return means
 
     def _to_device(self, batch: Batch) -> Batch:
         return {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}

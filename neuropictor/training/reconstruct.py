@@ -23,6 +23,7 @@ from neuropictor.data.responses import ResponseStore
 from neuropictor.models.alignment import AlignmentNetwork
 from neuropictor.models.backbone import Backbone, backbone_folder
 from neuropictor.models.encoder import FMRIEncoder
+from neuropictor.models.memory import cast_once, recompute_activations
 from neuropictor.models.networks import Networks, autoencoder_start, load_autoencoder, load_networks, save_networks
 from neuropictor.models.population import AUTOENCODER, NETWORKS, population_file
 from neuropictor.runlog import RunRecord, checksum
@@ -145,7 +146,13 @@ def _train(
     guard = make_guard({stage: config}, inputs, __file__ if runtime.track_code else None)
     accelerator = make_accelerator(runtime)
     with RunRecord(out.parent / "run.json", stage, config=config, seed=config.seed, inputs=inputs.values()) as record:
-        frozen = Backbone.load(backbone).to(accelerator.device)
+        frozen = Backbone.load(backbone)
+        frozen.null_context()  # made before the UNet moves: VAE and text tower are not used by steps and stay behind
+        frozen.unet.to(accelerator.device)
+        if runtime.precision == "bf16":
+            cast_once(frozen.unet, torch.bfloat16)
+        if runtime.gradient_checkpointing:
+            recompute_activations(networks, frozen.unet)
         maps = MapOperator(load_geometry().map_operator(networks.encoder.config.image_size)).to(accelerator.device)
         task = ModulationTask(networks, frozen, maps, config)
         share = (accelerator.process_index, accelerator.num_processes)
@@ -174,6 +181,7 @@ def _train(
             write_history(out.parent / "history.csv", history)
         record.add(data=batches.responses.data, pictures=len(batches.responses))
         record.add(subjects=sorted({int(s) for s in batches.responses.subject}))
+        record.add(steps_per_second=round(trainer.steps_per_second, 4))
         record.add(parameters=sum(p.numel() for p in networks.parameters() if p.requires_grad))
         record.add(**{f"{split}_{name}": value for _, split, name, value in history[-6:]})
     checkpoints.clear()

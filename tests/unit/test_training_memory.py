@@ -1,0 +1,205 @@
+"""The cheap ways of a training step give the numbers of the plain ways."""
+
+import numpy as np
+import pytest
+import torch
+from test_training_stages import batch, make_task
+
+from neuropictor.data.datasets import PictureResponses, TrainingBatches
+from neuropictor.data.latents import LatentStore, cache_latents
+from neuropictor.data.stimuli import StimulusStore
+from neuropictor.models.backbone import Backbone
+from neuropictor.models.encoder import FMRIAutoencoder
+from neuropictor.models.memory import cast_once, recompute_activations
+from neuropictor.training.checkpoints import CheckpointFolder
+from neuropictor.training.loop import Recipe, Trainer, make_accelerator, split_batch
+
+
+def stirred_task(folder, variant="refine", **settings):
+    """A task whose zero-initialised outputs are not zero, so that every parameter matters."""
+    torch.manual_seed(0)
+    task = make_task(Backbone.load(folder), variant, **settings)
+    with torch.no_grad():
+        for parameter in task.module.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.1)
+    return task
+
+
+def step_of(task, data, step=0):
+    """Losses and gradients of one step."""
+    losses = task.losses(task.module, data, step)
+    losses["loss"].backward()
+    found = {name: p.grad.clone() for name, p in task.module.named_parameters() if p.grad is not None}
+    task.module.zero_grad()
+    return {name: value.detach() for name, value in losses.items()}, found
+
+
+def assert_equal(one, other):
+    for mine, theirs in zip(one, other, strict=True):
+        assert mine.keys() == theirs.keys()
+        for name, values in mine.items():
+            assert torch.equal(values, theirs[name]), name
+
+
+def test_gradients_are_those_of_the_plain_way_bit_for_bit(tiny_backbone, tiny_prepared, tiny_runtime, tmp_path):
+    """Plain: UNet with weight gradients, VAE and text tower in the step; float32, the same random draws.
+
+    The store rounds moments and text to half precision. With that rounding in the plain way too, gradients are equal
+    bit for bit; without it they differ by what half precision loses. Both UNets have their channels last: in the other
+    layout torch multiplies by another routine where a weight takes gradients, which moves the last bits (4e-6).
+    """
+    path, stimuli = tmp_path / "latents.h5", StimulusStore(tiny_prepared / "stimuli.h5")
+    cache_latents(stimuli.path, tiny_backbone, tiny_runtime, path, batch_size=1)
+    responses = PictureResponses([tiny_prepared / "sub-01" / "responses.h5"], "train")
+    factor = np.float32(0.18215)
+    batches = TrainingBatches(
+        responses, 6, "random", 3, LatentStore(path), scaling_factor=factor, n_timesteps=1000, captions="random"
+    )
+    data = batches[5]
+    task = stirred_task(tiny_backbone, guidance_dropout=0.4)
+    task.unet.to(memory_format=torch.channels_last)
+    ours = step_of(task, data)
+
+    backbone = Backbone.load(tiny_backbone)
+    random, items = np.random.default_rng([3, 1, 5]), batches._items(5)
+    assert random.integers(0, 1000, 6).tolist() == data["timesteps"].tolist()
+    responses.choose(items, "random", random)
+    posterior, noise = random.standard_normal((2, 6, 4, 4, 4), dtype=np.float32)
+    np.testing.assert_array_equal(noise, data["noise"])
+    which = random.integers(0, 5, 6)
+
+    def plain(rounded):
+        task = stirred_task(tiny_backbone, guidance_dropout=0.4)
+        task.unet.to(memory_format=torch.channels_last).requires_grad_(True)
+        latents, text = [], []
+        for nsd_id, normal, caption in zip(responses.nsd_id[items], posterior, which, strict=True):
+            mean, logvar = backbone.encode_pictures(stimuli.pictures([nsd_id]))
+            five = backbone.encode_text((stimuli.captions([nsd_id])[0] * 5)[:5])
+            mean, logvar, five = (rounded(values).numpy() for values in (mean, logvar, five))
+            latents.append(factor * (mean[0] + np.exp(0.5 * logvar[0]) * normal))
+            text.append(five[caption])
+        made = {"latents": torch.from_numpy(np.stack(latents)), "text": torch.from_numpy(np.stack(text))}
+        result = step_of(task, data | made)
+        assert all(parameter.grad is not None for parameter in task.unet.parameters())
+        return result
+
+    assert_equal(plain(lambda values: values.half().float()), ours)
+    for exact, name in zip(plain(lambda values: values)[1].values(), ours[1], strict=True):
+        assert (exact - ours[1][name]).norm() <= 2e-3 * exact.norm(), name
+
+
+def test_frozen_parts_have_no_gradients_no_graph_and_no_dropout(tiny_backbone):
+    task, graph = stirred_task(tiny_backbone), {}
+    first = task.unet.down_blocks[0].attentions[0].transformer_blocks[0]
+    for name, part in (("conv_in", task.unet.conv_in), ("self", first.attn1), ("cross", first.attn2)):
+        part.register_forward_hook(lambda _, __, out, name=name: graph.update({name: out.requires_grad}))
+    task.module.train()
+    step_of(task, batch())
+    assert graph == {"conv_in": False, "self": False, "cross": True}  # it starts where the context comes in
+    assert not any(part.training for part in task.unet.modules())
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in task.unet.parameters())
+
+
+def kept_bytes(task, data):
+    """Bytes that autograd keeps for the backward pass."""
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        losses = task.losses(task.module, data, 0)
+    del losses
+    return sum(kept.values())
+
+
+def test_activations_computed_again_give_the_same_gradients_from_less_memory(tiny_backbone):
+    keeping, again = stirred_task(tiny_backbone), stirred_task(tiny_backbone)
+    recompute_activations(again.module, again.unet)
+    assert_equal(step_of(keeping, batch()), step_of(again, batch()))
+    data = batch(64) | {"timesteps": torch.arange(64)}
+    assert kept_bytes(again, data) < 0.6 * kept_bytes(keeping, data)
+    autoencoder, maps = FMRIAutoencoder(32, 16, 1, 16, 2, 2, 0.0, 8, 1, 8), torch.randn(2, 1, 32, 32)
+    plain = torch.autograd.grad(autoencoder(maps).square().sum(), list(autoencoder.encoder.parameters()))
+    recompute_activations(autoencoder)
+    assert autoencoder.encoder.is_gradient_checkpointing
+    for one, two in zip(
+        plain,
+        torch.autograd.grad(autoencoder(maps).square().sum(), list(autoencoder.encoder.parameters())),
+        strict=True,
+    ):
+        assert torch.equal(one, two)
+
+
+def test_weights_cast_once_are_those_that_autocast_makes_each_time(tiny_backbone):
+    keeping, once = stirred_task(tiny_backbone), stirred_task(tiny_backbone)
+    cast_once(once.unet, torch.bfloat16)
+    assert once.unet.conv_in.weight.dtype == torch.bfloat16
+    assert once.unet.conv_norm_out.weight.dtype == torch.float32
+    found = []
+    for task in (keeping, once):
+        with torch.autocast("cpu", torch.bfloat16):
+            losses = task.losses(task.module, batch(), 0)
+        losses["loss"].backward()
+        gradients = {name: p.grad for name, p in task.module.named_parameters()}
+        found.append(({name: value.detach() for name, value in losses.items()}, gradients))
+    assert_equal(*found)
+    with pytest.raises(
+        ValueError, match=r"cast_once: parameter 'encoder.* is trained, .* allowed: frozen modules, for"
+    ):
+        cast_once(once.module, torch.bfloat16)
+
+
+@pytest.mark.parametrize(("parts", "shares"), [(1, [1.0]), (3, [0.5, 0.5]), (2, [0.5, 0.5]), (9, [0.25] * 4)])
+def test_a_batch_is_split_into_shares(parts, shares):
+    found = list(split_batch(batch(4), parts))
+    assert [share for share, _ in found] == shares
+    for name, values in batch(4).items():
+        assert torch.equal(torch.cat([part[name] for _, part in found]), values)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5])
+def test_a_batch_in_parts_takes_the_step_of_the_whole_batch(tiny_backbone, tiny_runtime, tmp_path, parts):
+    class Batches:
+        def loader(self, start, stop, workers):
+            return (batch(5) for _ in range(start, stop))
+
+    def train(accumulation):
+        task, gradients = stirred_task(tiny_backbone), []
+        recipe = Recipe(3, lambda step: 1e-4, weight_decay=0.01, ema=0.0, validation_interval=9)
+        runtime = tiny_runtime.model_copy(update={"accumulation": accumulation})
+        folder = CheckpointFolder(tmp_path / str(accumulation), {})
+        trainer = Trainer(task, Batches(), None, recipe, runtime, folder, make_accelerator(runtime))
+        trainer._adam.register_step_pre_hook(
+            lambda *_: gradients.append(torch.cat([p.grad.flatten() for p in task.module.parameters()]))
+        )
+        return trainer.run("Training"), gradients
+
+    (whole, expected), (split, found) = train(1), train(parts)
+    assert len(found) == len(expected) == 3
+    assert (found[0] - expected[0]).norm() < 1e-5 * expected[0].norm()
+    assert [row[:3] for row in split] == [row[:3] for row in whole]
+    assert [row[3] for row in split] == pytest.approx([row[3] for row in whole], rel=1e-4)
+
+
+def test_checkpoints_hold_the_trained_networks_and_nothing_of_the_backbone(tiny_backbone, tiny_runtime, tmp_path):
+    task = stirred_task(tiny_backbone)
+
+    class Batches:
+        def loader(self, start, stop, workers):
+            return (batch(4) for _ in range(start, stop))
+
+    recipe = Recipe(2, lambda step: 1e-3, weight_decay=0.0, ema=0.0, validation_interval=9)
+    trainer = Trainer(
+        task, Batches(), None, recipe, tiny_runtime, CheckpointFolder(tmp_path, {}), make_accelerator(tiny_runtime)
+    )
+    trainer.run("Training")
+    assert trainer.steps_per_second > 0
+    tensors = trainer.checkpoints.newest().tensors
+    of_module = {name.removeprefix("module.") for name in tensors if name.startswith("module.")}
+    assert of_module == set(task.module.state_dict())
+    trained = sum(p.numel() for p in task.module.parameters() if p.requires_grad)
+    held = sum(values.numel() for name, values in tensors.items() if not name.startswith("random"))
+    assert held <= 3 * trained + len(tensors) + sum(b.numel() for b in task.module.buffers())
