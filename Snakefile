@@ -19,7 +19,8 @@ settings = checked(config)
 pathvars:
     nsd=settings.paths.nsd,
     prepared=settings.paths.prepared,
-    results=settings.paths.results,
+    results=settings.results_folder(),
+    logs=settings.logs_folder(),
 
 
 wildcard_constraints:

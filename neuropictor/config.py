@@ -7,7 +7,7 @@ is tested against them.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -63,9 +63,18 @@ class ConfigError(ValueError):
     """The configuration cannot be used; the message says which key, what was found, what is allowed and one example."""
 
 
+ExperimentName = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$")]
+
+
 class Config(Section):
     """All of it."""
 
+    experiment: ExperimentName = Field(
+        "",
+        description="name of this experiment: its results lie in paths.results/experiments, in a folder of that name,"
+        " beside those of others; empty: none, results lie in paths.results itself",
+        examples=["no-alignment"],
+    )
     subjects: SubjectsConfig = Field(SubjectsConfig(), description="who takes part")
     paths: PathsConfig = Field(PathsConfig(), description="where files lie")
     nsd: NsdConfig = Field(NsdConfig(), description="which data are used")
@@ -80,6 +89,14 @@ class Config(Section):
     sample: SampleConfig = Field(SampleConfig(), description="reconstruction of the test pictures")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="scores, baselines and figures")
     runtime: RuntimeConfig = Field(RuntimeConfig(), description="how it runs")
+
+    def results_folder(self) -> str:
+        """Return where the results of this experiment lie."""
+        return f"{self.paths.results}/experiments/{self.experiment}" if self.experiment else self.paths.results
+
+    def logs_folder(self) -> str:
+        """Return where its logs lie, relative to the working directory."""
+        return f"logs/experiments/{self.experiment}" if self.experiment else "logs"
 
     @model_validator(mode="after")
     def _check_simulation(self) -> "Config":

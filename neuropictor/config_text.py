@@ -15,6 +15,12 @@ Model = type[BaseModel]
 Names = tuple[str, ...]
 
 _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+#: What patterns mean, by a part of them.
+_PATTERNS = {
+    "http": "that starts with https:// or http://",
+    "A-Z": "of letters, digits, points, dashes and underscores",
+    "<>": "without braces or angle brackets",
+}
 _KINDS = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text"}
 
 
@@ -101,7 +107,8 @@ def _example(root: Model, names: Names) -> str:
     if isinstance(value, dict):
         name = next(iter(value))
         return f"{names[-1]}: {{{name}: {_yaml(value[name])}}}"
-    return f"{names[-1]}: {_yaml(value)}"
+    examples = _model(root, names[:-1]).model_fields[names[-1]].examples
+    return f"{names[-1]}: {_yaml(examples[0] if examples else value)}"
 
 
 def _yaml(value: Any) -> str:
@@ -111,6 +118,12 @@ def _yaml(value: Any) -> str:
     if isinstance(value, float):
         return re.sub(r"^(-?\d+)e-?0?", lambda found: found[0].replace("e", ".0e").replace("e-0", "e-"), repr(value))
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _shown(root: Model, names: Names) -> str:
+    """Write a key's default in Markdown."""
+    value = _yaml(_default(root, names))
+    return f"`{value}`" if value else "nothing"
 
 
 def _schema(root: Model, names: Names) -> dict[str, Any]:
@@ -134,8 +147,7 @@ def _describe(schema: dict[str, Any]) -> str:
         return f"a list of one or more, each {_describe(schema['items'])}"
     limits = [f"{words} {_yaml(schema[bound])}" for bound, words in _BOUNDS.items() if bound in schema]
     if "pattern" in schema:
-        address = "http" in schema["pattern"]
-        limits.append("that starts with https:// or http://" if address else "without braces or angle brackets")
+        limits.append(next(words for part, words in _PATTERNS.items() if part in schema["pattern"]))
     return f"{_KINDS.get(schema.get('type', ''), 'a value')} {' and '.join(limits)}".strip()
 
 
@@ -165,10 +177,9 @@ def reference(root: Model) -> str:
             "| key | default | allowed | meaning |",
             "|---|---|---|---|",
         ]
-        for names in _paths(_model(root, [section]), (section,)):
+        whole = _is_model(field.annotation)
+        for names in _paths(_model(root, [section]), (section,)) if whole else [(section,)]:
             if not _is_model(_model(root, names)):
                 meaning = _model(root, names[:-1]).model_fields[names[-1]].description
-                lines.append(
-                    f"| `{'.'.join(names)}` | `{_yaml(_default(root, names))}` | {_allowed(root, names)} | {meaning} |"
-                )
+                lines.append(f"| `{'.'.join(names)}` | {_shown(root, names)} | {_allowed(root, names)} | {meaning} |")
     return "\n".join(lines) + "\n"

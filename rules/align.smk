@@ -11,15 +11,15 @@ rule align_space:
         space="<results>/align/space.safetensors",
         run="<results>/align/space.run.json",
     log:
-        "logs/align_space.log",
+        "<logs>/align_space.log",
     benchmark:
         "<results>/benchmarks/align_space.jsonl"
     conda:
         "../envs/neuropictor.yaml"
     threads: cores()
     resources:
-        mem_mb=6000,
-        runtime=60,
+        mem_mb=growing(6000),
+        runtime=growing(60),
     params:
         config=section("align"),
         init=settings.pretrain.init,
@@ -42,15 +42,15 @@ rule align:
         components="<results>/align/sub-{subject}/components.h5",
         run="<results>/align/sub-{subject}/components.run.json",
     log:
-        "logs/align/sub-{subject}.log",
+        "<logs>/align/sub-{subject}.log",
     benchmark:
         "<results>/benchmarks/align/sub-{subject}.jsonl"
     conda:
         "../envs/neuropictor.yaml"
     threads: cores()
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=growing(4000),
+        runtime=growing(240),
     params:
         config=section("align"),
         runtime=runtime,

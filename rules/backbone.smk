@@ -5,7 +5,7 @@ rule train_backbone:
     output:
         run="<results>/backbone/run.json",
     log:
-        "logs/train_backbone.log",
+        "<logs>/train_backbone.log",
     benchmark:
         "<results>/benchmarks/train_backbone.jsonl"
     conda:
@@ -13,8 +13,8 @@ rule train_backbone:
     threads: cores()
     resources:
         gpu=settings.runtime.gpus,
-        mem_mb=8000,
-        runtime=2880,
+        mem_mb=growing(8000),
+        runtime=growing(2880),
     params:
         config=section("backbone", "training"),
         runtime=runtime,
@@ -32,7 +32,7 @@ rule train_population:
         expand("<results>/backbone/population/{file}", file=POPULATION_FILES),
         run="<results>/backbone/population/run.json",
     log:
-        "logs/train_population.log",
+        "<logs>/train_population.log",
     benchmark:
         "<results>/benchmarks/train_population.jsonl"
     conda:
@@ -40,8 +40,8 @@ rule train_population:
     threads: cores()
     resources:
         gpu=settings.runtime.gpus,
-        mem_mb=8000,
-        runtime=2880,
+        mem_mb=growing(8000),
+        runtime=growing(2880),
     params:
         training=section("backbone", "training"),
         config=section("backbone", "population"),

@@ -10,7 +10,7 @@ rule calibrate:
         history="<results>/calibrate/history.csv",
         run="<results>/calibrate/run.json",
     log:
-        "logs/calibrate.log",
+        "<logs>/calibrate.log",
     benchmark:
         "<results>/benchmarks/calibrate.jsonl"
     conda:
@@ -18,8 +18,8 @@ rule calibrate:
     threads: cores()
     resources:
         gpu=settings.runtime.gpus,
-        mem_mb=4000,
-        runtime=1440,
+        mem_mb=growing(4000),
+        runtime=growing(1440),
     params:
         config=section("calibrate"),
         encoder=section("encoder"),

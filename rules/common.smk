@@ -69,6 +69,15 @@ def runtime(wildcards, threads):
     return {**settings.runtime.model_dump(), "threads": threads}
 
 
+def growing(amount):
+    """Give a job this much memory (MB) or time (minutes), and as much more with each retry, where the profile has retries."""
+
+    def amount_of_attempt(wildcards, attempt):
+        return amount * attempt
+
+    return amount_of_attempt
+
+
 def cores():
     """Most cores that a job with many threads takes."""
     return max(1, settings.runtime.threads)
@@ -97,7 +106,7 @@ def refined():
 def backbone():
     """What the stages load as their backbone: a name or a folder."""
     return (
-        f"{settings.paths.results}/backbone"
+        f"{settings.results_folder()}/backbone"
         if settings.backbone.source == "train"
         else settings.backbone.source
     )

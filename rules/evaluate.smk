@@ -13,7 +13,7 @@ rule baselines:
         mean_picture="<results>/sample/sub-{subject}/mean_picture.h5",
         run="<results>/sample/sub-{subject}/baselines.run.json",
     log:
-        "logs/baselines/sub-{subject}.log",
+        "<logs>/baselines/sub-{subject}.log",
     benchmark:
         "<results>/benchmarks/baselines/sub-{subject}.jsonl"
     conda:
@@ -21,8 +21,8 @@ rule baselines:
     threads: cores()
     resources:
         gpu=settings.runtime.gpus,
-        mem_mb=4000,
-        runtime=480,
+        mem_mb=growing(4000),
+        runtime=growing(480),
     params:
         config=section("evaluate", "ridge_alphas", "diffusion_strength"),
         sample=section("sample"),
@@ -45,7 +45,7 @@ rule evaluate:
         metrics="<results>/metrics.csv",
         run="<results>/metrics.run.json",
     log:
-        "logs/evaluate.log",
+        "<logs>/evaluate.log",
     benchmark:
         "<results>/benchmarks/evaluate.jsonl"
     conda:
@@ -53,8 +53,8 @@ rule evaluate:
     threads: cores()
     resources:
         gpu=settings.runtime.gpus,
-        mem_mb=3000,
-        runtime=240,
+        mem_mb=growing(3000),
+        runtime=growing(240),
     params:
         config=section("evaluate", "bootstrap", "seed"),
         backbone=backbone(),

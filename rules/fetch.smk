@@ -6,7 +6,7 @@ rule fetch_plan:
     output:
         plan="<nsd>/plan.json",
     log:
-        "logs/fetch_plan.log",
+        "<logs>/fetch_plan.log",
     benchmark:
         "<results>/benchmarks/fetch_plan.jsonl"
     conda:
@@ -14,8 +14,8 @@ rule fetch_plan:
     threads: 1
     resources:
         network=1,
-        mem_mb=500,
-        runtime=30,
+        mem_mb=growing(500),
+        runtime=growing(30),
     params:
         files=planned_files(),
         source=fetch_source,
@@ -33,7 +33,7 @@ rule fetch_design:
     output:
         fetched([keys.EXPERIMENT_DESIGN, keys.STIMULUS_INFO]),
     log:
-        "logs/fetch_design.log",
+        "<logs>/fetch_design.log",
     benchmark:
         "<results>/benchmarks/fetch_design.jsonl"
     priority: 20  # sessions can be prepared, and their betas removed, only with it
@@ -42,8 +42,8 @@ rule fetch_design:
     threads: 1
     resources:
         network=1,
-        mem_mb=500,
-        runtime=60,
+        mem_mb=growing(500),
+        runtime=growing(60),
     params:
         source=fetch_source,
         root=nsd_folder,
@@ -60,7 +60,7 @@ rule fetch_pictures:
     output:
         fetched([keys.STIMULI]),
     log:
-        "logs/fetch_pictures.log",
+        "<logs>/fetch_pictures.log",
     benchmark:
         "<results>/benchmarks/fetch_pictures.jsonl"
     conda:
@@ -68,8 +68,8 @@ rule fetch_pictures:
     threads: 1
     resources:
         network=1,
-        mem_mb=500,
-        runtime=1440,
+        mem_mb=growing(500),
+        runtime=growing(1440),
     params:
         source=fetch_source,
         root=nsd_folder,
@@ -86,7 +86,7 @@ rule fetch_annotations:
     output:
         annotation_files(),
     log:
-        "logs/fetch_annotations.log",
+        "<logs>/fetch_annotations.log",
     benchmark:
         "<results>/benchmarks/fetch_annotations.jsonl"
     conda:
@@ -94,8 +94,8 @@ rule fetch_annotations:
     threads: 1
     resources:
         network=1,
-        mem_mb=500,
-        runtime=240,
+        mem_mb=growing(500),
+        runtime=growing(240),
     params:
         source=fetch_source,
         root=nsd_folder,
@@ -112,7 +112,7 @@ rule fetch_subject:
     output:
         fetched(subject_keys(1)),
     log:
-        "logs/fetch_subject/sub-{subject}.log",
+        "<logs>/fetch_subject/sub-{subject}.log",
     benchmark:
         "<results>/benchmarks/fetch_subject/sub-{subject}.jsonl"
     conda:
@@ -120,8 +120,8 @@ rule fetch_subject:
     threads: 1
     resources:
         network=1,
-        mem_mb=500,
-        runtime=60,
+        mem_mb=growing(500),
+        runtime=growing(60),
     params:
         source=fetch_source,
         root=nsd_folder,
@@ -138,7 +138,7 @@ rule fetch_betas:
     output:
         raw(fetched(beta_keys(1, [1]))),
     log:
-        "logs/fetch_betas/sub-{subject}/session-{session}.log",
+        "<logs>/fetch_betas/sub-{subject}/session-{session}.log",
     benchmark:
         "<results>/benchmarks/fetch_betas/sub-{subject}/session-{session}.jsonl"
     wildcard_constraints:
@@ -148,8 +148,8 @@ rule fetch_betas:
     threads: 1
     resources:
         network=1,
-        mem_mb=500,
-        runtime=240,
+        mem_mb=growing(500),
+        runtime=growing(240),
     params:
         source=fetch_source,
         root=nsd_folder,
@@ -167,7 +167,7 @@ rule preprocess_session:
     output:
         fetched([keys.kept_session(1, 1, settings.nsd.beta_version)]),
     log:
-        "logs/preprocess_session/sub-{subject}/session-{session}.log",
+        "<logs>/preprocess_session/sub-{subject}/session-{session}.log",
     benchmark:
         "<results>/benchmarks/preprocess_session/sub-{subject}/session-{session}.jsonl"
     wildcard_constraints:
@@ -177,8 +177,8 @@ rule preprocess_session:
         "../envs/neuropictor.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=growing(2000),
+        runtime=growing(30),
     params:
         nsd=section("nsd", "beta_version"),
         root=nsd_folder,

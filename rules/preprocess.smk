@@ -8,15 +8,15 @@ rule preprocess_stimuli:
         store="<prepared>/stimuli.h5",
         run="<prepared>/stimuli.run.json",
     log:
-        "logs/preprocess_stimuli.log",
+        "<logs>/preprocess_stimuli.log",
     benchmark:
         "<results>/benchmarks/preprocess_stimuli.jsonl"
     conda:
         "../envs/neuropictor.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=growing(2000),
+        runtime=growing(60),
     params:
         config=section("preprocess", "picture_size"),
         nsd=section("nsd", "release", "sessions"),
@@ -38,15 +38,15 @@ rule preprocess_subject:
         store="<prepared>/sub-{subject}/responses.h5",
         run="<prepared>/sub-{subject}/responses.run.json",
     log:
-        "logs/preprocess_subject/sub-{subject}.log",
+        "<logs>/preprocess_subject/sub-{subject}.log",
     benchmark:
         "<results>/benchmarks/preprocess_subject/sub-{subject}.jsonl"
     conda:
         "../envs/neuropictor.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=growing(4000),
+        runtime=growing(240),
     params:
         config=preprocessing,
         nsd=section("nsd", "beta_version", "release", "sessions"),
@@ -66,7 +66,7 @@ rule cache_latents:
         latents="<results>/latents.h5",
         run="<results>/latents.run.json",
     log:
-        "logs/cache_latents.log",
+        "<logs>/cache_latents.log",
     benchmark:
         "<results>/benchmarks/cache_latents.jsonl"
     conda:
@@ -74,8 +74,8 @@ rule cache_latents:
     threads: cores()
     resources:
         gpu=settings.runtime.gpus,
-        mem_mb=3000,
-        runtime=60,
+        mem_mb=growing(3000),
+        runtime=growing(60),
     params:
         backbone=backbone(),
         content=backbone_content(),

@@ -14,7 +14,7 @@ rule pretrain:
         history="<results>/pretrain/history.csv",
         run="<results>/pretrain/run.json",
     log:
-        "logs/pretrain.log",
+        "<logs>/pretrain.log",
     benchmark:
         "<results>/benchmarks/pretrain.jsonl"
     conda:
@@ -22,8 +22,8 @@ rule pretrain:
     threads: cores()
     resources:
         gpu=settings.runtime.gpus,
-        mem_mb=6000,
-        runtime=2880,
+        mem_mb=growing(6000),
+        runtime=growing(2880),
     params:
         config=section("pretrain"),
         tokens=settings.align.tokens,

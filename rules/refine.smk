@@ -13,7 +13,7 @@ rule refine:
         history="<results>/refine/sub-{subject}/history.csv",
         run="<results>/refine/sub-{subject}/run.json",
     log:
-        "logs/refine/sub-{subject}.log",
+        "<logs>/refine/sub-{subject}.log",
     benchmark:
         "<results>/benchmarks/refine/sub-{subject}.jsonl"
     conda:
@@ -21,8 +21,8 @@ rule refine:
     threads: cores()
     resources:
         gpu=settings.runtime.gpus,
-        mem_mb=6000,
-        runtime=1440,
+        mem_mb=growing(6000),
+        runtime=growing(1440),
     params:
         config=section("refine"),
         backbone=backbone(),

@@ -15,15 +15,15 @@ rule data_card:
             labels={"shown": "data card"},
         ),
     log:
-        "logs/data_card.log",
+        "<logs>/data_card.log",
     benchmark:
         "<results>/benchmarks/data_card.jsonl"
     conda:
         "../envs/neuropictor.yaml"
     threads: 1
     resources:
-        mem_mb=3000,
-        runtime=60,
+        mem_mb=growing(3000),
+        runtime=growing(60),
     params:
         config=section("evaluate", "seed"),
         sample=section("sample", "trial_averaging"),
@@ -47,15 +47,15 @@ rule metric_table:
             labels={"shown": "all models"},
         ),
     log:
-        "logs/metric_table.log",
+        "<logs>/metric_table.log",
     benchmark:
         "<results>/benchmarks/metric_table.jsonl"
     conda:
         "../envs/neuropictor.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=growing(1000),
+        runtime=growing(10),
     params:
         code=code("metric_table"),
     message:
@@ -76,15 +76,15 @@ rule contact_sheet:
             labels={"subject": "{subject}"},
         ),
     log:
-        "logs/contact_sheet/sub-{subject}.log",
+        "<logs>/contact_sheet/sub-{subject}.log",
     benchmark:
         "<results>/benchmarks/contact_sheet/sub-{subject}.jsonl"
     conda:
         "../envs/neuropictor.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=growing(2000),
+        runtime=growing(10),
     params:
         config=section("evaluate", "contact_sheet_rows"),
         code=code("contact_sheet"),
@@ -107,15 +107,15 @@ rule training_curves:
             labels={"shown": "losses"},
         ),
     log:
-        "logs/training_curves.log",
+        "<logs>/training_curves.log",
     benchmark:
         "<results>/benchmarks/training_curves.jsonl"
     conda:
         "../envs/neuropictor.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=growing(1000),
+        runtime=growing(10),
     params:
         subjects=refined(),
         code=code("training_curves"),
@@ -136,15 +136,15 @@ rule response_map:
             labels={"shown": "responses of subject {subject}"},
         ),
     log:
-        "logs/response_map/sub-{subject}.log",
+        "<logs>/response_map/sub-{subject}.log",
     benchmark:
         "<results>/benchmarks/response_map/sub-{subject}.jsonl"
     conda:
         "../envs/neuropictor.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=growing(2000),
+        runtime=growing(10),
     params:
         code=code("response_map"),
     message:

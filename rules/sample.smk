@@ -11,7 +11,7 @@ rule sample:
         pictures="<results>/sample/sub-{subject}/{model}.h5",
         run="<results>/sample/sub-{subject}/{model}.run.json",
     log:
-        "logs/sample/sub-{subject}_{model}.log",
+        "<logs>/sample/sub-{subject}_{model}.log",
     benchmark:
         "<results>/benchmarks/sample/sub-{subject}_{model}.jsonl"
     conda:
@@ -19,8 +19,8 @@ rule sample:
     threads: cores()
     resources:
         gpu=settings.runtime.gpus,
-        mem_mb=3000,
-        runtime=480,
+        mem_mb=growing(3000),
+        runtime=growing(480),
     params:
         config=section("sample"),
         backbone=backbone(),

@@ -5,15 +5,15 @@ rule simulate_pictures:
     output:
         picture_files(),
     log:
-        "logs/simulate_pictures.log",
+        "<logs>/simulate_pictures.log",
     benchmark:
         "<results>/benchmarks/simulate_pictures.jsonl"
     conda:
         "../envs/neuropictor.yaml"
     threads: cores()
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=growing(2000),
+        runtime=growing(60),
     params:
         config=section("simulate"),
         subjects=settings.subjects.everyone(),
@@ -32,15 +32,15 @@ rule simulate_subject:
         betas=directory(simulated_subject()[0]),
         behaviour=simulated_subject()[1],
     log:
-        "logs/simulate_subject/sub-{subject}.log",
+        "<logs>/simulate_subject/sub-{subject}.log",
     benchmark:
         "<results>/benchmarks/simulate_subject/sub-{subject}.jsonl"
     conda:
         "../envs/neuropictor.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=growing(4000),
+        runtime=growing(120),
     params:
         config=section("simulate"),
         root=nsd_folder,

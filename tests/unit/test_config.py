@@ -88,6 +88,7 @@ def test_text_from_the_command_line_names_the_way_out():
         ({"simulate": 3}, ["simulate is 3", "a mapping with the keys seed"]),
         ({"sample": {"steps": 2.5}}, ["sample.steps is 2.5", "a whole number"]),
         ({"runtime": {"track_code": "yes"}}, ['runtime.track_code is "yes"', "true or false"]),
+        ({"experiment": "wide net"}, ['experiment is "wide net"', "of letters, digits", "experiment: no-alignment"]),
         ({"paths": {"results": ""}}, ['paths.results is ""', "results: results"]),
         ({"calibrate": {"learning_rate": float("nan")}}, ["calibrate.learning_rate"]),
     ],
@@ -132,3 +133,10 @@ def test_sizes_of_the_paper_can_be_expressed():
         {"encoder": {**encoder, "decoder_depth": 8, "bottleneck": 2048}, "preprocess": {"picture_size": 512}}
     )
     assert loaded.encoder.width == 1024
+
+
+def test_an_experiment_has_folders_of_its_own():
+    named = config.load({"experiment": "short", "paths": {"results": "out"}})
+    assert (named.results_folder(), named.logs_folder()) == ("out/experiments/short", "logs/experiments/short")
+    unnamed = config.load({})
+    assert (unnamed.results_folder(), unnamed.logs_folder()) == ("results", "logs")

@@ -57,3 +57,15 @@ def test_continuous_integration_runs_style_and_tests():
     assert "set -euo pipefail" in text
     assert "make lint" in text
     assert "make test" in text
+
+
+def profile(name: str) -> dict:
+    return yaml.safe_load((ROOT / f"profiles/{name}/profile.v9+.yaml").read_text())
+
+
+def test_the_cluster_profile_runs_again_what_the_default_one_does():
+    shared = ("rerun-triggers", "rerun-incomplete", "keep-going", "show-failed-logs")
+    default, slurm = profile("default"), profile("slurm")
+    assert {key: slurm[key] for key in shared} == {key: default[key] for key in shared}
+    assert slurm["resources"]["network"] == default["resources"]["network"]
+    assert "code" not in default["rerun-triggers"]

@@ -187,6 +187,19 @@ def test_what_runs_again_when_settings_change(finished, settings, jobs):
         assert found == Counter(jobs)
 
 
+def test_a_named_experiment_takes_over_what_is_prepared_and_keeps_results_apart(finished):
+    before = sorted(finished.rglob("results/**"))
+    settings = {"experiment": "short", "refine": {"steps": 7}}
+    jobs = planned(finished, settings)
+    shared = {"simulate_pictures", "simulate_subject", "preprocess_stimuli", "preprocess_subject"}
+    assert not shared & jobs.keys()
+    assert jobs == Counter({rule: count for rule, count in chain(3).items() if rule not in shared})
+    table = snakemake(finished, "--summary", "--configfile", "settings.yaml")
+    assert "results/experiments/short/pretrain/run.json\t" in table
+    assert planned(finished, {}) == Counter()
+    assert sorted(finished.rglob("results/**")) == before
+
+
 def test_what_runs_again_when_code_changes(finished, tmp_path):
     finished = shutil.copytree(finished, tmp_path / "edited")
     for path in [*finished.glob("neuropictor/**/*.py"), *finished.glob("workflow_scripts/*.py")]:
