@@ -41,7 +41,7 @@ def write_session(root: Path) -> None:
 
     generator = np.random.default_rng(0)
     # The first session of a design of NSD's size: about 30 of its pictures come three times.
-    order = make_order([1], SimulateConfig(sessions=40, trials_per_session=TRIALS, shared_pictures=1000))
+    order = make_order(SimulateConfig(sessions=40, trials_per_session=TRIALS, shared_pictures=1000))
     (root / keys.SIMULATED).write_text(json.dumps({"sessions": {"1": 1}}))
     write_experiment_design(root, order)
     blocks = (1.75 * generator.standard_normal((50, 2 * VERTICES), np.float32) for _ in range(TRIALS // 50))

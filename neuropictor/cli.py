@@ -11,7 +11,7 @@ import typer
 
 from neuropictor import cli_data, config_text
 from neuropictor import config as configuration
-from neuropictor.cli_options import Component, Components, File, Out, Settings, Source, app, start
+from neuropictor.cli_options import Component, Components, File, Files, Out, Settings, Source, app, start
 from neuropictor.config import Config
 
 __all__ = ["app", "cli_data"]  # importing cli_data registers its commands
@@ -70,12 +70,12 @@ def calibrate(out: Out, responses: list[Path], backbone: Source = "miniature", s
 
 @app.command()
 def align_space(
-    latents: File, out: Out, responses: list[Path], backbone: Source = "miniature", settings: Settings = None
+    latents: Files, out: Out, responses: list[Path], backbone: Source = "miniature", settings: Settings = None
 ) -> None:
-    """Make the space of components that all subjects share; needed for align.
+    """Make the space of components that all subjects share; needed for align. Latents: of these subjects, in any order.
 
-    Example: neuropictor align-space --latents results/latents.h5 --out results/align/space.safetensors
-    data/prepared/sub-*/responses.h5
+    Example: neuropictor align-space --latents results/latents/sub-01.h5 --latents results/latents/sub-02.h5
+    --out results/align/space.safetensors data/prepared/sub-01/responses.h5 data/prepared/sub-02/responses.h5
     """
     from neuropictor.data.alignment import make_space
     from neuropictor.models.population import SPACE, population_file
@@ -89,7 +89,7 @@ def align_space(
 def align(responses: File, latents: File, space: File, out: Out, settings: Settings = None) -> None:
     """Predict one subject's components, linearly, from its responses.
 
-    Example: neuropictor align --responses data/prepared/sub-01/responses.h5 --latents results/latents.h5
+    Example: neuropictor align --responses data/prepared/sub-01/responses.h5 --latents results/latents/sub-01.h5
     --space results/align/space.safetensors --out results/align/sub-01/components.h5
     """
     from neuropictor.data.alignment import align_subject
@@ -100,7 +100,7 @@ def align(responses: File, latents: File, space: File, out: Out, settings: Setti
 
 @app.command()
 def pretrain(
-    latents: File,
+    latents: Files,
     autoencoder: File,
     out: Out,
     responses: list[Path],
@@ -110,8 +110,9 @@ def pretrain(
 ) -> None:
     """Train all networks on many subjects (stage 2). Components: one file for each of responses, in their order.
 
-    Example: neuropictor pretrain --latents results/latents.h5 --autoencoder results/calibrate/autoencoder.safetensors
-    --out results/pretrain/networks.safetensors --components results/align/sub-01/components.h5
+    Example: neuropictor pretrain --latents results/latents/sub-01.h5
+    --autoencoder results/calibrate/autoencoder.safetensors --out results/pretrain/networks.safetensors
+    --components results/align/sub-01/components.h5
     data/prepared/sub-01/responses.h5
     """
     from neuropictor.training.reconstruct import pretrain as stage
@@ -134,7 +135,7 @@ def refine(
 ) -> None:
     """Train all networks on one subject (stage 3).
 
-    Example: neuropictor refine --responses data/prepared/sub-01/responses.h5 --latents results/latents.h5
+    Example: neuropictor refine --responses data/prepared/sub-01/responses.h5 --latents results/latents/sub-01.h5
     --components results/align/sub-01/components.h5 --networks results/pretrain/networks.safetensors
     --out results/refine/sub-01/networks.safetensors
     """
@@ -171,11 +172,12 @@ def sample(
 
 @app.command()
 def evaluate(
-    stimuli: File, out: Out, samples: list[Path], backbone: Source = "miniature", settings: Settings = None
+    stimuli: Files, out: Out, samples: list[Path], backbone: Source = "miniature", settings: Settings = None
 ) -> None:
     """Score reconstructions; the folder of each file names the subject (sub-01), its name the model.
 
-    Example: neuropictor evaluate --stimuli data/prepared/stimuli.h5 --out results/metrics.csv results/sample/sub-*/*.h5
+    Example: neuropictor evaluate --stimuli data/prepared/sub-01/stimuli.h5 --out results/metrics.csv
+    results/sample/sub-01/*.h5
     """
     from neuropictor.evaluation.metrics import evaluate as stage
 

@@ -26,11 +26,12 @@ def simulate(out: Out, subject: list[int], settings: Settings = None) -> None:
 
     Example: neuropictor simulate --out data/nsd 1 2 5
     """
-    from neuropictor.simulation.nsd_writer import write_pictures, write_subject
+    from neuropictor.simulation.nsd_writer import write_own_pictures, write_pictures, write_subject
 
     loaded, runtime = start(settings)
-    write_pictures(root=out, subjects=subject, config=loaded.simulate, threads=max(1, runtime.threads))
+    write_pictures(root=out, config=loaded.simulate, threads=max(1, runtime.threads))
     for number in subject:
+        write_own_pictures(root=out, subject=number, config=loaded.simulate, threads=max(1, runtime.threads))
         write_subject(root=out, subject=number, config=loaded.simulate)
 
 
@@ -90,7 +91,7 @@ def _verify(nsd: Path) -> None:
 def preprocess_stimuli(nsd: Folder, out: Out, subject: list[int], settings: Settings = None) -> None:
     """Collect the pictures that subjects saw, with captions.
 
-    Example: neuropictor preprocess-stimuli --nsd data/nsd --out data/prepared/stimuli.h5 1 2 5
+    Example: neuropictor preprocess-stimuli --nsd data/nsd --out data/prepared/sub-01/stimuli.h5 1
     """
     from neuropictor.data.preprocess import preprocess_stimuli as stage
 
@@ -183,7 +184,7 @@ def import_pictures(table: File, out: Out, settings: Settings = None) -> None:
 def cache_latents(stimuli: File, out: Out, backbone: Source = "miniature", settings: Settings = None) -> None:
     """Encode pictures and captions with the backbone, once.
 
-    Example: neuropictor cache-latents --stimuli data/prepared/stimuli.h5 --out results/latents.h5
+    Example: neuropictor cache-latents --stimuli data/prepared/sub-01/stimuli.h5 --out results/latents/sub-01.h5
     """
     from neuropictor.data.latents import cache_latents as stage
 

@@ -4,7 +4,7 @@
 rule align_space:
     input:
         responses=expand("<prepared>/sub-{subject}/responses.h5", subject=pretraining()),
-        latents="<results>/latents.h5",
+        latents=expand("<results>/latents/sub-{subject}.h5", subject=pretraining()),
         backbone=backbone_files,
         start=start_files("pretrain"),
     output:
@@ -36,7 +36,7 @@ rule align_space:
 rule align:
     input:
         responses="<prepared>/sub-{subject}/responses.h5",
-        latents="<results>/latents.h5",
+        latents="<results>/latents/sub-{subject}.h5",
         space="<results>/align/space.safetensors",
     output:
         components="<results>/align/sub-{subject}/components.h5",

@@ -190,6 +190,18 @@ def picture_files():
     return [*(f"<nsd>/{key}" for key in shared), *annotation_files()]
 
 
+def own_pictures(wildcards):
+    """A simulated subject's own pictures, where they are not among those that all subjects share."""
+    subject = int(wildcards.subject)
+    own = settings.nsd.source == "simulated" and subject not in keys.NUMBERED_FIRST
+    return f"<nsd>/{keys.own_stimuli(subject)}" if own else []
+
+
+def simulated_pictures():
+    """One subject's own pictures in a simulated NSD, with the subject as a wildcard."""
+    return f"<nsd>/{keys.own_stimuli(1)}".replace("subj01", "subj{subject}")
+
+
 def simulated_subject():
     """One subject's folder of betas and file of behaviour in a simulated NSD, with the subject as a wildcard."""
     names = [keys.beta_folder(1, settings.nsd.beta_version), keys.behaviour(1)]

@@ -4,8 +4,8 @@
 rule baselines:
     input:
         responses="<prepared>/sub-{subject}/responses.h5",
-        stimuli="<prepared>/stimuli.h5",
-        latents="<results>/latents.h5",
+        stimuli="<prepared>/sub-{subject}/stimuli.h5",
+        latents="<results>/latents/sub-{subject}.h5",
         backbone=backbone_files,
     output:
         ridge="<results>/sample/sub-{subject}/ridge.h5",
@@ -39,7 +39,7 @@ rule baselines:
 rule evaluate:
     input:
         samples=samples(),
-        stimuli="<prepared>/stimuli.h5",
+        stimuli=expand("<prepared>/sub-{subject}/stimuli.h5", subject=refined()),
         backbone=backbone_files,
     output:
         metrics="<results>/metrics.csv",

@@ -1,16 +1,18 @@
-# NSD's files to stores: pictures once, responses per subject, and what the frozen backbone makes of the pictures.
+# NSD's files to stores, for each subject: its pictures, its responses, and what the frozen backbone makes of the pictures. Pictures that all
+# subjects saw (a tenth of each one's) lie in every store, so that a further subject is no reason to train anew what does not see it.
 
 
 rule preprocess_stimuli:
     input:
-        picture_files(),
+        shared=picture_files(),
+        own=own_pictures,
     output:
-        store="<prepared>/stimuli.h5",
-        run="<prepared>/stimuli.run.json",
+        store="<prepared>/sub-{subject}/stimuli.h5",
+        run="<prepared>/sub-{subject}/stimuli.run.json",
     log:
-        "<logs>/preprocess_stimuli.log",
+        "<logs>/preprocess_stimuli/sub-{subject}.log",
     benchmark:
-        "<results>/benchmarks/preprocess_stimuli.jsonl"
+        "<results>/benchmarks/preprocess_stimuli/sub-{subject}.jsonl"
     conda:
         "../envs/neuropictor.yaml"
     threads: 1
@@ -20,11 +22,10 @@ rule preprocess_stimuli:
     params:
         config=section("preprocess", "picture_size"),
         nsd=section("nsd", "release", "sessions"),
-        subjects=settings.subjects.everyone(),
         root=nsd_folder,
         code=code("preprocess_stimuli"),
     message:
-        "Collecting pictures and captions"
+        "Collecting pictures and captions of subject {wildcards.subject}"
     script:
         "../workflow_scripts/preprocess_stimuli.py"
 
@@ -60,15 +61,15 @@ rule preprocess_subject:
 
 rule cache_latents:
     input:
-        stimuli="<prepared>/stimuli.h5",
+        stimuli="<prepared>/sub-{subject}/stimuli.h5",
         backbone=backbone_files,
     output:
-        latents="<results>/latents.h5",
-        run="<results>/latents.run.json",
+        latents="<results>/latents/sub-{subject}.h5",
+        run="<results>/latents/sub-{subject}.run.json",
     log:
-        "<logs>/cache_latents.log",
+        "<logs>/cache_latents/sub-{subject}.log",
     benchmark:
-        "<results>/benchmarks/cache_latents.jsonl"
+        "<results>/benchmarks/cache_latents/sub-{subject}.jsonl"
     conda:
         "../envs/neuropictor.yaml"
     threads: cores()
@@ -82,13 +83,16 @@ rule cache_latents:
         runtime=runtime,
         code=code("cache_latents"),
     message:
-        "Encoding pictures and captions with the backbone"
+        "Encoding pictures and captions of subject {wildcards.subject} with the backbone"
     script:
         "../workflow_scripts/cache_latents.py"
 
 
 rule preprocess:
     input:
-        expand("<prepared>/sub-{subject}/responses.h5", subject=everyone()),
-        "<prepared>/stimuli.h5",
+        expand(
+            "<prepared>/sub-{subject}/{store}.h5",
+            subject=everyone(),
+            store=["responses", "stimuli"],
+        ),
     localrule: True

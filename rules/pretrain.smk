@@ -5,7 +5,7 @@ rule pretrain:
     input:
         responses=expand("<prepared>/sub-{subject}/responses.h5", subject=pretraining()),
         components=component_files(pretraining()),
-        latents="<results>/latents.h5",
+        latents=expand("<results>/latents/sub-{subject}.h5", subject=pretraining()),
         autoencoder="<results>/calibrate/autoencoder.safetensors",
         backbone=backbone_files,
         start=start_files("pretrain"),

@@ -5,7 +5,7 @@ rule refine:
     input:
         responses="<prepared>/sub-{subject}/responses.h5",
         components=own_components,
-        latents="<results>/latents.h5",
+        latents="<results>/latents/sub-{subject}.h5",
         networks="<results>/pretrain/networks.safetensors",
         backbone=backbone_files,
     output:

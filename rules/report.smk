@@ -4,7 +4,7 @@
 rule data_card:
     input:
         responses=expand("<prepared>/sub-{subject}/responses.h5", subject=everyone()),
-        stimuli="<prepared>/stimuli.h5",
+        stimuli=expand("<prepared>/sub-{subject}/stimuli.h5", subject=everyone()),
         metrics="<results>/metrics.csv",
         run="<results>/metrics.run.json",
     output:
@@ -67,7 +67,7 @@ rule metric_table:
 rule contact_sheet:
     input:
         samples=sheet_samples,
-        stimuli="<prepared>/stimuli.h5",
+        stimuli="<prepared>/sub-{subject}/stimuli.h5",
     output:
         report(
             "<results>/report/contact_sheet_sub-{subject}.png",

@@ -1,4 +1,4 @@
-# The stand-in for NSD: pictures and order of trials, then each subject's responses.
+# The stand-in for NSD: pictures and order of trials, the same whoever is simulated; then each subject's own pictures and responses.
 
 
 rule simulate_pictures:
@@ -16,7 +16,6 @@ rule simulate_pictures:
         runtime=growing(60),
     params:
         config=section("simulate"),
-        subjects=settings.subjects.everyone(),
         root=nsd_folder,
         code=code("simulate_pictures"),
     message:
@@ -25,9 +24,33 @@ rule simulate_pictures:
         "../workflow_scripts/simulate_pictures.py"
 
 
+rule simulate_own_pictures:
+    output:
+        simulated_pictures(),
+    log:
+        "<logs>/simulate_own_pictures/sub-{subject}.log",
+    benchmark:
+        "<results>/benchmarks/simulate_own_pictures/sub-{subject}.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: cores()
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(60),
+    params:
+        config=section("simulate"),
+        root=nsd_folder,
+        code=code("simulate_own_pictures"),
+    message:
+        "Drawing the pictures that only subject {wildcards.subject} of a simulated NSD sees"
+    script:
+        "../workflow_scripts/simulate_own_pictures.py"
+
+
 rule simulate_subject:
     input:
-        picture_files(),
+        shared=picture_files(),
+        own=own_pictures,
     output:
         betas=directory(simulated_subject()[0]),
         behaviour=simulated_subject()[1],

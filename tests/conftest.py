@@ -151,7 +151,7 @@ def tiny_components(tiny_prepared: Path, tiny_latents: Path) -> list[Path]:
     config = AlignConfig(tokens=2, text_components=3, latent_components=4, folds=2)
     responses = [tiny_prepared / f"sub-{subject:02d}" / "responses.h5" for subject in SUBJECTS]
     space = tiny_prepared / "space.safetensors"
-    make_space(tiny_latents, responses, None, config, space)
+    make_space([tiny_latents], responses, None, config, space)
     for path in responses:
         align_subject(path, tiny_latents, space, config, path.with_name("components.h5"))
     return [path.with_name("components.h5") for path in responses]

@@ -14,7 +14,7 @@ from neuropictor.models.population import SPACE, population_file
 prepare_device(RuntimeConfig(**snakemake.params.runtime))
 population = snakemake.params.init == "population"
 make_space(
-    latents=Path(snakemake.input.latents),
+    latents=[Path(path) for path in snakemake.input.latents],
     responses=[Path(path) for path in snakemake.input.responses],
     population=population_file(snakemake.params.backbone, SPACE) if population else None,
     config=AlignConfig(**snakemake.params.config),

@@ -11,7 +11,7 @@ from neuropictor.evaluation.datacard import data_card
 
 data_card(
     responses=dict(zip(snakemake.params.subjects, map(Path, snakemake.input.responses), strict=True)),
-    stimuli=Path(snakemake.input.stimuli),
+    stimuli=[Path(path) for path in snakemake.input.stimuli],
     config=EvaluateConfig(**snakemake.params.config),
     sample=SampleConfig(**snakemake.params.sample),
     out=Path(snakemake.output[0]),

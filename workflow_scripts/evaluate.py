@@ -15,7 +15,7 @@ for path in map(Path, snakemake.input.samples):
     samples.setdefault(subject, {})[path.stem] = path
 evaluate(
     samples=samples,
-    stimuli=Path(snakemake.input.stimuli),
+    stimuli=[Path(path) for path in snakemake.input.stimuli],
     backbone=snakemake.params.backbone,
     config=EvaluateConfig(**snakemake.params.config),
     runtime=RuntimeConfig(**snakemake.params.runtime),

@@ -11,7 +11,7 @@ from neuropictor.data.preprocess import preprocess_stimuli
 
 preprocess_stimuli(
     nsd_root=Path(snakemake.params.root),
-    subjects=snakemake.params.subjects,
+    subjects=[int(snakemake.wildcards.subject)],
     config=PreprocessConfig(**snakemake.params.config),
     nsd=NsdConfig(**snakemake.params.nsd),
     out=Path(snakemake.output.store),

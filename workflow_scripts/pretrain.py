@@ -11,7 +11,7 @@ from neuropictor.training.reconstruct import pretrain
 
 pretrain(
     responses=[Path(path) for path in snakemake.input.responses],
-    latents=Path(snakemake.input.latents),
+    latents=[Path(path) for path in snakemake.input.latents],
     backbone=snakemake.params.backbone,
     autoencoder=Path(snakemake.input.autoencoder),
     config=ReconstructConfig(**snakemake.params.config),

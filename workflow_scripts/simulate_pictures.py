@@ -11,7 +11,6 @@ from neuropictor.simulation.nsd_writer import write_pictures
 
 write_pictures(
     root=Path(snakemake.params.root),
-    subjects=snakemake.params.subjects,
     config=SimulateConfig(**snakemake.params.config),
     threads=snakemake.threads,
 )

@@ -134,7 +134,7 @@ def _small_gram(features: np.ndarray) -> np.ndarray:
 
 
 def make_space(
-    latents: str | Path,
+    latents: Sequence[str | Path],
     responses: Sequence[str | Path],
     population: Path | None,
     config: "AlignConfig",
@@ -145,7 +145,7 @@ def make_space(
     Parameters
     ----------
     latents
-        Latents of all pictures, see `neuropictor.data.latents.cache_latents`.
+        Latents of these subjects' pictures, see `neuropictor.data.latents.cache_latents`.
     responses
         Response files of all subjects that train the shared networks.
     population
@@ -156,7 +156,7 @@ def make_space(
         Safetensors file for `ComponentSpace.load`.
     """
     wanted = {"text": config.text_components, "latent": config.latent_components}
-    with RunRecord(record_path(out), "align_space", config=config, inputs=[latents, *responses]) as record:
+    with RunRecord(record_path(out), "align_space", config=config, inputs=[*latents, *responses]) as record:
         if population is not None:
             # Copied as it is: the population's networks know their space by its checksum.
             space = ComponentSpace.load(population)
@@ -167,7 +167,7 @@ def make_space(
                 )
         else:
             ids = np.unique(np.concatenate([ResponseStore(path).pictures("train") for path in responses]))
-            space = ComponentSpace.fit(LatentStore(latents), ids, wanted, config.seed)
+            space = ComponentSpace.fit(LatentStore(*latents), ids, wanted, config.seed)
         if population is None:
             space.save(out)
         else:
@@ -187,7 +187,7 @@ def align_subject(
     Parameters
     ----------
     responses, latents, space
-        The subject's response file, latents of all pictures, and the file of `make_space`.
+        The subject's response file, latents of its pictures, and the file of `make_space`.
     config
         Section of the configuration.
     out

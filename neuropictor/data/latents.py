@@ -46,7 +46,7 @@ class Rows:
         self._process = -1
         with h5py.File(self.path) as file:
             dataset = file[name]
-            self.shape = dataset.shape
+            self.shape, self.dtype = dataset.shape, dataset.dtype
             self._array = dataset[:] if dataset.nbytes <= memory_limit else None
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
@@ -64,40 +64,69 @@ class Rows:
         return {**self.__dict__, "_file": None, "_process": -1}
 
 
+class _Joined:
+    """Rows of several files, one behind the other."""
+
+    def __init__(self, parts: list[Rows]):
+        self._parts = parts
+        self._starts = np.cumsum([0, *(part.shape[0] for part in parts)])
+        self.shape = (int(self._starts[-1]), *parts[0].shape[1:])
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        if len(self._parts) == 1:
+            return self._parts[0][rows]
+        rows = np.asarray(rows)
+        owner = np.searchsorted(self._starts, rows, side="right") - 1
+        values = np.empty((len(rows), *self.shape[1:]), self._parts[0].dtype)
+        for number in np.unique(owner):
+            here = owner == number
+            values[here] = self._parts[number][rows[here] - self._starts[number]]
+        return values
+
+
 class LatentStore:
-    """Reader of a latents file.
+    """Reader of latents files, of which each subject has its own; a picture that several hold is read from the first.
 
     Parameters
     ----------
-    path
-        File written by `cache_latents`.
+    paths
+        Files written by `cache_latents`.
+    memory_limit
+        Bytes up to which a dataset is read whole, of all files together.
 
     Attributes
     ----------
     nsd_id
         ``[P]`` ascending.
     mean, logvar
-        Rows ``[P, C, h, w]``, unscaled moments of the VAE's posterior.
+        ``[rows, C, h, w]`` by rows of `rows`, unscaled moments of the VAE's posterior.
     text
-        Rows ``[P, 5, L, D]``, the text tower's last hidden state of the five captions.
+        ``[rows, 5, L, D]``, the text tower's last hidden state of the five captions.
     """
 
-    def __init__(self, path: str | Path, memory_limit: int = MEMORY_LIMIT):
-        self.path = Path(path)
-        with h5py.File(path) as file:
-            self.nsd_id = file["nsd_id"][:]
-        self.mean, self.logvar, self.text = (Rows(path, name, memory_limit) for name in ("mean", "logvar", "text"))
+    def __init__(self, *paths: str | Path, memory_limit: int = MEMORY_LIMIT):
+        self.paths = [Path(path) for path in paths]
+        held = []
+        for path in self.paths:
+            with h5py.File(path) as file:
+                held.append(file["nsd_id"][:])
+        self.nsd_id, self._row = np.unique(np.concatenate(held), return_index=True)
+        self.mean, self.logvar, self.text = (
+            _Joined([Rows(path, name, memory_limit // len(self.paths)) for path in self.paths])
+            for name in ("mean", "logvar", "text")
+        )
 
     def rows(self, nsd_ids: np.ndarray) -> np.ndarray:
         """Return the row of each picture; raise ``KeyError`` naming the first one that is missing."""
-        rows = np.searchsorted(self.nsd_id, nsd_ids).clip(max=len(self.nsd_id) - 1)
-        missing = self.nsd_id[rows] != nsd_ids
+        places = np.searchsorted(self.nsd_id, nsd_ids).clip(max=len(self.nsd_id) - 1)
+        missing = self.nsd_id[places] != nsd_ids
         if missing.any():
+            where = ", ".join(map(str, self.paths))
             raise KeyError(
-                f"{self.path}: nsd_id {np.asarray(nsd_ids)[missing][0]} is not among its {len(self.nsd_id)} pictures; "
+                f"{where}: nsd_id {np.asarray(nsd_ids)[missing][0]} is not among its {len(self.nsd_id)} pictures; "
                 "allowed: pictures of the stimuli file that the latents were made from"
             )
-        return rows
+        return self._row[places]
 
 
 def _five(captions: list[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -45,8 +46,9 @@ class StimulusStore:
 
     Parameters
     ----------
-    path : Path
-        File written by `neuropictor.data.preprocess.preprocess_stimuli`.
+    paths : Path
+        Files written by `neuropictor.data.preprocess.preprocess_stimuli`, of which each subject has its own; a picture
+        that several hold is read from the first.
 
     Attributes
     ----------
@@ -60,26 +62,27 @@ class StimulusStore:
     Raises
     ------
     FileNotFoundError, ValueError
-        When the file or a part of it is missing.
+        When a file or a part of it is missing, or files differ in size or origin of their pictures.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
-        if not self.path.is_file():
-            raise FileNotFoundError(f"stimuli: no file {self.path}; the stage 'preprocess' writes it")
-        with h5py.File(self.path, "r") as file:
-            missing = [name for name in _FIELDS if name not in file]
-            missing += [name for name in ("data", "size") if name not in file.attrs]
-            if missing:
+    def __init__(self, *paths: str | Path):
+        self.paths = [Path(path) for path in paths]
+        parts = [_read_table(path) for path in self.paths]
+        (self.data, self.size), *others = (part["described"] for part in parts)
+        for path, described in zip(self.paths[1:], others, strict=True):
+            if described != (self.data, self.size):
                 raise ValueError(
-                    f"{self.path}: {', '.join(missing)} missing, found {sorted(file)}; a stimulus store holds "
-                    f"{', '.join(_FIELDS)} and the attributes data, size"
+                    f"{path} holds {described[0]} pictures of {described[1]} pixels, {self.paths[0]} {self.data} "
+                    f"pictures of {self.size}; they cannot be used together: prepare both alike"
                 )
-            self.nsd_id = file["nsd_id"][:]
-            self._captions = file["captions"].asstr()[:]
-            self._category = file["category"].asstr()[:].astype(str)
-            self._background = file["background"].asstr()[:].astype(str)
-            self.data, self.size = str(file.attrs["data"]), int(file.attrs["size"])
+        self.nsd_id, first = np.unique(np.concatenate([part["nsd_id"] for part in parts]), return_index=True)
+        self._captions, self._category, self._background = (
+            np.concatenate([part[name] for part in parts])[first] for name in ("captions", "category", "background")
+        )
+        # Number of the file, and row in it, of each picture.
+        counts = [len(part["nsd_id"]) for part in parts]
+        self._file = np.repeat(np.arange(len(parts)), counts)[first]
+        self._row = np.concatenate([np.arange(count) for count in counts])[first]
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -96,13 +99,19 @@ class StimulusStore:
         rows = np.searchsorted(self.nsd_id, nsd_ids)
         found = self.nsd_id[np.minimum(rows, len(self) - 1)] == nsd_ids
         if not found.all():
-            raise KeyError(f"{self.path}: no picture {nsd_ids[~found][0]} among {len(self)} (nsd_id is 0-based)")
+            where = ", ".join(map(str, self.paths))
+            raise KeyError(f"{where}: no picture {nsd_ids[~found][0]} among {len(self)} (nsd_id is 0-based)")
         return rows
 
     def pictures(self, nsd_ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Read pictures, uint8 [n, S, S, 3], in the given order."""
-        with h5py.File(self.path, "r") as file:
-            return read_rows(file["pictures"], self.rows(nsd_ids))
+        rows = self.rows(nsd_ids)
+        pictures = np.empty((len(rows), self.size, self.size, 3), np.uint8)
+        for number in np.unique(self._file[rows]):
+            here = self._file[rows] == number
+            with h5py.File(self.paths[number], "r") as file:
+                pictures[here] = read_rows(file["pictures"], self._row[rows[here]])
+        return pictures
 
     def captions(self, nsd_ids: Sequence[int] | np.ndarray) -> list[list[str]]:
         """Return the captions of each picture: n lists of at most five texts (COCO has pictures with fewer)."""
@@ -115,6 +124,24 @@ class StimulusStore:
     def background(self, nsd_ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return the kind of background of each picture, str [n]; empty where unknown."""
         return self._background[self.rows(nsd_ids)]
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    """Read all but the pictures of a stimulus store; `described` is origin and size of the pictures."""
+    if not path.is_file():
+        raise FileNotFoundError(f"stimuli: no file {path}; the stage 'preprocess' writes it")
+    with h5py.File(path, "r") as file:
+        missing = [name for name in _FIELDS if name not in file]
+        missing += [name for name in ("data", "size") if name not in file.attrs]
+        if missing:
+            raise ValueError(
+                f"{path}: {', '.join(missing)} missing, found {sorted(file)}; a stimulus store holds "
+                f"{', '.join(_FIELDS)} and the attributes data, size"
+            )
+        table = {name: file[name].asstr()[:].astype(str) for name in ("category", "background")}
+        described = (str(file.attrs["data"]), int(file.attrs["size"]))
+        captions = file["captions"].asstr()[:]
+        return table | {"captions": captions, "nsd_id": file["nsd_id"][:], "described": described}
 
 
 class StimulusWriter:

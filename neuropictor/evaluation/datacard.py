@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +38,7 @@ _PICTURES_AT_ONCE = 256
 
 def data_card(
     responses: dict[int, Path],
-    stimuli: Path,
+    stimuli: Sequence[Path],
     config: EvaluateConfig,
     sample: SampleConfig,
     out: Path,
@@ -49,8 +50,8 @@ def data_card(
     ----------
     responses : dict of Path
         Prepared responses by subject.
-    stimuli : Path
-        Prepared pictures.
+    stimuli : sequence of Path
+        Prepared pictures of these subjects.
     config : EvaluateConfig
         `seed` is used, for the choice of picture pairs.
     sample : SampleConfig
@@ -68,9 +69,9 @@ def data_card(
         temporary.write_text(page("Data card" + title_mark(facts["data"]), body), encoding="utf-8")
 
 
-def measure(responses: dict[int, Path], stimuli: Path, seed: int) -> dict:
+def measure(responses: dict[int, Path], stimuli: Sequence[Path], seed: int) -> dict:
     """Return the facts that need no backbone, as plain numbers and texts."""
-    store = StimulusStore(stimuli)
+    store = StimulusStore(*stimuli)
     subjects, train, test = {}, set(), set()
     for subject, path in responses.items():
         one = ResponseStore(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ NULL_PAIRINGS = 4
 
 def evaluate(
     samples: dict[int, dict[str, Path]],
-    stimuli: Path,
+    stimuli: Sequence[Path],
     backbone: str | Path,
     config: EvaluateConfig,
     runtime: RuntimeConfig,
@@ -43,8 +44,8 @@ def evaluate(
     ----------
     samples : dict of dict of Path
         `samples[subject][model]`; the model "null" is made here from "refined".
-    stimuli : Path
-        Prepared pictures.
+    stimuli : sequence of Path
+        Prepared pictures of these subjects.
     backbone : str or Path
         Its image tower gives the space of `two_way`, `two_way_hard` and `distance`, its text tower the categories.
     config : EvaluateConfig
@@ -56,13 +57,13 @@ def evaluate(
     device = prepare_device(runtime)
     files = [path for models in samples.values() for path in models.values()]
     used = {"bootstrap": config.bootstrap, "seed": config.seed}
-    with RunRecord(record_path(out), "evaluate", config=used, seed=config.seed, inputs=[stimuli, *files]) as record:
+    with RunRecord(record_path(out), "evaluate", config=used, seed=config.seed, inputs=[*stimuli, *files]) as record:
         reconstructions = {
             subject: {model: read_reconstructions(path) for model, path in models.items()}
             for subject, models in samples.items()
         }
         _check(reconstructions, samples)
-        store = StimulusStore(stimuli)
+        store = StimulusStore(*stimuli)
         nsd_ids = np.unique(np.concatenate([next(iter(found.values())).nsd_id for found in reconstructions.values()]))
         judge = Judge(
             Backbone.load(backbone).to(device),

@@ -38,7 +38,7 @@ class Design:
     master_order
         int [trials], 0-based slot of each trial, the same for all subjects.
     pictures_of_subject
-        int [8, slots], nsd_id of each subject's slots; -1 where a simulated root leaves a subject out.
+        int [8, slots], nsd_id of each subject's slots.
     shared
         int [shared], nsd_ids that all subjects were to see, ascending.
     """

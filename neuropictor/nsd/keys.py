@@ -17,6 +17,9 @@ ANNOTATION_KINDS = ("captions", "instances", "stuff")
 COCO_SPLITS = ("train2017", "val2017")
 #: Only a simulated root has this file.
 SIMULATED = "SIMULATED.json"
+#: Subjects whose pictures a simulated root keeps in `STIMULI`; the others' are in files of their own, so that a further
+#: subject changes none that is there. They are those of config.yaml, with the picture numbers of the shipped results.
+NUMBERED_FIRST = (1, 2, 5)
 
 
 def subject_name(subject: int) -> str:
@@ -87,6 +90,11 @@ def label_table(region: str) -> str:
 def annotations(kind: str, coco_split: str) -> str:
     """Return the key of a COCO annotation file, e.g. ``("captions", "train2017")``."""
     return f"{ANNOTATION_FOLDER}/{kind}_{coco_split}.json"
+
+
+def own_stimuli(subject: int) -> str:
+    """Return the key of a subject's own pictures, which only a simulated root keeps apart from `STIMULI`."""
+    return STIMULI.replace(".hdf5", f"_{subject_name(subject)}.hdf5")
 
 
 def is_simulated(root: str | Path) -> bool:

@@ -27,7 +27,7 @@ _SECONDS_A_DAY = 86_400
 
 
 def write_experiment_design(root: Path, order: TrialOrder) -> None:
-    """Write ``nsd_expdesign.mat``: five fields counting from 1; 0 in the private slots of subjects left out."""
+    """Write ``nsd_expdesign.mat``: five fields counting from 1."""
     sessions = order.master_order.reshape(len(order.pattern), -1)
     counts = [
         np.bincount(np.unique(session, return_counts=True)[1], minlength=REPEATS + 1)[1 : REPEATS + 1]
@@ -65,9 +65,8 @@ def write_stimulus_info(root: Path, order: TrialOrder, pictures: CocoPictures) -
         trials = np.zeros((n, REPEATS), np.int64)
         count = np.zeros(n, np.int64)
         for trial, nsd_id in enumerate(order.pictures_of_subject[row, order.master_order]):
-            if nsd_id >= 0:
-                trials[nsd_id, count[nsd_id]] = trial + 1
-                count[nsd_id] += 1
+            trials[nsd_id, count[nsd_id]] = trial + 1
+            count[nsd_id] += 1
         table[f"subject{subject}"] = (count > 0).astype(int)
         repeats |= {f"subject{subject}_rep{repeat}": trials[:, repeat] for repeat in range(REPEATS)}
     with atomic_path(root / keys.STIMULUS_INFO) as temporary:

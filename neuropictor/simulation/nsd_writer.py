@@ -21,7 +21,7 @@ from nibabel.freesurfer.mghformat import MGHHeader
 
 import neuropictor
 from neuropictor.nsd import keys
-from neuropictor.nsd.constants import HEMISPHERES
+from neuropictor.nsd.constants import HEMISPHERES, SUBJECTS
 from neuropictor.nsd.design import Design, load_design
 from neuropictor.nsd.noise_ceiling import compute_ncsnr
 from neuropictor.runlog import atomic_path, progress
@@ -44,15 +44,17 @@ BETA_VERSION = "betas_fithrf_GLMdenoise_RR"
 _BIG_ENDIAN = np.dtype(">f4")
 
 
-def write_pictures(root: str | Path, subjects: Iterable[int], config: SimulateConfig, threads: int = 1) -> None:
+def write_pictures(root: str | Path, config: SimulateConfig, threads: int = 1) -> None:
     """Write everything that is not one subject's: pictures, design, annotations, labels; ``SIMULATED.json`` first.
+
+    It is the same whoever is simulated. Pictures that all subjects see, and those of subjects 1, 2 and 5, are drawn
+    here; those of another subject by `write_own_pictures`, into a file that the bank refers to (an HDF5 virtual data
+    set): they are black until then.
 
     Parameters
     ----------
     root
         Folder of the simulated NSD; made where it is missing.
-    subjects
-        Subjects whose pictures are in the bank, of 1 to 8.
     config
         Section ``simulate``.
     threads
@@ -65,18 +67,29 @@ def write_pictures(root: str | Path, subjects: Iterable[int], config: SimulateCo
     FileExistsError
         If the folder may hold the real NSD.
     """
-    root, subjects = Path(root), sorted(set(subjects))
+    root = Path(root)
     keys.check_free_for_simulation(root)
-    order = make_order(subjects, config)
+    order = make_order(config)
     # First, so that whatever is interrupted is known to be simulated.
-    _write_notice(root, subjects, order, config)
+    _write_notice(root, order, config)
     scenes = [scene(config.seed, nsd_id) for nsd_id in range(order.n_pictures)]
-    _write_stimuli(root / keys.STIMULI, scenes, config.picture_size, threads)
+    with _drawn(root / keys.STIMULI, "first", scenes[: order.n_first], config.picture_size, threads) as file:
+        _refer(file, order, config.picture_size)
     coco = CocoPictures(order.n_pictures, config.seed)
     write_annotations(root, scenes, coco)
     write_experiment_design(root, order)
     write_stimulus_info(root, order, coco)
     _write_labels(root, load_geometry(), config.mesh)
+
+
+def write_own_pictures(root: str | Path, subject: int, config: SimulateConfig, threads: int = 1) -> None:
+    """Write the pictures that only one subject sees, unless `write_pictures` has drawn them (subjects 1, 2 and 5)."""
+    if subject in keys.NUMBERED_FIRST:
+        return
+    own = make_order(config).block(subject)
+    scenes = [scene(config.seed, nsd_id) for nsd_id in range(own.start, own.stop)]
+    with _drawn(Path(root) / keys.own_stimuli(subject), "imgBrick", scenes, config.picture_size, threads):
+        log.info("Subject %d: pictures of its own are %d to %d", subject, own.start, own.stop - 1)
 
 
 def write_subject(root: str | Path, subject: int, config: SimulateConfig) -> None:
@@ -85,16 +98,16 @@ def write_subject(root: str | Path, subject: int, config: SimulateConfig) -> Non
     Parameters
     ----------
     root
-        Folder that `write_pictures` has written.
+        Folder that `write_pictures` and `write_own_pictures` have written.
     subject
-        One of its subjects.
+        1 to 8.
     config
         Section ``simulate``, as given to `write_pictures`.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If the root was not written, or without this subject.
+        If the root was not written, or the subject is none of NSD's.
     """
     root = Path(root)
     design = load_design(root)
@@ -117,24 +130,37 @@ def write_subject(root: str | Path, subject: int, config: SimulateConfig) -> Non
     write_behaviour(root, subject, trials["nsd_id"].to_numpy(), slots, pattern, config.seed)
 
 
-def _write_stimuli(path: Path, scenes: list[Scene], size: int, threads: int) -> None:
-    """Render all scenes into ``/imgBrick`` [n, size, size, 3], a chunk a picture."""
+@contextlib.contextmanager
+def _drawn(path: Path, name: str, scenes: list[Scene], size: int, threads: int) -> Iterator[h5py.File]:
+    """Render scenes into a data set [n, size, size, 3], a chunk a picture; the open file is given for more."""
     jobs = [(item, size) for item in scenes]
     with contextlib.ExitStack() as stack:
         temporary = stack.enter_context(atomic_path(path))
         file = stack.enter_context(h5py.File(temporary, "w"))
         shape = (len(scenes), size, size, 3)
-        brick = file.create_dataset(
-            "imgBrick", shape, np.uint8, chunks=(1, *shape[1:]), compression="lzf", shuffle=False
-        )
+        brick = file.create_dataset(name, shape, np.uint8, chunks=(1, *shape[1:]), compression="lzf", shuffle=False)
         if threads > 1:
             # Forked, so that the workers need not import the main script again.
             pool = stack.enter_context(multiprocessing.get_context("fork").Pool(threads))
             pictures: Iterable[np.ndarray] = pool.imap(_render, jobs, chunksize=8)
         else:
             pictures = map(_render, jobs)
-        for nsd_id, picture in enumerate(progress(pictures, "Rendering pictures", total=len(jobs), unit="picture")):
-            brick[nsd_id] = picture
+        for row, picture in enumerate(progress(pictures, "Rendering pictures", total=len(jobs), unit="picture")):
+            brick[row] = picture
+        yield file
+
+
+def _refer(file: h5py.File, order: TrialOrder, size: int) -> None:
+    """Add ``/imgBrick``: the pictures of this file, and those of the subjects that have a file of their own."""
+    layout = h5py.VirtualLayout((order.n_pictures, size, size, 3), np.uint8)
+    layout.dcpl.set_obj_track_times(False)  # so that a file written twice is the same
+    layout[: order.n_first] = h5py.VirtualSource(".", "first", file["first"].shape)
+    for subject in SUBJECTS:
+        if subject not in keys.NUMBERED_FIRST:
+            own = order.block(subject)
+            shape = (own.stop - own.start, size, size, 3)
+            layout[own] = h5py.VirtualSource(Path(keys.own_stimuli(subject)).name, "imgBrick", shape)
+    file.create_virtual_dataset("imgBrick", layout, fillvalue=0)
 
 
 def _render(job: tuple[Scene, int]) -> np.ndarray:
@@ -213,13 +239,12 @@ def _write_labels(root: Path, geometry: Geometry, mesh: str) -> None:
             temporary.write_text("".join(lines), encoding="utf-8")
 
 
-def _write_notice(root: Path, subjects: list[int], order: TrialOrder, config: SimulateConfig) -> None:
+def _write_notice(root: Path, order: TrialOrder, config: SimulateConfig) -> None:
     notice = {
         "notice": "SIMULATED. Rendered scenes and a simulated brain in the layout of the Natural Scenes "
         "Dataset; no person was measured.",
         "made_by": f"neuropictor {neuropictor.__version__}",
-        "subjects": subjects,
-        "sessions": {str(subject): sessions_of(subject, config.sessions) for subject in subjects},
+        "sessions": {str(subject): sessions_of(subject, config.sessions) for subject in SUBJECTS},
         "trials_per_session": config.trials_per_session,
         "pictures": order.n_pictures,
         "shared_pictures": len(order.shared),
@@ -228,7 +253,8 @@ def _write_notice(root: Path, subjects: list[int], order: TrialOrder, config: Si
         "ncsnr": config.ncsnr,
         "smooth_noise": config.smooth_noise,
         "known_differences": [
-            "private slots of subjects that were left out are 0 in subjectim",
+            "pictures that only subjects who were not simulated would see are black",
+            "the bank of pictures is a virtual data set; other subjects than 1, 2 and 5 have files of their own",
             "a finished experiment shows every shared picture three times",
             "nsdgeneral is the union of the 31 visual areas of NeuroPictor's map",
         ],

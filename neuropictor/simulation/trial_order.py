@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from neuropictor.nsd import keys
 from neuropictor.nsd.constants import (
     BLANK_SLOTS_END,
     BLANK_SLOTS_START,
@@ -40,13 +41,16 @@ class TrialOrder:
     master_order
         int [trials], slot of each trial.
     pictures_of_subject
-        int [8, slots], nsd_id of each slot; -1 in the private slots of subjects that are left out.
+        int [8, slots], nsd_id of each slot.
     shared
         int [shared], nsd_ids of the shared pictures, ascending: the first slots of every subject.
     pattern
         bool [sessions, 12, 75], whether a slot of a run holds a stimulus.
     n_pictures
         Pictures in the bank.
+    n_first
+        The first so many are the shared ones and those of `keys.NUMBERED_FIRST`, mixed; those of each other subject
+        follow.
     """
 
     master_order: np.ndarray
@@ -54,6 +58,12 @@ class TrialOrder:
     shared: np.ndarray
     pattern: np.ndarray
     n_pictures: int
+    n_first: int
+
+    def block(self, subject: int) -> slice:
+        """Return the nsd_ids of a subject's own pictures, one behind the other; of none of `keys.NUMBERED_FIRST`."""
+        own = self.pictures_of_subject[SUBJECTS.index(subject), len(self.shared) :]
+        return slice(int(own.min()), int(own.max()) + 1)
 
 
 def sessions_of(subject: int, sessions: int) -> int:
@@ -61,13 +71,14 @@ def sessions_of(subject: int, sessions: int) -> int:
     return max(1, int(sessions * SESSIONS[subject] / PLANNED_SESSIONS + 0.5))
 
 
-def make_order(subjects: list[int] | tuple[int, ...], config: SimulateConfig) -> TrialOrder:
+def make_order(config: SimulateConfig) -> TrialOrder:
     """Draw the experiment; at NSD's own size it has NSD's counts (see `neuropictor.simulation.published_order`).
+
+    It is one for all eight subjects, whoever of them is simulated: what a subject sees does not change when another one
+    is added.
 
     Parameters
     ----------
-    subjects
-        Subjects whose private pictures are in the bank.
     config
         Its seed, sessions, trials_per_session and shared_pictures are used.
 
@@ -78,21 +89,25 @@ def make_order(subjects: list[int] | tuple[int, ...], config: SimulateConfig) ->
     """
     trials = config.sessions * config.trials_per_session
     slots = trials // REPEATS
-    _check(subjects, config, trials, slots)
+    _check(config, trials, slots)
     rng = np.random.default_rng([config.seed, _STREAM])
     private = slots - config.shared_pictures
-    n_pictures = config.shared_pictures + private * len(set(subjects))
-    bank = rng.permutation(n_pictures)
-    shared = np.sort(bank[: config.shared_pictures])
-    pictures = np.full((len(SUBJECTS), slots), -1)
+    first = rng.permutation(config.shared_pictures + private * len(keys.NUMBERED_FIRST))
+    n_pictures = len(first)
+    shared, own = np.sort(first[: config.shared_pictures]), first[config.shared_pictures :].reshape(-1, private)
+    pictures = np.empty((len(SUBJECTS), slots), np.int64)
     pictures[:, : config.shared_pictures] = shared
-    for rank, subject in enumerate(sorted(set(subjects))):
-        start = config.shared_pictures + rank * private
-        pictures[SUBJECTS.index(subject), config.shared_pictures :] = bank[start : start + private]
+    for row, subject in enumerate(SUBJECTS):
+        if subject in keys.NUMBERED_FIRST:
+            pictures[row, config.shared_pictures :] = own[keys.NUMBERED_FIRST.index(subject)]
+        else:
+            mixed = np.random.default_rng([config.seed, _STREAM, subject]).permutation(private)
+            pictures[row, config.shared_pictures :] = n_pictures + mixed
+            n_pictures += private
     size = (config.sessions, config.trials_per_session, config.shared_pictures)
     order = _draw_order(rng, slots, config.sessions, config.trials_per_session, published=size == SIZE)
     pattern = np.stack([_draw_pattern(rng, config.trials_per_session) for _ in range(config.sessions)])
-    return TrialOrder(order, pictures, shared, pattern, n_pictures)
+    return TrialOrder(order, pictures, shared, pattern, n_pictures, len(first))
 
 
 def trials_per_run(trials_per_session: int) -> np.ndarray:
@@ -103,14 +118,7 @@ def trials_per_run(trials_per_session: int) -> np.ndarray:
     return runs
 
 
-def _check(subjects: list[int] | tuple[int, ...], config: SimulateConfig, trials: int, slots: int) -> None:
-    for subject in subjects:
-        if subject not in SUBJECTS:
-            raise ValueError(
-                f"subject {subject!r} is not one of NSD's; allowed: {', '.join(map(str, SUBJECTS))} (e.g. 1)"
-            )
-    if not subjects:
-        raise ValueError("subjects is empty; allowed: some of 1 to 8 (e.g. [1, 2, 5])")
+def _check(config: SimulateConfig, trials: int, slots: int) -> None:
     limit = RUNS_PER_SESSION * _STIMULUS_SLOTS
     if not 1 <= config.trials_per_session <= limit:
         raise ValueError(

@@ -148,7 +148,7 @@ def train_population(
         if align.tokens:
             components = [path.with_name(f"{path.stem}.components.h5") for path in responses]
             if not (work / SPACE).is_file():
-                make_space(latents, responses, None, align, work / SPACE)
+                make_space([latents], responses, None, align, work / SPACE)
             for path, aligned in zip(responses, components, strict=True):
                 if not aligned.is_file():
                     align_subject(path, latents, work / SPACE, align, aligned)
@@ -159,7 +159,7 @@ def train_population(
             **shared,
         )
         if not networks.is_file():
-            pretrain(responses, latents, backbone, autoencoder, stage, runtime, networks, components, align.tokens)
+            pretrain(responses, [latents], backbone, autoencoder, stage, runtime, networks, components, align.tokens)
         for path in (autoencoder, networks):
             state, described = load_weights(path)
             save_weights(out / path.name, {name: tensor.half() for name, tensor in state.items()}, described)

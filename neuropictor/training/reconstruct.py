@@ -132,7 +132,7 @@ def _train(
     networks: Networks,
     responses: Sequence[str | Path],
     components: Sequence[str | Path] | None,
-    latents: str | Path,
+    latents: Sequence[str | Path],
     backbone: str | Path,
     config: "ReconstructConfig | RefineConfig",
     runtime: "RuntimeConfig",
@@ -140,7 +140,8 @@ def _train(
     out: Path,
 ) -> None:
     """Train `networks` on all `responses` and write weights, history and record."""
-    inputs = {"latents": latents, "backbone": backbone_folder(backbone), **inputs}
+    inputs = {"backbone": backbone_folder(backbone), **inputs}
+    inputs |= {f"latents.{i}": path for i, path in enumerate(latents)}
     inputs |= {f"responses.{i}": path for i, path in enumerate(responses)}
     inputs |= {f"components.{i}": path for i, path in enumerate(components or ())}
     guard = make_guard({stage: config}, inputs, __file__ if runtime.track_code else None)
@@ -156,7 +157,7 @@ def _train(
         maps = MapOperator(load_geometry().map_operator(networks.encoder.config.image_size)).to(accelerator.device)
         task = ModulationTask(networks, frozen, maps, config)
         share = (accelerator.process_index, accelerator.num_processes)
-        store = LatentStore(latents)
+        store = LatentStore(*latents)
         batches, validation = (
             TrainingBatches(
                 PictureResponses(responses, split, components),
@@ -189,7 +190,7 @@ def _train(
 
 def pretrain(
     responses: Sequence[str | Path],
-    latents: str | Path,
+    latents: Sequence[str | Path],
     backbone: str | Path,
     autoencoder: str | Path,
     config: "ReconstructConfig",
@@ -208,7 +209,7 @@ def pretrain(
     responses
         Response files, one a subject.
     latents
-        Latents of all pictures, see `neuropictor.data.latents.cache_latents`.
+        Latents of these subjects' pictures, see `neuropictor.data.latents.cache_latents`.
     backbone
         Source of the frozen backbone.
     autoencoder
@@ -276,9 +277,9 @@ def refine(
     out: str | Path,
     components: str | Path | None = None,
 ) -> None:
-    """Tune pretrained networks on one subject; parameters as in `pretrain`, `networks` being its output."""
+    """Tune pretrained networks on one subject; parameters as in `pretrain`, of one subject, `networks` its output."""
     torch.manual_seed(config.seed)
     start = load_networks(networks, variant="refine")
     aligned = None if components is None else [components]
     inputs = {"networks": networks}
-    _train("refine", start, [responses], aligned, latents, backbone, config, runtime, inputs, Path(out))
+    _train("refine", start, [responses], aligned, [latents], backbone, config, runtime, inputs, Path(out))

@@ -39,7 +39,7 @@ def stores(tmp_path):
             repeat=np.zeros_like(nsd_id),
             split=np.select([np.isin(nsd_id, TEST), nsd_id < 10], [2, 1], 0),
         )
-    make_space(tmp_path / "latents.h5", [tmp_path / "responses.h5"], None, CONFIG, tmp_path / "space.safetensors")
+    make_space([tmp_path / "latents.h5"], [tmp_path / "responses.h5"], None, CONFIG, tmp_path / "space.safetensors")
     return tmp_path
 
 
@@ -124,7 +124,7 @@ def test_mistakes_are_named(stores):
         align(stores, AlignConfig(folds=60))
     wanted = AlignConfig(text_components=2, latent_components=4)
     with pytest.raises(ValueError, match="allowed: its sizes, or calibrate and pretrain with init: scratch"):
-        make_space(stores / "latents.h5", [], stores / "space.safetensors", wanted, stores / "s.safetensors")
+        make_space([stores / "latents.h5"], [], stores / "space.safetensors", wanted, stores / "s.safetensors")
 
 
 def test_tokens_have_the_encoders_width():

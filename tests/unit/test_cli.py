@@ -59,15 +59,15 @@ def test_simulate_calls_the_library_with_the_settings(tmp_path, monkeypatch):
 
     calls = []
     monkeypatch.setattr(nsd_writer, "write_pictures", lambda **given: calls.append(("pictures", given)))
+    monkeypatch.setattr(nsd_writer, "write_own_pictures", lambda **given: calls.append(("own pictures", given)))
     monkeypatch.setattr(nsd_writer, "write_subject", lambda **given: calls.append(("subject", given)))
     settings = tmp_path / "my.yaml"
     settings.write_text("simulate: {sessions: 3}\n")
     done = run("simulate", "--out", tmp_path / "nsd", "--settings", settings, 1, 5)
     assert done.exit_code == 0, done.output
-    assert [name for name, _ in calls] == ["pictures", "subject", "subject"]
-    assert calls[0][1]["subjects"] == [1, 5]
-    assert calls[2][1]["subject"] == 5
-    assert calls[2][1]["config"].sessions == 3
+    assert [name for name, _ in calls] == ["pictures", *["own pictures", "subject"] * 2]
+    assert calls[4][1]["subject"] == 5
+    assert calls[4][1]["config"].sessions == 3
 
 
 def test_scores_need_folders_named_after_subjects(tmp_path):

@@ -46,6 +46,22 @@ def test_latents_are_the_backbones(tiny_latents, tiny_prepared, tiny_backbone):
         store.rows(np.array([103, 7]))
 
 
+def test_several_latents_files_are_read_as_one(tiny_latents, tmp_path):
+    whole, split = LatentStore(tiny_latents), [tmp_path / "a.h5", tmp_path / "b.h5"]
+    for path, part in zip(split, (np.s_[:15], np.s_[10:]), strict=True):  # five pictures are in both
+        with h5py.File(tiny_latents) as source, h5py.File(path, "w") as file:
+            for name in source:
+                file[name] = source[name][part]
+    for limit in (0, 2**30):
+        both = LatentStore(*split, memory_limit=limit)
+        np.testing.assert_array_equal(both.nsd_id, whole.nsd_id)
+        ids = np.array([125, 100, 112, 113, 100, 124])
+        for name in ("mean", "logvar", "text"):
+            found, expected = getattr(both, name), getattr(whole, name)
+            np.testing.assert_array_equal(found[both.rows(ids)], expected[whole.rows(ids)])
+            assert found.shape[1:] == expected.shape[1:]
+
+
 def test_rows_are_the_same_from_memory_and_from_the_file(tiny_latents):
     memory, lazy = Rows(tiny_latents, "text"), Rows(tiny_latents, "text", memory_limit=0)
     rows = np.array([9, 2, 2, 25])

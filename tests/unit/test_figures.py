@@ -91,7 +91,7 @@ def test_response_map(tmp_path, texts):
 
 
 def test_data_card(tmp_path):
-    stimuli = write_stimuli(tmp_path / "stimuli.h5")
+    stimuli = [write_stimuli(tmp_path / "stimuli.h5")]
     responses = {s: write_responses(tmp_path / f"{s}.h5", subject=s) for s in (1, 2)}
     facts = measure(responses, stimuli, 0)
     assert facts["subjects"]["2"]["splits"]["validation"] == {"trials": 45, "pictures": 15}

@@ -193,7 +193,7 @@ def run(samples, folder, monkeypatch):
     out = folder / "metrics.csv"
     metrics.evaluate(
         samples=samples,
-        stimuli=write_stimuli(folder / "stimuli.h5"),
+        stimuli=[write_stimuli(folder / "stimuli.h5")],
         backbone="miniature",
         config=EvaluateConfig(bootstrap=50, seed=3),
         runtime=RuntimeConfig(device="cpu", threads=1),

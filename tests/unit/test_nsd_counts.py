@@ -21,7 +21,7 @@ PAPER = (1, 2, 5, 7)
 @pytest.fixture(scope="module")
 def design(tmp_path_factory):
     root = tmp_path_factory.mktemp("nsd")
-    order = make_order(SUBJECTS, SimulateConfig(sessions=40, trials_per_session=750, shared_pictures=1000))
+    order = make_order(SimulateConfig(sessions=40, trials_per_session=750, shared_pictures=1000))
     (root / keys.SIMULATED).write_text(json.dumps({"sessions": {str(s): n for s, n in SESSIONS.items()}}))
     write_experiment_design(root, order)
     write_stimulus_info(root, order, CocoPictures(order.n_pictures, 0))

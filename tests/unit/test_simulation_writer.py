@@ -14,8 +14,8 @@ from neuropictor.nsd.annotations import load_annotations
 from neuropictor.nsd.betas import read_ncsnr, read_session
 from neuropictor.nsd.design import TEST, TRAIN, VALIDATION, check_design, load_design
 from neuropictor.nsd.noise_ceiling import compute_ncsnr
-from neuropictor.simulation.nsd_writer import BETA_VERSION, write_pictures, write_subject
-from neuropictor.simulation.scenes import captions, scene
+from neuropictor.simulation.nsd_writer import BETA_VERSION, write_own_pictures, write_pictures, write_subject
+from neuropictor.simulation.scenes import captions, render, scene
 from neuropictor.surface import load_geometry
 
 MESH = "fsaverage5"
@@ -36,8 +36,9 @@ def config(**changes):
 
 
 def write(root, subjects, settings, threads=1):
-    write_pictures(root, subjects, settings, threads)
+    write_pictures(root, settings, threads)
     for subject in subjects:
+        write_own_pictures(root, subject, settings, threads)
         write_subject(root, subject, settings)
 
 
@@ -54,8 +55,8 @@ def design(root):
 
 
 def test_three_routes_agree(root, design):
-    assert design.subjects == (1, 4) and design.sessions == {1: 3, 4: 2}
-    check_design(design)
+    assert design.subjects == tuple(range(1, 9)) and (design.sessions[1], design.sessions[4]) == (3, 2)
+    check_design(design, [1, 4])
     for subject in (1, 4):
         expected = design.trials(subject)["nsd_id"].to_numpy()
         for route in ("mat", "csv", "tsv"):
@@ -107,8 +108,8 @@ def test_splits(design):
 
 
 def test_errors_of_the_design(design, tmp_path):
-    with pytest.raises(ValueError, match=r"subject 2 is not in .*; allowed: 1, 4 \(e\.g\. 1\)"):
-        design.trials(2)
+    with pytest.raises(ValueError, match=r"subject 9 is not in .*; allowed: 1, 2, 3, 4, 5, 6, 7, 8 \(e\.g\. 1\)"):
+        design.trials(9)
     with pytest.raises(ValueError, match="sessions is 3; subject 4 has 2"):
         design.trials(4, sessions=3)
     with pytest.raises(ValueError, match=r"route 'npy' .* allowed: mat, csv, tsv"):
@@ -128,16 +129,18 @@ def test_errors_of_the_design(design, tmp_path):
 
 
 def test_pictures_and_annotations(root, design):
-    n = 4 + 2 * 26
+    n = 4 + 8 * 26
     with h5py.File(root / keys.STIMULI) as file:
         brick = file["imgBrick"]
         assert (
             brick.shape == (n, 64, 64, 3)
             and brick.dtype == np.uint8
-            and brick.chunks == (1, 64, 64, 3)
-            and brick.compression == "lzf"
+            and file["first"].chunks == (1, 64, 64, 3)
+            and file["first"].compression == "lzf"
         )
-        assert (brick[:].std(axis=(1, 2, 3)) > 1).all()
+        drawn = np.flatnonzero(brick[:].std(axis=(1, 2, 3)) > 1)
+        np.testing.assert_array_equal(drawn, np.unique(design.pictures_of_subject[[0, 1, 3, 4]]))
+        assert not np.delete(brick[:], drawn, axis=0).any()
     table = load_annotations(root, design.stimulus_info)
     scenes = [scene(7, nsd_id) for nsd_id in range(n)]
     assert table["captions"].tolist() == [captions(item) for item in scenes]
@@ -216,7 +219,7 @@ def test_labels(root):
 def test_notice(root):
     assert keys.is_simulated(root) and not keys.is_simulated(root / "nsddata")
     notice = json.loads((root / keys.SIMULATED).read_text())
-    assert notice["subjects"] == [1, 4] and notice["notice"].startswith("SIMULATED")
+    assert notice["sessions"]["4"] == 2 and notice["notice"].startswith("SIMULATED")
 
 
 def test_written_twice_is_the_same(root, tmp_path):
@@ -227,6 +230,19 @@ def test_written_twice_is_the_same(root, tmp_path):
         return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
     assert digest(root) == digest(tmp_path)
+
+
+def test_a_further_subject_adds_its_pictures_and_changes_no_file(tmp_path):
+    write_pictures(tmp_path, config())
+    made = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    write_own_pictures(tmp_path, 1, config())
+    write_own_pictures(tmp_path, 6, config())
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == {*made, tmp_path / keys.own_stimuli(6)}
+    assert all(path.read_bytes() == content for path, content in made.items())
+    seen = load_design(tmp_path).pictures([6])
+    with h5py.File(tmp_path / keys.STIMULI) as file:
+        for nsd_id in (seen[0], seen[-1]):
+            np.testing.assert_array_equal(file["imgBrick"][nsd_id], render(scene(7, int(nsd_id)), 64))
 
 
 def naive_ncsnr(betas, trials, split=None):
@@ -274,4 +290,4 @@ def test_real_files_are_never_written_over(tmp_path):
     with pytest.raises(
         FileExistsError, match=r"holds nsddata_stimuli.* may be the real NSD.*Allowed: .*nsd\.source: local"
     ):
-        write_pictures(tmp_path, [1], config())
+        write_pictures(tmp_path, config())

@@ -29,6 +29,21 @@ def test_texts(store):
     assert store.categories == ["boat", "cat", "dog"]
 
 
+def test_several_stores_are_read_as_one(store, tmp_path):
+    both = StimulusStore(*(write_stimuli(tmp_path / f"{i}.h5", ids) for i, ids in enumerate([(0, 7, 9), (5, 7, 119)])))
+    assert both.nsd_id.tolist() == [0, 5, 7, 9, 119]
+    ids = [119, 0, 7, 5, 9, 7]
+    assert np.array_equal(both.pictures(ids), store.pictures(ids))
+    assert both.captions(ids) == store.captions(ids)
+    assert both.category(ids).tolist() == store.category(ids).tolist()
+    with pytest.raises(KeyError, match=r"0\.h5, .*1\.h5: no picture 8 among 5"):
+        both.pictures([8])
+    with h5py.File(tmp_path / "1.h5", "r+") as file:
+        file.attrs["data"] = "nsd"
+    with pytest.raises(ValueError, match=r"1\.h5 holds nsd pictures .*0\.h5 simulated pictures .*prepare both alike"):
+        StimulusStore(tmp_path / "0.h5", tmp_path / "1.h5")
+
+
 def test_unknown_picture_is_named(store):
     for wrong in (80, 500, -1):
         with pytest.raises(KeyError, match=f"no picture {wrong} "):

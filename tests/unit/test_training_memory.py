@@ -50,7 +50,7 @@ def test_gradients_are_those_of_the_plain_way_bit_for_bit(tiny_backbone, tiny_pr
     layout torch multiplies by another routine where a weight takes gradients, which moves the last bits (4e-6).
     """
     path, stimuli = tmp_path / "latents.h5", StimulusStore(tiny_prepared / "stimuli.h5")
-    cache_latents(stimuli.path, tiny_backbone, tiny_runtime, path, batch_size=1)
+    cache_latents(stimuli.paths[0], tiny_backbone, tiny_runtime, path, batch_size=1)
     responses = PictureResponses([tiny_prepared / "sub-01" / "responses.h5"], "train")
     factor = np.float32(0.18215)
     batches = TrainingBatches(

@@ -38,7 +38,7 @@ def chain(tmp_path_factory, responses, tiny_components, tiny_latents, tiny_backb
     calibrate(responses, tiny_backbone, config, EncoderConfig(**TINY_ENCODER), runtime, files["autoencoder"])
     config = ReconstructConfig(init="scratch", mapper_rate=2.0, semantic_steps=3, **SHORT)
     aligned = {"components": tiny_components, "aligned_tokens": 2}
-    files_in = (responses, tiny_latents, tiny_backbone)
+    files_in = (responses, [tiny_latents], tiny_backbone)
     pretrain(*files_in, files["autoencoder"], config, runtime, files["pretrained"], **aligned)
     adaptation = GuidanceAdaptationConfig(steps=2)
     config = RefineConfig(guidance_adaptation=adaptation, **SHORT)
@@ -170,7 +170,7 @@ def test_population_start_is_used_and_must_fit(chain, responses, tiny_components
     config = CalibrateConfig(init="population", **still)
     calibrate(responses, backbone, config, EncoderConfig(**TINY_ENCODER), tiny_runtime, out)
     torch.testing.assert_close(load_autoencoder(out).mask_token, load_autoencoder(chain["autoencoder"]).mask_token)
-    networks, files = tmp_path / "b" / "networks.safetensors", (responses, tiny_latents, backbone)
+    networks, files = tmp_path / "b" / "networks.safetensors", (responses, [tiny_latents], backbone)
     config = ReconstructConfig(init="population", **still)
     pretrain(*files, out, config, tiny_runtime, networks, tiny_components)
     started, original = load_networks(networks), load_networks(chain["pretrained"])

@@ -16,13 +16,15 @@ PARTS = ("Snakefile", "rules", "workflow_scripts", "report", "envs", "profiles",
 PER_SUBJECT = {
     "simulate_subject": 1,
     "preprocess_subject": 1,
+    "preprocess_stimuli": 1,
+    "cache_latents": 1,
     "align": 1,
     "refine": 1,
     "sample": 2,
     "baselines": 1,
     "contact_sheet": 1,
 }
-ONCE = ["simulate_pictures", "preprocess_stimuli", "cache_latents", "calibrate", "align_space", "pretrain"]
+ONCE = ["simulate_pictures", "calibrate", "align_space", "pretrain"]
 ONCE += ["evaluate", "data_card", "metric_table", "training_curves", "response_map", "all"]
 
 
@@ -154,6 +156,13 @@ def test_a_mistake_in_the_settings_shows_its_message_and_nothing_from_the_depths
     assert "did you mean sample.steps?" in message
     for word in ("Traceback", "pydantic", "site-packages"):
         assert word not in message
+
+
+def test_a_subject_that_is_only_refined_is_no_reason_to_pretrain(finished):
+    own = {rule: count for rule, count in PER_SUBJECT.items()}
+    shared = ["simulate_own_pictures", "evaluate", "data_card", "metric_table", "training_curves", "all"]
+    found = planned(finished, {"subjects": {"pretrain": [1, 2, 5], "refine": [1, 2, 5, 7]}})
+    assert found == Counter(own | dict.fromkeys(shared, 1))
 
 
 AFTER_SAMPLING = {"evaluate": 1, "metric_table": 1, "data_card": 1, "all": 1}

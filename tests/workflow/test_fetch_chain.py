@@ -31,7 +31,7 @@ PREPROCESS = PreprocessConfig(validation_pictures=6)
 def original(tmp_path_factory):
     """A simulated NSD, as it lies behind the server."""
     root = tmp_path_factory.mktemp("original")
-    write_pictures(root, SUBJECTS, SIMULATED)
+    write_pictures(root, SIMULATED)
     for subject in SUBJECTS:
         write_subject(root, subject, SIMULATED)
     return root
@@ -110,4 +110,4 @@ def test_fetched_killed_and_continued_responses_are_those_of_the_original(origin
             for field in direct:
                 np.testing.assert_array_equal(fetched[field][()], direct[field][()])
             assert fetched.attrs["data"] == "simulated"
-    assert (tmp_path / "data/prepared/stimuli.h5").is_file()
+        assert (tmp_path / "data/prepared" / f"sub-{subject:02d}" / "stimuli.h5").is_file()

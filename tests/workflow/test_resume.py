@@ -40,7 +40,7 @@ loop.Trainer._step = announced
 prepared = Path(given["prepared"])
 pretrain(
     [prepared / "sub-01" / "responses.h5", prepared / "sub-02" / "responses.h5"],
-    prepared / "latents.h5",
+    [prepared / "latents.h5"],
     given["backbone"],
     given["autoencoder"],
     ReconstructConfig(**given["config"]),
