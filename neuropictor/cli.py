@@ -11,7 +11,7 @@ import typer
 
 from neuropictor import cli_data, config_text
 from neuropictor import config as configuration
-from neuropictor.cli_options import Component, Components, File, Files, Out, Settings, Source, app, start
+from neuropictor.cli_options import Component, Components, File, Files, Out, Pipeline, Settings, Source, app, start
 from neuropictor.config import Config
 
 __all__ = ["app", "cli_data"]  # importing cli_data registers its commands
@@ -111,7 +111,7 @@ def pretrain(
     """Train all networks on many subjects (stage 2). Components: one file for each of responses, in their order.
 
     Example: neuropictor pretrain --latents results/latents/sub-01.h5
-    --autoencoder results/calibrate/autoencoder.safetensors --out results/pretrain/networks.safetensors
+    --autoencoder results/calibrate/autoencoder.safetensors --out results/pretrain
     --components results/align/sub-01/components.h5
     data/prepared/sub-01/responses.h5
     """
@@ -127,7 +127,7 @@ def pretrain(
 def refine(
     responses: File,
     latents: File,
-    networks: File,
+    pretrained: Pipeline,
     out: Out,
     components: Component = None,
     backbone: Source = "miniature",
@@ -136,36 +136,35 @@ def refine(
     """Train all networks on one subject (stage 3).
 
     Example: neuropictor refine --responses data/prepared/sub-01/responses.h5 --latents results/latents/sub-01.h5
-    --components results/align/sub-01/components.h5 --networks results/pretrain/networks.safetensors
-    --out results/refine/sub-01/networks.safetensors
+    --components results/align/sub-01/components.h5 --pretrained results/pretrain --out results/refine/sub-01
     """
     from neuropictor.training.reconstruct import refine as stage
 
     loaded, runtime = start(settings)
-    files = {"responses": responses, "latents": latents, "networks": networks}
+    files = {"responses": responses, "latents": latents, "pretrained": pretrained}
     stage(**files, backbone=backbone, config=loaded.refine, runtime=runtime, out=out, components=components)
 
 
 @app.command()
 def sample(
-    networks: File,
+    pipeline: Pipeline,
     responses: File,
     out: Out,
     components: Component = None,
     model: Annotated[str, typer.Option(help="name that the pictures get in tables")] = "refined",
-    backbone: Source = "miniature",
+    backbone: Annotated[str | None, typer.Option(help="where the backbone lies now, if it was moved")] = None,
     settings: Settings = None,
 ) -> None:
     """Reconstruct one subject's test pictures.
 
-    Example: neuropictor sample --networks results/refine/sub-01/networks.safetensors
+    Example: neuropictor sample --pipeline results/refine/sub-01
     --responses data/prepared/sub-01/responses.h5 --components results/align/sub-01/components.h5
     --out results/sample/sub-01/refined.h5
     """
     from neuropictor.sampling import sample_subject
 
     loaded, runtime = start(settings)
-    files = {"networks": networks, "responses": responses}
+    files = {"pipeline": pipeline, "responses": responses}
     sections = {"config": loaded.sample, "runtime": runtime}
     sample_subject(**files, backbone=backbone, **sections, model=model, out=out, components=components)
 

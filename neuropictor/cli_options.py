@@ -15,6 +15,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 File = Annotated[Path, typer.Option(exists=True, dir_okay=False, help="file of this name, made by a stage or given")]
 Files = Annotated[list[Path], typer.Option(exists=True, dir_okay=False, help="files of this name; may be repeated")]
 Folder = Annotated[Path, typer.Option(exists=True, file_okay=False, help="folder in NSD's layout, real or simulated")]
+Pipeline = Annotated[
+    Path, typer.Option(exists=True, file_okay=False, help="folder of a pipeline, as pretrain and refine write it")
+]
 Out = Annotated[Path, typer.Option(help="what is written; replaced if it exists")]
 Subject = Annotated[int, typer.Option(min=1, max=8, help="NSD's subject number")]
 Settings = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="YAML laid over the defaults")]

@@ -13,17 +13,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from diffusers.utils.logging import disable_progress_bar
 
 from neuropictor.data.alignment import ComponentStore
-from neuropictor.data.datasets import MapOperator
 from neuropictor.data.reconstructions import Reconstructions, write_reconstructions
 from neuropictor.data.responses import ResponseStore
-from neuropictor.models.backbone import Backbone, backbone_folder
 from neuropictor.models.device import prepare_device
-from neuropictor.models.networks import load_networks
+from neuropictor.models.networks import check_space
 from neuropictor.models.pipeline import NeuroPictorPipeline
+from neuropictor.models.pipeline_folder import pipeline_paths
 from neuropictor.runlog import RunRecord, atomic_path, checksum, progress, record_path
-from neuropictor.surface import load_geometry
 
 if TYPE_CHECKING:
     from neuropictor.config import RuntimeConfig, SampleConfig
@@ -78,23 +77,21 @@ class _Chunks:
 
 
 def sample_subject(
-    networks: str | Path,
-    backbone: str | Path,
+    pipeline: str | Path,
     responses: str | Path,
     config: "SampleConfig",
     runtime: "RuntimeConfig",
     model: str,
     out: str | Path,
     components: str | Path | None = None,
+    backbone: str | Path | None = None,
 ) -> None:
     """Reconstruct every test picture of a subject, from the mean response over its repeats or from its first trial.
 
     Parameters
     ----------
-    networks
-        Weights of `neuropictor.models.networks.save_networks`.
-    backbone
-        Source of the frozen backbone.
+    pipeline
+        Folder of the pipeline, as the stages pretrain and refine write it.
     responses
         The subject's response file.
     config, runtime
@@ -105,9 +102,11 @@ def sample_subject(
         HDF5 file of `neuropictor.data.reconstructions`.
     components
         The subject's component file, for networks with an alignment.
+    backbone
+        Where the backbone that the pipeline names lies, if it has been moved.
     """
     out = Path(out)
-    inputs = {"networks": Path(networks), "backbone": backbone_folder(backbone), "responses": Path(responses)}
+    inputs = {path.name: path for path in pipeline_paths(pipeline)} | {"responses": Path(responses)}
     if components is not None:
         inputs["components"] = Path(components)
     with RunRecord(record_path(out), "sample", config=config, seed=config.seed, inputs=inputs.values()) as record:
@@ -115,7 +114,7 @@ def sample_subject(
         nsd_ids = store.pictures("test")
         jobs = [(int(nsd_id), sample) for nsd_id in nsd_ids for sample in range(config.samples)]
         aligned = None if components is None else ComponentStore(components, store)
-        sampler = _Sampler(networks, backbone, store, aligned, config, runtime)
+        sampler = _Sampler(pipeline, backbone, store, aligned, config, runtime)
         guard = {"config": config.model_dump(mode="json"), "precision": runtime.precision, "model": model}
         chunks = _Chunks(out, guard | {name: checksum(path) for name, path in inputs.items()})
         parts = []
@@ -139,8 +138,8 @@ class _Sampler:
 
     def __init__(
         self,
-        networks: str | Path,
-        backbone: str | Path,
+        pipeline: str | Path,
+        backbone: str | Path | None,
         responses: ResponseStore,
         components: ComponentStore | None,
         config: "SampleConfig",
@@ -149,27 +148,27 @@ class _Sampler:
         self.responses, self.components = responses, components
         self.config, self.runtime = config, runtime
         self.device = prepare_device(runtime)
-        frozen = Backbone.load(backbone).to(self.device)
-        trained = load_networks(networks).to(self.device)
-        trained.check_space(None if components is None else components.space)
-        self.null_context = frozen.null_context()
-        self.pipeline = NeuroPictorPipeline.from_parts(trained, frozen)
-        self.maps = MapOperator(load_geometry().map_operator(trained.encoder.config.image_size)).to(self.device)
+        disable_progress_bar()  # of loading
+        self.pipeline = NeuroPictorPipeline.from_pretrained(pipeline, backbone).to(self.device)
+        self.pipeline.set_progress_bar_config(disable=True)  # the stage's own counts batches
+        check_space(self.pipeline.alignment, None if components is None else components.space)
 
     def pictures(self, jobs: list[tuple[int, int]]) -> np.ndarray:
         """Return uint8 ``[n, S, S, 3]``, one for each (nsd_id, sample)."""
         nsd_ids = [nsd_id for nsd_id, _ in jobs]
-        responses = torch.from_numpy(self.responses.mean_response(nsd_ids, self.config.most_repeats)).to(self.device)
+        responses = torch.from_numpy(self.responses.mean_response(nsd_ids, self.config.most_repeats))
         generators = [picture_generator(self.config.seed, self.responses.subject, *job) for job in jobs]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.runtime.precision == "bf16"):
-            return self.pipeline(
-                self.maps(responses),
-                self.null_context,
-                self._mean_components(nsd_ids),
+            pictures = self.pipeline(
+                responses=responses,
+                components=self._mean_components(nsd_ids),
                 num_inference_steps=self.config.steps,
                 guidance_scale=self.config.guidance_scale,
                 generators=generators,
-            ).pictures
+                output_type="np",
+            ).images
+        # The nearest level; the official code takes the one below.
+        return (pictures * 255).round().astype(np.uint8)
 
     def _mean_components(self, nsd_ids: list[int]) -> torch.Tensor | None:
         """Return the mean over the same repeats, ``[n, K]``."""
@@ -177,4 +176,4 @@ class _Sampler:
             return None
         trials = [self.responses.trials(nsd_id)[: self.config.most_repeats] for nsd_id in nsd_ids]
         means = [self.components.rows[rows].mean(0) for rows in trials]
-        return torch.from_numpy(np.stack(means)).to(self.device)
+        return torch.from_numpy(np.stack(means))

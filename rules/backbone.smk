@@ -29,7 +29,7 @@ rule train_population:
     input:
         backbone=backbone_files,
     output:
-        expand("<results>/backbone/population/{file}", file=POPULATION_FILES),
+        expand("<results>/backbone/population/{file}", file=population_files()),
         run="<results>/backbone/population/run.json",
     log:
         "<logs>/train_population.log",

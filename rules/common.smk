@@ -16,11 +16,6 @@ BACKBONE_PARTS = [
     "scheduler",
     "image_encoder",
 ]
-POPULATION_FILES = [
-    "autoencoder.safetensors",
-    "networks.safetensors",
-    "space.safetensors",
-]
 # Raw sessions on disk: two being fetched (resource network), two waiting for or in preprocessing, which goes first.
 SESSIONS_AT_ONCE = 4
 MODELS = ["refined", "pretrained"]
@@ -123,15 +118,18 @@ def backbone_content():
     ]
 
 
-def start_weights(stage, name):
+def start_weights(stage, *names):
     """Hash the weights that a training stage starts from, if it does."""
     if getattr(settings, stage).init == "scratch":
         return "scratch"
     source = settings.backbone.source
     if source == "train":
         return "see inputs"
-    file = (SHIPPED if source == "miniature" else Path(source)) / "population" / name
-    return runlog.checksum(file) if file.is_file() else f"no {file.name}"
+    folder = (SHIPPED if source == "miniature" else Path(source)) / "population"
+    return [
+        runlog.checksum(folder / name) if (folder / name).is_file() else f"no {name}"
+        for name in names
+    ]
 
 
 def start_files(stage):
@@ -142,6 +140,29 @@ def start_files(stage):
         if trained and getattr(settings, stage).init == "population"
         else []
     )
+
+
+def pipeline_files():
+    """Files of a pipeline's trained parts, below its folder."""
+    parts = ["encoder", "guiding", "manipulation", "null_context"]
+    if settings.align.tokens:
+        parts.append("alignment")
+    files = ("config.json", "diffusion_pytorch_model.safetensors")
+    return [
+        *(f"{part}/{file}" for part in parts for file in files),
+        "scheduler/scheduler_config.json",
+    ]
+
+
+def pipeline_parts(folder):
+    """The same in a folder."""
+    return [f"{folder}/{file}" for file in pipeline_files()]
+
+
+def population_files():
+    """Start weights that are made with a backbone."""
+    space = ["space.safetensors"] if settings.align.tokens else []
+    return ["autoencoder.safetensors", "model_index.json", *space, *pipeline_files()]
 
 
 def component_files(subjects):
@@ -303,11 +324,21 @@ def session_betas(wildcards):
     return [f"<nsd>/{key}" for key in found]
 
 
-def networks(wildcards):
-    """The networks behind a model's reconstructions."""
+def model_folder(wildcards):
+    """The pipeline behind a model's reconstructions."""
     if wildcards.model == "pretrained":
-        return "<results>/pretrain/networks.safetensors"
-    return f"<results>/refine/sub-{wildcards.subject}/networks.safetensors"
+        return "<results>/pretrain"
+    return f"<results>/refine/sub-{wildcards.subject}"
+
+
+def model_index(wildcards):
+    """Its index."""
+    return f"{model_folder(wildcards)}/model_index.json"
+
+
+def model_parts(wildcards):
+    """And its parts."""
+    return pipeline_parts(model_folder(wildcards))
 
 
 def samples():

@@ -10,7 +10,8 @@ rule pretrain:
         backbone=backbone_files,
         start=start_files("pretrain"),
     output:
-        networks="<results>/pretrain/networks.safetensors",
+        pipeline_parts("<results>/pretrain"),
+        index="<results>/pretrain/model_index.json",
         history="<results>/pretrain/history.csv",
         run="<results>/pretrain/run.json",
     log:
@@ -27,7 +28,7 @@ rule pretrain:
     params:
         config=section("pretrain"),
         tokens=settings.align.tokens,
-        start=start_weights("pretrain", "networks.safetensors"),
+        start=start_weights("pretrain", *pipeline_files()),
         backbone=backbone(),
         content=backbone_content(),
         runtime=runtime,

@@ -6,10 +6,12 @@ rule refine:
         responses="<prepared>/sub-{subject}/responses.h5",
         components=own_components,
         latents="<results>/latents/sub-{subject}.h5",
-        networks="<results>/pretrain/networks.safetensors",
+        parts=pipeline_parts("<results>/pretrain"),
+        index="<results>/pretrain/model_index.json",
         backbone=backbone_files,
     output:
-        networks="<results>/refine/sub-{subject}/networks.safetensors",
+        pipeline_parts("<results>/refine/sub-{subject}"),
+        index="<results>/refine/sub-{subject}/model_index.json",
         history="<results>/refine/sub-{subject}/history.csv",
         run="<results>/refine/sub-{subject}/run.json",
     log:

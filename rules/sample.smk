@@ -3,7 +3,8 @@
 
 rule sample:
     input:
-        networks=networks,
+        parts=model_parts,
+        index=model_index,
         responses="<prepared>/sub-{subject}/responses.h5",
         components=own_components,
         backbone=backbone_files,
@@ -23,7 +24,6 @@ rule sample:
         runtime=growing(480),
     params:
         config=section("sample"),
-        backbone=backbone(),
         content=backbone_content(),
         runtime=runtime,
         code=code("sample"),

@@ -16,7 +16,7 @@ pretrain(
     autoencoder=Path(snakemake.input.autoencoder),
     config=ReconstructConfig(**snakemake.params.config),
     runtime=RuntimeConfig(**snakemake.params.runtime),
-    out=Path(snakemake.output.networks),
+    out=Path(snakemake.output.index).parent,
     components=[Path(path) for path in snakemake.input.components] or None,
     aligned_tokens=snakemake.params.tokens,
 )

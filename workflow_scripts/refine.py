@@ -13,9 +13,9 @@ refine(
     responses=Path(snakemake.input.responses),
     latents=Path(snakemake.input.latents),
     backbone=snakemake.params.backbone,
-    networks=Path(snakemake.input.networks),
+    pretrained=Path(snakemake.input.index).parent,
     config=RefineConfig(**snakemake.params.config),
     runtime=RuntimeConfig(**snakemake.params.runtime),
-    out=Path(snakemake.output.networks),
+    out=Path(snakemake.output.index).parent,
     components=next(map(Path, snakemake.input.components), None),
 )

@@ -10,8 +10,7 @@ start_log(snakemake.log[0])
 from neuropictor.sampling import sample_subject
 
 sample_subject(
-    networks=Path(snakemake.input.networks),
-    backbone=snakemake.params.backbone,
+    pipeline=Path(snakemake.input.index).parent,
     responses=Path(snakemake.input.responses),
     config=SampleConfig(**snakemake.params.config),
     runtime=RuntimeConfig(**snakemake.params.runtime),

@@ -5,15 +5,12 @@ from the seed and the step, so that batches do not depend on workers or on the n
 sees what an uninterrupted one would have seen.
 """
 
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from scipy import sparse
-from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from neuropictor.data.alignment import ComponentStore
@@ -22,37 +19,6 @@ from neuropictor.data.responses import SPLITS, ResponseStore
 
 TrialAveraging = Literal["random", "mean", "single"]
 _VALIDATION_STREAM = 2**32  # entropy word that keeps validation's random numbers apart from those of any training step
-
-
-class MapOperator(nn.Module):
-    """Draw responses on the flat cortex.
-
-    Parameters
-    ----------
-    operator
-        Sparse ``[size * size, V]``, see ``Geometry.map_operator``.
-    """
-
-    def __init__(self, operator: sparse.csr_array):
-        super().__init__()
-        operator = sparse.csr_array(operator)
-        self.size = round(operator.shape[0] ** 0.5)
-        self.n_vertices = operator.shape[1]
-        parts = (operator.indptr.astype(np.int64), operator.indices.astype(np.int64), operator.data.astype(np.float32))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-            matrix = torch.sparse_csr_tensor(*map(torch.from_numpy, parts), operator.shape, check_invariants=True)
-        self.register_buffer("matrix", matrix, persistent=False)
-
-    def forward(self, responses: torch.Tensor) -> torch.Tensor:
-        """Return maps ``[B, 1, size, size]`` of responses ``[B, V]``."""
-        if responses.ndim != 2 or responses.shape[1] != self.n_vertices:
-            raise ValueError(
-                f"responses: shape {tuple(responses.shape)} does not fit; allowed: (batch, {self.n_vertices})"
-            )
-        with torch.autocast(responses.device.type, enabled=False):  # sparse products exist in float32 only
-            maps = (self.matrix @ responses.T.float()).T
-        return maps.reshape(-1, 1, self.size, self.size)
 
 
 class PictureResponses:

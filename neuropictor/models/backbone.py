@@ -109,8 +109,8 @@ class Backbone:
         image_folder = folder / "image_encoder"
         backbone = cls(
             name=folder.name,
-            unet=UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
-            vae=AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32),
+            unet=UNet2DConditionModel.from_pretrained(folder / "unet", dtype=torch.float32),
+            vae=AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32),
             text_encoder=CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder", dtype=torch.float32),
             tokenizer=PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer"),
             scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"),

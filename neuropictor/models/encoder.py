@@ -236,8 +236,9 @@ class FMRIEncoder(ModelMixin, ConfigMixin):
                 f"maps: shape {tuple(maps.shape)} does not fit this encoder; allowed: (batch, {expected[0]}, "
                 f"{expected[1]}, {expected[2]}), for example (2, {expected[0]}, {expected[1]}, {expected[2]})"
             )
-        tokens = self.patch_embed(maps) + self.pos_embed[:, 1:]
-        first = (self.cls_token + self.pos_embed[:, :1]).expand(tokens.shape[0], -1, -1)
+        table = self.pos_embed.to(maps.dtype)  # diffusers casts weights, not tables
+        tokens = self.patch_embed(maps) + table[:, 1:]
+        first = (self.cls_token + table[:, :1]).expand(tokens.shape[0], -1, -1)
         tokens = torch.cat([first, tokens], dim=1)
         recompute = self.gradient_checkpointing and torch.is_grad_enabled()
         for block in self.blocks:

@@ -1,5 +1,6 @@
 """The Low-Level Manipulation Network: a ControlNet whose hint is made from fMRI tokens."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -86,6 +87,11 @@ class ManipulationNetwork(ModelMixin, ConfigMixin):
         network.control.load_state_dict(copy.state_dict())
         return network
 
+    @property
+    def levels(self) -> int:
+        """Number of residuals: one a skip, and the middle block's (13 in Stable Diffusion)."""
+        return len(self.control.controlnet_down_blocks) + 1
+
     def hint(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the hint ``[B, C0, h, w]`` of tokens ``[B, n_tokens, width]``; it does not depend on the time step."""
         return self.hint_mapper(tokens)
@@ -96,7 +102,7 @@ class ManipulationNetwork(ModelMixin, ConfigMixin):
         timesteps: torch.Tensor | int,
         context: torch.Tensor,
         hint: torch.Tensor,
-        scale: float = 1.0,
+        scale: float | Sequence[float] = 1.0,
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Return the residuals for the UNet.
 
@@ -111,11 +117,19 @@ class ManipulationNetwork(ModelMixin, ConfigMixin):
         hint
             ``[B, C0, h, w]`` from `hint`.
         scale
-            Factor on every residual.
+            Factor on every residual, or one factor a level: the skips in order, then the middle.
 
         Returns
         -------
         tuple
             List of residuals for the skips, and the residual for the middle block.
         """
-        return self.control(latents, timesteps, context, hint, conditioning_scale=scale, return_dict=False)
+        if not isinstance(scale, Sequence):
+            return self.control(latents, timesteps, context, hint, conditioning_scale=scale, return_dict=False)
+        if len(scale) != self.levels:
+            raise ValueError(
+                f"structure_scale: {len(scale)} factors given for {self.levels} levels; allowed: one number, or one a "
+                f"level, for example [1.0] * {self.levels}"
+            )
+        skips, middle = self.control(latents, timesteps, context, hint, return_dict=False)
+        return [skip * factor for skip, factor in zip(skips, scale[:-1], strict=True)], middle * scale[-1]

@@ -37,6 +37,31 @@ class Modulation(NamedTuple):
     middle: torch.Tensor | None
 
 
+def join_tokens(
+    encoder: FMRIEncoder,
+    alignment: AlignmentNetwork | None,
+    maps: torch.Tensor,
+    components: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return tokens ``[B, n_tokens, width]`` of maps ``[B, 1, H, W]`` and, if aligned, components ``[B, K]``."""
+    if (components is None) != (alignment is None):
+        found = "none" if components is None else "components"
+        wanted = "none, as these networks were built without an alignment" if components is not None else "[B, K]"
+        raise ValueError(f"components: {found} given; allowed: {wanted}")
+    tokens = encoder(maps)
+    return tokens if alignment is None else torch.cat([tokens, alignment(components)], dim=1)
+
+
+def check_space(alignment: AlignmentNetwork | None, space: str | None) -> None:
+    """Refuse components of another space than the one that the networks were trained in; None: no components."""
+    own = alignment.config.space if alignment is not None else None
+    if space != own:
+        raise ValueError(
+            f"components: from the shared space {str(space)[:12]}, the networks belong to {str(own)[:12]} (None: "
+            "no alignment); allowed: the same, for example by running stage align again"
+        )
+
+
 class Networks(nn.Module):
     """Encoder, High-Level Guiding Network and Low-Level Manipulation Network.
 
@@ -77,38 +102,9 @@ class Networks(nn.Module):
         manipulation = ManipulationNetwork.from_unet(backbone.unet, tokens, width, backbone.latent_shape[1:])
         return cls(encoder, guiding, manipulation, alignment)
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Mapping[str, Any]]) -> "Networks":
-        """Build the networks of `config` (see `config`), with random weights."""
-        return cls(
-            FMRIEncoder(**config["encoder"]),
-            GuidingNetwork(**config["guiding"]),
-            ManipulationNetwork(**config["manipulation"]),
-            AlignmentNetwork(**config["alignment"]) if "alignment" in config else None,
-        )
-
-    @property
-    def config(self) -> dict[str, dict[str, Any]]:
-        """Constructor arguments of the parts, as plain JSON types."""
-        return {name: plain_config(part) for name, part in self.named_children()}
-
     def tokens(self, maps: torch.Tensor, components: torch.Tensor | None = None) -> torch.Tensor:
-        """Return tokens ``[B, n_tokens, width]`` of maps ``[B, 1, H, W]`` and, if aligned, components ``[B, K]``."""
-        if (components is None) != (self.alignment is None):
-            found = "none" if components is None else "components"
-            wanted = "none, as these networks were built without an alignment" if components is not None else "[B, K]"
-            raise ValueError(f"components: {found} given; allowed: {wanted}")
-        tokens = self.encoder(maps)
-        return tokens if self.alignment is None else torch.cat([tokens, self.alignment(components)], dim=1)
-
-    def check_space(self, space: str | None) -> None:
-        """Refuse components of another space than the one that the networks were trained in; None: no components."""
-        own = self.alignment.config.space if self.alignment is not None else None
-        if space != own:
-            raise ValueError(
-                f"components: from the shared space {str(space)[:12]}, the networks belong to {str(own)[:12]} (None: "
-                "no alignment); allowed: the same, for example by running stage align again"
-            )
+        """Return the tokens of `join_tokens`."""
+        return join_tokens(self.encoder, self.alignment, maps, components)
 
     def forward(
         self,
@@ -163,32 +159,9 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
         if "config" not in metadata:
             raise ValueError(
                 f"{path}: holds weights without configuration (metadata keys found: {sorted(metadata)}); allowed: a "
-                "file written by this project, for example results/pretrain/networks.safetensors"
+                "file written by this project, for example results/calibrate/autoencoder.safetensors"
             )
         return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["config"])  # noqa: SIM118
-
-
-def save_networks(networks: Networks, path: str | Path) -> None:
-    """Write the networks to one safetensors file (keys ``encoder.*``, ``guiding.*``, ``manipulation.*`` ...)."""
-    save_weights(path, networks.state_dict(), networks.config)
-
-
-def load_networks(path: str | Path, variant: Variant | None = None) -> Networks:
-    """Read networks from a file of `save_networks`.
-
-    Parameters
-    ----------
-    path
-        The safetensors file.
-    variant
-        Replaces the guiding network's variant: ``refine`` switches the extra branch of pretrained weights on.
-    """
-    state, config = load_weights(path)
-    if variant is not None:
-        config["guiding"]["variant"] = variant
-    networks = Networks.from_config(config)
-    networks.load_state_dict(state)
-    return networks.eval()
 
 
 def save_autoencoder(autoencoder: FMRIAutoencoder, path: str | Path, start: str = "scratch") -> None:

@@ -1,21 +1,32 @@
-"""From maps to pictures: the sampling loop of the modulated backbone, as a diffusers pipeline."""
+"""From responses to pictures: the sampling loop of the modulated backbone, as a diffusers pipeline."""
 
-from typing import TYPE_CHECKING
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
+from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import BaseOutput
 
+from neuropictor.models import pipeline_folder
 from neuropictor.models.alignment import AlignmentNetwork
 from neuropictor.models.encoder import FMRIEncoder
 from neuropictor.models.guiding import GuidingNetwork
 from neuropictor.models.manipulation import ManipulationNetwork
-from neuropictor.models.networks import Networks
+from neuropictor.models.maps import MapOperator
+from neuropictor.models.networks import Networks, join_tokens
+from neuropictor.models.null_context import NullContext
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL.Image import Image
 
     from neuropictor.models.backbone import Backbone
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+_SCANS = {"maps", "responses", "components"}
 
 
 class NeuroPictorOutput(BaseOutput):
@@ -23,31 +34,37 @@ class NeuroPictorOutput(BaseOutput):
 
     Attributes
     ----------
-    latents
-        ``[B, C, h, w]``, scaled as the UNet sees them.
-    pictures
-        uint8 ``[B, S, S, 3]``, or None with ``output_type="latent"``.
+    images
+        By ``output_type``: a list of pictures (``pil``), float ``[B, S, S, 3]`` in 0..1 (``np``), a tensor
+        ``[B, 3, S, S]`` in 0..1 (``pt``), or scaled latents ``[B, C, h, w]`` (``latent``).
     """
 
-    latents: torch.Tensor
-    pictures: "np.ndarray | None"
+    images: "list[Image] | np.ndarray | torch.Tensor"
 
 
 class NeuroPictorPipeline(DiffusionPipeline):
-    """Reconstruct pictures from maps with a frozen latent diffusion model and the three networks.
+    """Reconstruct pictures from fMRI with a frozen latent diffusion model and the trained networks.
 
     Parameters
     ----------
     encoder, guiding, manipulation
         The trained networks.
-    alignment
-        Makes tokens of aligned components; None, as in the paper, if the networks have none.
     unet, vae, scheduler
         Parts of the frozen backbone. For the same steps as the official sampler the scheduler is DDIM with leading
-        timestep spacing, an offset of one step, and the first alpha (not 1) after the last step.
+        timestep spacing, an offset of one step, and the first alpha (not 1) after the last step; any other of
+        diffusers' schedulers may take its place.
+    null_context
+        The text tower's output for the empty prompt.
+    alignment
+        Makes tokens of aligned components; None, as in the paper, if the networks have none.
+
+    Examples
+    --------
+    >>> pipeline = NeuroPictorPipeline.from_pretrained("results/refine/sub-01")
+    >>> picture = pipeline(responses=responses, components=components).images[0]
     """
 
-    model_cpu_offload_seq = "encoder->alignment->guiding->manipulation->unet->vae"
+    model_cpu_offload_seq = "encoder->alignment->guiding->unet->vae"
     _optional_components = ["alignment"]  # noqa: RUF012
 
     def __init__(
@@ -58,6 +75,7 @@ class NeuroPictorPipeline(DiffusionPipeline):
         unet: UNet2DConditionModel,
         vae: AutoencoderKL,
         scheduler: SchedulerMixin,
+        null_context: NullContext,
         alignment: AlignmentNetwork | None = None,
     ):
         super().__init__()
@@ -68,78 +86,153 @@ class NeuroPictorPipeline(DiffusionPipeline):
             unet=unet,
             vae=vae,
             scheduler=scheduler,
+            null_context=null_context,
             alignment=alignment,
         )
+        self.image_processor = VaeImageProcessor()
+        self._maps: MapOperator | None = None
 
     @classmethod
     def from_parts(cls, networks: Networks, backbone: "Backbone") -> "NeuroPictorPipeline":
         """Join trained networks and a backbone; the scheduler is copied, since sampling changes its state."""
         scheduler = backbone.scheduler.from_config(backbone.scheduler.config)
         parts = (networks.encoder, networks.guiding, networks.manipulation, backbone.unet, backbone.vae, scheduler)
-        return cls(*parts, networks.alignment)
+        return cls(*parts, NullContext.of(backbone.null_context()), networks.alignment)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        backbone: str | Path | None = None,
+        dtype: torch.dtype = torch.float32,
+        **options: Any,
+    ) -> "NeuroPictorPipeline":
+        """Read a pipeline from its folder.
+
+        Parameters
+        ----------
+        folder
+            Complete (written by `save_pretrained`), or with the trained parts alone (written by `save_trained`, as
+            the stages pretrain and refine do), which names the backbone that the frozen parts are read from.
+        backbone
+            Where that backbone lies now, if it has been moved.
+        dtype
+            Of all weights.
+        options
+            As for diffusers' pipelines.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the named backbone is not there.
+        ValueError
+            If it is another than the one that the networks were trained with.
+        """
+        frozen = pipeline_folder.read_frozen(folder, backbone, dtype)
+        return super().from_pretrained(str(folder), dtype=dtype, **{**frozen, **options})
+
+    def save_trained(self, folder: str | Path, backbone: str | Path) -> None:
+        """Write what is trained, and the name and checksums of the backbone instead of its weights.
+
+        Parameters
+        ----------
+        folder
+            Where to; see `neuropictor.models.pipeline_folder` for the files. `save_pretrained` writes a complete one.
+        backbone
+            Source of the backbone, see `Backbone.load`.
+        """
+        pipeline_folder.write_trained(self, folder, backbone)
 
     @torch.no_grad()
     def __call__(
         self,
-        maps: torch.Tensor,
-        null_context: torch.Tensor,
+        maps: torch.Tensor | None = None,
+        responses: torch.Tensor | None = None,
         components: torch.Tensor | None = None,
         num_inference_steps: int = 50,
         guidance_scale: float = 5.0,
-        structure_scale: float = 1.0,
+        structure_scale: float | Sequence[float] = 1.0,
         semantics_scale: float = 1.0,
-        structure_maps: torch.Tensor | None = None,
-        structure_components: torch.Tensor | None = None,
+        semantics_from: Mapping[str, torch.Tensor] | None = None,
+        num_samples: int = 1,
         generators: list[torch.Generator] | None = None,
-        output_type: str = "picture",
+        output_type: str = "pil",
     ) -> NeuroPictorOutput:
-        """Reconstruct one picture for each map.
+        """Reconstruct pictures, ``num_samples`` of each scan, those of one scan behind each other.
 
         Parameters
         ----------
         maps
-            ``[B, 1, H, W]``.
-        null_context
-            ``[1, L, D]``, the text tower's output for the empty prompt.
+            ``[B, 1, H, W]``, responses drawn on the flat cortex; or else:
+        responses
+            ``[B, V]``, z-scored responses on the shipped geometry's vertices of visual cortex.
         components
-            Aligned components ``[B, K]`` of the same responses, if the networks have an alignment.
+            Aligned components ``[B, K]`` of the same scans, if the networks have an alignment.
         num_inference_steps
-            Denoising steps; 50 in the paper.
+            Denoising steps; 50 of DDIM in the paper.
         guidance_scale
             Classifier-free guidance; 5 in the paper. At 1 the unconditional branch is left out. The hint stays in
             both branches, which run as one batch.
         structure_scale
-            Factor on the manipulation network's residuals; 0 switches structure off.
+            Factor on the manipulation network's residuals, one for all or one a level (the skips in the order of the
+            UNet's encoder, then the middle: 13 in Stable Diffusion); 0 switches structure off.
         semantics_scale
             Position of the context between the null context (0) and the guiding network's (1).
-        structure_maps, structure_components
-            As `maps` and `components`: take the structure from these, only the semantics from those. Default: the same.
+        semantics_from
+            ``maps`` or ``responses``, and ``components``, of as many other scans, which give the context; structure
+            stays that of the call's own scans (the paper's semantic swap). Default: the same scans.
+        num_samples
+            Pictures a scan, which differ in their starting noise.
         generators
-            One CPU generator a picture for its starting noise, so that it depends on nothing else in the batch.
-            Default: torch's global generator.
+            One CPU generator a picture for its noise, so that it depends on nothing else in the batch. Default:
+            torch's global generator.
         output_type
-            ``picture`` or ``latent``.
+            ``pil``, ``np``, ``pt`` or ``latent``, see `NeuroPictorOutput`.
+
+        Raises
+        ------
+        ValueError
+            If inputs do not fit each other or the networks.
         """
-        if generators is not None and len(generators) != len(maps):
-            raise ValueError(f"generators: {len(generators)} given for {len(maps)} maps; allowed: one a map, or None")
-        if output_type not in ("picture", "latent"):
-            raise ValueError(f"output_type: {output_type!r}; allowed: 'picture' or 'latent', for example 'picture'")
-        device, dtype = self.unet.device, self.unet.dtype
-        context, tokens = self._condition(maps, components, null_context, semantics_scale)
-        if structure_maps is not None:
-            tokens = self._tokens(structure_maps, structure_components)
-        hint = self.manipulation.hint(tokens)  # the same for all steps
-        latents = self._noise(len(maps), generators) * float(self.scheduler.init_noise_sigma)
+        tokens = self._tokens(maps, responses, components)
+        count = len(tokens) * num_samples
+        _check_call(count, generators, output_type)
+        context = self._context(tokens, semantics_from, semantics_scale).repeat_interleave(num_samples, 0)
+        hint = self.manipulation.hint(tokens).repeat_interleave(num_samples, 0)  # the same for all steps
+        scales = {"guidance_scale": guidance_scale, "structure_scale": structure_scale}
+        noise = self._noise(count, generators)
+        latents = self._denoise(noise, context, hint, num_inference_steps, **scales, generators=generators)
+        if output_type == "latent":
+            return NeuroPictorOutput(images=latents)
+        decoded = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor, return_dict=False)[0]
+        return NeuroPictorOutput(images=self.image_processor.postprocess(decoded.float(), output_type))
+
+    def _denoise(
+        self,
+        noise: torch.Tensor,
+        context: torch.Tensor,
+        hint: torch.Tensor,
+        steps: int,
+        guidance_scale: float,
+        structure_scale: float | Sequence[float],
+        generators: list[torch.Generator] | None,
+    ) -> torch.Tensor:
+        """Return latents ``[B, C, h, w]`` in float32; `generators` are for schedulers with noise of their own."""
         guided = guidance_scale != 1.0
         if guided:
-            context = torch.cat([null_context.to(device, dtype).expand_as(context), context])
+            context = torch.cat([self.null_context().to(context).expand_as(context), context])
             hint = torch.cat([hint, hint])
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
-        for timestep in self.scheduler.timesteps:
-            noisy = torch.cat([latents, latents]) if guided else latents
-            noisy = self.scheduler.scale_model_input(noisy, timestep)
+        structured = any(structure_scale) if isinstance(structure_scale, Sequence) else structure_scale != 0.0
+        self.scheduler.set_timesteps(steps, device=self._execution_device)
+        latents = noise * float(self.scheduler.init_noise_sigma)
+        options = {}
+        if "generator" in inspect.signature(self.scheduler.step).parameters:
+            options["generator"] = generators
+        for timestep in self.progress_bar(self.scheduler.timesteps):
+            noisy = self.scheduler.scale_model_input(latents, timestep).to(self.unet.dtype)
+            noisy = torch.cat([noisy, noisy]) if guided else noisy
             skips = middle = None
-            if structure_scale != 0.0:
+            if structured:
                 skips, middle = self.manipulation(noisy, timestep, context, hint, structure_scale)
             output = self.unet(
                 noisy,
@@ -148,38 +241,73 @@ class NeuroPictorPipeline(DiffusionPipeline):
                 down_block_additional_residuals=skips,
                 mid_block_additional_residual=middle,
                 return_dict=False,
-            )[0]
+            )[0].float()
             if guided:
                 unconditional, conditional = output.chunk(2)
                 output = unconditional + guidance_scale * (conditional - unconditional)
-            latents = self.scheduler.step(output, timestep, latents, return_dict=False)[0]
-        pictures = self._decode(latents) if output_type == "picture" else None
-        return NeuroPictorOutput(latents=latents, pictures=pictures)
+            latents = self.scheduler.step(output, timestep, latents, return_dict=False, **options)[0]
+        return latents
 
-    def _tokens(self, maps: torch.Tensor, components: torch.Tensor | None) -> torch.Tensor:
+    def draw(self, responses: torch.Tensor) -> torch.Tensor:
+        """Return maps ``[B, 1, H, W]`` of responses ``[B, V]``, drawn through the shipped geometry."""
+        device = self._execution_device
+        if self._maps is None:
+            self._maps = MapOperator.shipped(self.encoder.config.image_size)
+        return self._maps.to(device)(responses.to(device))
+
+    def _tokens(
+        self,
+        maps: torch.Tensor | None = None,
+        responses: torch.Tensor | None = None,
+        components: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Return tokens ``[B, n_tokens, width]``."""
-        networks = Networks(self.encoder, self.guiding, self.manipulation, self.alignment)
-        to = {"device": self.unet.device, "dtype": self.unet.dtype}
-        return networks.tokens(maps.to(**to), None if components is None else components.to(**to))
+        if (maps is None) == (responses is None):
+            found = "neither" if maps is None else "both"
+            raise ValueError(f"maps, responses: {found} given; allowed: one, for example pipeline(responses=responses)")
+        to = {"device": self._execution_device, "dtype": self.encoder.dtype}
+        maps = self.draw(responses) if maps is None else maps
+        components = None if components is None else components.to(**to)
+        return join_tokens(self.encoder, self.alignment, maps.to(**to), components)
 
-    def _condition(
-        self, maps: torch.Tensor, components: torch.Tensor | None, null_context: torch.Tensor, semantics_scale: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return context ``[B, L, D]`` and the tokens behind it."""
-        tokens = self._tokens(maps, components)
+    def _context(
+        self, tokens: torch.Tensor, semantics_from: Mapping[str, torch.Tensor] | None, semantics_scale: float
+    ) -> torch.Tensor:
+        """Return the context ``[B, L, D]`` of these tokens, or of other scans."""
+        if semantics_from is not None:
+            unknown = sorted(set(semantics_from) - _SCANS)
+            if unknown:
+                raise ValueError(
+                    f"semantics_from: {', '.join(unknown)} given; allowed: maps or responses, and components, for "
+                    "example semantics_from={'responses': others}"
+                )
+            others = self._tokens(**semantics_from)
+            if len(others) != len(tokens):
+                raise ValueError(
+                    f"semantics_from: {len(others)} scans for the context of {len(tokens)}; allowed: as many, for "
+                    f"example {{'responses': others[:{len(tokens)}]}}"
+                )
+            tokens = others
         context, _ = self.guiding(tokens)
         if semantics_scale != 1.0:
-            context = torch.lerp(null_context.to(context).expand_as(context), context, semantics_scale)
-        return context, tokens
+            context = torch.lerp(self.null_context().to(context).expand_as(context), context, semantics_scale)
+        return context
 
     def _noise(self, count: int, generators: list[torch.Generator] | None) -> torch.Tensor:
         """Return starting noise ``[count, C, h, w]``, drawn on the CPU: the same picture on every device."""
         shape = (self.unet.config.in_channels, *self.manipulation.config.latent_size)
         drawn = [torch.randn(shape, generator=generators[i] if generators else None) for i in range(count)]
-        return torch.stack(drawn).to(self.unet.device, self.unet.dtype)
+        return torch.stack(drawn).to(self._execution_device)
 
-    def _decode(self, latents: torch.Tensor) -> "np.ndarray":
-        """Return uint8 pictures ``[B, S, S, 3]``; rounded as in `Backbone.decode` (the official code truncates)."""
-        decoded = self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0]
-        scaled = (decoded.float().clamp(-1, 1) + 1) * 127.5
-        return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+def _check_call(count: int, generators: list[torch.Generator] | None, output_type: str) -> None:
+    """Refuse what can be refused before the first step."""
+    if generators is not None and len(generators) != count:
+        raise ValueError(
+            f"generators: {len(generators)} given for {count} pictures; allowed: one a picture (scans x num_samples), "
+            f"for example [torch.Generator().manual_seed(i) for i in range({count})], or None"
+        )
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(
+            f"output_type: {output_type!r}; allowed: {', '.join(map(repr, OUTPUT_TYPES))}, for example 'pil'"
+        )

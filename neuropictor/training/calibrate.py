@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from neuropictor.data.datasets import MapOperator, PictureResponses, TrainingBatches
+from neuropictor.data.datasets import PictureResponses, TrainingBatches
 from neuropictor.models.encoder import FMRIAutoencoder, reconstruction_error
+from neuropictor.models.maps import MapOperator
 from neuropictor.models.memory import recompute_activations
 from neuropictor.models.networks import load_autoencoder, save_autoencoder
 from neuropictor.models.population import AUTOENCODER, population_file

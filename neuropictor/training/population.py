@@ -29,8 +29,11 @@ from neuropictor.data.responses import ResponseWriter
 from neuropictor.data.sessions import Resampler
 from neuropictor.data.stimuli import StimulusWriter
 from neuropictor.data.z_scores import Statistics, z_score
+from neuropictor.models.backbone import Backbone
 from neuropictor.models.networks import load_weights, save_weights
-from neuropictor.models.population import AUTOENCODER, NETWORKS, SPACE
+from neuropictor.models.pipeline import NeuroPictorPipeline
+from neuropictor.models.pipeline_folder import INDEX, read_networks
+from neuropictor.models.population import AUTOENCODER, SPACE
 from neuropictor.nsd.constants import REPEATS, TRIALS_PER_SESSION
 from neuropictor.runlog import RunRecord, atomic_path, progress
 from neuropictor.simulation.brain import SimulatedBrain
@@ -139,7 +142,7 @@ def train_population(
         latents = work / "latents.h5"
         if not latents.is_file():
             cache_latents(work / "stimuli.h5", backbone, runtime, latents)
-        autoencoder, networks = work / "calibrate" / AUTOENCODER, work / "pretrain" / NETWORKS
+        autoencoder, networks = work / "calibrate" / AUTOENCODER, work / "pretrain"
         shared = {"init": "scratch", "batch_size": config.batch_size, "warmup": 50, "seed": config.seed}
         if not autoencoder.is_file():
             stage = CalibrateConfig(steps=config.calibrate_steps, learning_rate=config.calibrate_rate, **shared)
@@ -158,11 +161,12 @@ def train_population(
             learning_rate=config.pretrain_rate,
             **shared,
         )
-        if not networks.is_file():
+        if not (networks / INDEX).is_file():
             pretrain(responses, [latents], backbone, autoencoder, stage, runtime, networks, components, align.tokens)
-        for path in (autoencoder, networks):
-            state, described = load_weights(path)
-            save_weights(out / path.name, {name: tensor.half() for name, tensor in state.items()}, described)
+        state, described = load_weights(autoencoder)
+        save_weights(out / AUTOENCODER, {name: tensor.half() for name, tensor in state.items()}, described)
+        halved = read_networks(networks).half()
+        NeuroPictorPipeline.from_parts(halved, Backbone.load(backbone)).save_trained(out, backbone)
         if align.tokens:
             shutil.copyfile(work / SPACE, out / SPACE)
     shutil.rmtree(work)

@@ -17,17 +17,19 @@ from torch import nn
 from torch.nn import functional
 
 from neuropictor.data.alignment import ComponentStore
-from neuropictor.data.datasets import MapOperator, PictureResponses, TrainingBatches
+from neuropictor.data.datasets import PictureResponses, TrainingBatches
 from neuropictor.data.latents import LatentStore
 from neuropictor.data.responses import ResponseStore
 from neuropictor.models.alignment import AlignmentNetwork
 from neuropictor.models.backbone import Backbone, backbone_folder
 from neuropictor.models.encoder import FMRIEncoder
+from neuropictor.models.maps import MapOperator
 from neuropictor.models.memory import cast_once, recompute_activations
-from neuropictor.models.networks import Networks, autoencoder_start, load_autoencoder, load_networks, save_networks
-from neuropictor.models.population import AUTOENCODER, NETWORKS, population_file
+from neuropictor.models.networks import Networks, autoencoder_start, check_space, load_autoencoder
+from neuropictor.models.pipeline import NeuroPictorPipeline
+from neuropictor.models.pipeline_folder import pipeline_paths, read_networks
+from neuropictor.models.population import AUTOENCODER, population_file, population_pipeline
 from neuropictor.runlog import RunRecord, checksum
-from neuropictor.surface import load_geometry
 from neuropictor.training.checkpoints import CheckpointFolder, make_guard
 from neuropictor.training.loop import Batch, Recipe, Trainer, learning_rate, make_accelerator, write_history
 
@@ -139,14 +141,14 @@ def _train(
     inputs: Mapping[str, str | Path],
     out: Path,
 ) -> None:
-    """Train `networks` on all `responses` and write weights, history and record."""
+    """Train `networks` on all `responses` and write a pipeline's folder, with history and record beside its parts."""
     inputs = {"backbone": backbone_folder(backbone), **inputs}
     inputs |= {f"latents.{i}": path for i, path in enumerate(latents)}
     inputs |= {f"responses.{i}": path for i, path in enumerate(responses)}
     inputs |= {f"components.{i}": path for i, path in enumerate(components or ())}
     guard = make_guard({stage: config}, inputs, __file__ if runtime.track_code else None)
     accelerator = make_accelerator(runtime)
-    with RunRecord(out.parent / "run.json", stage, config=config, seed=config.seed, inputs=inputs.values()) as record:
+    with RunRecord(out / "run.json", stage, config=config, seed=config.seed, inputs=inputs.values()) as record:
         frozen = Backbone.load(backbone)
         frozen.null_context()  # made before the UNet moves: VAE and text tower are not used by steps and stay behind
         frozen.unet.to(accelerator.device)
@@ -154,7 +156,7 @@ def _train(
             cast_once(frozen.unet, torch.bfloat16)
         if runtime.gradient_checkpointing:
             recompute_activations(networks, frozen.unet)
-        maps = MapOperator(load_geometry().map_operator(networks.encoder.config.image_size)).to(accelerator.device)
+        maps = MapOperator.shipped(networks.encoder.config.image_size).to(accelerator.device)
         task = ModulationTask(networks, frozen, maps, config)
         share = (accelerator.process_index, accelerator.num_processes)
         store = LatentStore(*latents)
@@ -172,14 +174,14 @@ def _train(
             )
             for split, part in (("train", share), ("validation", (0, 1)))
         )
-        networks.check_space(batches.responses.space)
+        check_space(networks.alignment, batches.responses.space)
         recipe = Recipe(task.steps, task.rate, config.weight_decay, config.ema, config.validation_interval)
-        checkpoints = CheckpointFolder(out.parent / "checkpoints", guard)
+        checkpoints = CheckpointFolder(out / "checkpoints", guard)
         trainer = Trainer(task, batches, validation, recipe, runtime, checkpoints, accelerator)
         history = trainer.run({"pretrain": "Pretraining", "refine": "Refining"}[stage])
         if accelerator.is_main_process:
-            save_networks(networks, out)
-            write_history(out.parent / "history.csv", history)
+            NeuroPictorPipeline.from_parts(networks, frozen).save_trained(out, backbone)
+            write_history(out / "history.csv", history)
         record.add(data=batches.responses.data, pictures=len(batches.responses))
         record.add(subjects=sorted({int(s) for s in batches.responses.subject}))
         record.add(steps_per_second=round(trainer.steps_per_second, 4))
@@ -217,7 +219,7 @@ def pretrain(
     config, runtime
         Sections of the configuration.
     out
-        Safetensors file for `load_networks`; ``history.csv`` and ``run.json`` are written beside it.
+        Folder of the pipeline, see `NeuroPictorPipeline.save_trained`; ``history.csv`` and ``run.json`` join it.
     components
         Component files of the same subjects, see `neuropictor.data.alignment`; None for the paper's networks.
     aligned_tokens
@@ -227,7 +229,7 @@ def pretrain(
     encoder = load_autoencoder(autoencoder).encoder
     inputs = {"autoencoder": autoencoder}
     if config.init == "population":
-        inputs["population"] = population_file(backbone, NETWORKS)
+        inputs |= {f"population.{path.name}": path for path in pipeline_paths(population_pipeline(backbone))}
         networks = _population_start(encoder, autoencoder, backbone)
     else:
         alignment = None
@@ -245,8 +247,8 @@ def _population_start(encoder: FMRIEncoder, autoencoder: str | Path, backbone: s
     two networks read the moved one. So what calibration has changed is added to it (weights of a common origin may be
     added: "task vectors", arXiv 2212.04089). An encoder that was calibrated from elsewhere takes its place instead.
     """
-    path = population_file(backbone, NETWORKS)
-    networks = load_networks(path, variant="pretrain")
+    path = population_pipeline(backbone)
+    networks = read_networks(path, variant="pretrain")
     for name in ("image_size", "patch_size", "in_channels", "width", "depth", "heads"):
         found, wanted = networks.encoder.config[name], encoder.config[name]
         if found != wanted:
@@ -271,15 +273,15 @@ def refine(
     responses: str | Path,
     latents: str | Path,
     backbone: str | Path,
-    networks: str | Path,
+    pretrained: str | Path,
     config: "RefineConfig",
     runtime: "RuntimeConfig",
     out: str | Path,
     components: str | Path | None = None,
 ) -> None:
-    """Tune pretrained networks on one subject; parameters as in `pretrain`, of one subject, `networks` its output."""
+    """Tune pretrained networks on one subject; parameters as in `pretrain`, of one subject, `pretrained` its output."""
     torch.manual_seed(config.seed)
-    start = load_networks(networks, variant="refine")
+    start = read_networks(pretrained, variant="refine")
     aligned = None if components is None else [components]
-    inputs = {"networks": networks}
+    inputs = {f"pretrained.{path.name}": path for path in pipeline_paths(pretrained)}
     _train("refine", start, [responses], aligned, [latents], backbone, config, runtime, inputs, Path(out))

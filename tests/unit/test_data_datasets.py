@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from neuropictor.data.datasets import MapOperator, PictureResponses, TrainingBatches
+from neuropictor.data.datasets import PictureResponses, TrainingBatches
 from neuropictor.data.latents import LatentStore, Rows
 from neuropictor.data.responses import ResponseStore
 from neuropictor.data.stimuli import StimulusStore
 from neuropictor.models.backbone import Backbone
+from neuropictor.models.maps import MapOperator
 from neuropictor.surface import load_geometry
 
 

@@ -1,15 +1,14 @@
-import json
-
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from neuropictor.models.backbone import Backbone
 from neuropictor.models.encoder import FMRIEncoder
 from neuropictor.models.guiding import GuidingNetwork
-from neuropictor.models.networks import Networks, load_networks, save_networks
-from neuropictor.models.population import NETWORKS, population_file
+from neuropictor.models.networks import Networks, load_autoencoder
+from neuropictor.models.pipeline import NeuroPictorPipeline
+from neuropictor.models.pipeline_folder import read_networks
+from neuropictor.models.population import population_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +94,9 @@ def test_scale_is_a_factor_on_all_residuals(networks, backbone):
 
 
 @torch.no_grad()
-def test_refine_takes_pretrained_weights_over_exactly(networks, tmp_path):
-    save_networks(networks, tmp_path / "networks.safetensors")
-    refined = load_networks(tmp_path / "networks.safetensors", variant="refine")
+def test_refine_takes_pretrained_weights_over_exactly(networks, backbone, tiny_backbone, tmp_path):
+    NeuroPictorPipeline.from_parts(networks, backbone).save_trained(tmp_path, tiny_backbone)
+    refined = read_networks(tmp_path, variant="refine")
     maps, latents, timesteps = inputs()
     before, after = networks(maps, latents, timesteps), refined(maps, latents, timesteps)
     assert torch.equal(before.context, after.context)
@@ -117,25 +116,10 @@ def test_dropped_contexts_are_the_null_context_and_leave_the_semantic_feature(ne
     assert torch.equal(half.semantic, whole.semantic)
 
 
-@torch.no_grad()
-def test_file_holds_keys_of_three_parts_and_their_configuration(networks, tmp_path):
-    path = tmp_path / "networks.safetensors"
-    awaken(networks)
-    save_networks(networks, path)
-    with safe_open(path, framework="pt") as file:
-        assert {key.split(".")[0] for key in file.keys()} == {"encoder", "guiding", "manipulation"}  # noqa: SIM118
-        assert set(json.loads(file.metadata()["config"])) == {"encoder", "guiding", "manipulation"}
-    again = load_networks(path)
-    args = inputs()
-    for one, other in zip(networks(*args)[:2], again(*args)[:2], strict=True):
-        assert torch.equal(one, other)
-    assert again.config == networks.config
-
-
 def test_weights_without_configuration_are_refused(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "bare.safetensors")
     with pytest.raises(ValueError, match="without configuration"):
-        load_networks(tmp_path / "bare.safetensors")
+        load_autoencoder(tmp_path / "bare.safetensors")
 
 
 def test_unknown_variant_is_refused():
@@ -145,4 +129,4 @@ def test_unknown_variant_is_refused():
 
 def test_missing_population_start_is_named(tiny_backbone):
     with pytest.raises(FileNotFoundError, match="init: scratch"):
-        population_file(tiny_backbone, NETWORKS)
+        population_pipeline(tiny_backbone)

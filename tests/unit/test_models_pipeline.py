@@ -1,11 +1,15 @@
 import numpy as np
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler, UniPCMultistepScheduler
 
+from neuropictor.models.alignment import AlignmentNetwork
 from neuropictor.models.backbone import Backbone
 from neuropictor.models.encoder import FMRIEncoder
+from neuropictor.models.maps import MapOperator
 from neuropictor.models.networks import Networks
 from neuropictor.models.pipeline import NeuroPictorPipeline
+from neuropictor.models.population import population_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -13,16 +17,21 @@ def backbone(tiny_backbone):
     return Backbone.load(tiny_backbone)
 
 
-@pytest.fixture(scope="module")
-def pipeline(backbone):
+def make_pipeline(backbone, image_size=16, alignment=None):
     torch.manual_seed(1)
-    networks = Networks.build(FMRIEncoder(16, 8, width=16, depth=1, heads=2), backbone).eval()
+    encoder = FMRIEncoder(image_size, 8, width=16, depth=1, heads=2)
+    networks = Networks.build(encoder, backbone, "refine", alignment).eval()
     for parameter in networks.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
     pipe = NeuroPictorPipeline.from_parts(networks, backbone)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture(scope="module")
+def pipeline(backbone):
+    return make_pipeline(backbone)
 
 
 @pytest.fixture
@@ -34,9 +43,9 @@ def generators(*seeds):
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def sample(pipeline, backbone, maps, seeds=(1, 2, 3), **options):
+def sample(pipeline, maps, seeds=(1, 2, 3), **options):
     options = {"num_inference_steps": 5, "guidance_scale": 3.0, "output_type": "latent"} | options
-    return pipeline(maps, backbone.null_context(), generators=generators(*seeds), **options).latents
+    return pipeline(maps, generators=generators(*seeds), **options).images
 
 
 @torch.no_grad()
@@ -73,51 +82,147 @@ def official_loop(pipeline, backbone, maps, seeds, steps, guidance):
 
 def test_equals_the_official_sampler(pipeline, backbone, maps):
     expected = official_loop(pipeline, backbone, maps, (1, 2, 3), steps=5, guidance=3.0)
-    torch.testing.assert_close(sample(pipeline, backbone, maps), expected, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(sample(pipeline, maps), expected, atol=1e-3, rtol=1e-3)
 
 
-def test_a_picture_does_not_depend_on_its_batch(pipeline, backbone, maps):
-    together = sample(pipeline, backbone, maps)
-    alone = sample(pipeline, backbone, maps[1:2], seeds=(2,))
+def test_a_picture_does_not_depend_on_its_batch(pipeline, maps):
+    together = sample(pipeline, maps)
+    alone = sample(pipeline, maps[1:2], seeds=(2,))
     torch.testing.assert_close(together[1:2], alone, atol=1e-4, rtol=1e-4)
 
 
-def test_without_guidance_the_null_context_does_not_matter(pipeline, backbone, maps):
-    options = {"num_inference_steps": 2, "guidance_scale": 1.0, "output_type": "latent"}
-    first = pipeline(maps, backbone.null_context(), generators=generators(1, 2, 3), **options).latents
-    second = pipeline(maps, backbone.null_context() + 1, generators=generators(1, 2, 3), **options).latents
-    assert torch.equal(first, second)
+def test_samples_of_a_scan_differ_in_their_noise_alone(pipeline, maps):
+    several = sample(pipeline, maps[:2], seeds=(1, 2, 3, 4), num_samples=2)
+    single = sample(pipeline, maps[[0, 0, 1, 1]], seeds=(1, 2, 3, 4))
+    torch.testing.assert_close(several, single, atol=1e-4, rtol=1e-4)
 
 
-def test_structure_and_semantics_come_apart(pipeline, backbone, maps):
-    full = sample(pipeline, backbone, maps)
+def test_responses_are_drawn_through_the_shipped_geometry(backbone):
+    pipe = make_pipeline(backbone, 32)
+    responses = torch.randn(2, 8921, generator=torch.Generator().manual_seed(4))
+    options = {"num_inference_steps": 2, "output_type": "latent"}
+    drawn = pipe(responses=responses, generators=generators(1, 2), **options).images
+    assert torch.equal(drawn, pipe(MapOperator.shipped(32)(responses), generators=generators(1, 2), **options).images)
+
+
+def test_components_count_where_there_is_an_alignment(backbone, maps):
+    pipe = make_pipeline(backbone, alignment=AlignmentNetwork(5, 2, 16))
+    one, other = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(4))
+    first = sample(pipe, maps, components=one)
+    assert not torch.equal(first, sample(pipe, maps, components=other))
+    swapped = sample(pipe, maps, components=one, semantics_from={"maps": maps, "components": other})
+    assert not torch.equal(first, swapped)
+    assert torch.equal(first, sample(pipe, maps, components=one, semantics_from={"maps": maps, "components": one}))
+    with pytest.raises(ValueError, match="components: none given"):
+        sample(pipe, maps)
+
+
+def test_without_guidance_the_null_context_does_not_matter(backbone, maps):
+    pipe = make_pipeline(backbone)
+    options = {"num_inference_steps": 2, "guidance_scale": 1.0}
+    first = sample(pipe, maps, **options)
+    pipe.null_context.context += 1
+    assert torch.equal(first, sample(pipe, maps, **options))
+    assert not torch.equal(sample(pipe, maps), first)
+
+
+def test_structure_and_semantics_come_apart(pipeline, maps):
+    full = sample(pipeline, maps)
     other = maps.flip(0)
-    assert torch.equal(sample(pipeline, backbone, maps, structure_maps=maps), full)
-    mixed = sample(pipeline, backbone, maps, structure_maps=other)
+    assert torch.equal(sample(pipeline, maps, semantics_from={"maps": maps}), full)
+    mixed = sample(pipeline, maps, semantics_from={"maps": other})
     assert not torch.equal(mixed, full)
     # Without semantics only the structure's map counts, without structure only the semantics'.
-    same = sample(pipeline, backbone, other, structure_maps=maps, semantics_scale=0.0)
-    torch.testing.assert_close(sample(pipeline, backbone, maps, semantics_scale=0.0), same)
-    same = sample(pipeline, backbone, maps, structure_maps=other, structure_scale=0.0)
-    torch.testing.assert_close(sample(pipeline, backbone, maps, structure_scale=0.0), same)
+    same = sample(pipeline, maps, semantics_from={"maps": other}, semantics_scale=0.0)
+    torch.testing.assert_close(sample(pipeline, maps, semantics_scale=0.0), same)
+    same = sample(pipeline, other, semantics_from={"maps": maps}, structure_scale=0.0)
+    torch.testing.assert_close(sample(pipeline, maps, structure_scale=0.0), same)
 
 
-def test_decodes_as_the_backbone_does(pipeline, backbone, maps):
-    result = pipeline(maps, backbone.null_context(), num_inference_steps=2, generators=generators(1, 2, 3))
-    assert result.pictures.dtype == np.uint8
-    assert result.pictures.shape == (3, 8, 8, 3)
-    np.testing.assert_array_equal(result.pictures, backbone.decode(result.latents))
+def test_structure_scales_by_level(pipeline, maps):
+    assert pipeline.manipulation.levels == 5  # four skips and the middle block
+    full, half = sample(pipeline, maps), sample(pipeline, maps, structure_scale=0.5)
+    assert torch.equal(sample(pipeline, maps, structure_scale=[1.0] * 5), full)
+    torch.testing.assert_close(sample(pipeline, maps, structure_scale=[0.5] * 5), half)
+    assert torch.equal(sample(pipeline, maps, structure_scale=[0.0] * 5), sample(pipeline, maps, structure_scale=0.0))
+    alone = [sample(pipeline, maps, structure_scale=[float(i == j) for j in range(5)]) for i in range(5)]
+    assert len({latents.numpy().tobytes() for latents in alone}) == 5
+    with pytest.raises(ValueError, match=r"structure_scale: 3 factors given for 5 levels; .* for example \[1.0\] \* 5"):
+        sample(pipeline, maps, structure_scale=[1.0] * 3)
 
 
-def test_save_pretrained_round_trip(pipeline, backbone, maps, tmp_path):
+@pytest.fixture(scope="module")
+def trained():
+    """The shipped start weights, and 100 steps of DDIM with them."""
+    pipe = NeuroPictorPipeline.from_pretrained(population_pipeline("miniature"))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe, *after_steps(pipe, 100, 10)
+
+
+def after_steps(pipe, *steps):
+    random = torch.Generator().manual_seed(0)
+    inputs = 0.3 * torch.randn(2, 1, 128, 128, generator=random), torch.randn(2, 192, generator=random)
+    options = {"components": inputs[1], "seeds": (1, 2)}
+    return [sample(pipe, inputs[0], num_inference_steps=number, **options) for number in steps]
+
+
+@pytest.mark.parametrize("kind", [DPMSolverMultistepScheduler, UniPCMultistepScheduler])
+def test_schedulers_of_higher_order_come_near_to_many_steps_of_ddim(trained, kind):
+    pipe, exact, ddim = trained
+    other = NeuroPictorPipeline(**{**pipe.components, "scheduler": kind.from_config(pipe.scheduler.config)})
+    other.set_progress_bar_config(disable=True)
+    distances = [(latents - exact).square().mean().sqrt() / exact.std() for latents in (*after_steps(other, 10), ddim)]
+    assert distances[0] < 0.08  # measured: 0.06; DDIM 0.1
+    assert distances[0] < 0.8 * distances[1]
+
+
+def test_schedulers_with_noise_of_their_own_use_the_pictures_generators(backbone, maps):
+    pipe = make_pipeline(backbone)
+    pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
+    together = sample(pipe, maps)
+    assert torch.equal(together, sample(pipe, maps))
+    torch.testing.assert_close(together[1:2], sample(pipe, maps[1:2], seeds=(2,)), atol=1e-3, rtol=1e-3)
+
+
+def test_output_types(pipeline, backbone, maps):
+    options = {"num_inference_steps": 2}
+    latents = sample(pipeline, maps, **options)
+    expected = backbone.decode(latents)
+    assert expected.shape == (3, 8, 8, 3)
+    pictures = pipeline(maps, generators=generators(1, 2, 3), guidance_scale=3.0, **options).images
+    np.testing.assert_array_equal(np.stack([np.asarray(picture) for picture in pictures]), expected)
+    floats = sample(pipeline, maps, output_type="np", **options)
+    np.testing.assert_array_equal((floats * 255).round(), expected)
+    tensor = sample(pipeline, maps, output_type="pt", **options)
+    np.testing.assert_array_equal(tensor.permute(0, 2, 3, 1).numpy(), floats)
+
+
+def test_half_precision_comes_near(pipeline, maps, tmp_path):
     pipeline.save_pretrained(tmp_path)
-    again = NeuroPictorPipeline.from_pretrained(tmp_path)
-    again.set_progress_bar_config(disable=True)
-    torch.testing.assert_close(sample(again, backbone, maps), sample(pipeline, backbone, maps), atol=1e-4, rtol=1e-4)
+    half = NeuroPictorPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    half.set_progress_bar_config(disable=True)
+    assert {half.unet.dtype, half.vae.dtype, half.encoder.dtype, half.null_context.dtype} == {torch.bfloat16}
+    full, near = (sample(pipe, maps, output_type="np") for pipe in (pipeline, half))
+    assert near.dtype == np.float32
+    assert np.abs(full - near).mean() < 0.03
 
 
-def test_errors(pipeline, backbone, maps):
-    with pytest.raises(ValueError, match="generators: 1 given for 3 maps"):
-        sample(pipeline, backbone, maps, seeds=(1,))
-    with pytest.raises(ValueError, match="output_type: 'pil'"):
-        sample(pipeline, backbone, maps, output_type="pil")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": (1,)}, "generators: 1 given for 3 pictures"),
+        ({"output_type": "picture"}, "output_type: 'picture'; allowed: 'pil', 'np', 'pt', 'latent', for example 'pil'"),
+        ({"responses": torch.zeros(3, 8921)}, "maps, responses: both given; allowed: one"),
+        ({"semantics_from": {"map": torch.zeros(3)}}, "semantics_from: map given; allowed: maps or responses"),
+        ({"semantics_from": {"maps": torch.zeros(2, 1, 16, 16)}}, "2 scans for the context of 3; allowed: as many"),
+        ({"components": torch.zeros(3, 5)}, "components: components given; allowed: none"),
+    ],
+)
+def test_errors(pipeline, maps, options, message):
+    with pytest.raises(ValueError, match=message):
+        sample(pipeline, maps, **options)
+
+
+def test_neither_maps_nor_responses(pipeline):
+    with pytest.raises(ValueError, match=r"neither given; .* for example pipeline\(responses=responses\)"):
+        pipeline()

@@ -11,26 +11,27 @@ from neuropictor.data.responses import ResponseStore
 from neuropictor.models.alignment import AlignmentNetwork
 from neuropictor.models.backbone import Backbone
 from neuropictor.models.encoder import FMRIEncoder
-from neuropictor.models.networks import Networks, save_networks
+from neuropictor.models.networks import Networks
+from neuropictor.models.pipeline import NeuroPictorPipeline
 from neuropictor.sampling import picture_generator, sample_subject
 
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory, tiny_backbone):
     torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("networks") / "networks.safetensors"
-    networks = Networks.build(FMRIEncoder(32, 16, width=16, depth=1, heads=2), Backbone.load(tiny_backbone), "refine")
+    path, backbone = tmp_path_factory.mktemp("networks"), Backbone.load(tiny_backbone)
+    networks = Networks.build(FMRIEncoder(32, 16, width=16, depth=1, heads=2), backbone, "refine")
     for parameter in networks.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
-    save_networks(networks, path)
+    NeuroPictorPipeline.from_parts(networks, backbone).save_trained(path, tiny_backbone)
     return path
 
 
 def run(networks, backbone, prepared, runtime, out, responses=None, **settings):
     config = SampleConfig(**({"steps": 2, "samples": 2, "batch_size": 4} | settings))
     responses = responses or prepared / "sub-01" / "responses.h5"
-    sample_subject(networks, backbone, responses, config, runtime, "refined", out)
+    sample_subject(networks, responses, config, runtime, "refined", out, backbone=backbone)
     return read_reconstructions(out)
 
 
@@ -99,14 +100,15 @@ def test_components_reach_the_networks(tiny_backbone, tiny_prepared, tiny_compon
     space = ComponentStore(tiny_components[0], ResponseStore(tiny_prepared / "sub-01" / "responses.h5")).space
     alignment = AlignmentNetwork(7, 2, 16, space)
     encoder = FMRIEncoder(32, 16, width=16, depth=1, heads=2)
-    aligned = Networks.build(encoder, Backbone.load(tiny_backbone), "refine", alignment)
-    save_networks(aligned, tmp_path / "networks.safetensors")
+    backbone = Backbone.load(tiny_backbone)
+    aligned = NeuroPictorPipeline.from_parts(Networks.build(encoder, backbone, "refine", alignment), backbone)
+    aligned.save_trained(tmp_path / "refined", tiny_backbone)
     responses = tiny_prepared / "sub-01" / "responses.h5"
-    args = (tmp_path / "networks.safetensors", tiny_backbone, responses, SampleConfig(steps=2), tiny_runtime, "refined")
+    args = (tmp_path / "refined", responses, SampleConfig(steps=2), tiny_runtime, "refined")
     sample_subject(*args, tmp_path / "one.h5", components=tiny_components[0])
     with torch.no_grad():
         alignment.norm.weight.mul_(-3)
-    save_networks(aligned, tmp_path / "networks.safetensors")
+    aligned.save_trained(tmp_path / "refined", tiny_backbone)
     sample_subject(*args, tmp_path / "other.h5", components=tiny_components[0])
     one, other = (read_reconstructions(tmp_path / name).pictures for name in ("one.h5", "other.h5"))
     assert not np.array_equal(one, other)

@@ -1,16 +1,17 @@
 import csv
 import json
+import shutil
 
 import pytest
 import torch
 from conftest import TINY_ENCODER, make_tiny_backbone
 
 from neuropictor.config import CalibrateConfig, EncoderConfig, GuidanceAdaptationConfig, ReconstructConfig, RefineConfig
-from neuropictor.data.datasets import MapOperator
 from neuropictor.models.backbone import Backbone
 from neuropictor.models.encoder import FMRIEncoder
-from neuropictor.models.networks import Networks, autoencoder_start, load_autoencoder, load_networks, save_autoencoder
-from neuropictor.surface import load_geometry
+from neuropictor.models.maps import MapOperator
+from neuropictor.models.networks import Networks, autoencoder_start, load_autoencoder, save_autoencoder
+from neuropictor.models.pipeline_folder import read_networks
 from neuropictor.training.calibrate import calibrate
 from neuropictor.training.reconstruct import ModulationTask, pretrain, refine
 
@@ -31,8 +32,8 @@ def chain(tmp_path_factory, responses, tiny_components, tiny_latents, tiny_backb
     out = tmp_path_factory.mktemp("results")
     files = {
         "autoencoder": out / "calibrate" / "autoencoder.safetensors",
-        "pretrained": out / "pretrain" / "networks.safetensors",
-        "refined": out / "refine" / "sub-01" / "networks.safetensors",
+        "pretrained": out / "pretrain",
+        "refined": out / "refine" / "sub-01",
     }
     config = CalibrateConfig(init="scratch", **SHORT)
     calibrate(responses, tiny_backbone, config, EncoderConfig(**TINY_ENCODER), runtime, files["autoencoder"])
@@ -49,7 +50,7 @@ def chain(tmp_path_factory, responses, tiny_components, tiny_latents, tiny_backb
 
 @pytest.mark.parametrize(("name", "steps"), [("autoencoder", 6), ("pretrained", 6), ("refined", 8)])
 def test_every_stage_leaves_weights_history_and_record(chain, name, steps):
-    folder = chain[name].parent
+    folder = chain[name] if chain[name].is_dir() else chain[name].parent
     with open(folder / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["split"] for row in rows} == {"train", "validation"}
@@ -66,7 +67,7 @@ def test_every_stage_leaves_weights_history_and_record(chain, name, steps):
 
 def test_weights_pass_from_stage_to_stage(chain):
     autoencoder = load_autoencoder(chain["autoencoder"])
-    pretrained, refined = load_networks(chain["pretrained"]), load_networks(chain["refined"])
+    pretrained, refined = read_networks(chain["pretrained"]), read_networks(chain["refined"])
     assert autoencoder.encoder.config.width == pretrained.encoder.config.width == 16
     assert pretrained.alignment.config.n_components == refined.alignment.config.n_components == 7
     assert pretrained.guiding.config.n_tokens == pretrained.encoder.n_tokens + 2
@@ -87,7 +88,7 @@ def task(tiny_backbone):
 
 def make_task(backbone, variant="refine", **settings):
     networks = Networks.build(FMRIEncoder(32, 16, width=16, depth=1, heads=2), backbone, variant)
-    maps = MapOperator(load_geometry().map_operator(32))
+    maps = MapOperator.shipped(32)
     return ModulationTask(networks, backbone, maps, RefineConfig(**(SHORT | settings)))
 
 
@@ -163,17 +164,17 @@ def test_guidance_adaptation_follows_the_main_part(tiny_backbone):
 def test_population_start_is_used_and_must_fit(chain, responses, tiny_components, tiny_latents, tiny_runtime, tmp_path):
     backbone = make_tiny_backbone(tmp_path / "backbone")
     (backbone / "population").mkdir()
-    for name, file in (("autoencoder", "autoencoder"), ("pretrained", "networks")):
-        (backbone / "population" / f"{file}.safetensors").write_bytes(chain[name].read_bytes())
+    shutil.copytree(chain["pretrained"], backbone / "population", dirs_exist_ok=True)
+    shutil.copy(chain["autoencoder"], backbone / "population")
     still = {**SHORT, "steps": 1, "learning_rate": 1e-12}
     out = tmp_path / "a" / "autoencoder.safetensors"
     config = CalibrateConfig(init="population", **still)
     calibrate(responses, backbone, config, EncoderConfig(**TINY_ENCODER), tiny_runtime, out)
     torch.testing.assert_close(load_autoencoder(out).mask_token, load_autoencoder(chain["autoencoder"]).mask_token)
-    networks, files = tmp_path / "b" / "networks.safetensors", (responses, [tiny_latents], backbone)
+    networks, files = tmp_path / "b", (responses, [tiny_latents], backbone)
     config = ReconstructConfig(init="population", **still)
     pretrain(*files, out, config, tiny_runtime, networks, tiny_components)
-    started, original = load_networks(networks), load_networks(chain["pretrained"])
+    started, original = read_networks(networks), read_networks(chain["pretrained"])
     for one, other in zip(started.parameters(), original.parameters(), strict=True):
         torch.testing.assert_close(one, other)
     # What calibration changes is added to the population's encoder.
@@ -182,11 +183,11 @@ def test_population_start_is_used_and_must_fit(chain, responses, tiny_components
         moved.encoder.cls_token += 1.0
     save_autoencoder(moved, out, autoencoder_start(out))
     pretrain(*files, out, config, tiny_runtime, networks, tiny_components)
-    torch.testing.assert_close(load_networks(networks).encoder.cls_token, original.encoder.cls_token + 1.0)
+    torch.testing.assert_close(read_networks(networks).encoder.cls_token, original.encoder.cls_token + 1.0)
     # An encoder from elsewhere replaces it.
     save_autoencoder(moved, out)
     pretrain(*files, out, config, tiny_runtime, networks, tiny_components)
-    torch.testing.assert_close(load_networks(networks).encoder.cls_token, moved.encoder.cls_token)
+    torch.testing.assert_close(read_networks(networks).encoder.cls_token, moved.encoder.cls_token)
     wide = EncoderConfig(**{**TINY_ENCODER, "width": 32})
     with pytest.raises(ValueError, match=r"encoder\.width: 32 does not fit .* init: scratch"):
         calibrate(responses, backbone, CalibrateConfig(init="population", **still), wide, tiny_runtime, out)

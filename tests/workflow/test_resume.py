@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY_ENCODER
-from safetensors import safe_open
 
 from neuropictor.config import EncoderConfig
 from neuropictor.models.encoder import FMRIAutoencoder
@@ -102,15 +101,16 @@ def stop(process, at, number):
     return process.returncode
 
 
-def weights(path):
-    with safe_open(path, framework="np") as file:
-        return {name: file.get_tensor(name).tobytes() for name in file.keys()}, file.metadata()  # noqa: SIM118
+def weights(folder):
+    found = {path.relative_to(folder): path.read_bytes() for path in folder.glob("*/*.safetensors")}
+    assert len(found) == 4  # encoder, guiding, manipulation, null context
+    return found, (folder / "model_index.json").read_bytes()
 
 
 @pytest.fixture(scope="module")
 def whole(start, tmp_path_factory):
     """Uninterrupted training."""
-    out = tmp_path_factory.mktemp("whole") / "networks.safetensors"
+    out = tmp_path_factory.mktemp("whole")
     steps, _ = finish(launch(start, out))
     assert steps == list(range(1, STEPS + 1))
     return out
@@ -122,23 +122,23 @@ def whole(start, tmp_path_factory):
     ids=["SIGTERM", "SIGKILL"],
 )
 def test_killed_and_continued_equals_uninterrupted(start, whole, tmp_path, number, status, continued_after):
-    out = tmp_path / "networks.safetensors"
+    out = tmp_path / "out"
     assert stop(launch(start, out, wait_at=13), 13, number) == status
-    assert not out.exists()
-    checkpoints = sorted(path.name for path in (tmp_path / "checkpoints").glob("step-*"))
+    assert not (out / "model_index.json").exists()
+    checkpoints = sorted(path.name for path in (out / "checkpoints").glob("step-*"))
     assert checkpoints[-1] == f"step-{continued_after:08d}.safetensors"
     assert len(checkpoints) == 2
     steps, log = finish(launch(start, out))
     assert f"Continuing after step {continued_after}" in log
     assert steps == list(range(continued_after + 1, STEPS + 1))
     assert weights(out) == weights(whole)
-    assert not (tmp_path / "checkpoints").exists()
+    assert not (out / "checkpoints").exists()
     if number == signal.SIGKILL:
-        assert (tmp_path / "history.csv").read_text() == (whole.parent / "history.csv").read_text()
+        assert (out / "history.csv").read_text() == (whole / "history.csv").read_text()
 
 
 def test_a_changed_configuration_starts_afresh_and_names_the_key(start, tmp_path):
-    out = tmp_path / "networks.safetensors"
+    out = tmp_path / "out"
     stop(launch(start, out, wait_at=6), 6, signal.SIGTERM)
     steps, log = finish(launch(start, out, learning_rate=2e-3))
     assert "config.pretrain.learning_rate was 0.001, is now 0.002" in log

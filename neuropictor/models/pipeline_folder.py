@@ -1,0 +1,178 @@
+"""Folders that hold a pipeline: what is trained in full, what is frozen by name.
+
+The stages write for every subject a folder in diffusers' layout, without the frozen UNet and VAE (3.8 GB in Stable
+Diffusion 2.1), which are the same for all subjects:
+
+    model_index.json    names the classes of the parts and, as ``_backbone``, where the frozen parts lie
+    encoder/ guiding/ manipulation/ null_context/, and alignment/ if there is one
+                        config.json and diffusion_pytorch_model.safetensors each
+    scheduler/          scheduler_config.json
+
+A backbone's folder is named relative to the pipeline's, so that both can be moved together.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import diffusers
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+
+from neuropictor.models.alignment import AlignmentNetwork
+from neuropictor.models.backbone import MINIATURE, backbone_folder
+from neuropictor.models.encoder import FMRIEncoder
+from neuropictor.models.guiding import GuidingNetwork, Variant
+from neuropictor.models.manipulation import ManipulationNetwork
+from neuropictor.models.networks import Networks
+from neuropictor.runlog import atomic_path, checksum
+
+if TYPE_CHECKING:
+    from neuropictor.models.pipeline import NeuroPictorPipeline
+
+INDEX = "model_index.json"
+BACKBONE = "_backbone"
+FROZEN = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
+TRAINED = {
+    "encoder": FMRIEncoder,
+    "guiding": GuidingNetwork,
+    "manipulation": ManipulationNetwork,
+    "alignment": AlignmentNetwork,
+}
+
+
+def read_index(folder: str | Path) -> dict[str, Any]:
+    """Return the content of a pipeline folder's index; raise ``FileNotFoundError`` where there is none."""
+    path = Path(folder) / INDEX
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no {INDEX}; allowed: the folder of a pipeline, as the stages pretrain and refine or "
+            "NeuroPictorPipeline.save_pretrained write it, for example results/refine/sub-01"
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def pipeline_paths(folder: str | Path) -> list[Path]:
+    """Return index and folders of a pipeline's parts: what sampling with it depends on, apart from the backbone."""
+    folder = Path(folder)
+    parts = sorted(name for name, value in read_index(folder).items() if not name.startswith("_") and value[0])
+    return [folder / INDEX, *(folder / name for name in parts)]
+
+
+def read_networks(folder: str | Path, variant: Variant | None = None) -> Networks:
+    """Read the trained networks of a pipeline folder, in float32 and evaluation mode.
+
+    Parameters
+    ----------
+    folder
+        Complete, or with the trained parts alone.
+    variant
+        Replaces the guiding network's variant: ``refine`` switches the extra branch of pretrained weights on.
+    """
+    folder, index = Path(folder), read_index(folder)
+    parts = {}
+    for name, kind in TRAINED.items():
+        if index.get(name, (None,))[0] is None:
+            continue
+        parts[name] = kind.from_pretrained(folder / name, dtype=torch.float32, use_safetensors=True)
+    if variant is not None:
+        parts["guiding"].register_to_config(variant=variant)
+    return Networks(**parts).eval()
+
+
+def part_checksum(part: Path) -> str:
+    """Return the checksum of the files that a frozen part is read from; other formats and variants may lie beside."""
+    shards = sorted(part.glob("diffusion_pytorch_model-*-of-*.safetensors"))
+    files = [part / "config.json", *(shards or [part / "diffusion_pytorch_model.safetensors"])]
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{missing[0]} is missing; allowed: a backbone in the layout of diffusers' Stable Diffusion with weights "
+            "as safetensors, for example unet/config.json and unet/diffusion_pytorch_model.safetensors"
+        )
+    lines = "".join(f"{file.name} {checksum(file)}\n" for file in files)
+    return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
+
+
+def _describe(backbone: str | Path, folder: Path) -> dict[str, Any]:
+    """Name a backbone as the index of a pipeline in `folder` does."""
+    source = str(backbone)
+    if source != MINIATURE:
+        source = source if os.path.isabs(source) else os.path.relpath(Path(source).resolve(), folder.resolve())
+    found = backbone_folder(backbone)
+    return {"source": source, "checksums": {name: part_checksum(found / name) for name in FROZEN}}
+
+
+def read_frozen(folder: str | Path, backbone: str | Path | None, dtype: torch.dtype) -> dict[str, torch.nn.Module]:
+    """Read the frozen parts of a pipeline folder that only names them, after a look at their checksums.
+
+    Parameters
+    ----------
+    folder
+        A pipeline's.
+    backbone
+        Source that replaces the one named; None: the named one.
+    dtype
+        Of the weights.
+
+    Returns
+    -------
+    dict
+        UNet and VAE by name; empty for a complete folder.
+    """
+    folder, named = Path(folder), read_index(folder).get(BACKBONE)
+    if named is None:
+        if backbone is not None:
+            raise ValueError(
+                f"backbone: {backbone} given, but {folder} is complete and names none; allowed: no backbone, for "
+                f"example NeuroPictorPipeline.from_pretrained('{folder}')"
+            )
+        return {}
+    source = backbone
+    if source is None:
+        source = named["source"] if named["source"] == MINIATURE else folder / named["source"]
+    found = backbone_folder(source)
+    for name, wanted in named["checksums"].items():
+        if not (found / name).is_dir():
+            raise FileNotFoundError(
+                f"{folder}: the frozen part {name}/ is looked for in {found} and not there; allowed: the backbone's "
+                f"folder, for example NeuroPictorPipeline.from_pretrained('{folder}', backbone='/data/backbone')"
+            )
+        if part_checksum(found / name) != wanted:
+            raise ValueError(
+                f"backbone: {name} in {found} is not the one that {folder} was trained with (checksum {wanted[:19]}); "
+                "allowed: the same backbone, for example backbone='miniature' for networks of the shipped one"
+            )
+    return {
+        name: kind.from_pretrained(found / name, dtype=dtype, use_safetensors=True).eval()
+        for name, kind in FROZEN.items()
+    }
+
+
+def write_trained(pipeline: "NeuroPictorPipeline", folder: str | Path, backbone: str | Path) -> None:
+    """Write all parts of a pipeline but the frozen ones, each file whole or not at all and the index last."""
+    folder = Path(folder)
+    index = {
+        "_class_name": type(pipeline).__name__,
+        "_diffusers_version": diffusers.__version__,
+        BACKBONE: _describe(backbone, folder),
+    }
+    (folder / INDEX).unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    work = folder / ".parts.partial"
+    shutil.rmtree(work, ignore_errors=True)
+    for name, part in pipeline.components.items():
+        shutil.rmtree(folder / name, ignore_errors=True)
+        if name in FROZEN or part is None:
+            continue
+        part.save_pretrained(work / name)
+        index[name] = list(pipeline.config[name])
+    for file in sorted(item for item in work.rglob("*") if item.is_file()):
+        with atomic_path(folder / file.relative_to(work)) as temporary:
+            os.replace(file, temporary)
+    shutil.rmtree(work)
+    with atomic_path(folder / INDEX) as temporary:
+        temporary.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
