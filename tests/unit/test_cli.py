@@ -121,8 +121,8 @@ ARGUMENTS = {
     "align-space": ["--latents", "{file}", "--out", "o", "{file}"],
     "align": ["--responses", "{file}", "--latents", "{file}", "--space", "{file}", "--out", "o"],
     "pretrain": ["--latents", "{file}", "--autoencoder", "{file}", "--out", "o", "--components", "{file}", "{file}"],
-    "refine": ["--responses", "{file}", "--latents", "{file}", "--networks", "{file}", "--out", "o"],
-    "sample": ["--networks", "{file}", "--responses", "{file}", "--out", "o"],
+    "refine": ["--responses", "{file}", "--latents", "{file}", "--pretrained", "{folder}", "--out", "o"],
+    "sample": ["--pipeline", "{folder}", "--responses", "{file}", "--out", "o"],
 }
 
 

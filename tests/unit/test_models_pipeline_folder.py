@@ -48,13 +48,8 @@ def files(folder):
 def test_trained_parts_alone_name_their_backbone(pipeline, backbone, tmp_path):
     pipeline.save_trained(tmp_path / "refined", backbone)
     weights = [f"{part}/{name}" for part in PARTS for name in ("config.json", "diffusion_pytorch_model.safetensors")]
-    assert files(tmp_path / "refined") == [
-        *weights[:-2],
-        "model_index.json",
-        *weights[-2:],
-        "scheduler/scheduler_config.json",
-    ]
-    assert torch.equal(sample(load(tmp_path / "refined"), maps()), sample(pipeline, maps()))
+    assert set(files(tmp_path / "refined")) == {*weights, "model_index.json", "scheduler/scheduler_config.json"}
+    assert_same(load(tmp_path / "refined"), pipeline)
 
 
 def test_a_complete_folder_needs_no_backbone(pipeline, backbone, tmp_path):
