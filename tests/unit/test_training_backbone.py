@@ -18,7 +18,8 @@ from neuropictor.config import (
 from neuropictor.data.alignment import ComponentSpace
 from neuropictor.data.responses import ResponseStore
 from neuropictor.models.backbone import Backbone
-from neuropictor.models.networks import load_networks
+from neuropictor.models.networks import check_space
+from neuropictor.models.pipeline_folder import pipeline_paths, read_networks
 from neuropictor.runlog import checksum
 from neuropictor.simulation.scenes import captions, render, scene
 from neuropictor.training import backbone as training
@@ -118,14 +119,11 @@ def test_population_start_is_made_and_work_is_kept_until_the_end(tmp_path, monke
     monkeypatch.setattr(population, "render_scenes", stop)
     monkeypatch.setattr(population, "calibrate", stop)
     population.train_population(**args, out=out)
-    assert sorted(path.name for path in out.iterdir()) == [
-        "autoencoder.safetensors",
-        "networks.safetensors",
-        "run.json",
-        "space.safetensors",
-    ]
-    networks = load_networks(out / "networks.safetensors")
-    networks.check_space(checksum(out / "space.safetensors"))
+    parts = {path.name for path in pipeline_paths(out)}
+    others = {"autoencoder.safetensors", "run.json", "space.safetensors"}
+    assert {path.name for path in out.iterdir()} == parts | others
+    networks = read_networks(out)
+    check_space(networks.alignment, checksum(out / "space.safetensors"))
     assert ComponentSpace.load(out / "space.safetensors").sizes == {"text": 3, "latent": 4}
 
 
