@@ -220,6 +220,8 @@ def align_subject(
                 components[part] = model.predict(store.responses(part))
         with atomic_path(out) as temporary, h5py.File(temporary, "w") as file:
             file["components"], file["nsd_id"] = components, store.nsd_id
+            # Of the last round, for responses that were no trial: those of controls.
+            file["weights"], file["offsets"] = (part.astype(np.float32) for part in model.weights())
             file.attrs.update(subject=store.subject, data=store.data, space=checksum(space))
         record.add(
             subject=store.subject, data=store.data, penalties=[float(model.penalty[0]), float(model.penalty[-1])]
@@ -280,3 +282,14 @@ class ComponentStore:
     def size(self) -> int:
         """Number of components K."""
         return self.rows.shape[1]
+
+    def predict(self, responses: np.ndarray) -> np.ndarray:
+        """Return components ``[n, K]`` of any responses ``[n, V]``, from the regression on all training pictures."""
+        with h5py.File(self.path) as file:
+            if "weights" not in file:
+                raise ValueError(
+                    f"{self.path}: holds no weights; allowed: a file with the regression that made its components, as "
+                    "stage align writes it, for example by running stage align again"
+                )
+            weights, offsets = file["weights"][:], file["offsets"][:]
+        return responses @ weights + offsets

@@ -125,3 +125,15 @@ class Ridge:
             chosen = self.penalty == alpha
             deviations[:, chosen] = features / (self.decomposition.values + alpha) @ self.projected[:, chosen]
         return deviations * self.spread_ratio**rescale + self.target_mean
+
+    def weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the regression as weights [V, D] and offsets [D], float64: `predict(x)` is `x @ weights + offsets`."""
+        decomposition = self.decomposition
+        scaled = np.empty(self.projected.shape)
+        for alpha in np.unique(self.penalty):
+            chosen = self.penalty == alpha
+            scaled[:, chosen] = self.projected[:, chosen] / (decomposition.values + alpha)[:, None]
+        found = decomposition.vectors @ scaled
+        if decomposition.dual:
+            found = decomposition.train.T @ found
+        return found, self.target_mean - decomposition.mean @ found

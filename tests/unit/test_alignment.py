@@ -104,6 +104,18 @@ def test_a_training_picture_is_predicted_without_itself(stores):
     assert moved[~train].all()
 
 
+def test_components_of_any_responses_are_those_of_new_pictures(stores):
+    aligned, store = align(stores), ResponseStore(stores / "responses.h5")
+    trials = np.flatnonzero(np.isin(store.nsd_id, TEST))
+    np.testing.assert_allclose(aligned.predict(store.responses(trials)), aligned.rows[trials], atol=1e-4)
+    seen = np.flatnonzero(store.split == 0)  # these were left out of their own regression
+    assert np.abs(aligned.predict(store.responses(seen)) - aligned.rows[seen]).max() > 0.01
+    with h5py.File(stores / "components.h5", "r+") as file:
+        del file["weights"]
+    with pytest.raises(ValueError, match=r"components\.h5: holds no weights; allowed: .* running stage align again"):
+        aligned.predict(store.responses(trials))
+
+
 def test_batches_hold_the_mean_of_the_same_trials(stores):
     aligned = align(stores)
     pictures = PictureResponses([stores / "responses.h5"], "train", [stores / "components.h5"])

@@ -45,6 +45,9 @@ def test_ridge_is_the_closed_form_with_the_best_penalty_of_each_group(trials, ve
     new = generator.standard_normal((4, vertices))
     expected = np.stack([solve(alphas[place], new)[:, target] for target, place in enumerate(best)], axis=1)
     assert np.allclose(fit.predict(new), expected)
+    found, offsets = fit.weights()
+    assert found.shape == (vertices, 5)
+    assert np.allclose(new @ found + offsets, expected)
 
 
 def test_rescaling_restores_the_training_spread_on_validation():
