@@ -47,37 +47,27 @@ rule fetch_design:
     params:
         source=fetch_source,
         root=nsd_folder,
-        code=code("fetch_design"),
+        code=code("fetch_files"),
     message:
         "Fetching the order of trials and the table of pictures"
     script:
-        "../workflow_scripts/fetch_design.py"
+        "../workflow_scripts/fetch_files.py"
 
 
-rule fetch_pictures:
-    input:
-        ancient("<nsd>/plan.json"),
+use rule fetch_design as fetch_pictures with:
     output:
         fetched([keys.STIMULI]),
     log:
         "<logs>/fetch_pictures.log",
     benchmark:
         "<results>/benchmarks/fetch_pictures.jsonl"
-    conda:
-        "../envs/neuropictor.yaml"
-    threads: 1
+    priority: 0
     resources:
         network=1,
         mem_mb=growing(500),
         runtime=growing(1440),
-    params:
-        source=fetch_source,
-        root=nsd_folder,
-        code=code("fetch_pictures"),
     message:
         "Fetching the 73,000 pictures"
-    script:
-        "../workflow_scripts/fetch_pictures.py"
 
 
 rule fetch_annotations:
@@ -106,35 +96,23 @@ rule fetch_annotations:
         "../workflow_scripts/fetch_annotations.py"
 
 
-rule fetch_subject:
-    input:
-        ancient("<nsd>/plan.json"),
+use rule fetch_design as fetch_subject with:
     output:
         fetched(subject_keys(1)),
     log:
         "<logs>/fetch_subject/sub-{subject}.log",
     benchmark:
         "<results>/benchmarks/fetch_subject/sub-{subject}.jsonl"
-    conda:
-        "../envs/neuropictor.yaml"
-    threads: 1
+    priority: 0
     resources:
         network=1,
         mem_mb=growing(500),
         runtime=growing(60),
-    params:
-        source=fetch_source,
-        root=nsd_folder,
-        code=code("fetch_subject"),
     message:
         "Fetching noise ceilings and behaviour of subject {wildcards.subject}"
-    script:
-        "../workflow_scripts/fetch_subject.py"
 
 
-rule fetch_betas:
-    input:
-        ancient("<nsd>/plan.json"),
+use rule fetch_design as fetch_betas with:
     output:
         raw(fetched(beta_keys(1, [1]))),
     log:
@@ -143,21 +121,13 @@ rule fetch_betas:
         "<results>/benchmarks/fetch_betas/sub-{subject}/session-{session}.jsonl"
     wildcard_constraints:
         session=r"[0-4]\d",
-    conda:
-        "../envs/neuropictor.yaml"
-    threads: 1
+    priority: 0
     resources:
         network=1,
         mem_mb=growing(500),
         runtime=growing(240),
-    params:
-        source=fetch_source,
-        root=nsd_folder,
-        code=code("fetch_betas"),
     message:
         "Fetching the betas of subject {wildcards.subject}, session {wildcards.session}"
-    script:
-        "../workflow_scripts/fetch_betas.py"
 
 
 rule preprocess_session:

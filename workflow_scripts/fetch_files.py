@@ -1,4 +1,4 @@
-"""Fetch the order of trials and the table of pictures."""
+"""Fetch the files that a rule asks for."""
 
 from pathlib import Path
 
