@@ -28,7 +28,7 @@ from neuropictor.surface.atlas import MESH_VERTICES
 
 log = logging.getLogger(__name__)
 
-BETA_ENDINGS = (".mgh", ".func.gii", ".npy")
+BETA_ENDINGS = (".mgh", ".mgz", ".func.gii", ".npy")
 TRIAL_COLUMNS = ("session", "trial", "picture", "split")
 PICTURE_COLUMNS = ("picture", "file", "captions")
 CAPTION_SEPARATOR = "|"

@@ -7,7 +7,6 @@ needed. A frame is one trial.
 
 import struct
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -199,11 +198,11 @@ def session_blocks(
     betas = np.empty((min(_BLOCK_FRAMES, frames), len(columns)), np.float32)
     parts = (columns[:split], columns[split:] - expected)
     targets = (betas[:, :split], betas[:, split:])
-    with ThreadPoolExecutor(len(paths)) as pool:
-        for start in range(0, frames, _BLOCK_FRAMES):
-            blocks = [_map(path, expected, start, min(_BLOCK_FRAMES, frames - start)) for path in paths]
-            list(pool.map(_gather, blocks, parts, targets))
-            yield betas[: len(blocks[0])]
+    for start in range(0, frames, _BLOCK_FRAMES):
+        count = min(_BLOCK_FRAMES, frames - start)
+        for path, part, target in zip(paths, parts, targets, strict=True):
+            _gather(_map(path, expected, start, count), part, target[:count])
+        yield betas[:count]
 
 
 def read_ncsnr(root: str | Path, subject: int, beta_version: str, split: int | None = None) -> np.ndarray:
@@ -223,10 +222,9 @@ def read_ncsnr(root: str | Path, subject: int, beta_version: str, split: int | N
 
 
 def _gather(block: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
-    """Copy columns of big-endian frames [t, vertices] into the first t rows of `out`."""
-    # Words as they are, and then one byte swap of the few that are kept; take() lets other threads run meanwhile.
-    words = np.take(block.view(np.int32), columns, axis=1, mode="clip")
-    out[: len(block)] = words.view(_FLOAT)
+    """Copy columns of big-endian frames [t, vertices] into `out`."""
+    # Words as they are, and then one byte swap of the few that are kept.
+    out[:] = np.take(block.view(np.int32), columns, axis=1, mode="clip").view(_FLOAT)
 
 
 def _map(path: Path, vertices: int, start: int, count: int) -> np.ndarray:

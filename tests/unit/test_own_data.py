@@ -56,7 +56,7 @@ def run(table, out, **changes):
     return ResponseStore(out)
 
 
-@pytest.mark.parametrize("ending", [".mgh", ".func.gii", ".npy"])
+@pytest.mark.parametrize("ending", [".mgh", ".mgz", ".func.gii", ".npy"])
 def test_all_formats_give_the_z_scored_responses(betas, tmp_path, ending):
     store = run(scans(tmp_path, betas, ending), tmp_path / "responses.h5")
     assert (store.subject, store.data, store.mesh) == (3, "own", "fsaverage5")
