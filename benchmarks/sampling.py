@@ -2,14 +2,14 @@
 
     MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=68719476736 python benchmarks/sampling.py
     python benchmarks/sampling.py --size small        # the miniature, in seconds
-    python benchmarks/sampling.py --device cuda --batch 16 --steps 50 --ways plain plain_fp16 ours ours_bf16 ours_bf16_compiled
+    python benchmarks/sampling.py --device cuda --batch 16 --steps 50 --ways plain plain_fp16 ours_bf16_compiled
 
 Every way runs in processes of its own, in turns, with the same random weights, maps, noise and allocator settings:
 
-- plain: as the official sampling does it. The two branches of the guidance are two forward passes of ControlNet and UNet
-  one after the other, in float32; each computes the hint anew from the tokens; attention keeps its whole matrix; noise is
-  drawn in every step and multiplied by zero; the text tower makes the null context once a batch, of which 1/50 is counted
-  as a step's share, the paper's number of steps;
+- plain: as the official sampling does it. The two branches of the guidance are two forward passes of ControlNet and
+  UNet one after the other, in float32; each computes the hint anew from the tokens; attention keeps its whole matrix;
+  noise is drawn in every step and multiplied by zero; the text tower makes the null context once a batch, of which 1/50
+  is counted as a step's share, 50 being the paper's number of steps;
 - plain_fp16: the same under float16 autocast, as the official sampling runs on CUDA;
 - ours: `NeuroPictorPipeline` in float32 as the stage sample prepares it: one batch for both branches, hint and null
   context once, scaled_dot_product_attention, channels last;
@@ -133,8 +133,11 @@ class Ours:
         scales = {"guidance_scale": GUIDANCE, "structure_scale": 1.0}
         return self.pipeline._denoise(noise, self.context, self.hint, steps, **scales, generators=None)
 
+    @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> None:
-        self.pipeline.decode(latents)
+        from neuropictor.models.decoding import decode
+
+        decode(self.pipeline.vae, latents, self.pipeline.decode_memory)
 
 
 def measure(way: str, size: str, device: torch.device, batch: int, steps: int, folder: Path) -> dict:
@@ -214,7 +217,7 @@ def main() -> None:
     seconds = {way: statistics.median(run["step_seconds"] for run in runs) for way, runs in found.items()}
     pairs = [(a, b) for a in ("plain", "plain_fp16") for b in given.ways if b.startswith("ours") and a in seconds]
     result = {
-        "what": f"one guided sampling step (both branches), batch {given.batch}, {given.size} size, {given.steps} steps",
+        "what": f"a guided sampling step (both branches), batch {given.batch}, {given.size} size, {given.steps} steps",
         "wanted": {"plain_over_ours": "at least 3 on a CPU, 4 on a GPU"},
         "ratios": {f"{a}_over_{b}": round(seconds[a] / seconds[b], 2) for a, b in pairs},
         "step_seconds": seconds,

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from neuropictor import config_text
+from neuropictor.config_runtime import RuntimeConfig
 from neuropictor.config_sections import (
     AlignConfig,
     BackboneConfig,
@@ -26,7 +27,6 @@ from neuropictor.config_sections import (
     PreprocessConfig,
     ReconstructConfig,
     RefineConfig,
-    RuntimeConfig,
     SampleConfig,
     Section,
     SimulateConfig,

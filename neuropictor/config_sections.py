@@ -363,35 +363,3 @@ class EvaluateConfig(Section):
         0.75, description="ridge_diffusion: share of the noise schedule that is run, as in Brain-Diffuser"
     )
     contact_sheet_rows: Count = Field(12, description="test pictures on a contact sheet")
-
-
-class RuntimeConfig(Section):
-    """How it runs; nothing here changes results, so nothing here makes a stage run again."""
-
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto takes a GPU where there is one")
-    precision: Literal["fp32", "bf16"] = Field(
-        "fp32",
-        description="arithmetic of frozen networks and of training; bf16 pays on GPUs (it does change the last digits)",
-    )
-    threads: Annotated[int, Field(ge=0)] = Field(
-        8, description="most CPU cores that one job takes (it gets fewer where --cores gives fewer)"
-    )
-    workers: Annotated[int, Field(ge=0)] = Field(
-        0, description="processes that load data; 0: none besides the main one"
-    )
-    accumulation: Count = Field(
-        1,
-        description="parts in which a training step's batch is computed, one after the other: less memory, same step"
-        " (last digits and draws of dropout differ)",
-    )
-    gradient_checkpointing: bool = Field(
-        False,
-        description="training computes activations again instead of keeping them: less memory, about a third more time,"
-        " same gradients",
-    )
-    gpus: Annotated[int, Field(ge=0)] = Field(
-        0, description="GPUs that a training or sampling job reserves with Snakemake and on a cluster"
-    )
-    checkpoint_interval: Count = Field(200, description="training steps between two checkpoints")
-    log_interval: Count = Field(20, description="training steps between two entries in history.csv")
-    track_code: bool = Field(True, description="run a stage again when its code has changed")

@@ -17,6 +17,7 @@ PACKAGE = "neuropictor"
 WITHOUT_EFFECT = {
     "neuropictor/__init__.py",
     "neuropictor/config.py",
+    "neuropictor/config_runtime.py",
     "neuropictor/config_sections.py",
     "neuropictor/config_text.py",
     "neuropictor/config_types.py",

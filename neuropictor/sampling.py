@@ -22,6 +22,7 @@ from neuropictor.models.device import prepare_device
 from neuropictor.models.networks import check_space
 from neuropictor.models.pipeline import NeuroPictorPipeline
 from neuropictor.models.pipeline_folder import pipeline_paths
+from neuropictor.models.speed import prepare_sampling
 from neuropictor.runlog import RunRecord, atomic_path, checksum, progress, record_path
 
 if TYPE_CHECKING:
@@ -146,10 +147,11 @@ class _Sampler:
         runtime: "RuntimeConfig",
     ):
         self.responses, self.components = responses, components
-        self.config, self.runtime = config, runtime
+        self.config = config
         self.device = prepare_device(runtime)
         disable_progress_bar()  # of loading
         self.pipeline = NeuroPictorPipeline.from_pretrained(pipeline, backbone).to(self.device)
+        prepare_sampling(self.pipeline, runtime)
         self.pipeline.set_progress_bar_config(disable=True)  # the stage's own counts batches
         check_space(self.pipeline.alignment, None if components is None else components.space)
 
@@ -158,15 +160,14 @@ class _Sampler:
         nsd_ids = [nsd_id for nsd_id, _ in jobs]
         responses = torch.from_numpy(self.responses.mean_response(nsd_ids, self.config.most_repeats))
         generators = [picture_generator(self.config.seed, self.responses.subject, *job) for job in jobs]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.runtime.precision == "bf16"):
-            pictures = self.pipeline(
-                responses=responses,
-                components=self._mean_components(nsd_ids),
-                num_inference_steps=self.config.steps,
-                guidance_scale=self.config.guidance_scale,
-                generators=generators,
-                output_type="np",
-            ).images
+        pictures = self.pipeline(
+            responses=responses,
+            components=self._mean_components(nsd_ids),
+            num_inference_steps=self.config.steps,
+            guidance_scale=self.config.guidance_scale,
+            generators=generators,
+            output_type="np",
+        ).images
         # The nearest level; the official code takes the one below.
         return (pictures * 255).round().astype(np.uint8)
 

@@ -1,6 +1,7 @@
 """From responses to pictures: the sampling loop of the modulated backbone, as a diffusers pipeline."""
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from diffusers.utils import BaseOutput
 
 from neuropictor.models import pipeline_folder
 from neuropictor.models.alignment import AlignmentNetwork
+from neuropictor.models.decoding import decode
 from neuropictor.models.encoder import FMRIEncoder
 from neuropictor.models.guiding import GuidingNetwork
 from neuropictor.models.manipulation import ManipulationNetwork
@@ -58,6 +60,11 @@ class NeuroPictorPipeline(DiffusionPipeline):
     alignment
         Makes tokens of aligned components; None, as in the paper, if the networks have none.
 
+    Attributes
+    ----------
+    decode_memory
+        GiB for decoding, see `neuropictor.models.decoding.decode`; no limit unless set.
+
     Examples
     --------
     >>> pipeline = NeuroPictorPipeline.from_pretrained("results/refine/sub-01")
@@ -91,6 +98,7 @@ class NeuroPictorPipeline(DiffusionPipeline):
         )
         self.image_processor = VaeImageProcessor()
         self._maps: MapOperator | None = None
+        self.decode_memory = math.inf
 
     @classmethod
     def from_parts(cls, networks: Networks, backbone: "Backbone") -> "NeuroPictorPipeline":
@@ -204,8 +212,8 @@ class NeuroPictorPipeline(DiffusionPipeline):
         latents = self._denoise(noise, context, hint, num_inference_steps, **scales, generators=generators)
         if output_type == "latent":
             return NeuroPictorOutput(images=latents)
-        decoded = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor, return_dict=False)[0]
-        return NeuroPictorOutput(images=self.image_processor.postprocess(decoded.float(), output_type))
+        decoded = decode(self.vae, latents, self.decode_memory)
+        return NeuroPictorOutput(images=self.image_processor.postprocess(decoded, output_type))
 
     def _denoise(
         self,
@@ -219,6 +227,7 @@ class NeuroPictorPipeline(DiffusionPipeline):
     ) -> torch.Tensor:
         """Return latents ``[B, C, h, w]`` in float32; `generators` are for schedulers with noise of their own."""
         guided = guidance_scale != 1.0
+        context, hint = context.to(self.unet.dtype), hint.to(self.unet.dtype)
         if guided:
             context = torch.cat([self.null_context().to(context).expand_as(context), context])
             hint = torch.cat([hint, hint])
@@ -229,6 +238,7 @@ class NeuroPictorPipeline(DiffusionPipeline):
         if "generator" in inspect.signature(self.scheduler.step).parameters:
             options["generator"] = generators
         for timestep in self.progress_bar(self.scheduler.timesteps):
+            torch.compiler.cudagraph_mark_step_begin()  # where compiled: a step may overwrite the outputs of the last
             noisy = self.scheduler.scale_model_input(latents, timestep).to(self.unet.dtype)
             noisy = torch.cat([noisy, noisy]) if guided else noisy
             skips = middle = None

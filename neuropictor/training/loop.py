@@ -108,7 +108,12 @@ def split_batch(batch: Batch, parts: int) -> Iterator[tuple[float, Batch]]:
 
 
 def make_accelerator(runtime: "RuntimeConfig") -> Accelerator:
-    """Return accelerate's helper for the device and precision of a runtime section."""
+    """Return accelerate's helper for the device and precision of a runtime section; refuse fp16, it loses gradients."""
+    if runtime.precision == "fp16":
+        raise ValueError(
+            "runtime.precision: 'fp16' is for sampling, small gradients are lost in it; allowed for training: fp32 or "
+            "bf16, for example runtime: {precision: bf16}"
+        )
     device = prepare_device(runtime)
     precision = "bf16" if runtime.precision == "bf16" else "no"
     return Accelerator(mixed_precision=precision, cpu=device.type == "cpu")

@@ -18,6 +18,7 @@ FLOORS = {
 }
 # Logging and settings serve all floors above; on their own floor nobody needs them. Two rooms in one place:
 ROOM_OF = {
+    "config_runtime": "config",
     "config_sections": "config",
     "config_text": "config",
     "config_types": "config",

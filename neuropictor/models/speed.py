@@ -1,0 +1,37 @@
+"""A pipeline made ready for many pictures: precision, memory layout, compilation.
+
+What runs once a picture (encoder, guiding network, hint) stays in float32; what runs in every step (ControlNet, UNet),
+and the VAE, is kept in the precision that was asked for.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from neuropictor.models.pipeline import NeuroPictorPipeline
+
+if TYPE_CHECKING:
+    from neuropictor.config import RuntimeConfig
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def prepare_sampling(pipeline: NeuroPictorPipeline, runtime: "RuntimeConfig") -> None:
+    """Set a pipeline up for sampling, in place, on the device where it is.
+
+    Parameters
+    ----------
+    pipeline
+        In float32.
+    runtime
+        ``precision``, ``compile`` and ``decode_memory`` are used.
+    """
+    control = pipeline.manipulation.control
+    for module in (pipeline.unet, control, pipeline.vae):
+        module.to(DTYPES[runtime.precision]).to(memory_format=torch.channels_last)
+    pipeline.decode_memory = runtime.decode_memory
+    if runtime.compile:
+        # On a GPU "reduce-overhead" records graphs: else it waits for Python between small kernels.
+        mode = "reduce-overhead" if pipeline.unet.device.type == "cuda" else None
+        for module in (pipeline.unet, control):
+            module.compile(mode=mode, dynamic=False)
