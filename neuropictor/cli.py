@@ -191,6 +191,27 @@ def evaluate(
 
 
 @app.command()
+def import_official(
+    checkpoint: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help=".pth or .ckpt of the official code")],
+    out: Out,
+    heads: Annotated[int, typer.Option(min=1, help="attention heads of the fMRI encoder, and of its decoder")] = 16,
+    head_width: Annotated[int, typer.Option(min=1, help="width of a head in UNet, ControlNet and text tower")] = 64,
+    latent_size: Annotated[int, typer.Option(min=1, help="side of the latents, if no hint mapper tells it")] = 64,
+    backbone: Annotated[str | None, typer.Option(help="backbone to name instead of writing its UNet and VAE")] = None,
+) -> None:
+    """Turn a checkpoint of the official code into a folder: a pipeline, a backbone, or an autoencoder.
+
+    Example: neuropictor import-official finetune_single_sub/sub01/epoch_015.pth --out official/sub-01
+    """
+    from neuropictor.models.official import import_official as stage
+    from neuropictor.models.official_sizes import Options
+
+    start(None)
+    options = Options(heads=heads, head_width=head_width, latent_size=latent_size)
+    stage(checkpoint=checkpoint, out=out, options=options, backbone=backbone)
+
+
+@app.command()
 def readme(metrics: File, out: Out = Path("README.md")) -> None:
     """Put the scores of a run into a Markdown file, between its lines metrics:begin and metrics:end.
 

@@ -94,6 +94,7 @@ STAGES = {
     "pretrain": "neuropictor.training.reconstruct:pretrain",
     "refine": "neuropictor.training.reconstruct:refine",
     "sample": "neuropictor.sampling:sample_subject",
+    "import-official": "neuropictor.models.official:import_official",
 }
 ARGUMENTS = {
     "preprocess-stimuli": ["--nsd", "{folder}", "--out", "o", "1", "2"],
@@ -122,6 +123,7 @@ ARGUMENTS = {
     "align": ["--responses", "{file}", "--latents", "{file}", "--space", "{file}", "--out", "o"],
     "pretrain": ["--latents", "{file}", "--autoencoder", "{file}", "--out", "o", "--components", "{file}", "{file}"],
     "refine": ["--responses", "{file}", "--latents", "{file}", "--pretrained", "{folder}", "--out", "o"],
+    "import-official": ["{file}", "--out", "o"],
     "sample": ["--pipeline", "{folder}", "--responses", "{file}", "--out", "o"],
 }
 
