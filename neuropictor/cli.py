@@ -62,10 +62,11 @@ def calibrate(out: Out, responses: list[Path], backbone: Source = "miniature", s
     Example: neuropictor calibrate --out results/calibrate/autoencoder.safetensors data/prepared/sub-*/responses.h5
     """
     from neuropictor.training.calibrate import calibrate as stage
+    from neuropictor.training.launch import launch
 
     loaded, runtime = start(settings)
     sections = {"config": loaded.calibrate, "encoder": loaded.encoder, "runtime": runtime}
-    stage(responses=responses, backbone=backbone, **sections, out=out)
+    launch(stage, responses=responses, backbone=backbone, **sections, out=out)
 
 
 @app.command()
@@ -115,12 +116,13 @@ def pretrain(
     --components results/align/sub-01/components.h5
     data/prepared/sub-01/responses.h5
     """
+    from neuropictor.training.launch import launch
     from neuropictor.training.reconstruct import pretrain as stage
 
     loaded, runtime = start(settings)
     files = {"responses": responses, "latents": latents, "autoencoder": autoencoder}
     sections = {"config": loaded.pretrain, "runtime": runtime, "aligned_tokens": loaded.align.tokens}
-    stage(**files, backbone=backbone, **sections, out=out, components=components or None)
+    launch(stage, **files, backbone=backbone, **sections, out=out, components=components or None)
 
 
 @app.command()
@@ -138,11 +140,12 @@ def refine(
     Example: neuropictor refine --responses data/prepared/sub-01/responses.h5 --latents results/latents/sub-01.h5
     --components results/align/sub-01/components.h5 --pretrained results/pretrain --out results/refine/sub-01
     """
+    from neuropictor.training.launch import launch
     from neuropictor.training.reconstruct import refine as stage
 
     loaded, runtime = start(settings)
     files = {"responses": responses, "latents": latents, "pretrained": pretrained}
-    stage(**files, backbone=backbone, config=loaded.refine, runtime=runtime, out=out, components=components)
+    launch(stage, **files, backbone=backbone, config=loaded.refine, runtime=runtime, out=out, components=components)
 
 
 @app.command()

@@ -99,6 +99,17 @@ class Config(Section):
         return f"logs/experiments/{self.experiment}" if self.experiment else "logs"
 
     @model_validator(mode="after")
+    def _check_shares(self) -> "Config":
+        for name in ("calibrate", "pretrain", "refine"):
+            size, processes = getattr(self, name).batch_size, self.runtime.processes
+            if size % processes:
+                raise ValueError(
+                    f"{name}.batch_size is {size}, of which {processes} processes (runtime.processes) cannot take equal"
+                    f" shares; allowed: a multiple, e.g. batch_size: {processes * max(1, round(size / processes))}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _check_simulation(self) -> "Config":
         if self.nsd.source == "simulated":
             if self.nsd.beta_version != "betas_fithrf_GLMdenoise_RR":

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from neuropictor.config_types import Count, Positive, Section
 
@@ -43,8 +43,29 @@ class RuntimeConfig(Section):
         " decoded in tiles, whose colours may differ a little",
     )
     gpus: Annotated[int, Field(ge=0)] = Field(
-        0, description="GPUs that a training or sampling job reserves with Snakemake and on a cluster"
+        0, description="GPUs that a training job reserves with Snakemake and on a cluster; other jobs that use one, one"
     )
+    processes: Count = Field(
+        1, description="processes that train together, each with its share of every batch and a GPU of its own if any"
+    )
+    nodes: Count = Field(1, description="machines over which these processes are spread; more than one only with Slurm")
     checkpoint_interval: Count = Field(200, description="training steps between two checkpoints")
     log_interval: Count = Field(20, description="training steps between two entries in history.csv")
+    tensorboard: bool = Field(
+        True, description="write losses and, at each validation, sample pictures for TensorBoard beside the output"
+    )
     track_code: bool = Field(True, description="run a stage again when its code has changed")
+
+    @model_validator(mode="after")
+    def _check_processes(self) -> "RuntimeConfig":
+        if self.processes % self.nodes:
+            raise ValueError(
+                f"processes is {self.processes}, which cannot be spread evenly over {self.nodes} nodes; allowed: a"
+                f" multiple, e.g. processes: {self.nodes * max(1, self.processes // self.nodes)}"
+            )
+        if self.processes > 1 and self.gpus not in {0, self.processes}:
+            raise ValueError(
+                f"processes is {self.processes} and gpus is {self.gpus}, but each process takes one GPU; allowed: as"
+                f" many, e.g. gpus: {self.processes}, or gpus: 0 on CPUs"
+            )
+        return self

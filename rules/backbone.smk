@@ -12,7 +12,7 @@ rule train_backbone:
         "../envs/neuropictor.yaml"
     threads: cores()
     resources:
-        gpu=settings.runtime.gpus,
+        gpu=min(1, settings.runtime.gpus),
         mem_mb=growing(8000),
         runtime=growing(2880),
     params:
@@ -39,7 +39,7 @@ rule train_population:
         "../envs/neuropictor.yaml"
     threads: cores()
     resources:
-        gpu=settings.runtime.gpus,
+        gpu=min(1, settings.runtime.gpus),
         mem_mb=growing(8000),
         runtime=growing(2880),
     params:

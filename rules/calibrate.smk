@@ -17,7 +17,7 @@ rule calibrate:
         "../envs/neuropictor.yaml"
     threads: cores()
     resources:
-        gpu=settings.runtime.gpus,
+        **training_resources(),
         mem_mb=growing(4000),
         runtime=growing(1440),
     params:

@@ -73,6 +73,20 @@ def growing(amount):
     return amount_of_attempt
 
 
+def training_resources():
+    """GPUs of a training job and, where it spans machines, these: Slurm runs one launcher on each (no MPI is used)."""
+    wanted = settings.runtime
+    if wanted.nodes == 1:
+        return {"gpu": wanted.gpus}
+    return {
+        "gpu": wanted.gpus,
+        "nodes": wanted.nodes,
+        "tasks": wanted.nodes,
+        "tasks_per_gpu": 0,
+        "mpi": "srun",
+    }
+
+
 def cores():
     """Most cores that a job with many threads takes."""
     return max(1, settings.runtime.threads)

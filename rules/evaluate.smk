@@ -20,7 +20,7 @@ rule baselines:
         "../envs/neuropictor.yaml"
     threads: cores()
     resources:
-        gpu=settings.runtime.gpus,
+        gpu=min(1, settings.runtime.gpus),
         mem_mb=growing(4000),
         runtime=growing(480),
     params:
@@ -52,7 +52,7 @@ rule evaluate:
         "../envs/neuropictor.yaml"
     threads: cores()
     resources:
-        gpu=settings.runtime.gpus,
+        gpu=min(1, settings.runtime.gpus),
         mem_mb=growing(3000),
         runtime=growing(240),
     params:

@@ -74,7 +74,7 @@ rule cache_latents:
         "../envs/neuropictor.yaml"
     threads: cores()
     resources:
-        gpu=settings.runtime.gpus,
+        gpu=min(1, settings.runtime.gpus),
         mem_mb=growing(3000),
         runtime=growing(60),
     params:

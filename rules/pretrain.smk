@@ -22,7 +22,7 @@ rule pretrain:
         "../envs/neuropictor.yaml"
     threads: cores()
     resources:
-        gpu=settings.runtime.gpus,
+        **training_resources(),
         mem_mb=growing(6000),
         runtime=growing(2880),
     params:

@@ -22,7 +22,7 @@ rule refine:
         "../envs/neuropictor.yaml"
     threads: cores()
     resources:
-        gpu=settings.runtime.gpus,
+        **training_resources(),
         mem_mb=growing(6000),
         runtime=growing(1440),
     params:

@@ -19,7 +19,7 @@ rule sample:
         "../envs/neuropictor.yaml"
     threads: cores()
     resources:
-        gpu=settings.runtime.gpus,
+        gpu=min(1, settings.runtime.gpus),
         mem_mb=growing(3000),
         runtime=growing(480),
     params:

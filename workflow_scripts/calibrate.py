@@ -8,8 +8,10 @@ from neuropictor.runlog import start_log
 start_log(snakemake.log[0])
 
 from neuropictor.training.calibrate import calibrate
+from neuropictor.training.launch import launch
 
-calibrate(
+launch(
+    calibrate,
     responses=[Path(path) for path in snakemake.input.responses],
     backbone=snakemake.params.backbone,
     config=CalibrateConfig(**snakemake.params.config),

@@ -7,9 +7,11 @@ from neuropictor.runlog import start_log
 
 start_log(snakemake.log[0])
 
+from neuropictor.training.launch import launch
 from neuropictor.training.reconstruct import pretrain
 
-pretrain(
+launch(
+    pretrain,
     responses=[Path(path) for path in snakemake.input.responses],
     latents=[Path(path) for path in snakemake.input.latents],
     backbone=snakemake.params.backbone,

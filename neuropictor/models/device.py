@@ -1,5 +1,6 @@
 """Where tensors live: the device and thread count that the runtime section asks for."""
 
+import os
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,12 +17,19 @@ def prepare_device(runtime: "RuntimeConfig") -> torch.device:
     Raises
     ------
     RuntimeError
-        If a device is asked for by name and not there.
+        If a device is asked for by name and not there, or GPUs are and there is none.
     """
     if runtime.threads:
-        torch.set_num_threads(runtime.threads)
+        beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes that train together on this machine
+        torch.set_num_threads(max(1, runtime.threads // beside))
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if runtime.device == "auto":
+        if runtime.gpus and not there["cuda"]:
+            raise RuntimeError(
+                f"runtime.gpus: {runtime.gpus} asked for, but torch {torch.__version__} finds no GPU here (is the"
+                " driver there, CUDA_VISIBLE_DEVICES set, a container started with --nv?); allowed: runtime: {gpus: 0}"
+                " to run on the CPU, or {device: cpu} to reserve GPUs and not use them"
+            )
         return torch.device(next(name for name, found in there.items() if found))
     if not there[runtime.device]:
         usable = ", ".join(name for name, found in there.items() if found)

@@ -130,4 +130,6 @@ def calibrate(
         record.add(data=batches.responses.data, pictures=len(batches.responses))
         record.add(parameters=sum(p.numel() for p in module.parameters()))
         record.add(**{f"{split}_{name}": value for _, split, name, value in history[-2:]})
-    checkpoints.clear()
+    if accelerator.is_main_process:
+        checkpoints.clear()
+    accelerator.end_training()

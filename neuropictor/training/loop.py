@@ -8,6 +8,7 @@ checkpoints. It runs on one device or, under ``accelerate launch``, on several.
 import csv
 import logging
 import math
+import os
 import signal
 import threading
 import time
@@ -19,7 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import nn
 
 from neuropictor.data.datasets import TrainingBatches
@@ -116,7 +117,9 @@ def make_accelerator(runtime: "RuntimeConfig") -> Accelerator:
         )
     device = prepare_device(runtime)
     precision = "bf16" if runtime.precision == "bf16" else "no"
-    return Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
+    # The first steps may be on the semantic loss alone, in which some weights have no part.
+    parallel = DistributedDataParallelKwargs(find_unused_parameters=True)
+    return Accelerator(mixed_precision=precision, cpu=device.type == "cpu", kwargs_handlers=[parallel])
 
 
 class _Average:
@@ -146,8 +149,16 @@ class _Average:
 class _Termination:
     """Notices SIGTERM so that the loop can end between two steps."""
 
-    def __init__(self) -> None:
+    def __init__(self, accelerator: Accelerator) -> None:
         self.requested = False
+        self.accelerator, self.parent = accelerator, os.getppid()
+
+    def agreed(self) -> bool:
+        """Tell whether to end after this step: all processes do if one was asked to or has lost its launcher."""
+        if self.accelerator.num_processes == 1:
+            return self.requested
+        asked = self.requested or os.getppid() != self.parent
+        return bool(self.accelerator.reduce(torch.tensor(float(asked), device=self.accelerator.device)).item())
 
     @contextmanager
     def watched(self) -> Iterator["_Termination"]:
@@ -225,7 +236,7 @@ class Trainer:
             If a loss is not finite; the checkpoints before it stay.
         """
         start = self._resume()
-        with _Termination().watched() as termination:
+        with _Termination(self.accelerator).watched() as termination:
             self._train(start, description, termination)
         self.average.swap()
         self.task.module.eval()
@@ -259,7 +270,7 @@ class Trainer:
                 for name, value in losses.items():
                     running.setdefault(name, []).append(value)
                 if done % interval == 0 or done == steps:
-                    means = {name: torch.stack(values).mean().item() for name, values in running.items()}
+                    means = {name: self._over_processes(torch.stack(values).mean()) for name, values in running.items()}
                     running.clear()
                     self._record(done, "train", means)
                     now = time.monotonic()
@@ -270,11 +281,13 @@ class Trainer:
                     bar.advance(1)
                 if done % self.recipe.validation_interval == 0 or done == steps:
                     self._validate(done)
-                last = done == steps or termination.requested
+                ending = termination.agreed() and done < steps
+                last = done == steps or ending
                 if last or done % self.runtime.checkpoint_interval == 0:
                     self._check(done, "train", {name: value.item() for name, value in losses.items()})
                     self._save(done)
-                if termination.requested and done < steps:
+                if ending:
+                    self.accelerator.wait_for_everyone()  # one that ends early would have the others killed
                     log.warning("SIGTERM: saved after step %d, ending; run again to continue", done)
                     raise SystemExit(SIGTERM_STATUS)
 
@@ -296,6 +309,10 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update(step + 1)
         return means
+
+    def _over_processes(self, value: torch.Tensor) -> float:
+        """Return the mean of a value over all processes, whose shares of a batch are equal."""
+        return self.accelerator.reduce(value, "mean").item()
 
     def _to_device(self, batch: Batch) -> Batch:
         return {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}

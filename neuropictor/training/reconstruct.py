@@ -187,7 +187,9 @@ def _train(
         record.add(steps_per_second=round(trainer.steps_per_second, 4))
         record.add(parameters=sum(p.numel() for p in networks.parameters() if p.requires_grad))
         record.add(**{f"{split}_{name}": value for _, split, name, value in history[-6:]})
-    checkpoints.clear()
+    if accelerator.is_main_process:
+        checkpoints.clear()
+    accelerator.end_training()
 
 
 def pretrain(

@@ -22,6 +22,7 @@ ROOM_OF = {
     "config_sections": "config",
     "config_text": "config",
     "config_types": "config",
+    "progress": "runlog",
     "cli_data": "cli",
     "cli_options": "cli",
 }

@@ -26,3 +26,10 @@ def test_a_missing_device_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(RuntimeError, match=r"runtime\.device: .cuda. asked for, .* for example runtime: "):
         prepare_device(RuntimeConfig(device="cuda", threads=0))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_reserved_gpus_that_are_not_there_are_missed_before_anything_is_loaded():
+    with pytest.raises(RuntimeError, match=r"runtime.gpus: 1 asked for, .* finds no GPU here .* allowed: .*gpus: 0"):
+        prepare_device(RuntimeConfig(gpus=1))
+    assert prepare_device(RuntimeConfig(gpus=1, device="cpu")).type == "cpu"

@@ -1,0 +1,160 @@
+"""A training in two processes is the training of one: the same losses, weights to rounding; and it survives SIGTERM."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY_ENCODER
+from safetensors.numpy import load_file
+
+from neuropictor.config import EncoderConfig
+from neuropictor.models.encoder import FMRIAutoencoder
+from neuropictor.models.networks import save_autoencoder
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.workflow
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from neuropictor.config import ReconstructConfig, RuntimeConfig
+from neuropictor.runlog import start_log
+from neuropictor.training.launch import launch
+from neuropictor.training.reconstruct import pretrain
+
+given = json.loads(sys.argv[1])
+out = Path(given["out"])
+start_log(out.parent / "train.log")
+prepared = Path(given["prepared"])
+launch(
+    pretrain,
+    responses=[prepared / "sub-01" / "responses.h5", prepared / "sub-02" / "responses.h5"],
+    latents=[prepared / "latents.h5"],
+    backbone=given["backbone"],
+    autoencoder=given["autoencoder"],
+    config=ReconstructConfig(**given["config"]),
+    runtime=RuntimeConfig(device="cpu", threads=2, checkpoint_interval=10_000, log_interval=1, **given["runtime"]),
+    out=out,
+)
+"""
+# The first steps leave some weights without a gradient.
+SETTINGS = {
+    "init": "scratch",
+    "steps": 60,
+    "semantic_steps": 3,
+    "batch_size": 8,
+    "warmup": 2,
+    "ema": 0.9,
+    "validation_interval": 15,
+    "guidance_dropout": 0.2,
+    "learning_rate": 1e-3,
+}
+#: Sums over a batch are taken in another order, and all steps carry the difference on.
+LOSS_TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def start(tiny_prepared, tiny_latents, tiny_backbone, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("start")
+    (folder / "train.py").write_text(PROGRAM)
+    save_autoencoder(FMRIAutoencoder(**EncoderConfig(**TINY_ENCODER).model_dump()), folder / "autoencoder.safetensors")
+    inputs = {"prepared": str(tiny_prepared), "backbone": str(tiny_backbone)}
+    return folder, inputs | {"autoencoder": str(folder / "autoencoder.safetensors")}
+
+
+def train(start, out: Path, processes: int, **changes) -> subprocess.Popen:
+    folder, inputs = start
+    given = {**inputs, "out": str(out), "config": SETTINGS | changes, "runtime": {"processes": processes}}
+    return subprocess.Popen(
+        [sys.executable, folder / "train.py", json.dumps(given)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+
+
+def finished(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def curve(out: Path) -> dict[tuple[str, str, str], float]:
+    with open(out.parent / "history.csv", newline="") as file:
+        return {(row["step"], row["split"], row["name"]): float(row["value"]) for row in csv.DictReader(file)}
+
+
+@pytest.fixture(scope="module")
+def alone(start, tmp_path_factory):
+    out = tmp_path_factory.mktemp("alone") / "networks.safetensors"
+    finished(train(start, out, 1))
+    return out
+
+
+@pytest.fixture(scope="module")
+def together(start, tmp_path_factory):
+    out = tmp_path_factory.mktemp("together") / "networks.safetensors"
+    finished(train(start, out, 2))
+    return out
+
+
+def test_two_processes_have_the_loss_curve_of_one(alone, together):
+    one, two = curve(alone), curve(together)
+    assert one.keys() == two.keys()
+    assert len([key for key in one if key[1] == "train"]) > 60
+    for key, value in one.items():
+        assert two[key] == pytest.approx(value, rel=LOSS_TOLERANCE), key
+    before, after = load_file(alone), load_file(together)
+    apart = sum(np.square(before[name] - after[name]).sum(dtype=float) for name in before)
+    size = sum(np.square(before[name]).sum(dtype=float) for name in before)
+    assert (apart / size) ** 0.5 < LOSS_TOLERANCE
+
+
+def test_one_record_one_log_and_nothing_left(together):
+    assert json.loads((together.parent / "run.json").read_text())["stage"] == "pretrain"
+    assert {path.name for path in together.parent.iterdir()} >= {"networks.safetensors", "history.csv", "train.log"}
+    assert not list(together.parent.glob("*checkpoints*"))
+    assert (together.parent / "train.log").read_text().count("Pretraining: 60 of 60 steps") == 1
+
+
+def test_stopped_and_continued_ends_in_the_same_weights(start, together, tmp_path):
+    out = tmp_path / "networks.safetensors"
+    log = tmp_path / "train.log"
+    process = train(start, out, 2)
+    deadline = time.monotonic() + 120
+    while not (log.is_file() and "Step 15, validation" in log.read_text()):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline, log.read_text() if log.is_file() else "no log"
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode not in {0, None}
+    assert "SIGTERM: saved after step" in output
+    assert len(list((tmp_path / "checkpoints").glob("step-*.safetensors"))) == 1
+    assert not out.exists()
+    assert "Continuing after step" in finished(train(start, out, 2))
+    before, after = load_file(together), load_file(out)
+    assert all((before[name] == after[name]).all() for name in before)
+
+
+def test_unequal_shares_and_missing_gpus_are_refused():
+    from neuropictor.config import ConfigError, RuntimeConfig, load
+    from neuropictor.training.launch import launch
+
+    with pytest.raises(ConfigError, match=r"refine.batch_size is 48, of which 5 processes .* e.g. batch_size: 50"):
+        load({"calibrate": {"batch_size": 50}, "pretrain": {"batch_size": 50}, "runtime": {"processes": 5}})
+    with pytest.raises(ConfigError, match=r"processes is 3, which cannot be spread evenly over 2 nodes.*processes: 2"):
+        load({"runtime": {"processes": 3, "nodes": 2}})
+    with pytest.raises(ConfigError, match=r"processes is 4 and gpus is 1, but each process takes one GPU.*gpus: 4"):
+        load({"runtime": {"processes": 4, "gpus": 1}})
+    across = RuntimeConfig(device="cpu", threads=1, processes=2, nodes=2)
+    with pytest.raises(RuntimeError, match=r"runtime.nodes: 2 asked for, but this is no Slurm job; allowed: nodes: 1"):
+        launch(print, across)
