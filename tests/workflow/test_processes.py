@@ -30,7 +30,7 @@ from neuropictor.training.reconstruct import pretrain
 
 given = json.loads(sys.argv[1])
 out = Path(given["out"])
-start_log(out.parent / "train.log")
+start_log(out / "train.log")
 prepared = Path(given["prepared"])
 launch(
     pretrain,
@@ -88,20 +88,25 @@ def finished(process: subprocess.Popen) -> str:
 
 
 def curve(out: Path) -> dict[tuple[str, str, str], float]:
-    with open(out.parent / "history.csv", newline="") as file:
+    with open(out / "history.csv", newline="") as file:
         return {(row["step"], row["split"], row["name"]): float(row["value"]) for row in csv.DictReader(file)}
+
+
+def weights(out: Path) -> dict[str, np.ndarray]:
+    files = [path for path in sorted(out.rglob("*.safetensors")) if "checkpoints" not in path.parts]
+    return {f"{path.parent.name}.{name}": array for path in files for name, array in load_file(path).items()}
 
 
 @pytest.fixture(scope="module")
 def alone(start, tmp_path_factory):
-    out = tmp_path_factory.mktemp("alone") / "networks.safetensors"
+    out = tmp_path_factory.mktemp("alone") / "pretrain"
     finished(train(start, out, 1))
     return out
 
 
 @pytest.fixture(scope="module")
 def together(start, tmp_path_factory):
-    out = tmp_path_factory.mktemp("together") / "networks.safetensors"
+    out = tmp_path_factory.mktemp("together") / "pretrain"
     finished(train(start, out, 2))
     return out
 
@@ -112,22 +117,24 @@ def test_two_processes_have_the_loss_curve_of_one(alone, together):
     assert len([key for key in one if key[1] == "train"]) > 60
     for key, value in one.items():
         assert two[key] == pytest.approx(value, rel=LOSS_TOLERANCE), key
-    before, after = load_file(alone), load_file(together)
+    before, after = weights(alone), weights(together)
+    assert before.keys() == after.keys()
+    assert len(before) > 50
     apart = sum(np.square(before[name] - after[name]).sum(dtype=float) for name in before)
     size = sum(np.square(before[name]).sum(dtype=float) for name in before)
     assert (apart / size) ** 0.5 < LOSS_TOLERANCE
 
 
 def test_one_record_one_log_and_nothing_left(together):
-    assert json.loads((together.parent / "run.json").read_text())["stage"] == "pretrain"
-    assert {path.name for path in together.parent.iterdir()} >= {"networks.safetensors", "history.csv", "train.log"}
-    assert not list(together.parent.glob("*checkpoints*"))
-    assert (together.parent / "train.log").read_text().count("Pretraining: 60 of 60 steps") == 1
+    assert json.loads((together / "run.json").read_text())["stage"] == "pretrain"
+    assert {path.name for path in together.iterdir()} >= {"model_index.json", "history.csv", "train.log"}
+    assert not list(together.glob("*checkpoints*"))
+    assert (together / "train.log").read_text().count("Pretraining: 60 of 60 steps") == 1
 
 
 def test_stopped_and_continued_ends_in_the_same_weights(start, together, tmp_path):
-    out = tmp_path / "networks.safetensors"
-    log = tmp_path / "train.log"
+    out = tmp_path / "pretrain"
+    log = out / "train.log"
     process = train(start, out, 2)
     deadline = time.monotonic() + 120
     while not (log.is_file() and "Step 15, validation" in log.read_text()):
@@ -138,10 +145,10 @@ def test_stopped_and_continued_ends_in_the_same_weights(start, together, tmp_pat
     output, _ = process.communicate(timeout=60)
     assert process.returncode not in {0, None}
     assert "SIGTERM: saved after step" in output
-    assert len(list((tmp_path / "checkpoints").glob("step-*.safetensors"))) == 1
-    assert not out.exists()
+    assert len(list((out / "checkpoints").glob("step-*.safetensors"))) == 1
+    assert not (out / "model_index.json").exists()
     assert "Continuing after step" in finished(train(start, out, 2))
-    before, after = load_file(together), load_file(out)
+    before, after = weights(together), weights(out)
     assert all((before[name] == after[name]).all() for name in before)
 
 
