@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from neuropictor import cli_data, config_text
+from neuropictor import cli_data, cli_evaluation, config_text
 from neuropictor import config as configuration
 from neuropictor.cli_options import Component, Components, File, Files, Out, Pipeline, Settings, Source, app, start
 from neuropictor.config import Config
 
-__all__ = ["app", "cli_data"]  # importing cli_data registers its commands
+__all__ = ["app", "cli_data", "cli_evaluation"]  # importing these registers their commands
 
 
 @app.command()
@@ -173,27 +173,6 @@ def sample(
 
 
 @app.command()
-def evaluate(
-    stimuli: Files, out: Out, samples: list[Path], backbone: Source = "miniature", settings: Settings = None
-) -> None:
-    """Score reconstructions; the folder of each file names the subject (sub-01), its name the model.
-
-    Example: neuropictor evaluate --stimuli data/prepared/sub-01/stimuli.h5 --out results/metrics.csv
-    results/sample/sub-01/*.h5
-    """
-    from neuropictor.evaluation.metrics import evaluate as stage
-
-    loaded, runtime = start(settings)
-    found: dict[int, dict[str, Path]] = {}
-    for path in samples:
-        number = path.parent.name.removeprefix("sub-")
-        if not number.isdigit():
-            raise typer.BadParameter(f"{path} is not in a folder named after its subject, e.g. sub-01/refined.h5")
-        found.setdefault(int(number), {})[path.stem] = path
-    stage(samples=found, stimuli=stimuli, backbone=backbone, config=loaded.evaluate, runtime=runtime, out=out)
-
-
-@app.command()
 def import_official(
     checkpoint: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help=".pth or .ckpt of the official code")],
     out: Out,
@@ -212,17 +191,6 @@ def import_official(
     start(None)
     options = Options(heads=heads, head_width=head_width, latent_size=latent_size)
     stage(checkpoint=checkpoint, out=out, options=options, backbone=backbone)
-
-
-@app.command()
-def readme(metrics: File, out: Out = Path("README.md")) -> None:
-    """Put the scores of a run into a Markdown file, between its lines metrics:begin and metrics:end.
-
-    Example: neuropictor readme --metrics results/metrics.csv
-    """
-    from neuropictor.evaluation.tables import fill_readme
-
-    fill_readme(metrics, out)
 
 
 @app.command()

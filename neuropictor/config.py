@@ -1,6 +1,7 @@
 """The configuration: one model a section, checked as a whole before anything runs.
 
-The models (in ``config_sections``) are the only place where a setting's type, range and default are written;
+The models (in ``config_sections`` and ``config_evaluation``) are the only place where a setting's type, range and
+default are written;
 ``config.schema.json`` and ``docs/config.md`` are made from them (``neuropictor config --write``), and ``config.yaml``
 is tested against them.
 """
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from neuropictor import config_text
+from neuropictor.config_evaluation import EvaluateConfig, WeightsConfig
 from neuropictor.config_runtime import RuntimeConfig
 from neuropictor.config_sections import (
     AlignConfig,
@@ -19,7 +21,6 @@ from neuropictor.config_sections import (
     BackboneTrainingConfig,
     CalibrateConfig,
     EncoderConfig,
-    EvaluateConfig,
     GuidanceAdaptationConfig,
     NsdConfig,
     PathsConfig,
@@ -54,6 +55,7 @@ __all__ = [
     "Section",
     "SimulateConfig",
     "SubjectsConfig",
+    "WeightsConfig",
     "load",
     "read",
 ]
@@ -88,6 +90,7 @@ class Config(Section):
     refine: RefineConfig = Field(RefineConfig(), description="stage 3: all networks, one subject")
     sample: SampleConfig = Field(SampleConfig(), description="reconstruction of the test pictures")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="scores, baselines and figures")
+    weights: WeightsConfig = Field(WeightsConfig(), description="where published networks come from")
     runtime: RuntimeConfig = Field(RuntimeConfig(), description="how it runs")
 
     def results_folder(self) -> str:

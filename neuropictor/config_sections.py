@@ -47,6 +47,9 @@ class PathsConfig(Section):
         description="folder in NSD's layout; written if nsd.source is simulated or fetch, only read if it is local",
     )
     prepared: FolderName = Field("data/prepared", description="response and picture stores that preprocessing writes")
+    weights: FolderName = Field(
+        "data/weights", description="weights of the published networks; used if evaluate.networks is published"
+    )
     results: FolderName = Field("results", description="networks, samples, scores and the report")
 
 
@@ -348,18 +351,3 @@ class SampleConfig(Section):
     def most_repeats(self) -> int | None:
         """Repeats of a test picture that are averaged; None: all."""
         return 1 if self.trial_averaging == "single" else None
-
-
-class EvaluateConfig(Section):
-    """Scores, baselines and figures."""
-
-    bootstrap: Annotated[int, Field(ge=10)] = Field(1000, description="bootstrap samples behind the 95 % intervals")
-    seed: Seed = Field(15, description="seed of bootstrap, distractors and wrong pairings")
-    ridge_alphas: Alphas = Field(
-        [1.0e2, 3.0e2, 1.0e3, 3.0e3, 1.0e4, 3.0e4, 1.0e5],
-        description="ridge penalties among which validation pictures choose",
-    )
-    diffusion_strength: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.75, description="ridge_diffusion: share of the noise schedule that is run, as in Brain-Diffuser"
-    )
-    contact_sheet_rows: Count = Field(12, description="test pictures on a contact sheet")

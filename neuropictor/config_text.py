@@ -18,6 +18,7 @@ _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at mo
 #: What patterns mean, by a part of them.
 _PATTERNS = {
     "http": "that starts with https:// or http://",
+    "a-f": "of 8 to 64 hexadecimal digits, or empty",
     "A-Z": "of letters, digits, points, dashes and underscores",
     "<>": "without braces or angle brackets",
 }
@@ -162,7 +163,7 @@ def reference(root: Model) -> str:
     lines = [
         "# Configuration reference",
         "",
-        "Made from the models in `neuropictor/config_sections.py` by `neuropictor config --write`; do not edit.",
+        "Made from the models in `neuropictor/config_*.py` by `neuropictor config --write`; do not edit.",
         "`config.yaml` holds the defaults; put what you change into a file of your own and give it with",
         "`snakemake --configfile my.yaml` (mappings merge, all else replaces).",
     ]

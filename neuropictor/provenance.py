@@ -19,6 +19,7 @@ WITHOUT_EFFECT = {
     "neuropictor/config.py",
     "neuropictor/config_runtime.py",
     "neuropictor/config_sections.py",
+    "neuropictor/config_evaluation.py",
     "neuropictor/config_text.py",
     "neuropictor/config_types.py",
     "neuropictor/nsd/agreement.py",

@@ -8,6 +8,7 @@ from neuropictor import provenance, runlog
 from neuropictor.nsd import agreement, constants, keys
 
 SHIPPED = Path(configuration.__file__).parent / "assets" / "miniature"
+GALLERY = Path(configuration.__file__).parent / "evaluation" / "gallery.html"
 BACKBONE_PARTS = [
     "unet",
     "vae",
@@ -282,6 +283,16 @@ def raw(files):
 def fetch_source(wildcards, threads):
     """Where and how to fetch; the bytes are checked, so that it is no reason to fetch them again."""
     return settings.nsd.model_dump()
+
+
+def weights_source(wildcards, threads):
+    """Where to fetch weights from; their checksums are compared, so that it is no reason to fetch them again."""
+    return settings.weights.model_dump()
+
+
+def weight_files():
+    """What tells that the published networks are there, where they judge."""
+    return "<weights>/weights.json" if settings.evaluate.networks == "published" else []
 
 
 def planned_files():

@@ -1,4 +1,4 @@
-# Baselines on the same test pictures, and the scores of all.
+# Baselines on the same test pictures, the networks that judge where these are published ones, and the scores of all.
 
 
 rule baselines:
@@ -36,13 +36,39 @@ rule baselines:
         "../workflow_scripts/baselines.py"
 
 
+rule fetch_weights:
+    output:
+        f"{settings.paths.weights}/weights.json",
+    log:
+        "<logs>/fetch_weights.log",
+    benchmark:
+        "<results>/benchmarks/fetch_weights.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: 1
+    resources:
+        network=1,
+        mem_mb=growing(500),
+        runtime=growing(240),
+    params:
+        source=weights_source,
+        code=code("fetch_weights"),
+    message:
+        "Fetching the networks that judge pictures"
+    script:
+        "../workflow_scripts/fetch_weights.py"
+
+
 rule evaluate:
     input:
         samples=samples(),
         stimuli=expand("<prepared>/sub-{subject}/stimuli.h5", subject=refined()),
         backbone=backbone_files,
+        weights=weight_files(),
     output:
         metrics="<results>/metrics.csv",
+        scores="<results>/scores.csv",
+        statistics="<results>/statistics.csv",
         run="<results>/metrics.run.json",
     log:
         "<logs>/evaluate.log",
@@ -53,10 +79,12 @@ rule evaluate:
     threads: cores()
     resources:
         gpu=min(1, settings.runtime.gpus),
-        mem_mb=growing(3000),
+        mem_mb=growing(3000 if settings.evaluate.networks == "miniature" else 16000),
         runtime=growing(240),
     params:
-        config=section("evaluate", "bootstrap", "seed"),
+        config=section(
+            "evaluate", "bootstrap", "permutations", "seed", "networks", "protocols"
+        ),
         backbone=backbone(),
         content=backbone_content(),
         runtime=runtime,

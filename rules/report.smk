@@ -64,6 +64,60 @@ rule metric_table:
         "../workflow_scripts/metric_table.py"
 
 
+rule statistics_table:
+    input:
+        "<results>/statistics.csv",
+    output:
+        report(
+            "<results>/report/statistics.html",
+            caption="../report/statistics_table.rst",
+            category="2 Scores",
+            labels={"shown": "tests"},
+        ),
+    log:
+        "<logs>/statistics_table.log",
+    benchmark:
+        "<results>/benchmarks/statistics_table.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(1000),
+        runtime=growing(10),
+    params:
+        code=code("statistics_table"),
+    message:
+        "Tabulating the tests"
+    script:
+        "../workflow_scripts/statistics_table.py"
+
+
+rule gallery:
+    input:
+        samples=samples(),
+        stimuli=expand("<prepared>/sub-{subject}/stimuli.h5", subject=refined()),
+        scores="<results>/scores.csv",
+    output:
+        "<results>/gallery.html",
+    log:
+        "<logs>/gallery.log",
+    benchmark:
+        "<results>/benchmarks/gallery.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(60),
+    params:
+        template=runlog.checksum(GALLERY),
+        code=code("gallery"),
+    message:
+        "Putting all test pictures and reconstructions into a page to browse"
+    script:
+        "../workflow_scripts/gallery.py"
+
+
 rule contact_sheet:
     input:
         samples=sheet_samples,
@@ -158,6 +212,8 @@ rule figures:
         expand("<results>/report/contact_sheet_sub-{subject}.png", subject=refined()),
         expand("<results>/report/response_map_sub-{subject}.png", subject=refined()[:1]),
         "<results>/report/metrics.html",
+        "<results>/report/statistics.html",
+        "<results>/gallery.html",
         "<results>/report/training_curves.png",
         "<results>/report/data_card.html",
     localrule: True

@@ -7,17 +7,15 @@ from neuropictor.runlog import start_log
 
 start_log(snakemake.log[0])
 
+from neuropictor.data.reconstructions import by_subject
 from neuropictor.evaluation.metrics import evaluate
 
-samples: dict[int, dict[str, Path]] = {}
-for path in map(Path, snakemake.input.samples):
-    subject = int(path.parent.name.removeprefix("sub-"))
-    samples.setdefault(subject, {})[path.stem] = path
 evaluate(
-    samples=samples,
+    samples=by_subject(map(Path, snakemake.input.samples)),
     stimuli=[Path(path) for path in snakemake.input.stimuli],
     backbone=snakemake.params.backbone,
     config=EvaluateConfig(**snakemake.params.config),
     runtime=RuntimeConfig(**snakemake.params.runtime),
     out=Path(snakemake.output.metrics),
+    weights=Path(snakemake.input.weights).parent if snakemake.input.weights else None,
 )

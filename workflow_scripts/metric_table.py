@@ -6,6 +6,6 @@ from neuropictor.runlog import start_log
 
 start_log(snakemake.log[0])
 
-from neuropictor.evaluation.tables import metric_table
+from neuropictor.evaluation.score_pages import metric_table
 
 metric_table(metrics=Path(snakemake.input.metrics), out=Path(snakemake.output[0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,3 +68,20 @@ def read_reconstructions(path: Path) -> Reconstructions:
             int(file.attrs["subject"]),
             str(file.attrs["data"]),
         )
+
+
+def by_subject(files: Iterable[Path]) -> dict[int, dict[str, Path]]:
+    """Sort files of reconstructions by the subject that their folder names (sub-01) and by model, their own name.
+
+    Raises
+    ------
+    ValueError
+        For a file in another folder.
+    """
+    found: dict[int, dict[str, Path]] = {}
+    for path in files:
+        number = path.parent.name.removeprefix("sub-")
+        if not number.isdigit():
+            raise ValueError(f"{path} is not in a folder named after its subject; allowed: e.g. sub-01/refined.h5")
+        found.setdefault(int(number), {})[path.stem] = path
+    return found

@@ -10,6 +10,7 @@ import torch
 from neuropictor.data.stimuli import resize_pictures
 from neuropictor.evaluation import measures
 from neuropictor.evaluation.diffusion import diffuse, picture_noise
+from neuropictor.evaluation.similarity import identification
 
 if TYPE_CHECKING:
     from neuropictor.models.backbone import Backbone
@@ -25,30 +26,48 @@ class Judge:
 
     Parameters
     ----------
-    backbone : Backbone
-        With an image tower.
+    describer : Backbone or ClipDescriber
+        With an image tower: `image_size`, `image_features`, `category_features` and `name`.
     seen : uint8 array [N, S, S, 3]
         All test pictures.
     category, background : str arrays [N]
-        Of the seen pictures; a category may be empty.
+        Of the seen pictures; either may be empty.
     categories : list of str
-        All main categories of the data set.
+        All main categories of the data set; may be empty.
+    seed : int
+        Of the pools of retrieval.
     """
 
     def __init__(
-        self, backbone: Backbone, seen: np.ndarray, category: np.ndarray, background: np.ndarray, categories: list[str]
+        self,
+        describer,
+        seen: np.ndarray,
+        category: np.ndarray,
+        background: np.ndarray,
+        categories: list[str],
+        seed: int = 0,
     ):
-        self.backbone, self.seen, self.background, self.categories = backbone, seen, background, categories
+        self.describer, self.seen, self.categories, self.seed = describer, seen, categories, seed
         self.features = self.look(seen)
-        self.prompts = backbone.category_features(categories).float().cpu().numpy()
         index = {name: place for place, name in enumerate(categories)}
         self.main = np.array([index.get(name, -1) for name in category])
+        kinds = {name: place for place, name in enumerate(sorted(set(background) - {""}))}
+        self._backgrounds = np.array([kinds.get(name, -1) for name in background])
+        self.prompts = describer.category_features(categories).float().cpu().numpy() if categories else None
 
     def look(self, pictures: np.ndarray) -> np.ndarray:
-        """Describe pictures uint8 [..., S, S, 3] in the backbone's image space, float32 [..., E], unit norm."""
-        flat = resize_pictures(pictures.reshape(-1, *pictures.shape[-3:]), self.backbone.image_size)
-        features = self.backbone.image_features(flat).float().cpu().numpy()
+        """Describe pictures uint8 [..., S, S, 3] in the describer's image space, float32 [..., E], unit norm."""
+        flat = resize_pictures(pictures.reshape(-1, *pictures.shape[-3:]), self.describer.image_size)
+        features = self.describer.image_features(flat).float().cpu().numpy()
         return features.reshape(*pictures.shape[:-3], -1)
+
+    def groups(self, rows: np.ndarray) -> dict[str, np.ndarray | None]:
+        """Which pictures are distractors of each other, for each score of `measures.IDENTIFICATION`."""
+        return {
+            "two_way": None,
+            "two_way_hard": measures.groups_of(self._backgrounds[rows]),
+            "two_way_category": measures.groups_of(self.main[rows]),
+        }
 
     def score(
         self, pictures: np.ndarray, rows: np.ndarray, features: np.ndarray | None = None
@@ -67,28 +86,42 @@ class Judge:
         Returns
         -------
         dict of float64 arrays [n]
-            All of `measures.METRICS`, averaged over samples; NaN where a picture has no score.
+            `measures.METRICS` and `FURTHER_METRICS` without lpips, averaged over samples; NaN where a picture has none.
         """
         pictures = resize_pictures(pictures, self.seen.shape[1])
         features = self.look(pictures) if features is None else features
         seen, known = self.seen[rows], self.features[rows]
-        scores = {
-            "pixcorr": measures.pixcorr(pictures, seen),
-            "ssim": measures.ssim(pictures, seen),
-            "two_way": measures.two_way(features, known),
-            "two_way_hard": measures.two_way_hard(features, known, self.background[rows]),
-            "distance": measures.distance(features, known),
-            "category": measures.category(features, self.prompts, self.main[rows]),
-        }
+        tables = measures.correlations(features, known)
+        scores = {"pixcorr": measures.pixcorr(pictures, seen), "ssim": measures.ssim(pictures, seen)}
+        for name, groups in self.groups(rows).items():
+            scores[name] = measures.two_way(features, known, groups, tables)
+        scores["distance"] = measures.distance(features, known)
+        image, brain = measures.retrieval(features, known, self.seed)
+        scores |= {"retrieval_image": image, "retrieval_brain": brain}
+        scores["similarity"] = measures.similarity(features, known)
+        if self.prompts is not None:
+            scores["category"] = measures.category(features, self.prompts, self.main[rows])
         return {name: values.mean(1) for name, values in scores.items()}
 
+    def tables(self, features: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Identification scores as if every picture were the right one, [K, n, n] for each of `IDENTIFICATION`."""
+        known = measures.correlations(features, self.features[rows])
+        return {
+            name: np.stack([identification(table, groups) for table in known])
+            for name, groups in self.groups(rows).items()
+        }
 
-def backbone_controls(judge: Judge, captions: list[list[str]], nsd_ids: np.ndarray, seed: int) -> dict:
+
+def backbone_controls(
+    judge: Judge, backbone: Backbone, captions: list[list[str]], nsd_ids: np.ndarray, seed: int
+) -> dict:
     """Measure ceilings and the mean-colour control.
 
     Parameters
     ----------
     judge : Judge
+    backbone : Backbone
+        Whose VAE and text tower are measured.
     captions : list of list of str
         Of the seen pictures.
     nsd_ids : int array [N]
@@ -103,7 +136,6 @@ def backbone_controls(judge: Judge, captions: list[list[str]], nsd_ids: np.ndarr
         `mean_colour`: each picture replaced by its mean colour.
     """
     seen, rows = judge.seen, np.arange(len(judge.seen))
-    backbone = judge.backbone
     flat = np.broadcast_to(np.rint(seen.mean((1, 2), keepdims=True)).astype(np.uint8), seen.shape)
     results = {
         "seen": judge.score(seen[:, None], rows, judge.features[:, None]),

@@ -13,6 +13,13 @@ two_way_hard
     The same with distractors of the seen picture's own background kind only.
 distance
     1 - Pearson correlation of the features of reconstruction and seen picture.
+two_way_category
+    The same with distractors of the seen picture's own category only.
+retrieval_image, retrieval_brain
+    Whether the seen picture is the nearest to its reconstruction among 300 (the image from the brain), and the
+    reconstruction the nearest to its seen picture (the brain from the image).
+similarity
+    Cosine of the angle between the features of reconstruction and seen picture.
 category
     1 where the zero-shot category of the reconstruction is the seen picture's main category, else 0.
 """
@@ -21,10 +28,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from neuropictor.evaluation.similarity import correlation_matrix, unit_rows
+from neuropictor.evaluation.similarity import correlation_matrix, identify, retrieve, unit_rows
 
 METRICS = ("pixcorr", "ssim", "two_way", "two_way_hard", "distance", "category")
-LOWER_IS_BETTER = frozenset({"distance"})
+"""The scores of the main table."""
+FURTHER_METRICS = ("two_way_category", "retrieval_image", "retrieval_brain", "similarity", "lpips")
+"""Scores of the protocol `ours` beside them; lpips only with published networks."""
+IDENTIFICATION = ("two_way", "two_way_hard", "two_way_category")
+LOWER_IS_BETTER = frozenset({"distance", "lpips", "effnet", "swav"})
+LONG = 4096
+"""Features longer than this are multiplied in float32; what that could decide wrongly is decided again."""
+
+RETRIEVAL_POOL, RETRIEVAL_REPEATS = 300, 30
+"""MindEye's retrieval: top-1 among 300 random test pictures, mean of 30 such pools (arXiv 2305.18274, section 3.1)."""
 
 SSIM_SIGMA = 1.5
 """Standard deviation of the Gaussian window in pixels (Wang et al. 2004; MindEye's and NeuroPictor's evaluation)."""
@@ -60,19 +76,22 @@ def pixcorr(reconstructed: np.ndarray, seen: np.ndarray) -> np.ndarray:
     return np.nan_to_num(np.einsum("nkp,np->nk", left, right))
 
 
-def ssim(reconstructed: np.ndarray, seen: np.ndarray) -> np.ndarray:
+def ssim(reconstructed: np.ndarray, seen: np.ndarray, reading: str = "2d") -> np.ndarray:
     """Structural similarity of the gray pictures at the pictures' own size.
 
     The gray value is scikit-image's `rgb2gray` (0.2125 R + 0.7154 G + 0.0721 B) of pictures in 0..1. The window is a
     Gaussian of sigma 1.5 pixels cut at 3.5 sigma (11 x 11 pixels), population covariances, K1 = 0.01, K2 = 0.03, data
     range 1: `structural_similarity(a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1)`
-    on 2-D arrays. MindEye and NeuroPictor make the same call (with `multichannel`, which scikit-image ignores since
-    0.20) at 425 x 425 pixels, so values at another size are not comparable with theirs.
+    on 2-D arrays. MindEye and NeuroPictor make the same call with `multichannel=True` at 425 x 425 pixels, so values at
+    another size are not comparable with theirs.
 
     Parameters
     ----------
-    reconstructed : uint8 array [N, K, S, S, 3]
-    seen : uint8 array [N, S, S, 3]
+    reconstructed : uint8 array or float array in 0..1, [N, K, S, S, 3]
+    seen : the same [N, S, S, 3]
+    reading : "2d" or "columns"
+        What `multichannel=True` does to a gray picture: scikit-image since 0.20 ignores it (2d); until 0.19 it took the
+        columns for channels, so that each column was a signal of its own (columns).
 
     Returns
     -------
@@ -81,13 +100,15 @@ def ssim(reconstructed: np.ndarray, seen: np.ndarray) -> np.ndarray:
     from skimage.color import rgb2gray
 
     _check_pair(reconstructed, seen)
+    if reading not in {"2d", "columns"}:
+        raise ValueError(f'reading is "{reading}"; allowed are 2d and columns, for example 2d')
     scores = np.empty(reconstructed.shape[:2])
     block = max(1, _SSIM_PIXELS // int(np.prod(seen.shape[1:3])))
     for start in range(0, len(seen), block):
         rows = slice(start, start + block)
         right = rgb2gray(seen[rows])
         for sample in range(scores.shape[1]):
-            scores[rows, sample] = _ssim_gray(rgb2gray(reconstructed[rows, sample]), right)
+            scores[rows, sample] = _ssim_gray(rgb2gray(reconstructed[rows, sample]), right, reading == "columns")
     return scores
 
 
@@ -107,12 +128,12 @@ def _gaussian_window(size: int) -> np.ndarray:
     return window
 
 
-def _ssim_gray(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+def _ssim_gray(left: np.ndarray, right: np.ndarray, by_column: bool = False) -> np.ndarray:
     """scikit-image's `structural_similarity` for stacks of gray pictures [n, S, S] at once (fifteen times as fast)."""
     rows, columns = _gaussian_window(left.shape[1]), _gaussian_window(left.shape[2]).T
 
     def local_mean(values: np.ndarray) -> np.ndarray:
-        return rows @ values @ columns
+        return rows @ values if by_column else rows @ values @ columns
 
     mean_left, mean_right = local_mean(left), local_mean(right)
     variance_left = local_mean(left * left) - mean_left**2
@@ -124,7 +145,17 @@ def _ssim_gray(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return (luminance * structure).mean((1, 2))
 
 
-def two_way(reconstructed: np.ndarray, seen: np.ndarray) -> np.ndarray:
+def correlations(reconstructed: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Correlation of each sample's features with those of all seen pictures, float64 [K, N, N]."""
+    _check_pair(reconstructed, seen)
+    precision = np.float32 if reconstructed.shape[-1] > LONG and reconstructed.dtype == np.float32 else np.float64
+    samples = range(reconstructed.shape[1])
+    return np.stack([correlation_matrix(reconstructed[:, k], seen, precision) for k in samples])
+
+
+def two_way(
+    reconstructed: np.ndarray, seen: np.ndarray, groups: np.ndarray | None = None, known: np.ndarray | None = None
+) -> np.ndarray:
     """Two-way identification by the correlation of features.
 
     Parameters
@@ -133,50 +164,67 @@ def two_way(reconstructed: np.ndarray, seen: np.ndarray) -> np.ndarray:
         Features of K samples per picture.
     seen : array [N, E]
         Features of the seen pictures.
+    groups : array [N], optional
+        Background kind or category of the seen pictures: only pictures of the same are distractors. Default: all are.
+    known : array [K, N, N], optional
+        Their `correlations`, where these are known already.
 
     Returns
     -------
     float64 array [N, K]
         Fraction of the other N - 1 seen pictures whose correlation with the reconstruction is strictly lower than the
         seen picture's; chance 0.5. The reconstruction is compared with all seen pictures (as in MindEye and
-        NeuroPictor), not the seen picture with all reconstructions.
+        NeuroPictor), not the seen picture with all reconstructions. NaN for pictures that are the only one of their
+        group; leave these out and count them.
     """
-    return _own_identification(reconstructed, seen, None)
+    _check_pair(reconstructed, seen)
+    known = [None] * reconstructed.shape[1] if known is None else known
+    return np.stack([identify(reconstructed[:, k], seen, groups, table) for k, table in enumerate(known)], axis=1)
 
 
-def two_way_hard(reconstructed: np.ndarray, seen: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """Two-way identification among pictures with the same kind of background.
+def groups_of(labels: np.ndarray) -> np.ndarray:
+    """Turn labels int [N] into groups for `two_way`: pictures without a label (-1) are alone."""
+    labels = np.asarray(labels)
+    return np.where(labels < 0, -1 - np.arange(len(labels)), labels)
+
+
+def retrieval(
+    reconstructed: np.ndarray, seen: np.ndarray, seed: int, pool: int = RETRIEVAL_POOL, repeats: int = RETRIEVAL_REPEATS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Top-1 retrieval of the image from the brain and of the brain from the image, see `similarity.retrieve`.
 
     Parameters
     ----------
     reconstructed : array [N, K, E]
+        The reconstruction's features stand for the brain.
     seen : array [N, E]
-    background : array of str [N]
-        Background kind of the seen pictures.
+    seed, pool, repeats : int
+
+    Returns
+    -------
+    image, brain : float64 arrays [N, K]
+    """
+    _check_pair(reconstructed, seen)
+    found = [retrieve(reconstructed[:, k], seen, pool, repeats, seed) for k in range(reconstructed.shape[1])]
+    return np.stack([image for image, _ in found], axis=1), np.stack([brain for _, brain in found], axis=1)
+
+
+def similarity(reconstructed: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Cosine of the angle between the features of reconstruction and seen picture.
+
+    Parameters
+    ----------
+    reconstructed : array [N, K, E]
+        Unit norm.
+    seen : array [N, E]
+        Unit norm.
 
     Returns
     -------
     float64 array [N, K]
-        NaN for pictures that are the only one with their background; leave these out and count them.
     """
-    background = np.asarray(background)
-    return _own_identification(reconstructed, seen, background[:, None] == background[None, :])
-
-
-def _own_identification(reconstructed: np.ndarray, seen: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:
-    """Compare each reconstruction's similarity to its own picture with that to the allowed distractors."""
     _check_pair(reconstructed, seen)
-    pictures, samples = reconstructed.shape[:2]
-    allowed = np.ones((pictures, pictures), bool) if allowed is None else allowed.astype(bool, copy=True)
-    np.fill_diagonal(allowed, False)
-    counts = allowed.sum(1).astype(np.float64)
-    counts[counts == 0] = np.nan
-    scores = np.empty((pictures, samples))
-    for sample in range(samples):
-        similarity = correlation_matrix(reconstructed[:, sample], seen)
-        lower = similarity < np.diagonal(similarity)[:, None]
-        scores[:, sample] = (lower & allowed).sum(1) / counts
-    return scores
+    return np.einsum("nke,ne->nk", reconstructed, seen, dtype=np.float64)
 
 
 def distance(reconstructed: np.ndarray, seen: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The stage that scores all reconstructions: `metrics.csv`, tidy, with intervals, and a record with controls."""
+"""The stage that scores all reconstructions: tidy tables with intervals and tests, and a record with controls."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neuropictor.data.reconstructions import Reconstructions, read_reconstructions
-from neuropictor.data.stimuli import StimulusStore
+from neuropictor.data.stimuli import StimulusStore, resize_pictures
 from neuropictor.evaluation.controls import Judge, backbone_controls
-from neuropictor.evaluation.measures import METRICS
-from neuropictor.evaluation.statistics import bootstrap_mean, derangements, permutation_null
-from neuropictor.evaluation.tables import order_models, write_metrics
+from neuropictor.evaluation.measures import FURTHER_METRICS, METRICS
+from neuropictor.evaluation.protocols import OURS, PROTOCOLS
+from neuropictor.evaluation.significance import Nulls, Scores, tests_of, write_tests
+from neuropictor.evaluation.statistics import Pairings, bootstrap_mean, chance_interval, derangements
+from neuropictor.evaluation.tables import order_models, write_metrics, write_scores
 from neuropictor.models.backbone import Backbone
 from neuropictor.models.device import prepare_device
 from neuropictor.runlog import RunRecord, progress, record_path
 
 if TYPE_CHECKING:
+    import torch
+
     from neuropictor.config import EvaluateConfig, RuntimeConfig
 
 log = logging.getLogger(__name__)
@@ -28,6 +32,11 @@ NULL_OF = "refined"
 """Model whose reconstructions are paired with wrong pictures to make the null."""
 NULL_PAIRINGS = 4
 """Wrong pairings that the null averages over: fewer would leave its own chance in it, more take time."""
+SCORES, STATISTICS = "scores.csv", "statistics.csv"
+"""Names of the tables beside `metrics.csv`: scores of every picture, and tests."""
+
+USED = ("bootstrap", "permutations", "seed", "networks", "protocols")
+"""Settings of `evaluate` that the scores depend on."""
 
 
 def evaluate(
@@ -37,6 +46,7 @@ def evaluate(
     config: EvaluateConfig,
     runtime: RuntimeConfig,
     out: Path,
+    weights: Path | None = None,
 ) -> None:
     """Score reconstructions of all subjects and models.
 
@@ -47,16 +57,19 @@ def evaluate(
     stimuli : sequence of Path
         Prepared pictures of these subjects.
     backbone : str or Path
-        Its image tower gives the space of `two_way`, `two_way_hard` and `distance`, its text tower the categories.
+        Judges the pictures, unless published networks do; its VAE and text tower give the ceilings.
     config : EvaluateConfig
-        `bootstrap` and `seed` are used.
+        The settings of `USED`.
     runtime : RuntimeConfig
     out : Path
-        `metrics.csv`; its record holds controls, chance intervals and paired differences.
+        `metrics.csv`; `scores.csv` and `statistics.csv` are written beside it. Its record holds controls, chance
+        intervals and paired differences.
+    weights : Path, optional
+        Folder of `fetch_weights`; needed with `networks: published`.
     """
     device = prepare_device(runtime)
     files = [path for models in samples.values() for path in models.values()]
-    used = {"bootstrap": config.bootstrap, "seed": config.seed}
+    used = {name: getattr(config, name) for name in USED}
     with RunRecord(record_path(out), "evaluate", config=used, seed=config.seed, inputs=[*stimuli, *files]) as record:
         reconstructions = {
             subject: {model: read_reconstructions(path) for model, path in models.items()}
@@ -65,31 +78,52 @@ def evaluate(
         _check(reconstructions, samples)
         store = StimulusStore(*stimuli)
         nsd_ids = np.unique(np.concatenate([next(iter(found.values())).nsd_id for found in reconstructions.values()]))
+        frozen = Backbone.load(backbone).to(device)
+        published = config.networks == "published"
         judge = Judge(
-            Backbone.load(backbone).to(device),
+            describer(weights, device) if published else frozen,
             store.pictures(nsd_ids),
             store.category(nsd_ids),
             store.background(nsd_ids),
             store.categories,
+            config.seed,
         )
-        scores, chance = _score_all(reconstructions, judge, nsd_ids, config)
-        table = _table(scores, list(samples), store.data, config)
-        write_metrics(table, out)
+        pairings = Pairings(len(nsd_ids), config.permutations, config.seed)
+        scores, nulls = _score_all(reconstructions, judge, nsd_ids, pairings, config.seed)
+        if published:
+            _add_published(scores, nulls, reconstructions, judge, nsd_ids, pairings, config, weights, device)
+        subjects = [str(subject) for subject in samples]
+        rows = table_rows(scores, subjects, store.data, config)
+        write_metrics(rows, out)
+        write_scores(scores, subjects, nsd_ids, out.with_name(SCORES))
+        tests = tests_of(scores, nulls, subjects, NULL_OF, store.data, config)
+        write_tests(tests, out.with_name(STATISTICS))
+        hard = scores[OURS][next(iter(scores[OURS]))]["two_way_hard"]
         record.add(
             data=store.data,
             test_pictures=len(nsd_ids),
-            left_out_of_two_way_hard=int(np.isnan(_first(scores)["two_way_hard"]).all(0).sum()),
-            backbone=judge.backbone.name,
+            left_out_of_two_way_hard=int(np.isnan(hard).all(0).sum()),
+            backbone=frozen.name,
+            networks=config.networks,
+            judge=judge.describer.name,
             categories=store.categories,
             null_pairings=NULL_PAIRINGS,
-            chance=chance,
-            controls=backbone_controls(judge, store.captions(nsd_ids), nsd_ids, config.seed),
-            differences=_differences(scores, config),
+            chance=_chance(nulls[OURS].get(NULL_OF, {}), subjects),
+            controls=backbone_controls(judge, frozen, store.captions(nsd_ids), nsd_ids, config.seed),
+            differences=_differences(scores[OURS], config),
         )
 
 
-def _first(scores: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return next(iter(scores.values()))
+def describer(weights: Path | None, device: torch.device):
+    """Load CLIP ViT-L/14 as the judge of the protocol `ours`."""
+    from neuropictor.evaluation.networks import ClipDescriber
+
+    if weights is None:
+        raise ValueError(
+            "evaluate.networks is published, but no folder of weights was given; allowed: one that `neuropictor"
+            " fetch-weights` filled, e.g. --weights data/weights"
+        )
+    return ClipDescriber(weights, device)
 
 
 def _check(reconstructions: dict[int, dict[str, Reconstructions]], samples: dict[int, dict[str, Path]]) -> None:
@@ -108,85 +142,119 @@ def _check(reconstructions: dict[int, dict[str, Reconstructions]], samples: dict
                 )
 
 
-def _score_all(
-    reconstructions: dict[int, dict[str, Reconstructions]], judge: Judge, nsd_ids: np.ndarray, config: EvaluateConfig
-) -> tuple[dict[str, dict[str, np.ndarray]], dict]:
-    """Score every subject and model, and the null.
+def _empty(
+    models: list[str], metrics: tuple[str, ...], subjects: int, pictures: int
+) -> dict[str, dict[str, np.ndarray]]:
+    return {model: {metric: np.full((subjects, pictures), np.nan) for metric in metrics} for model in models}
 
-    Returns
-    -------
-    scores : dict of dict of float64 arrays [subjects, N]
-        `scores[model][metric]`; NaN where a subject did not see a picture or a picture has no score.
-    chance : dict
-        Interval of two-way scores under random pairing, for each subject.
-    """
-    subjects = list(reconstructions)
+
+def _score_all(
+    reconstructions: dict[int, dict[str, Reconstructions]],
+    judge: Judge,
+    nsd_ids: np.ndarray,
+    pairings: Pairings,
+    seed: int,
+) -> tuple[Scores, Nulls]:
+    """Score every subject and model, and the null, by the protocol `ours`."""
     models = list(dict.fromkeys(model for found in reconstructions.values() for model in found))
-    models += ["null"] if NULL_OF in models else []
-    models = order_models(models)
-    scores = {model: {m: np.full((len(subjects), len(nsd_ids)), np.nan) for m in METRICS} for model in models}
-    chance = {}
+    models = order_models([*models, "null"] if NULL_OF in models else models)
+    metrics = tuple(metric for metric in (*METRICS, *FURTHER_METRICS) if metric != "lpips")
+    scores = _empty(models, metrics, len(reconstructions), len(nsd_ids))
+    nulls: dict[str, dict[str, dict[int, np.ndarray]]] = {model: {} for model in models if model != "null"}
 
     def keep(model: str, row: int, columns: np.ndarray, found: dict[str, np.ndarray]) -> None:
         for metric, values in found.items():
             scores[model][metric][row, columns] = values
 
-    for row, subject in enumerate(progress(subjects, "Scoring", unit="subject")):
+    for row, subject in enumerate(progress(list(reconstructions), "Scoring", unit="subject")):
         for model, found in reconstructions[subject].items():
             columns = np.searchsorted(nsd_ids, found.nsd_id)
             features = judge.look(found.pictures)
             keep(model, row, columns, judge.score(found.pictures, columns, features))
+            for metric, tables in judge.tables(features, columns).items():
+                nulls[model].setdefault(metric, {})[row] = pairings.null(tables, columns)
             if model == NULL_OF:
-                wrong = derangements(len(columns), NULL_PAIRINGS, config.seed)
+                wrong = derangements(len(columns), NULL_PAIRINGS, seed)
                 first = found.pictures[:, 0][wrong].swapaxes(0, 1)
                 keep("null", row, columns, judge.score(first, columns, features[:, 0][wrong].swapaxes(0, 1)))
-                chance[str(subject)] = _chance(features[:, 0], judge, columns, config)
-    return scores, chance
+    return {OURS: scores}, {OURS: nulls}
 
 
-def _chance(features: np.ndarray, judge: Judge, columns: np.ndarray, config: EvaluateConfig) -> dict:
-    """Interval in which two-way scores stay when reconstructions and pictures are paired at random."""
-    backgrounds = {"two_way": None, "two_way_hard": judge.background[columns]}
-    known = judge.features[columns]
-    return {
-        metric: [
-            round(value, 6)
-            for value in _bounds(permutation_null(features, known, config.bootstrap, config.seed, background))
-        ]
-        for metric, background in backgrounds.items()
+def _add_published(
+    scores: Scores,
+    nulls: Nulls,
+    reconstructions: dict[int, dict[str, Reconstructions]],
+    judge: Judge,
+    nsd_ids: np.ndarray,
+    pairings: Pairings,
+    config: EvaluateConfig,
+    weights: Path,
+    device: torch.device,
+) -> None:
+    """Add the scores that published networks give: those of published protocols, and LPIPS to `ours`."""
+    from neuropictor.evaluation.networks import PerceptualDistance
+    from neuropictor.evaluation.published_scores import score_published
+
+    drawn = {
+        (row, model): (found.pictures, np.searchsorted(nsd_ids, found.nsd_id))
+        for row, models in enumerate(reconstructions.values())
+        for model, found in models.items()
     }
+    shape = (len(reconstructions), len(nsd_ids))
+    perceptual = PerceptualDistance(weights, device)
+    for (row, model), (pictures, columns) in drawn.items():
+        sized = resize_pictures(pictures, judge.seen.shape[1])
+        found = np.mean([perceptual(sized[:, k], judge.seen[columns]) for k in range(sized.shape[1])], axis=0)
+        scores[OURS][model].setdefault("lpips", np.full(shape, np.nan))[row, columns] = found
+    protocols = [PROTOCOLS[name] for name in config.protocols if name in PROTOCOLS]
+    values, chance = score_published(judge.seen, drawn, protocols, weights, device, pairings)
+    for label in values:
+        scores[label], nulls[label] = {}, {}
+        for (row, model), found in values[label].items():
+            for metric, by_picture in found.items():
+                table = scores[label].setdefault(model, {}).setdefault(metric, np.full(shape, np.nan))
+                table[row, drawn[row, model][1]] = by_picture
+            for metric, null in chance[label][row, model].items():
+                nulls[label].setdefault(model, {}).setdefault(metric, {})[row] = null
 
 
-def _bounds(estimate) -> tuple[float, float]:
-    return estimate.low, estimate.high
+def _chance(nulls: dict[str, dict[int, np.ndarray]], subjects: list[str]) -> dict[str, dict[str, list[float]]]:
+    """Interval in which each subject's identification scores stay when pairs are random."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for metric, by_subject in nulls.items():
+        for row, null in by_subject.items():
+            if np.isfinite(null).all():
+                found.setdefault(subjects[row], {})[metric] = [round(value, 6) for value in chance_interval(null)]
+    return found
 
 
-def _table(
-    scores: dict[str, dict[str, np.ndarray]], subjects: list[int], data: str, config: EvaluateConfig
-) -> list[dict]:
+def table_rows(scores: Scores, subjects: list[str], data: str, config: EvaluateConfig) -> list[dict]:
     """Turn scores into the rows of `metrics.csv`; the mean is over the subjects that have the model."""
     rows = []
-    for place, name in [*enumerate(map(str, subjects)), (None, "mean")]:
-        for model, metrics in scores.items():
-            for metric in METRICS:
-                values = metrics[metric]
-                values = values[np.isfinite(values).any(1)] if place is None else values[place : place + 1]
-                values = values[:, np.isfinite(values).any(0)]
-                if not values.size:
-                    continue
-                estimate = bootstrap_mean(values, config.bootstrap, config.seed)
-                rows.append(
-                    {
-                        "subject": name,
-                        "model": model,
-                        "metric": metric,
-                        "value": estimate.value,
-                        "ci_low": estimate.low,
-                        "ci_high": estimate.high,
-                        "n_images": estimate.n_images,
-                        "data": data,
-                    }
-                )
+    places = [*enumerate(subjects), (None, "mean")]
+    for protocol, models in scores.items():
+        for place, name in places:
+            for model, metrics in models.items():
+                for metric, found in metrics.items():
+                    values = found[np.isfinite(found).any(1)] if place is None else found[place : place + 1]
+                    values = values[:, np.isfinite(values).any(0)]
+                    if not values.size:
+                        continue
+                    estimate = bootstrap_mean(values, config.bootstrap, config.seed)
+                    rows.append(
+                        {
+                            "subject": name,
+                            "model": model,
+                            "metric": metric,
+                            "value": estimate.value,
+                            "ci_low": estimate.low,
+                            "ci_high": estimate.high,
+                            "n_images": estimate.n_images,
+                            "data": data,
+                            "protocol": protocol,
+                            "networks": config.networks,
+                        }
+                    )
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Intervals: bootstrap over pictures and permutation of pairs, all seeded.
+"""Intervals and p values: bootstrap over pictures and permutation of pairs, all seeded.
 
 Test pictures are what a score generalises over, so they are the unit that is resampled. The shared test pictures are
 the same for all subjects: the mean over subjects resamples pictures jointly, so a hard picture is hard for everyone.
@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-
-from neuropictor.evaluation.similarity import correlation_matrix, identification
 
 COVERAGE = 0.95
 
@@ -94,44 +92,85 @@ def derangements(pictures: int, repetitions: int, seed: int) -> np.ndarray:
     return orders
 
 
-def permutation_null(
-    reconstructed: np.ndarray,
-    seen: np.ndarray,
-    repetitions: int,
-    seed: int,
-    background: np.ndarray | None = None,
-    coverage: float = COVERAGE,
-) -> Estimate:
-    """Mean two-way score that chance gives: reconstructions paired with randomly permuted pictures.
+class Pairings:
+    """Random pairings of test pictures: the same ones for all models, scores and subjects.
 
     Parameters
     ----------
-    reconstructed : array [N, E]
-        Features of one reconstruction per picture.
-    seen : array [N, E]
-        Features of the seen pictures.
+    pictures : int
+        Number of test pictures of all subjects together.
     repetitions, seed : int
-        Number of random pairings and their seed.
-    background : array of str [N], optional
-        With it, distractors share the background kind (`two_way_hard`).
-    coverage : float
-
-    Returns
-    -------
-    Estimate
-        Mean of the null distribution and the interval in which chance stays; a score above `high` is above chance.
     """
-    allowed = None
-    if background is not None:
-        background = np.asarray(background)
-        allowed = background[:, None] == background[None, :]
-    table = identification(correlation_matrix(reconstructed, seen), allowed)
-    generator = np.random.default_rng(seed)
-    places = np.arange(len(seen))
-    usable = np.isfinite(table).any(0)
-    if not usable.any():
-        return Estimate(np.nan, np.nan, np.nan, 0)
-    means = np.array([table[generator.permutation(places), places][usable].mean() for _ in range(repetitions)])
+
+    def __init__(self, pictures: int, repetitions: int, seed: int):
+        self._keys = np.random.default_rng(seed).random((repetitions, pictures), np.float32)
+        self._known: tuple[bytes, np.ndarray] = (b"", np.empty(0))
+
+    def orders(self, rows: np.ndarray) -> np.ndarray:
+        """Permutations of those pictures that a subject saw, int [repetitions, n]."""
+        name = np.ascontiguousarray(rows).tobytes()
+        if self._known[0] != name:
+            self._known = (name, np.argsort(self._keys[:, rows], axis=1))
+        return self._known[1]
+
+    def null(self, tables: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Mean identification score of each random pairing.
+
+        Parameters
+        ----------
+        tables : float array [K, n, n]
+            `similarity.identification` of each sample: entry (i, j) is the score of reconstruction i if j were right.
+        rows : int array [n]
+            The subject's pictures among all test pictures.
+
+        Returns
+        -------
+        float64 array [repetitions]
+            NaN where no picture has a score.
+        """
+        table = tables.mean(0)
+        usable = np.flatnonzero(np.isfinite(table).any(0))
+        if not len(usable):
+            return np.full(len(self._keys), np.nan)
+        return table[self.orders(rows)[:, usable], usable].mean(1)
+
+
+def chance_interval(null: np.ndarray, coverage: float = COVERAGE) -> tuple[float, float]:
+    """Interval in which a score stays by chance."""
     tail = 50.0 * (1.0 - coverage)
-    low, high = np.percentile(means, [tail, 100.0 - tail])
-    return Estimate(float(means.mean()), float(low), float(high), int(usable.sum()))
+    low, high = np.percentile(null, [tail, 100.0 - tail])
+    return float(low), float(high)
+
+
+def p_above(observed: float, null: np.ndarray) -> float:
+    """One-sided p value: how often chance reaches the observed score, the observed pairing included."""
+    return float((1 + (null >= observed - 1e-12).sum()) / (1 + len(null)))
+
+
+def p_difference(differences: np.ndarray, repetitions: int, seed: int) -> float:
+    """Two-sided p value of a mean paired difference, by random changes of sign, picture by picture.
+
+    Parameters
+    ----------
+    differences : array [N] or [subjects, N]
+        NaN where a picture has none. A picture's sign changes for all subjects together, as pictures are what a score
+        generalises over.
+    repetitions, seed : int
+    """
+    table = np.atleast_2d(np.asarray(differences, np.float64))
+    defined = np.isfinite(table)
+    # The mean over subjects of each one's mean, as a sum over pictures.
+    shares = (np.where(defined, table, 0.0) / defined.sum(1, keepdims=True)).mean(0)
+    signs = np.random.default_rng(seed).integers(0, 2, (repetitions, len(shares)), np.int8)
+    flipped = (2.0 * signs - 1.0) @ shares
+    return float((1 + (np.abs(flipped) >= abs(shares.sum()) - 1e-12).sum()) / (1 + repetitions))
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """Correct p values of one family of tests (Holm 1979): no false alarm at all with the probability told."""
+    p_values = np.asarray(p_values, np.float64)
+    order = np.argsort(p_values, kind="stable")
+    steps = p_values[order] * (len(p_values) - np.arange(len(p_values)))
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return corrected

@@ -1,19 +1,31 @@
-"""The tidy table of scores and its page for the report. Loads no torch."""
+"""The tidy tables of scores, of models and of single pictures, and their names. Loads no torch."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from html import escape
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from neuropictor.evaluation.measures import LOWER_IS_BETTER, METRICS
-from neuropictor.evaluation.pages import page, table
-from neuropictor.runlog import atomic_path, record_path
+from neuropictor.evaluation.measures import FURTHER_METRICS, LOWER_IS_BETTER, METRICS
+from neuropictor.evaluation.protocols import OURS
+from neuropictor.runlog import atomic_path
 
-COLUMNS = ("subject", "model", "metric", "value", "ci_low", "ci_high", "n_images", "data")
+COLUMNS = (
+    "subject",
+    "model",
+    "metric",
+    "value",
+    "ci_low",
+    "ci_high",
+    "n_images",
+    "data",
+    "protocol",
+    "networks",
+)
+KEYS = ("protocol", "subject", "model", "nsd_id")
+"""Columns of `scores.csv` before those of the scores: whose, by which model, of which picture."""
 
 MODEL_NAMES = {
     "refined": "refined",
@@ -32,17 +44,21 @@ METRIC_NAMES = {
     "two_way_hard": "two-way, hard",
     "distance": "distance",
     "category": "category",
+    "two_way_category": "two-way, same category",
+    "retrieval_image": "image from brain",
+    "retrieval_brain": "brain from image",
+    "similarity": "similarity",
+    "lpips": "LPIPS",
+    "ssim_columns": "SSIM, by column",
+    "alexnet_2": "AlexNet(2)",
+    "alexnet_5": "AlexNet(5)",
+    "inception": "Inception",
+    "clip": "CLIP",
+    "effnet": "EffNet-B1",
+    "swav": "SwAV",
 }
+"""Scores in the order of tables."""
 
-CONTROL_NAMES = {
-    "seen": "true pictures themselves",
-    "vae": "true pictures through the VAE",
-    "text": "drawn from the true caption",
-    "mean_colour": "mean colour of the true picture",
-}
-
-
-NOTHING = "&ndash;"
 README_MARKERS = ("<!-- metrics:begin -->", "<!-- metrics:end -->")
 
 
@@ -71,6 +87,50 @@ def read_metrics(path: Path) -> pd.DataFrame:
     return frame
 
 
+def write_scores(
+    scores: dict[str, dict[str, dict[str, np.ndarray]]], subjects: list[str], nsd_ids: np.ndarray, out: Path
+) -> None:
+    """Write the scores of every picture: a row for each protocol, subject, model and picture, a column for each score.
+
+    Parameters
+    ----------
+    scores : dict
+        `scores[protocol][model][metric]`, float [subjects, N].
+    subjects : list of str
+    nsd_ids : array [N]
+        Picture numbers, or names.
+    out : Path
+        CSV; a score that a picture does not have is empty.
+    """
+    frames = []
+    for protocol, models in scores.items():
+        for model, metrics in models.items():
+            for row, subject in enumerate(subjects):
+                values = {metric: table[row] for metric, table in metrics.items()}
+                seen = np.isfinite(np.stack(list(values.values()))).any(0)
+                keys = {"protocol": protocol, "subject": subject, "model": model, "nsd_id": nsd_ids[seen]}
+                frames.append(pd.DataFrame(keys | {metric: column[seen] for metric, column in values.items()}))
+    frame = pd.concat(frames, ignore_index=True)
+    names = [metric for metric in METRIC_NAMES if metric in frame and frame[metric].notna().any()]
+    names += [name for name in frame if name not in (*KEYS, *METRIC_NAMES)]
+    with atomic_path(out) as temporary:
+        frame[[*KEYS, *names]].to_csv(temporary, index=False, float_format="%.6f", lineterminator="\n")
+
+
+def read_scores(path: Path) -> pd.DataFrame:
+    """Read the scores of every picture; ValueError names columns that are missing."""
+    frame = pd.read_csv(path, dtype={"subject": str, "nsd_id": str}, keep_default_na=False, na_values=[""])
+    missing = [name for name in KEYS if name not in frame]
+    if missing:
+        raise ValueError(f"{path}: columns {', '.join(missing)} missing, found {list(frame)}; needed: {list(KEYS)}")
+    return frame
+
+
+def metrics_of(frame: pd.DataFrame, wanted: tuple[str, ...] = (*METRICS, *FURTHER_METRICS)) -> list[str]:
+    """Which of some scores a table has, in order."""
+    return [metric for metric in wanted if metric in set(frame["metric"])]
+
+
 def title_mark(data: str) -> str:
     """What a title says about the data: " (SIMULATED data)", or nothing for NSD."""
     return " (SIMULATED data)" if data == "simulated" else ""
@@ -81,115 +141,6 @@ def count_test_pictures(frame: pd.DataFrame) -> str:
     counts = frame[frame["subject"] != "mean"].groupby("subject")["n_images"].max()
     low, high = int(counts.min()), int(counts.max())
     return str(low) if low == high else f"{low} to {high}"
-
-
-def metric_table(metrics: Path, out: Path) -> None:
-    """Write the page with all scores: the mean over subjects, each subject, and the controls of the run's record.
-
-    Parameters
-    ----------
-    metrics : Path
-        `metrics.csv`; `metrics.run.json` beside it, where there is one, adds controls, chance and paired differences.
-    out : Path
-        HTML page.
-    """
-    frame = read_metrics(metrics)
-    data = "simulated" if (frame["data"] == "simulated").any() else str(frame["data"].iloc[0])
-    subjects = [subject for subject in frame["subject"].unique() if subject != "mean"]
-    body = [
-        f"<h2>Mean over subjects {escape(', '.join(subjects))}</h2>",
-        _score_table(frame[frame["subject"] == "mean"]),
-    ]
-    body.append(_explanation(frame))
-    path = record_path(metrics)
-    if path.is_file():
-        results = json.loads(path.read_text(encoding="utf-8"))["results"]
-        body += [_controls(results), _differences(results)]
-    for subject in subjects:
-        own = frame[frame["subject"] == subject]
-        body += [f"<h2>Subject {escape(subject)}, {count_test_pictures(own)} test pictures</h2>", _score_table(own)]
-    with atomic_path(out) as temporary:
-        temporary.write_text(page("Reconstruction scores" + title_mark(data), "\n".join(body)), encoding="utf-8")
-
-
-def _score_table(frame: pd.DataFrame) -> str:
-    """Models down, metrics across; the best of the models proper in bold, intervals below."""
-    metrics = [metric for metric in METRICS if metric in set(frame["metric"])]
-    cells = frame.set_index(["model", "metric"])
-    rows = []
-    for model in order_models(frame["model"].unique()):
-        row = [escape(MODEL_NAMES.get(model, model))]
-        for metric in metrics:
-            if (model, metric) not in cells.index:
-                row.append(NOTHING)
-                continue
-            cell = cells.loc[(model, metric)]
-            rivals = frame[(frame["metric"] == metric) & (frame["model"] != "null")]["value"]
-            best = rivals.min() if metric in LOWER_IS_BETTER else rivals.max()
-            value = f"{cell['value']:.3f}"
-            value = f"<b>{value}</b>" if cell["value"] == best and model != "null" else value
-            row.append(f"{value}<small>{cell['ci_low']:.3f} to {cell['ci_high']:.3f}</small>")
-        rows.append(row)
-    arrows = {metric: " ↓" if metric in LOWER_IS_BETTER else " ↑" for metric in metrics}
-    return table(["model", *(METRIC_NAMES[metric] + arrows[metric] for metric in metrics)], rows)
-
-
-def _explanation(frame: pd.DataFrame) -> str:
-    images = int(frame["n_images"].max())
-    count = count_test_pictures(frame)
-    hard = frame.loc[frame["metric"] == "two_way_hard", "n_images"]
-    left_out = images - int(hard.max()) if len(hard) else 0
-    alone = f" ({left_out} pictures have no such distractor and are left out)" if left_out else ""
-    return (
-        f"<p>{count} test pictures that no training or selection saw. Small print: 95 % bootstrap intervals over "
-        "pictures, resampled jointly for all subjects. PixCorr: correlation of pixels. SSIM: of gray pictures, "
-        "Gaussian window. Two-way: share of other test pictures that resemble the reconstruction less than the seen "
-        "picture does, in the image space of the backbone's CLIP (chance 0.5); hard: only among pictures with the "
-        f"same kind of background{alone}. Distance: 1 - correlation in that space. Category: main object read off "
-        "the picture by zero-shot classification. Null: refined reconstructions paired with wrong pictures.</p>"
-    )
-
-
-def _controls(results: dict) -> str:
-    """What the backbone allows and what trivial solutions reach, beside the scores."""
-    controls = results.get("controls", {})
-    rows = [
-        [escape(name), *(_number(controls[key].get(metric)) for metric in METRICS), str(controls[key]["n_images"])]
-        for key, name in CONTROL_NAMES.items()
-        if key in controls
-    ]
-    if not rows:
-        return ""
-    chance = [
-        f"subject {escape(subject)} {values['two_way'][0]:.3f} to {values['two_way'][1]:.3f}"
-        for subject, values in results.get("chance", {}).items()
-    ]
-    note = f"<p>Two-way by chance (random pairs, 95 %): {', '.join(chance)}.</p>" if chance else ""
-    header = ["control", *(METRIC_NAMES[metric] for metric in METRICS), "pictures"]
-    return "<h2>Ceilings and trivial solutions</h2>" + table(header, rows) + note
-
-
-def _differences(results: dict) -> str:
-    """Paired differences refined - other, with intervals; bold where the interval excludes zero."""
-    rows = []
-    for model, metrics in results.get("differences", {}).items():
-        row = [escape(f"refined - {MODEL_NAMES.get(model, model)}")]
-        for metric in METRICS:
-            value, low, high = metrics.get(metric, (None, None, None))
-            if value is None:
-                row.append(NOTHING)
-                continue
-            text = f"<b>{value:+.3f}</b>" if low > 0 or high < 0 else f"{value:+.3f}"
-            row.append(f"{text}<small>{low:+.3f} to {high:+.3f}</small>")
-        rows.append(row)
-    if not rows:
-        return ""
-    header = ["paired difference", *(METRIC_NAMES[metric] for metric in METRICS)]
-    return "<h2>Refined against the others, mean over subjects</h2>" + table(header, rows)
-
-
-def _number(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:z.3f}"
 
 
 def fill_readme(metrics: Path, readme: Path) -> None:
@@ -203,8 +154,9 @@ def fill_readme(metrics: Path, readme: Path) -> None:
         File with the lines of `README_MARKERS`; what stands between them is replaced.
     """
     frame = read_metrics(metrics)
+    frame = frame[frame["protocol"] == OURS]
     mean = frame[frame["subject"] == "mean"]
-    names = [metric for metric in METRICS if metric in set(mean["metric"])]
+    names = metrics_of(mean, METRICS)
     header = ["model", *(f"{METRIC_NAMES[metric]} {'↓' if metric in LOWER_IS_BETTER else '↑'}" for metric in names)]
     lines = [" | ".join(header), " | ".join(["---"] * len(header))]
     cells = mean.set_index(["model", "metric"])

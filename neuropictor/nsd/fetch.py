@@ -228,12 +228,12 @@ def _fetch_objects(bucket: Bucket, remotes: list[Remote], root: Path, range_byte
     _check_room(root, to_come, f"{len(todo)} files")
     began = time.monotonic()
     with progress(total, "Fetching", start=total - to_come, unit="byte") as bar:
-        report = _reporter(bar, began)
+        report = reporter(bar, began)
         for remote in todo:
             _fetch_object(bucket, remote, root, range_bytes, report)
 
 
-def _reporter(bar: Progress, began: float) -> Callable[[int], None]:
+def reporter(bar: Progress, began: float) -> Callable[[int], None]:
     """Make a function that threads may call with the bytes that have come."""
     lock = threading.Lock()
 
@@ -282,7 +282,7 @@ def _fetch_object(bucket: Bucket, remote: Remote, root: Path, range_bytes: int, 
     for last in (False, True):
         with PartFile(target, remote) as part:
             try:
-                _fill(bucket, part, range_bytes, report)
+                fill(bucket, part, range_bytes, report)
                 checked = check(part.path, remote, _part_size(bucket, remote))
             except ObjectChangedError:
                 part.discard()
@@ -299,7 +299,7 @@ def _fetch_object(bucket: Bucket, remote: Remote, root: Path, range_bytes: int, 
         return
 
 
-def _fill(bucket: Bucket, part: PartFile, range_bytes: int, report: Callable[[int], None]) -> None:
+def fill(bucket: Bucket, part: PartFile, range_bytes: int, report: Callable[[int], None]) -> None:
     """Fetch all that is missing, over several connections."""
     stop = threading.Event()
     with ThreadPoolExecutor(bucket.connections) as pool:

@@ -72,7 +72,9 @@ def test_simulate_calls_the_library_with_the_settings(tmp_path, monkeypatch):
 
 def test_scores_need_folders_named_after_subjects(tmp_path):
     (tmp_path / "stimuli.h5").touch()
-    done = run("evaluate", "--stimuli", tmp_path / "stimuli.h5", "--out", tmp_path / "m.csv", tmp_path / "refined.h5")
+    done = run(
+        "evaluate-samples", "--stimuli", tmp_path / "stimuli.h5", "--out", tmp_path / "m.csv", tmp_path / "refined.h5"
+    )
     assert done.exit_code != 0
     assert "sub-01/refined.h5" in done.output
 
@@ -95,6 +97,9 @@ STAGES = {
     "refine": "neuropictor.training.reconstruct:refine",
     "sample": "neuropictor.sampling:sample_subject",
     "import-official": "neuropictor.models.official:import_official",
+    "fetch-weights": "neuropictor.evaluation.weights:fetch_weights",
+    "evaluate-samples": "neuropictor.evaluation.metrics:evaluate",
+    "gallery": "neuropictor.evaluation.gallery:gallery",
 }
 ARGUMENTS = {
     "preprocess-stimuli": ["--nsd", "{folder}", "--out", "o", "1", "2"],
@@ -125,6 +130,9 @@ ARGUMENTS = {
     "refine": ["--responses", "{file}", "--latents", "{file}", "--pretrained", "{folder}", "--out", "o"],
     "import-official": ["{file}", "--out", "o"],
     "sample": ["--pipeline", "{folder}", "--responses", "{file}", "--out", "o"],
+    "fetch-weights": ["--out", "o"],
+    "gallery": ["--stimuli", "{file}", "--scores", "{file}", "{folder}/sub-01/refined.h5"],
+    "evaluate-samples": ["--stimuli", "{file}", "--out", "o", "{folder}/sub-01/refined.h5"],
 }
 
 

@@ -16,16 +16,10 @@ FLOORS = {
     **dict.fromkeys(["training", "sampling", "evaluation"], 4),
     "cli": 5,
 }
-# Logging and settings serve all floors above; on their own floor nobody needs them. Two rooms in one place:
-ROOM_OF = {
-    "config_runtime": "config",
-    "config_sections": "config",
-    "config_text": "config",
-    "config_types": "config",
-    "progress": "runlog",
-    "cli_data": "cli",
-    "cli_options": "cli",
-}
+# Logging and settings serve all floors above; on their own floor nobody needs them. Rooms in several files:
+ROOM_OF = dict.fromkeys(["config_evaluation", "config_runtime", "config_sections"], "config")
+ROOM_OF |= dict.fromkeys(["config_text", "config_types"], "config") | {"progress": "runlog"}
+ROOM_OF |= dict.fromkeys(["cli_data", "cli_evaluation", "cli_options"], "cli")
 LIGHT = [
     "neuropictor",
     "neuropictor.config",
@@ -42,6 +36,11 @@ LIGHT = [
     "neuropictor.data.preprocess",
     "neuropictor.evaluation.figures",
     "neuropictor.evaluation.tables",
+    "neuropictor.evaluation.score_pages",
+    "neuropictor.evaluation.significance",
+    "neuropictor.evaluation.protocols",
+    "neuropictor.evaluation.weights",
+    "neuropictor.evaluation.gallery",
     "neuropictor.evaluation.datacard",
     "neuropictor.cli",
 ]

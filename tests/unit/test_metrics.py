@@ -10,8 +10,9 @@ from small_stores import CATEGORIES, TEST, PretendBackbone, smooth_pictures, wri
 
 from neuropictor.config import EvaluateConfig, RuntimeConfig
 from neuropictor.evaluation import measures
+from neuropictor.evaluation.significance import read_tests
 from neuropictor.evaluation.similarity import correlation_matrix, identification
-from neuropictor.evaluation.tables import read_metrics
+from neuropictor.evaluation.tables import COLUMNS, read_metrics, read_scores
 
 N, K, S, E = 9, 2, 24, 12
 
@@ -128,7 +129,7 @@ def test_two_way_of_the_fields_code(features):
 def test_two_way_hard_leaves_lonely_pictures_out(features):
     drawn, seen = features
     background = np.array(["sea", "sea", "city", "sea", "city", "hills", "city", "city", "sea"])
-    scores = measures.two_way_hard(drawn, seen, background)
+    scores = measures.two_way(drawn, seen, background)
     expected = two_way_reference(drawn, seen, background)
     assert np.allclose(scores, expected, atol=1e-12, equal_nan=True)
     assert np.isnan(scores[5]).all()
@@ -138,10 +139,9 @@ def test_two_way_hard_leaves_lonely_pictures_out(features):
 def test_identification_agrees_with_two_way_on_the_diagonal(features):
     drawn, seen = features
     background = np.arange(N) % 2
-    allowed = background[:, None] == background[None, :]
     matrix = correlation_matrix(drawn[:, 1], seen)
     assert np.allclose(np.diag(identification(matrix)), measures.two_way(drawn, seen)[:, 1])
-    assert np.allclose(np.diag(identification(matrix, allowed)), measures.two_way_hard(drawn, seen, background)[:, 1])
+    assert np.allclose(np.diag(identification(matrix, background)), measures.two_way(drawn, seen, background)[:, 1])
     wrong = np.roll(np.arange(N), 1)
     expected = two_way_reference(drawn[wrong, 1:], seen)[:, 0]
     assert np.allclose(identification(matrix)[wrong, np.arange(N)], expected)
@@ -195,7 +195,7 @@ def run(samples, folder, monkeypatch):
         samples=samples,
         stimuli=[write_stimuli(folder / "stimuli.h5")],
         backbone="miniature",
-        config=EvaluateConfig(bootstrap=50, seed=3),
+        config=EvaluateConfig(bootstrap=50, permutations=99, seed=3),
         runtime=RuntimeConfig(device="cpu", threads=1),
         out=out,
     )
@@ -205,11 +205,11 @@ def run(samples, folder, monkeypatch):
 def test_evaluate_writes_the_tidy_table(samples, tmp_path, monkeypatch):
     out = run(samples, tmp_path, monkeypatch)
     frame = read_metrics(out)
-    assert list(frame) == ["subject", "model", "metric", "value", "ci_low", "ci_high", "n_images", "data"]
+    assert list(frame) == list(COLUMNS)
     assert set(frame["subject"]) == {"1", "2", "mean"}
     assert list(dict.fromkeys(frame["model"])) == ["refined", "pretrained", "ridge", "null"]
     assert set(frame["data"]) == {"simulated"}
-    assert len(frame) == 3 * 4 * 6
+    assert len(frame) == 3 * 4 * 10
     assert (frame["ci_low"] <= frame["value"]).all()
     assert (frame["value"] <= frame["ci_high"]).all()
     value = frame.set_index(["subject", "model", "metric"])["value"]
@@ -233,10 +233,39 @@ def test_evaluate_writes_the_tidy_table(samples, tmp_path, monkeypatch):
     assert set(results["chance"]) == {"1", "2"}
 
 
+def test_scores_of_single_pictures_make_up_the_means(samples, tmp_path, monkeypatch):
+    out = run(samples, tmp_path, monkeypatch)
+    scores = read_scores(out.with_name("scores.csv"))
+    assert len(scores) == 4 * (20 + 18)
+    means = scores[scores["subject"] == "2"].groupby("model")[list(measures.METRICS)].mean()
+    frame = read_metrics(out).query("subject == '2'").set_index(["model", "metric"])["value"]
+    for model, metric in frame.index:
+        if metric in means:
+            assert means.loc[model, metric] == pytest.approx(frame[model, metric], abs=2e-6)
+    assert set(scores["nsd_id"]) == {str(number) for number in TEST}
+
+
+def test_tests_say_what_is_above_chance_and_what_differs(samples, tmp_path, monkeypatch):
+    tests = read_tests(run(samples, tmp_path, monkeypatch).with_name("statistics.csv"))
+    assert set(tests["test"]) == {"above chance", "difference"}
+    above = tests[tests["test"] == "above chance"].set_index(["subject", "model", "metric"])
+    assert set(above.index.get_level_values("subject")) == {"1", "2", "mean"}
+    assert above.loc[("mean", "refined", "two_way"), "p"] == 1 / 100
+    assert (above["low"] < 0.5).all()
+    assert (above["high"] > 0.5).all()
+    different = tests[tests["test"] == "difference"].set_index(["subject", "other", "metric"])
+    row = different.loc[("mean", "ridge", "pixcorr")]
+    assert (row["low"], row["p"], row["n_images"]) == (pytest.approx(row["value"], abs=0.2), 1 / 100, 20)
+    assert (tests["p_corrected"] >= tests["p"]).all()
+    assert "null" not in set(tests["model"]) | set(tests["other"])
+
+
 def test_equal_runs_give_equal_bytes(samples, tmp_path, monkeypatch):
     (tmp_path / "again").mkdir()
     first = run(samples, tmp_path, monkeypatch)
-    assert run(samples, tmp_path / "again", monkeypatch).read_bytes() == first.read_bytes()
+    again = run(samples, tmp_path / "again", monkeypatch)
+    for name in ("metrics.csv", "scores.csv", "statistics.csv"):
+        assert again.with_name(name).read_bytes() == first.with_name(name).read_bytes()
 
 
 def test_wrong_files_are_refused(samples, tmp_path, monkeypatch):

@@ -1,8 +1,17 @@
 import numpy as np
 import pytest
 
-from neuropictor.evaluation.measures import two_way, two_way_hard
-from neuropictor.evaluation.statistics import bootstrap_mean, derangements, permutation_null
+from neuropictor.evaluation.measures import correlations, two_way
+from neuropictor.evaluation.similarity import identification
+from neuropictor.evaluation.statistics import (
+    Pairings,
+    bootstrap_mean,
+    chance_interval,
+    derangements,
+    holm,
+    p_above,
+    p_difference,
+)
 
 
 def bootstrap_reference(table, repetitions, seed):
@@ -66,22 +75,55 @@ def test_derangements():
         derangements(1, 1, 0)
 
 
-def test_permutation_null_equals_rescoring_permuted_pairs():
+def test_random_pairings_equal_rescoring_them():
     generator = np.random.default_rng(4)
     seen = generator.standard_normal((15, 8))
-    drawn = seen + generator.standard_normal((15, 8))
-    background = np.array([*"aaaabbbbccccdde"])
-    found = permutation_null(drawn, seen, 50, 9)
-    hard = permutation_null(drawn, seen, 50, 9, background)
-    shuffles = np.random.default_rng(9)
-    means, hard_means = [], []
-    for _ in range(50):
-        order = shuffles.permutation(15)
-        means.append(two_way(drawn[order][:, None], seen).mean())
-        hard_means.append(np.nanmean(two_way_hard(drawn[order][:, None], seen, background)))
-    for estimate, values in ((found, means), (hard, hard_means)):
-        assert estimate.value == pytest.approx(np.mean(values))
-        assert (estimate.low, estimate.high) == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])))
-    assert (found.n_images, hard.n_images) == (15, 14)
-    assert found.high < two_way(drawn[:, None], seen).mean()
-    assert abs(found.value - 0.5) < 0.05
+    drawn = seen[:, None] + generator.standard_normal((15, 2, 8))
+    groups = np.array([*map(ord, "aaaabbbbccccdde")])
+    pairings = Pairings(20, 99, 9)
+    rows = np.array([*range(3, 18)])
+    for chosen in (None, groups):
+        tables = np.stack([identification(table, chosen) for table in correlations(drawn, seen)])
+        found = pairings.null(tables, rows)
+        expected = [np.nanmean(two_way(drawn[order], seen, chosen)) for order in pairings.orders(rows)]
+        assert np.allclose(found, expected)
+        assert abs(found.mean() - 0.5) < 0.02
+        low, high = chance_interval(found)
+        assert low < 0.5 < high < np.nanmean(two_way(drawn, seen, chosen))
+    assert (np.sort(pairings.orders(rows), 1) == np.arange(15)).all()
+    assert np.isnan(pairings.null(np.full((1, 15, 15), np.nan), rows)).all()
+
+
+def test_p_of_chance_is_uniform_and_never_zero():
+    null = np.random.default_rng(5).random(999)
+    assert p_above(2.0, null) == 1 / 1000
+    assert p_above(null.max(), null) == 2 / 1000
+    assert p_above(-1.0, null) == 1
+    found = [p_above(value, null) for value in np.random.default_rng(6).random(2000)]
+    assert np.mean(np.array(found) < 0.05) == pytest.approx(0.05, abs=0.015)
+
+
+def test_p_of_differences():
+    generator = np.random.default_rng(7)
+    nothing = [p_difference(generator.standard_normal((2, 40)), 199, seed) for seed in range(300)]
+    assert np.mean(np.array(nothing) <= 0.05) == pytest.approx(0.05, abs=0.03)
+    table = generator.standard_normal((2, 40)) + 1
+    table[1, :4] = np.nan
+    assert p_difference(table, 999, 0) == 1 / 1000
+    assert p_difference(-table, 999, 0) == 1 / 1000
+    assert p_difference(np.zeros(30), 199, 0) == 1
+    # All sign changes of three pictures, with loops: two of eight are as extreme.
+    many = p_difference(np.array([1.0, 2.0, 4.0]), 20_000, 1)
+    assert many == pytest.approx(2 / 8, abs=0.01)
+
+
+def test_subjects_that_agree_about_pictures_are_no_further_evidence():
+    values = np.random.default_rng(8).standard_normal(25) + 0.3
+    assert p_difference(values, 999, 3) == p_difference(np.stack([values] * 4), 999, 3)
+
+
+def test_holm_equals_the_published_example():
+    """Four tests at 0.05: 0.01 x 4, 0.005 x ... (Holm 1979, step down)."""
+    assert np.allclose(holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
+    assert np.allclose(holm(np.array([0.6, 0.9])), [1, 1])
+    assert len(holm(np.array([]))) == 0

@@ -25,7 +25,8 @@ PER_SUBJECT = {
     "contact_sheet": 1,
 }
 ONCE = ["simulate_pictures", "calibrate", "align_space", "pretrain"]
-ONCE += ["evaluate", "data_card", "metric_table", "training_curves", "response_map", "all"]
+ONCE += ["evaluate", "data_card", "metric_table", "statistics_table", "gallery", "training_curves"]
+ONCE += ["response_map", "all"]
 
 
 def snakemake(folder: Path, *arguments: str) -> str:
@@ -160,12 +161,21 @@ def test_a_mistake_in_the_settings_shows_its_message_and_nothing_from_the_depths
 
 def test_a_subject_that_is_only_refined_is_no_reason_to_pretrain(finished):
     own = {rule: count for rule, count in PER_SUBJECT.items()}
-    shared = ["simulate_own_pictures", "evaluate", "data_card", "metric_table", "training_curves", "all"]
+    shared = [
+        "simulate_own_pictures",
+        "evaluate",
+        "data_card",
+        "metric_table",
+        "statistics_table",
+        "gallery",
+        "training_curves",
+        "all",
+    ]
     found = planned(finished, {"subjects": {"pretrain": [1, 2, 5], "refine": [1, 2, 5, 7]}})
     assert found == Counter(own | dict.fromkeys(shared, 1))
 
 
-AFTER_SAMPLING = {"evaluate": 1, "metric_table": 1, "data_card": 1, "all": 1}
+AFTER_SAMPLING = {"evaluate": 1, "metric_table": 1, "statistics_table": 1, "gallery": 1, "data_card": 1, "all": 1}
 AFTER_REFINING = AFTER_SAMPLING | {"sample": 3, "contact_sheet": 3, "training_curves": 1}
 AFTER_PRETRAINING = AFTER_REFINING | {"refine": 3, "sample": 6}
 

@@ -1,0 +1,89 @@
+"""Commands that score reconstructions and show scores; registered with the application of `neuropictor.cli`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neuropictor.cli_options import File, Files, Out, Settings, Source, app, start
+
+Weights = Annotated[Path | None, typer.Option(exists=True, file_okay=False, help="folder of fetch-weights")]
+
+
+@app.command()
+def fetch_weights(out: Out = Path("data/weights"), settings: Settings = None) -> None:
+    """Fetch the networks that published evaluations judge by (AlexNet, CLIP ViT-L/14 and others; 2.2 GB).
+
+    Goes on from where it was interrupted; every file is compared with its checksum. Afterwards no network is needed.
+
+    Example: neuropictor fetch-weights --out data/weights
+    """
+    from neuropictor.evaluation.weights import WeightsError
+    from neuropictor.evaluation.weights import fetch_weights as stage
+
+    loaded, _ = start(settings)
+    try:
+        stage(config=loaded.weights, out=out)
+    except (WeightsError, OSError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def evaluate_samples(
+    stimuli: Files,
+    out: Out,
+    samples: list[Path],
+    backbone: Source = "miniature",
+    weights: Weights = None,
+    settings: Settings = None,
+) -> None:
+    """Score the workflow's reconstructions; the folder of each file names the subject (sub-01), its name the model.
+
+    Example: neuropictor evaluate-samples --stimuli data/prepared/sub-01/stimuli.h5 --out results/metrics.csv
+    results/sample/sub-01/*.h5
+    """
+    from neuropictor.evaluation.metrics import evaluate as stage
+
+    loaded, runtime = start(settings)
+    found = _by_subject(samples)
+    sections = {"config": loaded.evaluate, "runtime": runtime}
+    stage(samples=found, stimuli=stimuli, backbone=backbone, **sections, out=out, weights=weights)
+
+
+def _by_subject(samples: list[Path]) -> dict[int, dict[str, Path]]:
+    from neuropictor.data.reconstructions import by_subject
+
+    try:
+        return by_subject(samples)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+@app.command()
+def gallery(
+    stimuli: Files,
+    samples: list[Path],
+    scores: Annotated[list[Path], typer.Option(exists=True, help="scores.csv, and tables of its form")],
+    out: Out = Path("results/gallery.html"),
+) -> None:
+    """Make one page to browse all test pictures and their reconstructions, which needs no server and no network.
+
+    Example: neuropictor gallery --stimuli data/prepared/sub-01/stimuli.h5 --scores results/scores.csv
+    results/sample/sub-01/*.h5
+    """
+    from neuropictor.evaluation.gallery import gallery as stage
+
+    start(None)
+    stage(samples=_by_subject(samples), stimuli=stimuli, scores=scores, out=out)
+
+
+@app.command()
+def readme(metrics: File, out: Out = Path("README.md")) -> None:
+    """Put the scores of a run into a Markdown file, between its lines metrics:begin and metrics:end.
+
+    Example: neuropictor readme --metrics results/metrics.csv
+    """
+    from neuropictor.evaluation.tables import fill_readme
+
+    fill_readme(metrics, out)

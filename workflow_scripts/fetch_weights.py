@@ -1,0 +1,12 @@
+"""Fetch the networks that judge pictures."""
+
+from pathlib import Path
+
+from neuropictor.config import WeightsConfig
+from neuropictor.runlog import start_log
+
+start_log(snakemake.log[0])
+
+from neuropictor.evaluation.weights import fetch_weights
+
+fetch_weights(config=WeightsConfig(**snakemake.params.source), out=Path(snakemake.output[0]).parent)

@@ -1,0 +1,17 @@
+"""Put all test pictures and reconstructions into a page to browse."""
+
+from pathlib import Path
+
+from neuropictor.runlog import start_log
+
+start_log(snakemake.log[0])
+
+from neuropictor.data.reconstructions import by_subject
+from neuropictor.evaluation.gallery import gallery
+
+gallery(
+    samples=by_subject(map(Path, snakemake.input.samples)),
+    stimuli=[Path(path) for path in snakemake.input.stimuli],
+    scores=[Path(snakemake.input.scores)],
+    out=Path(snakemake.output[0]),
+)
