@@ -112,28 +112,23 @@ def ssim(reconstructed: np.ndarray, seen: np.ndarray, reading: str = "2d") -> np
     return scores
 
 
-def _gaussian_window(size: int) -> np.ndarray:
-    """Rows that take the Gaussian mean at every place where the whole window fits, [size - 10, size]."""
+def _ssim_gray(left: np.ndarray, right: np.ndarray, by_column: bool = False) -> np.ndarray:
+    """scikit-image's `structural_similarity` for stacks of gray pictures [n, S, S] at once, in both readings."""
+    from scipy.ndimage import correlate1d
+
     offsets = np.arange(-_SSIM_RADIUS, _SSIM_RADIUS + 1)
-    weights = np.exp(-0.5 * (offsets / SSIM_SIGMA) ** 2)
-    places = size - 2 * _SSIM_RADIUS
-    if places < 1:
+    if min(left.shape[1:]) < len(offsets):
         raise ValueError(
-            f"pictures of {size} pixels a side are smaller than SSIM's window of {len(offsets)} pixels; "
+            f"pictures of {min(left.shape[1:])} pixels a side are smaller than SSIM's window of {len(offsets)} pixels; "
             f"allowed: at least {len(offsets)}, for example 64"
         )
-    window = np.zeros((places, size))
-    for place in range(places):
-        window[place, place : place + len(offsets)] = weights / weights.sum()
-    return window
-
-
-def _ssim_gray(left: np.ndarray, right: np.ndarray, by_column: bool = False) -> np.ndarray:
-    """scikit-image's `structural_similarity` for stacks of gray pictures [n, S, S] at once (fifteen times as fast)."""
-    rows, columns = _gaussian_window(left.shape[1]), _gaussian_window(left.shape[2]).T
+    weights = np.exp(-0.5 * (offsets / SSIM_SIGMA) ** 2)
+    weights /= weights.sum()
+    inside = slice(_SSIM_RADIUS, -_SSIM_RADIUS)  # where the whole window fits
 
     def local_mean(values: np.ndarray) -> np.ndarray:
-        return rows @ values if by_column else rows @ values @ columns
+        values = correlate1d(values, weights, axis=1)[:, inside]
+        return values if by_column else correlate1d(values, weights, axis=2)[:, :, inside]
 
     mean_left, mean_right = local_mean(left), local_mean(right)
     variance_left = local_mean(left * left) - mean_left**2
