@@ -56,10 +56,10 @@ class PathsConfig(Section):
 class NsdConfig(Section):
     """Which data are used."""
 
-    source: Literal["simulated", "local", "fetch"] = Field(
+    source: Literal["simulated", "local", "fetch", "prepared"] = Field(
         "simulated",
         description="simulated: made by the rules simulate_*; local: NSD as downloaded, in the folder paths.nsd; fetch:"
-        " fetched there by the rules fetch_*",
+        " fetched there by the rules fetch_*; prepared: none, imported stores lie in paths.prepared",
     )
     beta_version: Literal["betas_assumehrf", "betas_fithrf", "betas_fithrf_GLMdenoise_RR"] = Field(
         "betas_fithrf_GLMdenoise_RR", description="NSD's preparation of the betas"

@@ -95,6 +95,14 @@ class ComponentSpace:
                 )
             mean[kind] = features.mean(0)
             values, vectors = torch.linalg.eigh(torch.from_numpy(_small_gram(features - mean[kind])))
+            varied = int((values > 1e-9 * values[-1]).sum()) if values[-1] > 0 else 0
+            if size > varied:
+                raise ValueError(
+                    f"align.{kind}_components: {size} are more than the {varied} directions in which the {kind} "
+                    f"features of {len(features)} training pictures differ; allowed: 1 to {varied}, for example "
+                    f"{kind}_components: {max(1, varied)}, or other pictures and captions: the backbone's text encoder "
+                    "may not know the words of these"
+                )
             # The smaller Gram matrix's eigenvectors give the axes either way; scaled to unit variance of components.
             values, vectors = values[-size:].flip(0).numpy(), vectors[:, -size:].flip(1).numpy()
             if len(features) < features.shape[1]:

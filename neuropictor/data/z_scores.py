@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 _PICTURES_AT_ONCE = 64
 _ROWS_AT_ONCE = 32  # trials: small enough to stay in cache, as fresh memory costs more than arithmetic
+_FEW = 0.2  # share of the trials
 _HELD_LIMIT = 2**30  # bytes of responses held in memory at once; 40 sessions are 535 MB
 
 
@@ -139,8 +140,9 @@ def noise_ceiling(
     complete = np.flatnonzero(number == REPEATS)
     if not len(complete):
         log.warning("No picture besides the test pictures was shown %d times: the noise ceiling is unknown.", REPEATS)
-    # Scattered rows are slow to read one by one.
-    held = dataset[:] if dataset.nbytes <= _HELD_LIMIT else dataset
+    # Scattered rows are slow to read one by one, unless they are few, as in a single session.
+    few = REPEATS * len(complete) < _FEW * len(dataset)
+    held = dataset if few or dataset.nbytes > _HELD_LIMIT else dataset[:]
     variance = np.zeros(dataset.shape[1])
     count = np.zeros(dataset.shape[1])
     for start in range(0, len(complete), _PICTURES_AT_ONCE):

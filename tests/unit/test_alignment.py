@@ -145,3 +145,13 @@ def test_tokens_have_the_encoders_width():
     tokens = network(torch.randn(3, 7))
     assert tokens.shape == (3, 5, 16)
     torch.testing.assert_close(tokens.std(-1, correction=0), torch.ones(3, 5), atol=1e-2, rtol=0)
+
+
+def test_features_that_hardly_differ_are_named(stores):
+    with h5py.File(stores / "latents.h5", "r+") as file:
+        file["text"][...] = file["text"][:1] + np.arange(PICTURES).reshape(-1, 1, 1, 1) % 3
+    latents = LatentStore(stores / "latents.h5")
+    with pytest.raises(
+        ValueError, match=r"align\.text_components: 3 are more than the 1 directions .* allowed: 1 to 1,"
+    ):
+        ComponentSpace.fit(latents, np.arange(70), {"text": 3, "latent": 4}, seed=0)

@@ -70,7 +70,10 @@ def test_text_from_the_command_line_names_the_way_out():
         ({"nsd": {"clip": 3}}, ["nsd.clip", "there is preprocess.clip"]),
         ({"sample": {"zzz": 3}}, ["allowed in sample: steps, guidance_scale"]),
         ({"preprocess": {"clip": 0}}, ["preprocess.clip is 0", "a number above 0", "clip: 8.0"]),
-        ({"nsd": {"source": "real"}}, ['nsd.source is "real"', "simulated, local or fetch", "source: simulated"]),
+        (
+            {"nsd": {"source": "real"}},
+            ['nsd.source is "real"', "simulated, local, fetch or prepared", "source: simulated"],
+        ),
         (
             {"nsd": {"endpoint": "s3://x"}},
             ['nsd.endpoint is "s3://x"', "starts with https://", "endpoint: https://nat"],

@@ -1,0 +1,59 @@
+# NSD's files to stores, for each subject: its pictures and its responses. Pictures that all subjects saw (a tenth of each one's) lie in every
+# store, so that a further subject is no reason to train anew what does not see it.
+
+
+rule preprocess_stimuli:
+    input:
+        shared=picture_files(),
+        own=own_pictures,
+    output:
+        store="<prepared>/sub-{subject}/stimuli.h5",
+        run="<prepared>/sub-{subject}/stimuli.run.json",
+    log:
+        "<logs>/preprocess_stimuli/sub-{subject}.log",
+    benchmark:
+        "<results>/benchmarks/preprocess_stimuli/sub-{subject}.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(60),
+    params:
+        config=section("preprocess", "picture_size"),
+        nsd=section("nsd", "release", "sessions"),
+        root=nsd_folder,
+        code=code("preprocess_stimuli"),
+    message:
+        "Collecting pictures and captions of subject {wildcards.subject}"
+    script:
+        "../workflow_scripts/preprocess_stimuli.py"
+
+
+rule preprocess_subject:
+    input:
+        pictures=picture_files(),
+        responses=response_files,
+        sessions=session_files,
+    output:
+        store="<prepared>/sub-{subject}/responses.h5",
+        run="<prepared>/sub-{subject}/responses.run.json",
+    log:
+        "<logs>/preprocess_subject/sub-{subject}.log",
+    benchmark:
+        "<results>/benchmarks/preprocess_subject/sub-{subject}.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(240),
+    params:
+        config=preprocessing,
+        nsd=section("nsd", "beta_version", "release", "sessions"),
+        root=nsd_folder,
+        code=code("preprocess_subject"),
+    message:
+        "Preparing the responses of subject {wildcards.subject}"
+    script:
+        "../workflow_scripts/preprocess_subject.py"

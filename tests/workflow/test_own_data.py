@@ -1,0 +1,89 @@
+"""A lab's own scans, imported, then the workflow without any of NSD's files."""
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from test_dag import chain, copy_workflow, planned, refused
+from typer.testing import CliRunner
+
+from neuropictor.cli import app
+from neuropictor.surface.atlas import MESH_VERTICES
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.workflow
+ONE = {"nsd": {"source": "prepared"}, "subjects": {"pretrain": [1], "refine": [1]}}
+PICTURES, TRIALS = 60, 90
+
+
+def write_scans(folder):
+    """Two sessions on fsaverage5, numbers without meaning; every third picture comes twice, the last ten test."""
+    generator = np.random.default_rng(0)
+    (folder / "pictures").mkdir(parents=True)
+    rows = ["picture,file,captions"]
+    for number in range(PICTURES):
+        name = f"pictures/{number}.png"
+        blocks = generator.integers(0, 256, (3, 4, 3), dtype=np.uint8)
+        Image.fromarray(blocks.repeat(20, 0).repeat(20, 1)).save(folder / name)
+        words = generator.choice(["boat", "cat", "car", "mug", "tree", "red", "blue", "pink", "sea", "city", "room"], 4)
+        rows.append(f"{number},{name},a {words[0]} and {words[1]}|{words[2]} {words[3]}")
+    (folder / "pictures.csv").write_text("\n".join(rows) + "\n")
+    shown = np.concatenate([np.arange(PICTURES), np.arange(0, PICTURES, 2)])
+    rows = ["session,trial,picture,split"]
+    for place, number in enumerate(shown):
+        rows.append(f"{1 + place // 45},{place % 45},{number},{'test' if number >= 50 else 'train'}")
+    (folder / "trials.csv").write_text("\n".join(rows) + "\n")
+    for session in (1, 2):
+        for side in ("lh", "rh"):
+            betas = generator.standard_normal((TRIALS // 2, MESH_VERTICES["fsaverage5"])).astype(np.float32)
+            np.save(folder / f"{side}.session{session}.npy", betas)
+
+
+def command(*arguments):
+    found = CliRunner().invoke(app, [str(part) for part in arguments])
+    assert found.exit_code == 0, found.output
+
+
+def test_without_stores_the_way_to_them_is_told(tmp_path):
+    message = refused(copy_workflow(tmp_path), ONE)
+    for words in (
+        "nsd.source is prepared, but data/prepared/sub-01/responses.h5 is missing",
+        "e.g. neuropictor import-betas --out data/prepared/sub-01/responses.h5",
+        "docs/own_data.md",
+    ):
+        assert words in message
+    assert "Traceback" not in message
+
+
+def test_the_chain_runs_on_imported_stores_and_never_writes_them(tmp_path):
+    write_scans(tmp_path / "scans")
+    stores = tmp_path / "data/prepared/sub-01"
+    tiny = ["--settings", ROOT / "presets/tiny.yaml"]
+    betas, pictures = (["--table", tmp_path / "scans" / name] for name in ("trials.csv", "pictures.csv"))
+    command("import-betas", *betas, "--subject", 1, "--out", stores / "responses.h5", *tiny)
+    command("import-pictures", *pictures, "--out", stores / "stimuli.h5", *tiny)
+    before = {path.name: path.read_bytes() for path in stores.iterdir()}
+    copy_workflow(tmp_path)
+    skipped = Counter({rule: n for rule, n in chain(1).items() if not re.match("simulate|preprocess", rule)})
+    assert planned(tmp_path, ONE) == planned(tmp_path, ONE, "--forceall") == skipped
+    arguments = ["--snakefile", ROOT / "Snakefile", "--directory", tmp_path, "--cores", "2", "--forceall"]
+    arguments += ["--workflow-profile", ROOT / "profiles/default"]
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(ONE))
+    settings = ["--configfile", ROOT / "config.yaml", ROOT / "presets/tiny.yaml", tmp_path / "own.yaml"]
+    done = subprocess.run(
+        [str(part) for part in [sys.executable, "-m", "snakemake", *arguments, *settings]],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.name: path.read_bytes() for path in stores.iterdir()} == before
+    card = (tmp_path / "results/report/data_card.html").read_text()
+    assert "SIMULATED" not in card and "own on fsaverage5" in card
+    assert ",own" in (tmp_path / "results/metrics.csv").read_text()
