@@ -18,8 +18,10 @@ from typing import Annotated
 import typer
 from test_nsd_fetch_killed import campaign
 
+RESULT = Path(__file__).parent / "results" / "fetch_killed.json"
 
-def main(kills: int = 50, seed: int = 1, out: Annotated[Path, typer.Option()] = Path("benchmarks/fetch_killed.json")):
+
+def main(kills: int = 50, seed: int = 1, out: Annotated[Path, typer.Option()] = RESULT):
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         seen = campaign(Path(folder), kills, seed)

@@ -195,11 +195,14 @@ class TrainingBatches(Dataset):
             shape = (2, len(items), *self.latents.mean.shape[1:])
             posterior, noise = random.standard_normal(shape, dtype=np.float32)[:, self.rows]
             caption = random.integers(0, self.latents.text.shape[1], len(items))[self.rows]
-            text = self.latents.text[rows].astype(np.float32)
+            if self.captions == "mean":
+                text = self.latents.text[rows].astype(np.float32).mean(1)
+            else:
+                text = self.latents.text.one_of(rows, caption).astype(np.float32)
             mean, logvar = (store[rows].astype(np.float32) for store in (self.latents.mean, self.latents.logvar))
             batch |= {
                 "latents": np.float32(self.scaling_factor) * (mean + np.exp(0.5 * logvar) * posterior),
-                "text": text.mean(1) if self.captions == "mean" else text[np.arange(len(rows)), caption],
+                "text": text,
                 "noise": noise,
                 "timesteps": timesteps[self.rows],
                 "uniform": random.random(len(items), dtype=np.float32)[self.rows],

@@ -6,6 +6,7 @@ and log variance are kept, not a sample, so that training draws the posterior no
 
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,15 @@ class Rows:
             return self._array[rows]
         return read_rows(self._dataset(), rows)
 
+    def one_of(self, rows: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Return ``[len(rows), ...]``: of each row the part at its place, and nothing else is read."""
+        if self._array is not None:
+            return self._array[rows, places]
+        dataset, values = self._dataset(), np.empty((len(rows), *self.shape[2:]), self.dtype)
+        for number, (row, place) in enumerate(zip(rows, places, strict=True)):
+            dataset.read_direct(values, np.s_[row, place], np.s_[number])
+        return values
+
     def _dataset(self) -> h5py.Dataset:
         if self._process != os.getpid():
             self._file, self._process = h5py.File(self.path), os.getpid()
@@ -76,12 +86,24 @@ class _Joined:
         if len(self._parts) == 1:
             return self._parts[0][rows]
         rows = np.asarray(rows)
-        owner = np.searchsorted(self._starts, rows, side="right") - 1
         values = np.empty((len(rows), *self.shape[1:]), self._parts[0].dtype)
+        for part, here, within in self._owners(rows):
+            values[here] = part[within]
+        return values
+
+    def one_of(self, rows: np.ndarray, places: np.ndarray) -> np.ndarray:
+        rows = np.asarray(rows)
+        values = np.empty((len(rows), *self.shape[2:]), self._parts[0].dtype)
+        for part, here, within in self._owners(rows):
+            values[here] = part.one_of(within, places[here])
+        return values
+
+    def _owners(self, rows: np.ndarray) -> Iterator[tuple[Rows, np.ndarray, np.ndarray]]:
+        """Yield each part, which of the rows it has, and where in it they are."""
+        owner = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(owner):
             here = owner == number
-            values[here] = self._parts[number][rows[here] - self._starts[number]]
-        return values
+            yield self._parts[number], here, rows[here] - self._starts[number]
 
 
 class LatentStore:
@@ -168,7 +190,8 @@ def cache_latents(
             for name in ("mean", "logvar"):
                 file.create_dataset(name, shape, "f2", chunks=(1, *shape[1:]))
             text_shape = (len(nsd_ids), CAPTIONS_PER_PICTURE, *model.context_shape)
-            text = file.create_dataset("text", text_shape, "f2", chunks=(1, *text_shape[1:]))
+            # A chunk a caption, as training reads one of them: 158 kB of the 789 kB of Stable Diffusion's five.
+            text = file.create_dataset("text", text_shape, "f2", chunks=(1, 1, *text_shape[2:]))
             file["nsd_id"] = nsd_ids
             file.attrs.update(data=store.data, backbone=model.name)
             starts = range(0, len(nsd_ids), batch_size)

@@ -1,5 +1,7 @@
+import multiprocessing
 import pickle
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 
 import h5py
 import numpy as np
@@ -57,6 +59,10 @@ def test_several_latents_files_are_read_as_one(tiny_latents, tmp_path):
         both = LatentStore(*split, memory_limit=limit)
         np.testing.assert_array_equal(both.nsd_id, whole.nsd_id)
         ids = np.array([125, 100, 112, 113, 100, 124])
+        places = np.array([0, 4, 2, 2, 1, 3])
+        for store in (whole, LatentStore(tiny_latents, memory_limit=0), both):
+            rows = store.rows(ids)
+            np.testing.assert_array_equal(store.text.one_of(rows, places), store.text[rows][np.arange(6), places])
         for name in ("mean", "logvar", "text"):
             found, expected = getattr(both, name), getattr(whole, name)
             np.testing.assert_array_equal(found[both.rows(ids)], expected[whole.rows(ids)])
@@ -162,3 +168,24 @@ def test_validation_may_be_empty_but_no_other_split(paths, tmp_path):
     assert list(make(copies, split="validation").fixed()) == []
     with pytest.raises(ValueError, match=r"no picture of split 'test' in .*; at least one is needed"):
         make(copies, split="test")
+
+
+def read_steps(batches, steps):
+    return [{name: values.numpy() for name, values in batches[step].items()} for step in steps]
+
+
+@pytest.mark.parametrize("captions", ["mean", "random"])
+def test_many_processes_read_the_same_files_at_once(paths, tiny_latents, captions):
+    """With stores read from their files: forked readers share no handle with the process that opened them."""
+    responses = PictureResponses(paths, "train", memory_limit=0)
+    latents = LatentStore(tiny_latents, memory_limit=0)
+    batches = TrainingBatches(responses, 6, "random", seed=3, latents=latents, captions=captions)
+    expected = read_steps(batches, range(8))  # and the handles are open when the others start
+    with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("fork")) as pool:
+        found = list(pool.map(read_steps, [batches] * 4, [range(8)] * 4))
+    loaded = [{name: values.numpy() for name, values in batch.items()} for batch in batches.loader(0, 8, workers=2)]
+    for steps in (*found, loaded):
+        for one, other in zip(steps, expected, strict=True):
+            assert set(one) == set(other)
+            for name in one:
+                np.testing.assert_array_equal(one[name], other[name])

@@ -183,7 +183,13 @@ def test_answers_that_are_refused(tmp_path, status, parts):
 
 @pytest.mark.parametrize(
     ("mischief", "words"),
-    [("stall", "timed out"), ("drop", "the connection failed"), ("503", "503"), ("short", "bytes short")],
+    [
+        ("stall", "timed out"),
+        ("drop", "the connection failed"),
+        ("reset", "the connection failed"),
+        ("503", "503"),
+        ("short", "bytes short"),
+    ],
 )
 def test_what_may_pass_is_tried_again_and_in_the_end_told(tmp_path, mischief, words):
     with serving({KEY: Stored(CONTENT[:200])}, Mischief({mischief: 1}, stall=0.5)) as server:
