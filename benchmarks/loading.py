@@ -101,17 +101,18 @@ def summary(seconds: list[float]) -> dict:
 
 
 def alone(root: Path, captions: str, steps: int, cold: bool) -> dict:
-    made, seconds = batches(root, captions), []
+    made, seconds, cpu = batches(root, captions), [], []
     if cold:
         forget(root)
     else:
         for step in range(steps):
             made[step]
     for step in range(steps):
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         made[step]
         seconds.append(time.perf_counter() - start)
-    return summary(seconds)
+        cpu.append(time.process_time() - used)
+    return summary(seconds) | {"cpu_ms": summary(cpu)["median_ms"]}
 
 
 def waited(root: Path, captions: str, steps: int, workers: int, computing: float) -> dict:
