@@ -159,6 +159,25 @@ def load(settings: Mapping[str, Any]) -> Config:
     )
 
 
+def check_imported(settings: Config) -> None:
+    """Make sure that the stores are there which nothing makes (nsd.source: prepared).
+
+    Raises
+    ------
+    ConfigError
+        If a subject lacks one; the message says how to import it.
+    """
+    for subject in settings.subjects.everyone():
+        for name, command in (("responses.h5", "import-betas"), ("stimuli.h5", "import-pictures")):
+            path = Path(settings.paths.prepared) / f"sub-{subject:02d}" / name
+            if not path.is_file():
+                raise ConfigError(
+                    f"nsd.source is prepared, but {path} is missing. Allowed: both stores of every subject, imported or"
+                    f" made from NSD before, e.g. neuropictor {command} --out {path}; docs/own_data.md tells how. With"
+                    " nsd.source: simulated, local or fetch they are made."
+                )
+
+
 def read(*paths: str | Path) -> Config:
     """Read and check YAML files, laid one over the other; what they leave out has its default.
 

@@ -32,29 +32,14 @@ def checked(found):
         if loaded.nsd.source == "fetch":
             agreement.check_terms(loaded.nsd.terms_accepted)
         if loaded.nsd.source == "prepared":
-            check_imported(loaded)
+            configuration.check_imported(loaded)
     except (
         configuration.ConfigError,
         FileExistsError,
-        FileNotFoundError,
         agreement.AgreementError,
     ) as error:
         raise WorkflowError(str(error)) from None
     return loaded
-
-
-def check_imported(loaded):
-    """Make sure that the stores are there which nothing here can make."""
-    for subject in loaded.subjects.everyone():
-        folder = Path(loaded.paths.prepared) / f"sub-{sub(subject)}"
-        for store in ("responses.h5", "stimuli.h5"):
-            if not (folder / store).is_file():
-                command = "betas" if store == "responses.h5" else "pictures"
-                raise FileNotFoundError(
-                    f"nsd.source is prepared, but {folder / store} is missing. Allowed: both stores of every subject, imported"
-                    f" by `neuropictor import-{command}` or from NSD, e.g. neuropictor import-{command} --out {folder / store};"
-                    " docs/own_data.md tells how. With nsd.source: simulated, local or fetch they are made."
-                )
 
 
 def section(name, *only):
