@@ -207,6 +207,31 @@ rule response_map:
         "../workflow_scripts/response_map.py"
 
 
+# Of all experiments that have scores; not part of a run: `snakemake compare`.
+rule compare:
+    input:
+        metrics=scored_experiments(),
+    output:
+        page=f"{settings.paths.results}/comparison.html",
+        table=f"{settings.paths.results}/comparison.csv",
+    log:
+        "<logs>/compare.log",
+    benchmark:
+        "<results>/benchmarks/compare.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(1000),
+        runtime=growing(10),
+    params:
+        code=code("compare"),
+    message:
+        "Comparing experiments"
+    script:
+        "../workflow_scripts/compare.py"
+
+
 rule figures:
     input:
         expand("<results>/report/contact_sheet_sub-{subject}.png", subject=refined()),
@@ -217,3 +242,12 @@ rule figures:
         "<results>/report/training_curves.png",
         "<results>/report/data_card.html",
     localrule: True
+
+
+# Also of a run that failed: what there is, and what it took.
+onsuccess:
+    list_jobs()
+
+
+onerror:
+    list_jobs()

@@ -16,6 +16,7 @@ from neuropictor.models.networks import load_autoencoder, save_autoencoder
 from neuropictor.models.population import AUTOENCODER, population_file
 from neuropictor.runlog import RunRecord, checksum
 from neuropictor.surface import Geometry, load_geometry
+from neuropictor.training.board import BOARD_FOLDER, Board
 from neuropictor.training.checkpoints import CheckpointFolder, make_guard
 from neuropictor.training.loop import Batch, Recipe, Trainer, learning_rate, make_accelerator, write_history
 
@@ -123,7 +124,9 @@ def calibrate(
             validation_interval=config.validation_interval,
         )
         checkpoints = CheckpointFolder(out.parent / "checkpoints", guard)
-        history = Trainer(task, batches, validation, recipe, runtime, checkpoints, accelerator).run("Calibrating")
+        board = Board(out.parent / BOARD_FOLDER, batches.responses.data)
+        trainer = Trainer(task, batches, validation, recipe, runtime, checkpoints, accelerator, board)
+        history = trainer.run("Calibrating")
         if accelerator.is_main_process:
             save_autoencoder(module, out, start)
             write_history(out.parent / "history.csv", history)

@@ -26,6 +26,7 @@ from torch import nn
 from neuropictor.data.datasets import TrainingBatches
 from neuropictor.models.device import prepare_device
 from neuropictor.runlog import atomic_path, progress
+from neuropictor.training.board import Board
 from neuropictor.training.checkpoints import CheckpointFolder, restore_state, training_state
 
 if TYPE_CHECKING:
@@ -194,6 +195,8 @@ class Trainer:
         Where to save and from where to continue.
     accelerator
         See `make_accelerator`.
+    board
+        Where losses and sample pictures are shown, if ``runtime.tensorboard`` says so; None for nowhere.
     """
 
     def __init__(
@@ -205,9 +208,11 @@ class Trainer:
         runtime: "RuntimeConfig",
         checkpoints: CheckpointFolder,
         accelerator: Accelerator,
+        board: Board | None = None,
     ):
         self.task, self.batches, self.validation, self.recipe = task, batches, validation, recipe
         self.runtime, self.checkpoints, self.accelerator = runtime, checkpoints, accelerator
+        self.board = board if runtime.tensorboard else None
         self.history: list[tuple[int, str, str, float]] = []
         fused = accelerator.device.type in ("cpu", "cuda")
         optimizer = torch.optim.AdamW(self._groups(), betas=ADAM_BETAS, weight_decay=recipe.weight_decay, fused=fused)
@@ -236,8 +241,12 @@ class Trainer:
             If a loss is not finite; the checkpoints before it stay.
         """
         start = self._resume()
+        if self.board:
+            self.board.open(start)
         with _Termination(self.accelerator).watched() as termination:
             self._train(start, description, termination)
+        if self.board:
+            self.board.close()
         self.average.swap()
         self.task.module.eval()
         return self.history
@@ -319,6 +328,8 @@ class Trainer:
 
     def _record(self, step: int, split: str, values: Mapping[str, float]) -> None:
         self._check(step, split, values)
+        if self.board:
+            self.board.scalars(step, split, values)
         self.history += [(step, split, name, value) for name, value in values.items()]
 
     def _check(self, step: int, split: str, values: Mapping[str, float]) -> None:
@@ -346,6 +357,8 @@ class Trainer:
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value.item() * size
             count += size
+        if count and self.board:
+            self.board.pictures(step)
         self.task.module.train()
         self.average.swap()
         if not count:

@@ -30,8 +30,10 @@ from neuropictor.models.pipeline import NeuroPictorPipeline
 from neuropictor.models.pipeline_folder import pipeline_paths, read_networks
 from neuropictor.models.population import AUTOENCODER, population_file, population_pipeline
 from neuropictor.runlog import RunRecord, checksum
+from neuropictor.training.board import BOARD_FOLDER, Board
 from neuropictor.training.checkpoints import CheckpointFolder, make_guard
 from neuropictor.training.loop import Batch, Recipe, Trainer, learning_rate, make_accelerator, write_history
+from neuropictor.training.preview import PICTURES, Preview
 
 if TYPE_CHECKING:
     from neuropictor.config import ReconstructConfig, RefineConfig, RuntimeConfig
@@ -177,7 +179,11 @@ def _train(
         check_space(networks.alignment, batches.responses.space)
         recipe = Recipe(task.steps, task.rate, config.weight_decay, config.ema, config.validation_interval)
         checkpoints = CheckpointFolder(out / "checkpoints", guard)
-        trainer = Trainer(task, batches, validation, recipe, runtime, checkpoints, accelerator)
+        shown = next(validation.fixed(PICTURES), None)
+        dtype = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
+        preview = Preview(networks, frozen, shown, dtype) if shown else None
+        board = Board(out / BOARD_FOLDER, batches.responses.data, preview)
+        trainer = Trainer(task, batches, validation, recipe, runtime, checkpoints, accelerator, board)
         history = trainer.run({"pretrain": "Pretraining", "refine": "Refining"}[stage])
         if accelerator.is_main_process:
             NeuroPictorPipeline.from_parts(networks, frozen).save_trained(out, backbone)

@@ -13,13 +13,13 @@ FLOORS = {
     **dict.fromkeys(["config", "provenance", "runlog", "surface"], 1),
     **dict.fromkeys(["nsd", "models"], 2),
     **dict.fromkeys(["data", "simulation"], 3),
-    **dict.fromkeys(["training", "sampling", "evaluation"], 4),
+    **dict.fromkeys(["training", "sampling", "evaluation", "doctor"], 4),
     "cli": 5,
 }
 # Logging and settings serve all floors above; on their own floor nobody needs them. Rooms in several files:
 ROOM_OF = dict.fromkeys(["config_evaluation", "config_runtime", "config_sections"], "config")
 ROOM_OF |= dict.fromkeys(["config_text", "config_types"], "config") | {"progress": "runlog"}
-ROOM_OF |= dict.fromkeys(["cli_data", "cli_evaluation", "cli_options"], "cli")
+ROOM_OF |= dict.fromkeys(["cli_data", "cli_evaluation", "cli_options", "cli_results"], "cli")
 LIGHT = [
     "neuropictor",
     "neuropictor.config",
@@ -34,6 +34,9 @@ LIGHT = [
     "neuropictor.data.responses",
     "neuropictor.data.stimuli",
     "neuropictor.data.preprocess",
+    "neuropictor.evaluation.comparison",
+    "neuropictor.evaluation.runs",
+    "neuropictor.doctor",
     "neuropictor.evaluation.figures",
     "neuropictor.evaluation.tables",
     "neuropictor.evaluation.score_pages",

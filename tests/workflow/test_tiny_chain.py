@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,34 @@ def test_stages_leave_records_logs_and_benchmarks(chain):
     }
     assert logs == benchmarks
     assert {"pretrain", "refine/sub-01", "sample/sub-02_refined", "evaluate"} <= logs
+
+
+def test_all_jobs_are_listed_with_what_they_took(chain):
+    with open(chain / "results/runs.csv", newline="") as file:
+        rows = {row["job"]: row for row in csv.DictReader(file)}
+    benchmarks = chain / "results/benchmarks"
+    assert rows.keys() == {
+        path.relative_to(benchmarks).with_suffix("").as_posix() for path in benchmarks.rglob("*.jsonl")
+    }
+    assert all(row["job_seconds"] for row in rows.values())
+    recorded = {job for job, row in rows.items() if row["record"]}
+    records = [path for path in chain.rglob("*run.json") if ".snakemake" not in path.parts]
+    assert len(recorded) == len(records)
+    assert {"pretrain", "refine/sub-01", "sample/sub-02_refined", "evaluate", "preprocess_subject/sub-01"} <= recorded
+    assert rows["pretrain"]["data"] == "simulated"
+    assert float(rows["pretrain"]["steps_per_second"]) > 0
+
+
+def test_experiments_are_compared(chain):
+    other = chain / "results/experiments/other"
+    other.mkdir(parents=True)
+    shutil.copy(chain / "results/metrics.csv", other)
+    snakemake(chain, "compare")
+    text = (chain / "results/comparison.html").read_text()
+    assert "Experiments compared (SIMULATED data)" in text
+    assert "<td>other (SIMULATED data)</td>" in text
+    assert "<code>refine.steps</code></td><td>4</td>" in text
+    shutil.rmtree(other)
 
 
 def test_nothing_half_written_is_left(chain):

@@ -1,0 +1,134 @@
+# Functions only: which files of NSD there are, and what the stages need of them.
+
+
+def nsd_folder(wildcards, threads):
+    """The NSD root; what lies there is known from the input files, so it is no reason to run again."""
+    return settings.paths.nsd
+
+
+def annotation_files():
+    """COCO's annotations, unpacked."""
+    return [
+        f"<nsd>/{keys.annotations(kind, split)}"
+        for kind in keys.ANNOTATION_KINDS
+        for split in keys.COCO_SPLITS
+    ]
+
+
+def picture_files():
+    """What is the same for all subjects: pictures, order of trials, annotations."""
+    shared = (keys.STIMULI, keys.STIMULUS_INFO, keys.EXPERIMENT_DESIGN)
+    return [*(f"<nsd>/{key}" for key in shared), *annotation_files()]
+
+
+def own_pictures(wildcards):
+    """A simulated subject's own pictures, where they are not among those that all subjects share."""
+    subject = int(wildcards.subject)
+    own = settings.nsd.source == "simulated" and subject not in keys.NUMBERED_FIRST
+    return f"<nsd>/{keys.own_stimuli(subject)}" if own else []
+
+
+def simulated_pictures():
+    """One subject's own pictures in a simulated NSD, with the subject as a wildcard."""
+    return f"<nsd>/{keys.own_stimuli(1)}".replace("subj01", "subj{subject}")
+
+
+def simulated_subject():
+    """One subject's folder of betas and file of behaviour in a simulated NSD, with the subject as a wildcard."""
+    names = [keys.beta_folder(1, settings.nsd.beta_version), keys.behaviour(1)]
+    return [f"<nsd>/{name}".replace("subj01", "subj{subject}") for name in names]
+
+
+def counted_sessions(subject):
+    """Number of a subject's sessions that the settings let count."""
+    return constants.counted_sessions(
+        constants.SESSIONS[subject], settings.nsd.release, settings.nsd.sessions
+    )
+
+
+def beta_keys(subject, sessions=None):
+    """Keys of a subject's betas; of all sessions that count if none are given."""
+    return [
+        keys.betas(subject, session, side, settings.nsd.beta_version)
+        for session in sessions or range(1, counted_sessions(subject) + 1)
+        for side in constants.HEMISPHERES
+    ]
+
+
+def subject_keys(subject):
+    """Keys of a subject's noise ceilings and behaviour."""
+    version = settings.nsd.beta_version
+    ceilings = [keys.ncsnr(subject, side, version) for side in constants.HEMISPHERES]
+    return [*ceilings, keys.behaviour(subject)]
+
+
+def fetched(found):
+    """Outputs of these keys, with subject and session as wildcards where they are the first."""
+    names = {"subj01": "subj{subject}", "session01": "session{session}"}
+    for name, wildcard in names.items():
+        found = [key.replace(name, wildcard) for key in found]
+    return [f"<nsd>/{key}" for key in found]
+
+
+def raw(files):
+    """Betas, which are removed after use unless nsd.keep_raw."""
+    return files if settings.nsd.keep_raw else [temp(file) for file in files]
+
+
+def fetch_source(wildcards, threads):
+    """Where and how to fetch; the bytes are checked, so that it is no reason to fetch them again."""
+    return settings.nsd.model_dump()
+
+
+def planned_files():
+    """Keys of all files that stay, and of those that are removed after use."""
+    subjects = settings.subjects.everyone()
+    kept = [keys.EXPERIMENT_DESIGN, keys.STIMULUS_INFO, keys.STIMULI]
+    kept += [key for subject in subjects for key in subject_keys(subject)]
+    betas = [key for subject in subjects for key in beta_keys(subject)]
+    if settings.nsd.keep_raw:
+        return {"kept": [*kept, *betas], "passing": [], "at_once": 0}
+    return {"kept": kept, "passing": betas, "at_once": 2 * SESSIONS_AT_ONCE}
+
+
+def response_files(wildcards):
+    """One subject's NSD files: those that are simulated or fetched, or those of all sessions found in the folder."""
+    if settings.nsd.source == "simulated":
+        return expand(simulated_subject(), subject=wildcards.subject)
+    subject, version = int(wildcards.subject), settings.nsd.beta_version
+    if settings.nsd.source == "fetch":
+        return [f"<nsd>/{key}" for key in subject_keys(subject)]
+    folder = Path(settings.paths.nsd) / keys.beta_folder(subject, version)
+    found = (
+        int(path.stem[-2:]) for path in folder.glob("lh.betas_session[0-9][0-9].mgh")
+    )
+    sessions = sorted(
+        session for session in found if session <= counted_sessions(subject)
+    )
+    if not sessions:
+        raise WorkflowError(
+            f"No betas of subject {subject} in {folder}. With nsd.source: local, NSD's files must lie below paths.nsd as in"
+            f" its bucket, e.g. {settings.paths.nsd}/{keys.betas(subject, 1, 'lh', version)}."
+            " With nsd.source: simulated they are made."
+        )
+    return [
+        f"<nsd>/{key}"
+        for key in (*beta_keys(subject, sessions), *subject_keys(subject))
+    ]
+
+
+def session_files(wildcards):
+    """What is kept of each session of one subject, where betas are fetched and removed."""
+    if settings.nsd.source != "fetch":
+        return []
+    sessions = range(1, counted_sessions(int(wildcards.subject)) + 1)
+    subject, version = int(wildcards.subject), settings.nsd.beta_version
+    return [
+        f"<nsd>/{keys.kept_session(subject, session, version)}" for session in sessions
+    ]
+
+
+def session_betas(wildcards):
+    """Both beta files of one session."""
+    found = beta_keys(int(wildcards.subject), [int(wildcards.session)])
+    return [f"<nsd>/{key}" for key in found]
