@@ -4,9 +4,9 @@
 
 A simulated NSD of many small sessions lies behind a local server; `snakemake preprocess` (nsd.source: fetch) runs for
 two subjects while the folder is watched: bytes of raw betas (whole files, and parts that are coming, counted as whole),
-in sessions. Once with a line so slow that fetching takes longest, as with NSD itself, and otherwise with one so fast
-that preprocessing does, with few and with many cores. What the plan reserves room for is `SESSIONS_AT_ONCE` of
-rules/common.smk.
+in sessions. The line is so fast that preprocessing takes longer than fetching, which piles up most; with few and with
+many cores. What the plan reserves room for is `SESSIONS_AT_ONCE` of rules/common.smk, which the resource `sessions` of
+the profiles keeps to.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import yaml
 from preprocess import machine
-from stand_in_bucket import Mischief, Stored, serving
+from stand_in_bucket import Stored, serving
 
 from neuropictor.config import NsdConfig, SimulateConfig
 from neuropictor.nsd import fetch, keys
@@ -74,10 +74,10 @@ class Watch(threading.Thread):
             self.seen |= set(sizes)
 
 
-def measure(objects: dict[str, Stored], sessions: int, cores: int, rate: float) -> dict:
-    """Run the workflow to the prepared stores; `rate` in bytes a second of each connection, 0: as fast as it goes."""
+def measure(objects: dict[str, Stored], sessions: int, cores: int) -> dict:
+    """Run the workflow to the prepared stores."""
     one = sum(len(objects[keys.betas(1, 1, side, NsdConfig().beta_version)].content) for side in ("lh", "rh"))
-    with tempfile.TemporaryDirectory() as folder, serving(objects, Mischief(bytes_per_second=rate)) as server:
+    with tempfile.TemporaryDirectory() as folder, serving(objects) as server:
         endpoints = {"endpoint": server.address, "coco_endpoint": server.address}
         settings = {
             "subjects": {"pretrain": SUBJECTS, "refine": SUBJECTS},
@@ -102,7 +102,6 @@ def measure(objects: dict[str, Stored], sessions: int, cores: int, rate: float) 
         left = list((Path(folder) / "data/nsd").rglob("*betas_session*"))
     return {
         "cores": cores,
-        "line": f"{rate / 1e6:g} MB/s a connection" if rate else "as fast as it goes",
         "sessions_fetched": len(watch.seen),
         "most_sessions_at_once": watch.most_sessions,
         "most_bytes_in_sessions": round(watch.most_bytes / one, 2),
@@ -125,7 +124,7 @@ def main() -> None:
         for subject in SUBJECTS:
             write_subject(root, subject, simulated)
         objects = bucket(root)
-    runs = [measure(objects, given.sessions, cores, rate) for cores, rate in ((2, 0), (8, 0), (2, 2.5e5))]
+    runs = [measure(objects, given.sessions, cores) for cores in (2, 8)]
     result = {
         "what": f"raw betas while {len(SUBJECTS)} subjects of {given.sessions} sessions are fetched and prepared",
         "sessions_that_the_plan_reserves_room_for": reserved,

@@ -18,7 +18,7 @@ BACKBONE_PARTS = [
     "scheduler",
     "image_encoder",
 ]
-# Raw sessions on disk: two being fetched (resource network), two waiting for or in preprocessing, which goes first.
+# Raw sessions on disk at most, fetched or in preprocessing: the profiles' resource sessions.
 SESSIONS_AT_ONCE = 4
 MODELS = ["refined", "pretrained"]
 BASELINES = ["ridge_diffusion", "ridge", "mean_picture"]

@@ -124,6 +124,7 @@ use rule fetch_design as fetch_betas with:
     priority: 0
     resources:
         network=1,
+        sessions=1,
         mem_mb=growing(500),
         runtime=growing(240),
     message:
@@ -147,6 +148,7 @@ rule preprocess_session:
         "../envs/neuropictor.yaml"
     threads: 1
     resources:
+        sessions=1,
         mem_mb=growing(2000),
         runtime=growing(30),
     params:

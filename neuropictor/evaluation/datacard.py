@@ -165,7 +165,7 @@ def _backbone_facts(metrics: Path | None) -> dict | None:
     controls = results.get("controls")
     if not controls:
         return None
-    seen, vae, text = (controls[name]["category"] for name in ("seen", "vae", "text"))
+    seen, vae, text = (controls[name].get("category") for name in ("seen", "vae", "text"))
     return {
         "name": results["backbone"],
         "mean_colour_two_way": controls["mean_colour"]["two_way"],

@@ -1,4 +1,5 @@
 import json
+import re
 
 import h5py
 import numpy as np
@@ -130,3 +131,14 @@ def test_data_card(tmp_path):
     single = SampleConfig(trial_averaging="single")
     data_card(responses, stimuli, EvaluateConfig(), single, tmp_path / "card.html")
     assert "reconstructed from a single trial, the first" in (tmp_path / "card.html").read_text()
+
+
+def test_a_data_card_of_pictures_without_categories(tmp_path):
+    """As a lab's own may be: nothing is scored by categories then."""
+    stimuli = write_stimuli(tmp_path / "stimuli.h5")
+    scores = {"two_way": 0.8, "pixcorr": 0.9}
+    controls = dict.fromkeys(("seen", "vae", "text", "mean_colour"), scores)
+    (tmp_path / "metrics.run.json").write_text(json.dumps({"results": {"backbone": "m", "controls": controls}}))
+    responses, out = {1: write_responses(tmp_path / "1.h5")}, tmp_path / "card.html"
+    data_card(responses, [stimuli], EvaluateConfig(), SampleConfig(), out, metrics=tmp_path / "metrics.csv")
+    assert re.search(r"category read off true pictures</td>\s*<td[^>]*>unknown", out.read_text())

@@ -1,6 +1,7 @@
 """The rules that fetch NSD: what they would do, offline; and a few of them against a local server."""
 
 import os
+import re
 import shutil
 from collections import Counter
 
@@ -74,3 +75,15 @@ def test_files_are_planned_fetched_and_not_fetched_again(checkout, monkeypatch):
     edit.write_text(edit.read_text().replace("RANGE_BYTES = 8", "RANGE_BYTES = 4"))
     other = {"nsd": {**NOWHERE, "connections": 3}, "subjects": {"pretrain": [4, 8], "refine": [4]}}
     assert planned(checkout, other, "--", *targets) == Counter(fetch_plan=1)
+
+
+def test_profiles_keep_to_the_room_that_the_plan_reserves(checkout):
+    reserved = int(
+        re.search(r"^SESSIONS_AT_ONCE = (\d+)", (checkout / "rules/common.smk").read_text(), re.MULTILINE)[1]
+    )
+    for profile in ("default", "slurm"):
+        found = yaml.safe_load((checkout / f"profiles/{profile}/profile.v9+.yaml").read_text())
+        assert found["resources"]["sessions"] == reserved
+    rules = (checkout / "rules/fetch.smk").read_text()
+    for rule in ("as fetch_betas with:", "rule preprocess_session:"):
+        assert "sessions=1," in rules.partition(rule)[2].partition("params:")[0].partition("\n\n\n")[0]
