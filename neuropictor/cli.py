@@ -165,11 +165,12 @@ def sample(
     --out results/sample/sub-01/refined.h5
     """
     from neuropictor.sampling import sample_subject
+    from neuropictor.training.launch import launch
 
     loaded, runtime = start(settings)
     files = {"pipeline": pipeline, "responses": responses}
     sections = {"config": loaded.sample, "runtime": runtime}
-    sample_subject(**files, backbone=backbone, **sections, model=model, out=out, components=components)
+    launch(sample_subject, **files, backbone=backbone, **sections, model=model, out=out, components=components)
 
 
 @app.command()

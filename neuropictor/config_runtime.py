@@ -43,10 +43,13 @@ class RuntimeConfig(Section):
         " decoded in tiles, whose colours may differ a little",
     )
     gpus: Annotated[int, Field(ge=0)] = Field(
-        0, description="GPUs that a training job reserves with Snakemake and on a cluster; other jobs that use one, one"
+        0,
+        description="GPUs that a training or sampling job reserves with Snakemake and on a cluster; others reserve one",
     )
     processes: Count = Field(
-        1, description="processes that train together, each with its share of every batch and a GPU of its own if any"
+        1,
+        description="processes that train together, each with its share of every batch and a GPU of its own if any, and"
+        " over which sampling spreads its batches",
     )
     nodes: Count = Field(1, description="machines over which these processes are spread; more than one only with Slurm")
     checkpoint_interval: Count = Field(200, description="training steps between two checkpoints")

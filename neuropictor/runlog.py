@@ -32,6 +32,7 @@ __all__ = [
     "duration",
     "is_first",
     "launched",
+    "process_share",
     "progress",
     "record_path",
     "revision",
@@ -56,6 +57,11 @@ def launched() -> bool:
 def is_first() -> bool:
     """Tell whether this is the process that writes files: the only one, or the first of several."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def process_share() -> tuple[int, int]:
+    """Return this process's number and how many there are: ``(0, 1)`` for one alone."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def start_log(path: str | Path | None = None, prefix: str | None = None) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,12 +24,15 @@ from neuropictor.models.networks import check_space
 from neuropictor.models.pipeline import NeuroPictorPipeline
 from neuropictor.models.pipeline_folder import pipeline_paths
 from neuropictor.models.speed import prepare_sampling
-from neuropictor.runlog import RunRecord, atomic_path, checksum, progress, record_path
+from neuropictor.runlog import RunRecord, atomic_path, checksum, is_first, process_share, progress, record_path
 
 if TYPE_CHECKING:
     from neuropictor.config import RuntimeConfig, SampleConfig
 
 log = logging.getLogger(__name__)
+
+#: Seconds between two looks for what another process makes.
+POLL = 0.2
 
 
 def picture_generator(seed: int, subject: int, nsd_id: int, sample: int) -> torch.Generator:
@@ -52,6 +56,10 @@ class _Chunks:
         self.folder = out.with_name(f"{out.stem}.chunks")
         text = json.dumps(guard, indent=2, sort_keys=True)
         file = self.folder / "guard.json"
+        if not is_first():  # the first of several processes decides
+            while not file.is_file() or file.read_text(encoding="utf-8") != text:
+                time.sleep(POLL)
+            return
         if self.folder.is_dir() and (not file.is_file() or file.read_text(encoding="utf-8") != text):
             log.warning("%s holds parts made with other settings, networks or responses: starting afresh", self.folder)
             self.clear()
@@ -66,6 +74,12 @@ class _Chunks:
         """Return a finished part, or None."""
         path = self._path(index)
         return np.load(path, allow_pickle=False) if path.is_file() else None
+
+    def wait_for(self, index: int) -> np.ndarray:
+        """Return a part that this process or another one makes; its launcher ends this one if the other fails."""
+        while (pictures := self.load(index)) is None:
+            time.sleep(POLL)
+        return pictures
 
     def save(self, index: int, pictures: np.ndarray) -> None:
         """Keep a finished part."""
@@ -88,6 +102,8 @@ def sample_subject(
     backbone: str | Path | None = None,
 ) -> None:
     """Reconstruct every test picture of a subject, from the mean response over its repeats or from its first trial.
+
+    Several processes under a launcher share the batches, and the first of them writes the file: the same file.
 
     Parameters
     ----------
@@ -115,19 +131,17 @@ def sample_subject(
         nsd_ids = store.pictures("test")
         jobs = [(int(nsd_id), sample) for nsd_id in nsd_ids for sample in range(config.samples)]
         aligned = None if components is None else ComponentStore(components, store)
-        sampler = _Sampler(pipeline, backbone, store, aligned, config, runtime)
         guard = {"config": config.model_dump(mode="json"), "precision": runtime.precision, "model": model}
         chunks = _Chunks(out, guard | {name: checksum(path) for name, path in inputs.items()})
-        parts = []
-        starts = range(0, len(jobs), config.batch_size)
-        for index, start in enumerate(progress(starts, f"Sampling {model} pictures", unit="batch")):
-            part = jobs[start : start + config.batch_size]
-            pictures = chunks.load(index)
-            if pictures is None:
-                pictures = sampler.pictures(part)
-                chunks.save(index, pictures)
-            parts.append(pictures)
-        pictures = np.concatenate(parts)
+        batches = [jobs[start : start + config.batch_size] for start in range(0, len(jobs), config.batch_size)]
+        rank, processes = process_share()
+        sampler = _Sampler(pipeline, backbone, store, aligned, config, runtime)
+        for index in progress(range(rank, len(batches), processes), f"Sampling {model} pictures", unit="batch"):
+            if chunks.load(index) is None:
+                chunks.save(index, sampler.pictures(batches[index]))
+        if not is_first():
+            return
+        pictures = np.concatenate([chunks.wait_for(index) for index in range(len(batches))])
         pictures = pictures.reshape(len(nsd_ids), config.samples, *pictures.shape[1:])
         write_reconstructions(out, Reconstructions(pictures, nsd_ids, model, store.subject, store.data))
         record.add(pictures=len(nsd_ids), samples=config.samples)

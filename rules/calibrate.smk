@@ -17,9 +17,10 @@ rule calibrate:
         "../envs/neuropictor.yaml"
     threads: cores()
     resources:
-        **training_resources(),
-        mem_mb=growing(4000),
-        runtime=growing(1440),
+        **process_resources(),
+        mem_mb=need("calibrate", "mem_mb"),
+        runtime=need("calibrate", "runtime"),
+        gpu_mem_mb=need("calibrate", "gpu_mem_mb"),
     params:
         config=section("calibrate"),
         encoder=section("encoder"),

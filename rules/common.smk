@@ -1,6 +1,7 @@
 # Functions only: what each rule depends on, and where things lie.
 from pathlib import Path
 
+import yaml
 from snakemake.exceptions import WorkflowError
 
 from neuropictor import config as configuration
@@ -8,6 +9,7 @@ from neuropictor import provenance, runlog
 from neuropictor.evaluation import runs
 from neuropictor.nsd import agreement, constants, keys
 
+NEEDS = yaml.safe_load(Path(workflow.source_path("needs.yaml")).read_text())
 SHIPPED = Path(configuration.__file__).parent / "assets" / "miniature"
 GALLERY = Path(configuration.__file__).parent / "evaluation" / "gallery.html"
 BACKBONE_PARTS = [
@@ -77,8 +79,16 @@ def growing(amount):
     return amount_of_attempt
 
 
-def training_resources():
-    """GPUs of a training job and, where it spans machines, these: Slurm runs one launcher on each (no MPI is used)."""
+def need(rule, what):
+    """Memory, time or GPU memory of a job at the networks' size, see needs.yaml; GPU memory does not grow with retries."""
+    paper = settings.encoder.width >= 512 or Path(settings.backbone.source).is_dir()
+    paper |= rule == "evaluate" and settings.evaluate.networks != "miniature"
+    amount = NEEDS[rule]["paper" if paper else "miniature"][what]
+    return amount if what == "gpu_mem_mb" else growing(amount)
+
+
+def process_resources():
+    """GPUs of a job of several processes and, where it spans machines, these: Slurm runs one launcher on each, no MPI."""
     wanted = settings.runtime
     if wanted.nodes == 1:
         return {"gpu": wanted.gpus}

@@ -21,8 +21,9 @@ rule baselines:
     threads: cores()
     resources:
         gpu=min(1, settings.runtime.gpus),
-        mem_mb=growing(4000),
-        runtime=growing(480),
+        mem_mb=need("baselines", "mem_mb"),
+        runtime=need("baselines", "runtime"),
+        gpu_mem_mb=need("baselines", "gpu_mem_mb"),
     params:
         config=section("evaluate", "ridge_alphas", "diffusion_strength"),
         sample=section("sample"),
@@ -79,8 +80,9 @@ rule evaluate:
     threads: cores()
     resources:
         gpu=min(1, settings.runtime.gpus),
-        mem_mb=growing(3000 if settings.evaluate.networks == "miniature" else 16000),
-        runtime=growing(240),
+        mem_mb=need("evaluate", "mem_mb"),
+        runtime=need("evaluate", "runtime"),
+        gpu_mem_mb=need("evaluate", "gpu_mem_mb"),
     params:
         config=section(
             "evaluate", "bootstrap", "permutations", "seed", "networks", "protocols"

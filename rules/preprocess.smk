@@ -22,8 +22,9 @@ rule cache_latents:
     threads: cores()
     resources:
         gpu=min(1, settings.runtime.gpus),
-        mem_mb=growing(3000),
-        runtime=growing(60),
+        mem_mb=need("cache_latents", "mem_mb"),
+        runtime=need("cache_latents", "runtime"),
+        gpu_mem_mb=need("cache_latents", "gpu_mem_mb"),
     params:
         backbone=backbone(),
         content=backbone_content(),

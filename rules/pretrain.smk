@@ -22,9 +22,10 @@ rule pretrain:
         "../envs/neuropictor.yaml"
     threads: cores()
     resources:
-        **training_resources(),
-        mem_mb=growing(6000),
-        runtime=growing(2880),
+        **process_resources(),
+        mem_mb=need("pretrain", "mem_mb"),
+        runtime=need("pretrain", "runtime"),
+        gpu_mem_mb=need("pretrain", "gpu_mem_mb"),
     params:
         config=section("pretrain"),
         tokens=settings.align.tokens,

@@ -22,9 +22,10 @@ rule refine:
         "../envs/neuropictor.yaml"
     threads: cores()
     resources:
-        **training_resources(),
-        mem_mb=growing(6000),
-        runtime=growing(1440),
+        **process_resources(),
+        mem_mb=need("refine", "mem_mb"),
+        runtime=need("refine", "runtime"),
+        gpu_mem_mb=need("refine", "gpu_mem_mb"),
     params:
         config=section("refine"),
         backbone=backbone(),

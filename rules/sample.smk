@@ -19,9 +19,10 @@ rule sample:
         "../envs/neuropictor.yaml"
     threads: cores()
     resources:
-        gpu=min(1, settings.runtime.gpus),
-        mem_mb=growing(3000),
-        runtime=growing(480),
+        **process_resources(),
+        mem_mb=need("sample", "mem_mb"),
+        runtime=need("sample", "runtime"),
+        gpu_mem_mb=need("sample", "gpu_mem_mb"),
     params:
         config=section("sample"),
         content=backbone_content(),

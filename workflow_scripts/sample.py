@@ -8,8 +8,10 @@ from neuropictor.runlog import start_log
 start_log(snakemake.log[0])
 
 from neuropictor.sampling import sample_subject
+from neuropictor.training.launch import launch
 
-sample_subject(
+launch(
+    sample_subject,
     pipeline=Path(snakemake.input.index).parent,
     responses=Path(snakemake.input.responses),
     config=SampleConfig(**snakemake.params.config),

@@ -23,6 +23,8 @@ def prepare_device(runtime: "RuntimeConfig") -> torch.device:
         beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes that train together on this machine
         torch.set_num_threads(max(1, runtime.threads // beside))
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if there["cuda"] and "LOCAL_RANK" in os.environ:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # what "cuda" then means in this process
     if runtime.device == "auto":
         if runtime.gpus and not there["cuda"]:
             raise RuntimeError(

@@ -1,4 +1,4 @@
-"""Start a training in several processes, on one machine or, inside a Slurm job, on several.
+"""Start a training or sampling in several processes, on one machine or, inside a Slurm job, on several.
 
 The program that is running (a workflow script, or the command line) is started again as often as ``runtime.processes``
 says; each copy calls the same stage, finds its rank in its environment, and takes its share of every batch.

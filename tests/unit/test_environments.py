@@ -69,3 +69,49 @@ def test_the_cluster_profile_runs_again_what_the_default_one_does():
     assert {key: slurm[key] for key in shared} == {key: default[key] for key in shared}
     assert slurm["resources"]["network"] == default["resources"]["network"]
     assert "code" not in default["rerun-triggers"]
+
+
+@pytest.mark.parametrize("recipe", ["Dockerfile", "neuropictor.def"])
+def test_containers_install_the_lock_and_nothing_beside_it(recipe):
+    text = (ROOT / "envs" / recipe).read_text()
+    installs = re.findall(r"pip install.*", text)
+    assert [line for line in installs if "--require-hashes --requirements requirements.lock" in line]
+    others = [line for line in installs if "requirements.lock" not in line]
+    assert len(others) == 2  # uv, of the Makefile's range, and the project without its requirements
+    uv = re.search(r"'uv[^']*'", (ROOT / "Makefile").read_text())[0]
+    assert any(uv in line for line in others)
+    assert any("--no-deps ." in line for line in others)
+    python = re.search(r"python:([\d.]+)-", text)[1]
+    environment = yaml.safe_load((ROOT / "envs/neuropictor.yaml").read_text())
+    assert f"python={python}" in environment["dependencies"]
+    for path in ("requirements.lock", "pyproject.toml", "README.md", "LICENSE", "neuropictor"):
+        assert path in text
+        assert (ROOT / path).exists()
+
+
+def test_every_rule_names_the_environment():
+    rules = [
+        (path.name, text)
+        for path in (ROOT / "rules").glob("*.smk")
+        for text in re.split(r"^rule ", path.read_text(), flags=re.MULTILINE)[1:]
+    ]
+    scripted = [(file, text) for file, text in rules if "script:" in text]
+    assert len(scripted) > 15
+    for file, text in scripted:
+        assert 'conda:\n        "../envs/neuropictor.yaml"' in text, (file, text.partition(":")[0])
+
+
+def test_jobs_of_the_networks_say_what_they_need():
+    needs = yaml.safe_load((ROOT / "rules/needs.yaml").read_text())
+    for rule, sizes in needs.items():
+        assert sizes.keys() == {"miniature", "paper"}, rule
+        for amounts in sizes.values():
+            assert amounts.keys() == {"mem_mb", "runtime", "gpu_mem_mb"}, rule
+        assert all(sizes["paper"][what] >= sizes["miniature"][what] for what in ("mem_mb", "gpu_mem_mb")), rule
+    stated = {
+        rule: set(re.findall(r'(\w+)=need\("(\w+)"', text))
+        for path in (ROOT / "rules").glob("*.smk")
+        for rule, text in re.findall(r"^rule (\w+):\n(.*?)(?=^rule |\Z)", path.read_text(), re.MULTILINE | re.DOTALL)
+    }
+    found = {rule: parts for rule, parts in stated.items() if parts}
+    assert found == {rule: {(what, rule) for what in ("mem_mb", "runtime", "gpu_mem_mb")} for rule in needs}
