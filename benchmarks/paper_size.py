@@ -5,14 +5,32 @@ an encoder of depth 24 and width 1024. Weights are torch's and diffusers' initia
 process has the same; those that start at zero get small random numbers, so that nothing is multiplied by zero.
 """
 
+import json
 import os
 import platform
 import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 UNET_PARAMETERS = 865_910_724
+UNET = {
+    "sample_size": 64,
+    "cross_attention_dim": 1024,
+    "attention_head_dim": (5, 10, 20, 20),
+    "use_linear_projection": True,
+}
+VAE = {
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "sample_size": 512,
+}
 
 
 def paper_backbone():
@@ -21,17 +39,9 @@ def paper_backbone():
 
     from neuropictor.models.backbone import Backbone
 
-    unet = UNet2DConditionModel(
-        sample_size=64, cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True
-    )
+    unet = UNet2DConditionModel(**UNET)
     assert sum(parameter.numel() for parameter in unet.parameters()) == UNET_PARAMETERS
-    vae = AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512),
-        layers_per_block=2,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        sample_size=512,
-    )
+    vae = AutoencoderKL(**VAE)
     text = CLIPTextConfig(
         vocab_size=49408,
         hidden_size=1024,
@@ -78,6 +88,88 @@ def build(size: str):
             if not parameter.any():
                 parameter.normal_(std=0.02)
     return backbone, networks
+
+
+def measure_in_turns(script: str, ways: Sequence[str], rounds: int, arguments: Sequence[str], folder: Path) -> dict:
+    """Run ``script --way WAY --folder FOLDER ARGUMENTS`` for every way in turns, and return what each printed as JSON.
+
+    Records lie in `folder` too: of a measurement that was interrupted, only what is missing is measured.
+    """
+    found: dict[str, list[dict]] = {way: [] for way in ways}
+    for number in range(rounds):
+        for way in ways:
+            record = folder / f"{way}-{number}.json"
+            if not record.is_file():
+                command = [sys.executable, script, *arguments, "--way", way, "--folder", str(folder)]
+                output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+                record.write_text(output.splitlines()[-1] + "\n")
+            found[way].append(json.loads(record.read_text()))
+            print(way, found[way][-1], file=sys.stderr, flush=True)
+    return found
+
+
+def counted_tflop() -> dict[str, float]:
+    """TFLOP of a picture at the paper's size, counted on the meta device (a multiplication and an addition are two).
+
+    ``forward``: ControlNet and UNet. ``backward_frozen``, ``backward``: from there to the ControlNet's weights,
+    context and hint, without and with weight gradients of the UNet. ``shared``: what both branches of the guidance have
+    in common, up to the first cross-attention of either network. ``context``: keys and values of the context.
+    """
+    from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from neuropictor.models.encoder import FMRIEncoder
+
+    def count(run) -> float:
+        with FlopCounterMode(display=False) as counter:
+            run()
+        return counter.get_total_flops() / 1e12
+
+    with torch.device("meta"):
+        unet, vae, encoder = UNet2DConditionModel(**UNET), AutoencoderKL(**VAE), FMRIEncoder()
+        control = ControlNetModel.from_unet(unet, load_weights_from_unet=False)
+        control.controlnet_cond_embedding = torch.nn.Identity()
+        latents, times = torch.zeros(1, 4, 64, 64), torch.zeros(1)
+        context = torch.zeros(1, 77, 1024, requires_grad=True)
+        hint = torch.zeros(1, 320, 64, 64, requires_grad=True)
+
+        def forward() -> torch.Tensor:
+            skips, middle = control(latents, times, context, hint, return_dict=False)
+            return unet(latents, times, context, None, None, None, None, None, skips, middle).sample
+
+        def before_cross_attention(network) -> None:
+            block = network.down_blocks[0]
+            state = block.resnets[0](network.conv_in(latents), torch.zeros(1, 1280))
+            tokens = block.attentions[0].proj_in(state.flatten(2).transpose(1, 2).contiguous())
+            block.attentions[0].transformer_blocks[0].attn1(tokens)
+
+        def encode() -> None:
+            with torch.no_grad():
+                vae.encode(torch.zeros(1, 3, 512, 512))
+
+        ends = ("attn2.to_k", "attn2.to_v")
+        layers = [part for net in (unet, control) for name, part in net.named_modules() if name.endswith(ends)]
+        found = {"forward": count(forward), "encoder": count(lambda: encoder(torch.zeros(1, 1, 256, 256)))}
+        found["vae_encode"] = count(encode)
+        found["shared"] = sum(count(lambda n=n: before_cross_attention(n)) for n in (unet, control))
+        found["context"] = count(lambda: [layer(context) for layer in layers])
+        found["backward"] = count(lambda: forward().sum().backward()) - found["forward"]
+        unet.requires_grad_(False)
+        found["backward_frozen"] = count(lambda: forward().sum().backward()) - found["forward"]
+    return {name: round(value, 4) for name, value in found.items()}
+
+
+def matrix_gflops(device: torch.device, dtype: torch.dtype, side: int = 4096) -> float:
+    """Rate of a large matrix product, in GFLOP/s: what this machine can do at best."""
+    one = torch.randn(side, side, device=device, dtype=dtype)
+    times = []
+    for _ in range(4):
+        synchronise(device)
+        start = time.perf_counter()
+        one @ one
+        synchronise(device)
+        times.append(time.perf_counter() - start)
+    return round(2 * side**3 / min(times) / 1e9, 1)
 
 
 def peak_gib(device: torch.device) -> float:

@@ -21,8 +21,6 @@ same. What comes once a picture (encoder, networks in front of the loop, decodin
 
 import argparse
 import json
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from paper_size import build, machine, peak_gib, synchronise
+from paper_size import build, counted_tflop, machine, matrix_gflops, measure_in_turns, peak_gib, synchronise
 
 RESULTS = Path(__file__).parent / "results"
 WAYS = ("plain", "plain_fp16", "ours", "ours_compiled", "ours_bf16", "ours_bf16_compiled", "ours_fp16")
@@ -196,30 +194,32 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=["plain", "ours", "ours_bf16"])
     parser.add_argument("--out", type=Path, help="default: results/sampling-SIZE-DEVICE-batch-N.json beside this file")
     parser.add_argument("--way", choices=WAYS, help="measure one way and print it (used by the script itself)")
-    parser.add_argument("--folder", type=Path, help="of latents (used by the script itself)")
+    parser.add_argument(
+        "--folder", type=Path, help="where measurements lie, so that they can go on later; default: temporary"
+    )
     given = parser.parse_args()
     device = torch.device(given.device)
     if given.way:
         print(json.dumps(measure(given.way, given.size, device, given.batch, given.steps, given.folder)))
         return
-    described, found = machine(device), {way: [] for way in given.ways}
+    described = machine(device)
     options = {"size": given.size, "device": given.device, "batch": given.batch, "steps": given.steps}
     arguments = [item for name, value in options.items() for item in (f"--{name}", str(value))]
-    with tempfile.TemporaryDirectory() as folder:
-        for _ in range(given.rounds):
-            for way in given.ways:
-                command = [sys.executable, __file__, *arguments, "--way", way, "--folder", folder]
-                output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-                found[way].append(json.loads(output.splitlines()[-1]))
-                print(way, found[way][-1], file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = given.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        found = measure_in_turns(__file__, given.ways, given.rounds, arguments, folder)
         compared = [way for way in given.ways if way != "plain" and "plain" in found]
-        differences = {way: difference(Path(folder), way) for way in compared}
-    seconds = {way: statistics.median(run["step_seconds"] for run in runs) for way, runs in found.items()}
+        differences = {way: difference(folder, way) for way in compared}
+    # The least: whatever else runs on a machine only adds.
+    seconds = {way: min(run["step_seconds"] for run in runs) for way, runs in found.items()}
+    cpu_seconds = {way: min(run["step_cpu_seconds"] for run in runs) for way, runs in found.items()}
     pairs = [(a, b) for a in ("plain", "plain_fp16") for b in given.ways if b.startswith("ours") and a in seconds]
     result = {
         "what": f"a guided sampling step (both branches), batch {given.batch}, {given.size} size, {given.steps} steps",
         "wanted": {"plain_over_ours": "at least 3 on a CPU, 4 on a GPU"},
         "ratios": {f"{a}_over_{b}": round(seconds[a] / seconds[b], 2) for a, b in pairs},
+        "ratios_of_cpu_seconds": {f"{a}_over_{b}": round(cpu_seconds[a] / cpu_seconds[b], 2) for a, b in pairs},
         "step_seconds": seconds,
         "pictures_per_second_of_50_steps": {
             way: round(given.batch / (PAPER_STEPS * value + found[way][-1]["before_loop_seconds"]), 4)
@@ -230,6 +230,17 @@ def main() -> None:
         "runs": found,
         "machine": described,
     }
+    if given.size == "paper":
+        tflop = counted_tflop()
+        rates = {"fp32": matrix_gflops(device, torch.float32), "bf16": matrix_gflops(device, torch.bfloat16)}
+        step = 2 * given.batch * tflop["forward"]
+        result["floor"] = {
+            "tflop_a_step": round(step, 3),
+            "matrix_product_gflops": rates,
+            "seconds_at_that_rate": {name: round(1000 * step / rate, 2) for name, rate in rates.items()},
+            "share_that_is_the_same_in_both_branches": round(tflop["shared"] / (2 * tflop["forward"]), 4),
+            "share_of_keys_and_values_of_the_context": round(tflop["context"] / tflop["forward"], 4),
+        }
     out = given.out or RESULTS / f"sampling-{given.size}-{device.type}-batch-{given.batch}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=2) + "\n")
