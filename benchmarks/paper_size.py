@@ -160,7 +160,7 @@ def counted_tflop() -> dict[str, float]:
 
 
 def matrix_gflops(device: torch.device, dtype: torch.dtype, side: int = 4096) -> float:
-    """Rate of a large matrix product, in GFLOP/s: what this machine can do at best."""
+    """Rate of a large matrix product, in GFLOP/s: the best that a step could run at, at this moment."""
     one = torch.randn(side, side, device=device, dtype=dtype)
     times = []
     for _ in range(4):
@@ -170,6 +170,18 @@ def matrix_gflops(device: torch.device, dtype: torch.dtype, side: int = 4096) ->
         synchronise(device)
         times.append(time.perf_counter() - start)
     return round(2 * side**3 / min(times) / 1e9, 1)
+
+
+def floor(tflop: float, found: dict[str, list[dict]]) -> dict:
+    """Return the least time for so much arithmetic, at the best rates that the measured processes have seen."""
+    seen = [run["matrix_product_gflops"] for runs in found.values() for run in runs if "matrix_product_gflops" in run]
+    rates = {name: max(rate[name] for rate in seen) for name in (seen[0] if seen else ())}
+    seconds = {name: round(1000 * tflop / rate, 2) for name, rate in rates.items()}
+    return {"tflop_a_step": round(tflop, 3), "matrix_product_gflops": rates, "seconds_at_that_rate": seconds}
+
+
+def matrix_rates(device: torch.device) -> dict[str, float]:
+    return {name: matrix_gflops(device, dtype) for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
 
 
 def peak_gib(device: torch.device) -> float:

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from paper_size import build, counted_tflop, machine, matrix_gflops, measure_in_turns, peak_gib, synchronise
+from paper_size import build, counted_tflop, floor, machine, matrix_rates, measure_in_turns, peak_gib, synchronise
 
 RESULTS = Path(__file__).parent / "results"
 WAYS = ("plain", "plain_fp16", "ours", "ours_compiled", "ours_bf16", "ours_bf16_compiled", "ours_fp16")
@@ -169,6 +169,7 @@ def measure(way: str, size: str, device: torch.device, batch: int, steps: int, f
         "peak_gib": round(peak_gib(device), 2),
         "unet_parameters": sum(p.numel() for p in backbone.unet.parameters()),
     }
+    found["matrix_product_gflops"] = matrix_rates(device)
     if isinstance(sampler, Ours):
         start = time.perf_counter()
         sampler.decode(latents)
@@ -222,7 +223,7 @@ def main() -> None:
         "ratios_of_cpu_seconds": {f"{a}_over_{b}": round(cpu_seconds[a] / cpu_seconds[b], 2) for a, b in pairs},
         "step_seconds": seconds,
         "pictures_per_second_of_50_steps": {
-            way: round(given.batch / (PAPER_STEPS * value + found[way][-1]["before_loop_seconds"]), 4)
+            way: float(f"{given.batch / (PAPER_STEPS * value + found[way][-1]['before_loop_seconds']):.3g}")
             for way, value in seconds.items()
         },
         "latents_differ_from_plain": differences,
@@ -232,12 +233,7 @@ def main() -> None:
     }
     if given.size == "paper":
         tflop = counted_tflop()
-        rates = {"fp32": matrix_gflops(device, torch.float32), "bf16": matrix_gflops(device, torch.bfloat16)}
-        step = 2 * given.batch * tflop["forward"]
-        result["floor"] = {
-            "tflop_a_step": round(step, 3),
-            "matrix_product_gflops": rates,
-            "seconds_at_that_rate": {name: round(1000 * step / rate, 2) for name, rate in rates.items()},
+        result["floor"] = floor(2 * given.batch * tflop["forward"], found) | {
             "share_that_is_the_same_in_both_branches": round(tflop["shared"] / (2 * tflop["forward"]), 4),
             "share_of_keys_and_values_of_the_context": round(tflop["context"] / tflop["forward"], 4),
         }
