@@ -188,5 +188,5 @@ def cache_latents(stimuli: File, out: Out, backbone: Source = "miniature", setti
     """
     from neuropictor.data.latents import cache_latents as stage
 
-    _, runtime = start(settings)
-    stage(stimuli=stimuli, backbone=backbone, runtime=runtime, out=out)
+    loaded, runtime = start(settings)
+    stage(stimuli=stimuli, backbone=backbone, runtime=runtime, out=out, target=loaded.target_folder())

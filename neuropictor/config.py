@@ -101,6 +101,20 @@ class Config(Section):
         """Return where its logs lie, relative to the working directory."""
         return f"logs/experiments/{self.experiment}" if self.experiment else "logs"
 
+    def backbone_folder(self) -> str:
+        """Return what stages load as their backbone: ``miniature`` or a folder."""
+        if self.backbone.source == "train":
+            return f"{self.results_folder()}/backbone"
+        return self._fetched(self.backbone.source, self.backbone.revision)
+
+    def target_folder(self) -> str:
+        """Return the folder of the semantic loss's text tower; empty for the backbone's own."""
+        return self._fetched(self.backbone.target_text_encoder, self.backbone.target_revision)
+
+    def _fetched(self, source: str, revision: str) -> str:
+        """Return where a repository's files lie once they are fetched, or the source itself."""
+        return f"{self.paths.weights}/{source.replace('/', '--')}/{revision}" if revision else source
+
     @model_validator(mode="after")
     def _check_shares(self) -> "Config":
         for name in ("calibrate", "pretrain", "refine"):

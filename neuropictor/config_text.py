@@ -18,6 +18,7 @@ _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at mo
 #: What patterns mean, by a part of them.
 _PATTERNS = {
     "http": "that starts with https:// or http://",
+    "{40}": "of 40 hexadecimal digits, or empty",
     "a-f": "of 8 to 64 hexadecimal digits, or empty",
     "A-Z": "of letters, digits, points, dashes and underscores",
     "<>": "without braces or angle brackets",

@@ -1,5 +1,6 @@
 """What the sections of the configuration are made of: their base, and the types of numbers and texts."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -33,3 +34,6 @@ Subjects = Annotated[
 ]
 Address = Annotated[str, Field(pattern=r"^https?://[^{}<>\s]+$")]
 FolderName = Annotated[str, Field(min_length=1, pattern=r"^[^{}<>\s][^{}<>]*$")]
+Commit = Annotated[str, Field(pattern=r"^([0-9a-f]{40})?$")]
+#: A repository of the Hugging Face hub.
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")

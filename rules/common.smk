@@ -128,10 +128,16 @@ def refined():
 
 def backbone():
     """What the stages load as their backbone: a name or a folder."""
+    return settings.backbone_folder()
+
+
+def target_files():
+    """Files that tell when the semantic loss's own text tower has changed, if it has one."""
+    folder = settings.target_folder()
+    if not folder:
+        return []
     return (
-        f"{settings.results_folder()}/backbone"
-        if settings.backbone.source == "train"
-        else settings.backbone.source
+        f"{folder}/{'fetched' if settings.backbone.target_revision else 'config'}.json"
     )
 
 
@@ -153,7 +159,7 @@ def start_weights(stage, *names):
     source = settings.backbone.source
     if source == "train":
         return "see inputs"
-    folder = (SHIPPED if source == "miniature" else Path(source)) / "population"
+    folder = (SHIPPED if source == "miniature" else Path(backbone())) / "population"
     return [
         runlog.checksum(folder / name) if (folder / name).is_file() else f"no {name}"
         for name in names
@@ -213,6 +219,8 @@ def backbone_files(wildcards):
         return []
     if settings.backbone.source == "train":
         return "<results>/backbone/run.json"
+    if settings.backbone.revision:
+        return f"{backbone()}/fetched.json"
     return [
         f"{settings.backbone.source}/{part}"
         for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")

@@ -10,6 +10,7 @@ rule cache_latents:
     input:
         stimuli="<prepared>/sub-{subject}/stimuli.h5",
         backbone=backbone_files,
+        target=target_files(),
     output:
         latents="<results>/latents/sub-{subject}.h5",
         run="<results>/latents/sub-{subject}.run.json",
@@ -27,6 +28,7 @@ rule cache_latents:
         gpu_mem_mb=need("cache_latents", "gpu_mem_mb"),
     params:
         backbone=backbone(),
+        target=settings.target_folder(),
         content=backbone_content(),
         runtime=runtime,
         code=code("cache_latents"),

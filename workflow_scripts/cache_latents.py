@@ -14,4 +14,5 @@ cache_latents(
     backbone=snakemake.params.backbone,
     runtime=RuntimeConfig(**snakemake.params.runtime),
     out=Path(snakemake.output.latents),
+    target=snakemake.params.target,
 )

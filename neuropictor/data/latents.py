@@ -123,7 +123,7 @@ class LatentStore:
     mean, logvar
         ``[rows, C, h, w]`` by rows of `rows`, unscaled moments of the VAE's posterior.
     text
-        ``[rows, 5, L, D]``, the text tower's last hidden state of the five captions.
+        ``[rows, 5, L, D]``, the targets of the semantic loss of the five captions, see `Backbone.encode_target`.
     """
 
     def __init__(self, *paths: str | Path, memory_limit: int = MEMORY_LIMIT):
@@ -158,7 +158,12 @@ def _five(captions: list[str]) -> list[str]:
 
 
 def cache_latents(
-    stimuli: str | Path, backbone: str | Path, runtime: "RuntimeConfig", out: str | Path, batch_size: int = 64
+    stimuli: str | Path,
+    backbone: str | Path,
+    runtime: "RuntimeConfig",
+    out: str | Path,
+    batch_size: int = 64,
+    target: str | Path | None = None,
 ) -> None:
     """Encode all pictures and captions of a stimuli file with a backbone.
 
@@ -174,10 +179,12 @@ def cache_latents(
         HDF5 file: ``mean``, ``logvar`` f2 ``[P, C, h, w]``, ``text`` f2 ``[P, 5, L, D]``, ``nsd_id`` i4 ``[P]``.
     batch_size
         Pictures encoded at once.
+    target
+        Folder of the text tower that makes ``text``; None or empty: the backbone's own.
     """
     device = prepare_device(runtime)
     store = StimulusStore(stimuli)
-    model = Backbone.load(backbone).to(device)
+    model = Backbone.load(backbone, target).to(device)
     if store.size != model.image_size:
         raise ValueError(
             f"preprocess.picture_size: pictures in {stimuli} are {store.size} pixels wide, backbone {model.name} takes "
@@ -201,7 +208,7 @@ def cache_latents(
                 file["mean"][part] = mean.float().cpu().numpy()
                 file["logvar"][part] = logvar.float().cpu().numpy()
                 captions = [caption for texts in store.captions(nsd_ids[part]) for caption in _five(texts)]
-                text[part] = model.encode_text(captions).float().cpu().numpy().reshape(-1, *text_shape[1:])
+                text[part] = model.encode_target(captions).float().cpu().numpy().reshape(-1, *text_shape[1:])
         record.add(
             pictures=len(nsd_ids), latent_shape=list(model.latent_shape), context_shape=list(model.context_shape)
         )

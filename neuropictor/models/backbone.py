@@ -13,9 +13,21 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextModelWithProjection, PreTrainedTokenizerFast, ResNetConfig, ResNetModel
+from transformers import (
+    AutoConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    ResNetConfig,
+    ResNetModel,
+)
 
 MINIATURE = "miniature"
+PREDICTIONS = ("epsilon", "v_prediction")
+# Files only: no network, and no pickles.
+_LOCAL = {"local_files_only": True, "use_safetensors": True}
 # The mean over several prompts names a category better than one does (CLIP, arXiv 2103.00020, section 3.1.4).
 PROMPTS = ("a photo of a {}", "a close view of a {}", "a wide view of a {}")
 
@@ -72,6 +84,36 @@ class ImageTower(nn.Module):
         return tower
 
 
+def load_text_tower(folder: Path) -> CLIPTextModel | CLIPTextModelWithProjection:
+    """Read a CLIP text tower, alone (as in Stable Diffusion's folders) or out of a whole CLIP's folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder.
+    """
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no text tower (config.json and model.safetensors of transformers' CLIP); allowed: such a "
+            "folder, for example backbone: {target_text_encoder: official/sub-01/target_text_encoder}"
+        )
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = getattr(config, "text_config", config)
+    projected = "CLIPTextModelWithProjection" in (config.architectures or ())
+    kind = CLIPTextModelWithProjection if projected else CLIPTextModel
+    return kind.from_pretrained(folder, config=config, dtype=torch.float32, **_LOCAL)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Read a tokenizer: CLIP's byte pairs, as Stable Diffusion has them, or the miniature's words."""
+    kind = CLIPTokenizer if (folder / "vocab.json").is_file() else PreTrainedTokenizerFast
+    return kind.from_pretrained(folder, local_files_only=True)
+
+
+def _size(tower: nn.Module) -> tuple[int, int]:
+    return tower.config.max_position_embeddings, tower.config.hidden_size
+
+
 @dataclass
 class Backbone:
     """The parts of a backbone, frozen and in evaluation mode. All sizes of the method derive from it."""
@@ -79,43 +121,50 @@ class Backbone:
     name: str
     unet: UNet2DConditionModel
     vae: AutoencoderKL
-    text_encoder: CLIPTextModelWithProjection
-    tokenizer: PreTrainedTokenizerFast
+    text_encoder: CLIPTextModel | CLIPTextModelWithProjection
+    tokenizer: PreTrainedTokenizerBase
     scheduler: DDIMScheduler
     image_encoder: ImageTower | None = None
+    target_encoder: CLIPTextModel | CLIPTextModelWithProjection | None = None
 
     @classmethod
-    def load(cls, source: str | Path = MINIATURE) -> "Backbone":
-        """Read a backbone.
+    def load(cls, source: str | Path = MINIATURE, target: str | Path | None = None) -> "Backbone":
+        """Read a backbone; nothing but its files, never from the network.
 
         Parameters
         ----------
         source
             ``"miniature"`` for the shipped one, or a folder.
+        target
+            Folder of the text tower of `encode_target`; None or empty: the backbone's own.
 
         Raises
         ------
         FileNotFoundError
             Naming the sub-folder that is missing.
+        ValueError
+            If its parts do not fit each other.
         """
         folder = backbone_folder(source)
         for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
             if not (folder / part).is_dir():
                 raise FileNotFoundError(
-                    f"backbone.source: {source!s} has no folder {part}/. Allowed: 'miniature', 'train', or a folder in "
-                    "the layout of diffusers' Stable Diffusion, for example "
-                    "backbone: {source: /data/stable-diffusion-2-1-base}."
+                    f"backbone.source: {source!s} has no folder {part}/. Allowed: 'miniature', 'train', a folder in "
+                    "the layout of diffusers' Stable Diffusion, or a repository of the Hugging Face hub with its "
+                    "revision, for example backbone: {source: /data/stable-diffusion-2-1-base}."
                 )
         image_folder = folder / "image_encoder"
         backbone = cls(
             name=folder.name,
-            unet=UNet2DConditionModel.from_pretrained(folder / "unet", dtype=torch.float32),
-            vae=AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32),
-            text_encoder=CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder", dtype=torch.float32),
-            tokenizer=PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer"),
+            unet=UNet2DConditionModel.from_pretrained(folder / "unet", dtype=torch.float32, **_LOCAL),
+            vae=AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32, **_LOCAL),
+            text_encoder=load_text_tower(folder / "text_encoder"),
+            tokenizer=load_tokenizer(folder / "tokenizer"),
             scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"),
             image_encoder=ImageTower.from_pretrained(image_folder) if image_folder.is_dir() else None,
+            target_encoder=load_text_tower(Path(target)) if target else None,
         )
+        backbone.check()
         for module in backbone.modules:
             module.eval().requires_grad_(False)
         return backbone
@@ -123,7 +172,30 @@ class Backbone:
     @property
     def modules(self) -> list[nn.Module]:
         """The parts that have weights."""
-        return [part for part in (self.unet, self.vae, self.text_encoder, self.image_encoder) if part is not None]
+        parts = (self.unet, self.vae, self.text_encoder, self.image_encoder, self.target_encoder)
+        return [part for part in parts if part is not None]
+
+    def check(self) -> None:
+        """Refuse parts that do not fit each other, before anything is trained on them."""
+        unet, kind, context = self.unet.config, self.scheduler.config.prediction_type, self.context_shape
+        if kind not in PREDICTIONS:
+            raise ValueError(
+                f"backbone {self.name}: scheduler/ has prediction_type {kind!r}; allowed: {', '.join(PREDICTIONS)}, "
+                "for example epsilon (Stable Diffusion 1.5 and 2.1-base) or v_prediction (2.1 with 768 pixels)"
+            )
+        fits = [
+            ("unet/ takes", (unet.in_channels,), "channels, vae/ makes", (self.vae.config.latent_channels,)),
+            ("unet/ reads", context, "(tokens, width), text_encoder/ makes", _size(self.text_encoder)),
+        ]
+        if self.target_encoder is not None:
+            words = "(tokens, width), the target text encoder makes"
+            fits.append(("the context has", context, words, _size(self.target_encoder)))
+        for what, found, of, wanted in fits:
+            if found != wanted:
+                raise ValueError(
+                    f"backbone {self.name}: {what} {found} {of} {wanted}; allowed: parts that belong together, for "
+                    "example all of stable-diffusion-2-1-base, with the text tower of OpenCLIP ViT-H/14 (77, 1024)"
+                )
 
     def to(self, device: torch.device | str) -> "Backbone":
         """Move every part."""
@@ -161,6 +233,16 @@ class Backbone:
     def encode_text(self, captions: list[str]) -> Tensor:
         """Captions -> context [B, L, D]: the text tower's last hidden state after its final norm."""
         return self.text_encoder(**self._tokens(captions)).last_hidden_state
+
+    @torch.no_grad()
+    def encode_target(self, captions: list[str]) -> Tensor:
+        """Captions -> target of the semantic loss, [B, L, D].
+
+        By default the same as `encode_text`, so in the space that the UNet reads. The official code takes the tower's
+        last layer here, while the UNet reads the last but one: that needs a `target_encoder` with one layer more.
+        """
+        tower = self.text_encoder if self.target_encoder is None else self.target_encoder
+        return tower(**self._tokens(captions)).last_hidden_state
 
     @cached_property
     def _null(self) -> Tensor:
@@ -205,7 +287,12 @@ class Backbone:
 
     @torch.no_grad()
     def text_features(self, captions: list[str]) -> Tensor:
-        """Captions -> unit vectors [B, E] in the shared space."""
+        """Captions -> unit vectors [B, E] in the shared space; raises ``ValueError`` without a projection into it."""
+        if not isinstance(self.text_encoder, CLIPTextModelWithProjection):
+            raise ValueError(
+                f"backbone {self.name}: its text_encoder/ has no projection into a space shared with pictures; "
+                "allowed: a CLIPTextModelWithProjection, for example the miniature's"
+            )
         return nn.functional.normalize(self.text_encoder(**self._tokens(captions)).text_embeds, dim=-1)
 
     def category_features(self, categories: list[str]) -> Tensor:

@@ -143,6 +143,40 @@ class Networks(nn.Module):
         return Modulation(context, semantic, skips, middle)
 
 
+def check_fit(networks: Networks, backbone: "Backbone", scheduler: Mapping[str, Any] | None = None) -> None:
+    """Refuse networks that were made for another backbone, before anything is trained or sampled.
+
+    Parameters
+    ----------
+    networks, backbone
+        What is to work together.
+    scheduler
+        Configuration of the scheduler that the networks were trained with; None: they are new.
+
+    Raises
+    ------
+    ValueError
+        Naming the size, or the noise schedule's setting, that differs.
+    """
+    guiding, control = networks.guiding.config, networks.manipulation.control.config
+    unet, schedule = backbone.unet.config, backbone.scheduler.config
+    fits = [
+        ("latent size", tuple(networks.manipulation.config.latent_size), backbone.latent_shape[1:]),
+        ("latent channels", control.in_channels, backbone.latent_shape[0]),
+        ("context (tokens, width)", (guiding.context_length, guiding.context_width), backbone.context_shape),
+        ("context width of the ControlNet", control.cross_attention_dim, unet.cross_attention_dim),
+        ("UNet widths", tuple(control.block_out_channels), tuple(unet.block_out_channels)),
+    ]
+    for name in ("prediction_type", "beta_schedule", "beta_start", "beta_end", "num_train_timesteps"):
+        fits.append((name, (scheduler or schedule)[name], schedule[name]))
+    for name, found, wanted in fits:
+        if found != wanted:
+            raise ValueError(
+                f"backbone: {name} is {wanted} in backbone {backbone.name}, and {found} in the networks that are to "
+                "steer it; allowed: the backbone they were made with, or new ones, e.g. pretrain: {init: scratch}"
+            )
+
+
 def save_weights(
     path: str | Path, state: Mapping[str, torch.Tensor], config: Mapping[str, Any], **metadata: str
 ) -> None:

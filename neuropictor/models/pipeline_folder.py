@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
 from neuropictor.models.alignment import AlignmentNetwork
 from neuropictor.models.backbone import MINIATURE, backbone_folder
@@ -81,6 +81,11 @@ def read_networks(folder: str | Path, variant: Variant | None = None) -> Network
     if variant is not None:
         parts["guiding"].register_to_config(variant=variant)
     return Networks(**parts).eval()
+
+
+def read_schedule(folder: str | Path) -> dict[str, Any]:
+    """Return the configuration of the scheduler that a pipeline's networks were trained with."""
+    return DDIMScheduler.load_config(Path(folder) / "scheduler")
 
 
 def part_checksum(part: Path) -> str:

@@ -10,7 +10,7 @@ some contexts are replaced by that of the empty prompt. The backbone never gets 
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -25,9 +25,9 @@ from neuropictor.models.backbone import Backbone, backbone_folder
 from neuropictor.models.encoder import FMRIEncoder
 from neuropictor.models.maps import MapOperator
 from neuropictor.models.memory import cast_once, recompute_activations
-from neuropictor.models.networks import Networks, autoencoder_start, check_space, load_autoencoder
+from neuropictor.models.networks import Networks, autoencoder_start, check_fit, check_space, load_autoencoder
 from neuropictor.models.pipeline import NeuroPictorPipeline
-from neuropictor.models.pipeline_folder import pipeline_paths, read_networks
+from neuropictor.models.pipeline_folder import pipeline_paths, read_networks, read_schedule
 from neuropictor.models.population import AUTOENCODER, population_file, population_pipeline
 from neuropictor.runlog import RunRecord, checksum
 from neuropictor.training.board import BOARD_FOLDER, Board
@@ -142,6 +142,7 @@ def _train(
     runtime: "RuntimeConfig",
     inputs: Mapping[str, str | Path],
     out: Path,
+    scheduler: Mapping[str, Any] | None = None,
 ) -> None:
     """Train `networks` on all `responses` and write a pipeline's folder, with history and record beside its parts."""
     inputs = {"backbone": backbone_folder(backbone), **inputs}
@@ -152,6 +153,7 @@ def _train(
     accelerator = make_accelerator(runtime)
     with RunRecord(out / "run.json", stage, config=config, seed=config.seed, inputs=inputs.values()) as record:
         frozen = Backbone.load(backbone)
+        check_fit(networks, frozen, scheduler)
         frozen.null_context()  # made before the UNet moves: VAE and text tower are not used by steps and stay behind
         frozen.unet.to(accelerator.device)
         if runtime.precision == "bf16":
@@ -162,6 +164,7 @@ def _train(
         task = ModulationTask(networks, frozen, maps, config)
         share = (accelerator.process_index, accelerator.num_processes)
         store = LatentStore(*latents)
+        _check_latents(store, frozen)
         batches, validation = (
             TrainingBatches(
                 PictureResponses(responses, split, components),
@@ -196,6 +199,19 @@ def _train(
     if accelerator.is_main_process:
         checkpoints.clear()
     accelerator.end_training()
+
+
+def _check_latents(store: LatentStore, backbone: Backbone) -> None:
+    """Refuse latents and texts of another backbone's size."""
+    for name, found, wanted in (
+        ("latents (channels, height, width)", store.mean.shape[1:], backbone.latent_shape),
+        ("texts (tokens, width)", store.text.shape[2:], backbone.context_shape),
+    ):
+        if tuple(found) != tuple(wanted):
+            raise ValueError(
+                f"latents: {name} are {tuple(found)} in {store.paths[0]}, backbone {backbone.name} has {tuple(wanted)};"
+                " allowed: latents made with the same backbone, for example by running stage cache_latents again"
+            )
 
 
 def pretrain(
@@ -235,17 +251,18 @@ def pretrain(
     """
     torch.manual_seed(config.seed)
     encoder = load_autoencoder(autoencoder).encoder
-    inputs = {"autoencoder": autoencoder}
+    inputs, schedule = {"autoencoder": autoencoder}, None
     if config.init == "population":
         inputs |= {f"population.{path.name}": path for path in pipeline_paths(population_pipeline(backbone))}
         networks = _population_start(encoder, autoencoder, backbone)
+        schedule = read_schedule(population_pipeline(backbone))
     else:
         alignment = None
         if components is not None:
             aligned = ComponentStore(components[0], ResponseStore(responses[0]))
             alignment = AlignmentNetwork(aligned.size, aligned_tokens, encoder.config.width, aligned.space)
         networks = Networks.build(encoder, Backbone.load(backbone), "pretrain", alignment)
-    _train("pretrain", networks, responses, components, latents, backbone, config, runtime, inputs, Path(out))
+    _train("pretrain", networks, responses, components, latents, backbone, config, runtime, inputs, Path(out), schedule)
 
 
 def _population_start(encoder: FMRIEncoder, autoencoder: str | Path, backbone: str | Path) -> Networks:
@@ -289,7 +306,7 @@ def refine(
 ) -> None:
     """Tune pretrained networks on one subject; parameters as in `pretrain`, of one subject, `pretrained` its output."""
     torch.manual_seed(config.seed)
-    start = read_networks(pretrained, variant="refine")
+    start, schedule = read_networks(pretrained, variant="refine"), read_schedule(pretrained)
     aligned = None if components is None else [components]
     inputs = {f"pretrained.{path.name}": path for path in pipeline_paths(pretrained)}
-    _train("refine", start, [responses], aligned, [latents], backbone, config, runtime, inputs, Path(out))
+    _train("refine", start, [responses], aligned, [latents], backbone, config, runtime, inputs, Path(out), schedule)

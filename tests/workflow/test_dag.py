@@ -146,6 +146,13 @@ def test_backbone_is_trained_only_where_asked(checkout):
     assert planned(checkout, trained) == chain(3) + Counter(train_backbone=1, train_population=1)
 
 
+def test_pinned_weights_are_fetched_first(checkout):
+    start = {"init": "scratch"}
+    source = {"source": "owner/name", "revision": "0" * 40, "target_text_encoder": "owner/tower"}
+    settings = {"backbone": {**source, "target_revision": "1" * 40}, "calibrate": start, "pretrain": start}
+    assert planned(checkout, settings) == chain(3) + Counter(fetch_hub=2)
+
+
 def test_the_papers_networks_need_no_alignment(checkout):
     jobs = planned(checkout, {"align": {"tokens": 0}})
     assert jobs == chain(3) - Counter(align_space=1, align=3)
