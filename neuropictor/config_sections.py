@@ -370,6 +370,10 @@ class SampleConfig(Section):
         "mean",
         description="a test picture's response, for networks and baselines: mean of its repeats, or its first trial",
     )
+    rounding: Literal["nearest", "down"] = Field(
+        "nearest",
+        description="from colours to whole numbers of 0 to 255: the nearest, or, as the official code, the next lower",
+    )
     batch_size: Count = Field(50, description="pictures at a time; does not change them")
     seed: Seed = Field(14, description="seed from which each picture's noise seed is derived")
 

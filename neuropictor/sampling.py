@@ -41,6 +41,12 @@ def picture_generator(seed: int, subject: int, nsd_id: int, sample: int) -> torc
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
+def to_bytes(pictures: np.ndarray, rounding: str) -> np.ndarray:
+    """Return uint8 of float pictures in 0..1: the nearest level, or, ``down``, the one below as the official code."""
+    levels = pictures * 255
+    return (levels.round() if rounding == "nearest" else np.floor(levels)).astype(np.uint8)
+
+
 class _Chunks:
     """Finished parts of an unfinished output, one file each, in a folder beside it.
 
@@ -182,8 +188,7 @@ class _Sampler:
             generators=generators,
             output_type="np",
         ).images
-        # The nearest level; the official code takes the one below.
-        return (pictures * 255).round().astype(np.uint8)
+        return to_bytes(pictures, self.config.rounding)
 
     def _mean_components(self, nsd_ids: list[int]) -> torch.Tensor | None:
         """Return the mean over the same repeats, ``[n, K]``."""

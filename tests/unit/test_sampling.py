@@ -13,7 +13,7 @@ from neuropictor.models.backbone import Backbone
 from neuropictor.models.encoder import FMRIEncoder
 from neuropictor.models.networks import Networks
 from neuropictor.models.pipeline import NeuroPictorPipeline
-from neuropictor.sampling import picture_generator, sample_subject
+from neuropictor.sampling import picture_generator, sample_subject, to_bytes
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +137,16 @@ def test_every_picture_has_its_own_seed():
     keys = [(0, 1, 5, 0), (1, 1, 5, 0), (0, 2, 5, 0), (0, 1, 6, 0), (0, 1, 5, 1)]
     assert len({first(*key) for key in keys}) == len(keys)
     assert first(*keys[0]) == first(*keys[0])
+
+
+def test_rounding_is_to_the_nearest_level_or_down_as_in_the_official_code():
+    colours = np.float32([0, 0.49 / 255, 0.51 / 255, 254.9 / 255, 1])
+    np.testing.assert_array_equal(to_bytes(colours, "nearest"), [0, 0, 1, 255, 255])
+    np.testing.assert_array_equal(to_bytes(colours, "down"), [0, 0, 0, 254, 255])
+
+
+def test_rounding_reaches_the_pictures(networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path):
+    args = (networks, tiny_backbone, tiny_prepared, tiny_runtime)
+    nearest = run(*args, tmp_path / "nearest.h5").pictures.astype(int)
+    difference = nearest - run(*args, tmp_path / "down.h5", rounding="down").pictures
+    assert set(np.unique(difference)) == {0, 1}

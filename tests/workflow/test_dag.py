@@ -148,8 +148,9 @@ def test_backbone_is_trained_only_where_asked(checkout):
 
 def test_pinned_weights_are_fetched_first(checkout):
     start = {"init": "scratch"}
-    source = {"source": "owner/name", "revision": "0123456789abcdef0123456789abcdef01234567", "target_text_encoder": "owner/tower"}
-    settings = {"backbone": {**source, "target_revision": "89abcdef0123456789abcdef0123456701234567"}, "calibrate": start, "pretrain": start}
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    source = {"source": "owner/name", "revision": commit, "target_text_encoder": "owner/tower"}
+    settings = {"backbone": {**source, "target_revision": commit[::-1]}, "calibrate": start, "pretrain": start}
     assert planned(checkout, settings) == chain(3) + Counter(fetch_hub=2)
 
 
