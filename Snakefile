@@ -20,7 +20,6 @@ pathvars:
     nsd=settings.paths.nsd,
     prepared=settings.paths.prepared,
     results=settings.results_folder(),
-    weights=settings.paths.weights,
     logs=settings.logs_folder(),
 
 
@@ -36,11 +35,6 @@ if settings.nsd.source == "simulated":
 elif settings.nsd.source == "fetch":
 
     include: "rules/fetch.smk"
-
-
-if settings.backbone.revision or settings.backbone.target_revision:
-
-    include: "rules/hub.smk"
 
 
 if settings.backbone.source == "train":

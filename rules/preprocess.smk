@@ -6,6 +6,30 @@ if settings.nsd.source != "prepared":
     include: "stores.smk"
 
 
+# A backbone or text tower of the Hugging Face hub (or a mirror of it, HF_ENDPOINT); no other job needs the network for it.
+rule fetch_hub:
+    output:
+        f"{settings.paths.weights}/{{repository}}/{{commit}}/fetched.json",
+    log:
+        "<logs>/fetch_hub/{repository}_{commit}.log",
+    benchmark:
+        "<results>/benchmarks/fetch_hub/{repository}_{commit}.jsonl"
+    wildcard_constraints:
+        repository=r"[\w.-]+--[\w.-]+",
+        commit=r"[0-9a-f]{40}",
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: 1
+    resources:
+        network=1,
+        mem_mb=growing(1000),
+        runtime=growing(240),
+    message:
+        "Fetching {wildcards.repository} at {wildcards.commit}"
+    script:
+        "../workflow_scripts/fetch_hub.py"
+
+
 rule cache_latents:
     input:
         stimuli="<prepared>/sub-{subject}/stimuli.h5",
