@@ -13,7 +13,7 @@ from typing import Any
 
 PACKAGE = "neuropictor"
 #: Modules that cannot change a result: settings reach a stage as parameters, which are compared by themselves, and what
-#: is fetched is compared with its ETag, whatever code fetched it (a change of it must not fetch 300 GB again).
+#: is fetched is compared with its checksum, whatever code fetched it (a change of it must not fetch 300 GB again).
 WITHOUT_EFFECT = {
     "neuropictor/__init__.py",
     "neuropictor/config.py",
@@ -22,6 +22,7 @@ WITHOUT_EFFECT = {
     "neuropictor/config_evaluation.py",
     "neuropictor/config_text.py",
     "neuropictor/config_types.py",
+    "neuropictor/models/hub.py",
     "neuropictor/nsd/agreement.py",
     "neuropictor/nsd/bucket.py",
     "neuropictor/nsd/etag.py",

@@ -24,6 +24,8 @@ rule fetch_hub:
         network=1,
         mem_mb=growing(1000),
         runtime=growing(240),
+    params:
+        code=code("fetch_hub"),
     message:
         "Fetching {wildcards.repository} at {wildcards.commit}"
     script:
