@@ -34,6 +34,7 @@ demo: $(INSTALLED) ## From simulated fMRI to reconstructed pictures and a report
 	$(BIN)/snakemake --quiet host reason
 	@$(MAKE) --no-print-directory $(REPORT)
 	@echo "Report: $(CURDIR)/$(REPORT)"
+	@echo "All test pictures: $(CURDIR)/results/gallery.html"
 
 # A second make reads which results there are after the chain has run.
 $(REPORT): $(RESULTS)

@@ -1,11 +1,21 @@
 """Commands that score reconstructions and show scores; registered with the application of `neuropictor.cli`."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from neuropictor.cli_options import File, Files, Out, Settings, Source, app, start
+
+
+class ProtocolName(StrEnum):
+    """Definitions of the scores."""
+
+    OURS = "ours"
+    NEUROPICTOR = "neuropictor"
+    MINDEYE2 = "mindeye2"
+
 
 Weights = Annotated[Path | None, typer.Option(exists=True, file_okay=False, help="folder of fetch-weights")]
 
@@ -27,6 +37,42 @@ def fetch_weights(out: Out = Path("data/weights"), settings: Settings = None) ->
     except (WeightsError, OSError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
+
+
+@app.command()
+def evaluate(
+    reconstructions: Annotated[
+        list[Path], typer.Option(exists=True, file_okay=False, help="folder of reconstructions; several are compared")
+    ],
+    images: Annotated[Path, typer.Option(exists=True, file_okay=False, help="folder of the seen pictures")],
+    protocol: Annotated[
+        list[ProtocolName] | None, typer.Option(help="beside ours: neuropictor, mindeye2 (docs/metrics.md)")
+    ] = None,
+    weights: Weights = None,
+    out: Out = Path("scores"),
+    settings: Settings = None,
+) -> None:
+    """Score anybody's reconstructions: folders of pictures, paired with the seen ones by name.
+
+    The reconstruction of dog.png is dog with any suffix; several samples are dog_0, dog_1 and so on. Writes tables as
+    CSV and JSON, and a page. Without --weights the miniature judges, which nothing published can be compared with.
+
+    Example: neuropictor evaluate --images seen --reconstructions mine --protocol neuropictor --weights data/weights
+    --out scores
+    """
+    from neuropictor.evaluation.folders import PairingError, evaluate_folders
+    from neuropictor.evaluation.weights import WeightsError
+
+    loaded, runtime = start(settings)
+    names = ["ours", *dict.fromkeys(name.value for name in protocol or [] if name is not ProtocolName.OURS)]
+    chosen = loaded.evaluate.model_copy(update={"protocols": names})
+    try:
+        table = evaluate_folders(reconstructions, images, chosen, runtime, out, weights)
+    except (PairingError, WeightsError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    typer.echo(table)
+    typer.echo(f"Page: {out / 'index.html'}")
 
 
 @app.command()

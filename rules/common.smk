@@ -12,6 +12,7 @@ from neuropictor.nsd import agreement, constants, keys
 NEEDS = yaml.safe_load(Path(workflow.source_path("needs.yaml")).read_text())
 SHIPPED = Path(configuration.__file__).parent / "assets" / "miniature"
 GALLERY = Path(configuration.__file__).parent / "evaluation" / "gallery.html"
+PUBLISHED_RESULTS = GALLERY.with_name("published_results.csv")
 BACKBONE_PARTS = [
     "unet",
     "vae",

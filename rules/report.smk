@@ -92,6 +92,92 @@ rule statistics_table:
         "../workflow_scripts/statistics_table.py"
 
 
+rule published_table:
+    input:
+        metrics="<results>/metrics.csv",
+    output:
+        report(
+            "<results>/report/published.html",
+            caption="../report/published_table.rst",
+            category="2 Scores",
+            labels={"shown": "published results"},
+        ),
+    log:
+        "<logs>/published_table.log",
+    benchmark:
+        "<results>/benchmarks/published_table.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(1000),
+        runtime=growing(10),
+    params:
+        published=runlog.checksum(PUBLISHED_RESULTS),
+        code=code("published_table"),
+    message:
+        "Putting published results into tables by test set"
+    script:
+        "../workflow_scripts/published_table.py"
+
+
+rule score_figure:
+    input:
+        "<results>/metrics.csv",
+    output:
+        report(
+            "<results>/report/scores.png",
+            caption="../report/score_figure.rst",
+            category="2 Scores",
+            labels={"shown": "figure"},
+        ),
+    log:
+        "<logs>/score_figure.log",
+    benchmark:
+        "<results>/benchmarks/score_figure.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(1000),
+        runtime=growing(10),
+    params:
+        code=code("score_figure"),
+    message:
+        "Drawing the scores"
+    script:
+        "../workflow_scripts/score_figure.py"
+
+
+rule category_figure:
+    input:
+        scores="<results>/scores.csv",
+        stimuli=expand("<prepared>/sub-{subject}/stimuli.h5", subject=refined()),
+    output:
+        report(
+            "<results>/report/categories.png",
+            caption="../report/category_figure.rst",
+            category="2 Scores",
+            labels={"shown": "by category"},
+        ),
+    log:
+        "<logs>/category_figure.log",
+    benchmark:
+        "<results>/benchmarks/category_figure.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(1000),
+        runtime=growing(10),
+    params:
+        code=code("category_figure"),
+    message:
+        "Drawing scores by category"
+    script:
+        "../workflow_scripts/category_figure.py"
+
+
 rule gallery:
     input:
         samples=samples(),
@@ -238,6 +324,9 @@ rule figures:
         expand("<results>/report/response_map_sub-{subject}.png", subject=refined()[:1]),
         "<results>/report/metrics.html",
         "<results>/report/statistics.html",
+        "<results>/report/published.html",
+        "<results>/report/scores.png",
+        "<results>/report/categories.png",
         "<results>/gallery.html",
         "<results>/report/training_curves.png",
         "<results>/report/data_card.html",

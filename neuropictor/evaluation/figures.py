@@ -29,7 +29,7 @@ INK, FAINT = "#1d2530", "#6a7583"
 COLOURS = ("#2563a8", "#c8551b", "#2c8a57", "#8a4fa3", "#b08a15", "#4a9aa8", "#a83a5c", "#5c6670")
 """Told apart in print and by most colour-blind readers."""
 
-_STYLE = {
+STYLE = {
     "font.family": "sans-serif",
     "font.size": 10,
     "text.color": INK,
@@ -85,8 +85,8 @@ def contact_sheet(samples: dict[str, Path], stimuli: Path, config: EvaluateConfi
         for category, background in zip(store.category(nsd_ids), store.background(nsd_ids), strict=True)
     ]
     title = f"Subject {first.subject}: seen pictures and reconstructions{title_mark(first.data)}"
-    with rc_context(_STYLE):
-        _save(_sheet(columns, labels, title), out)
+    with rc_context(STYLE):
+        save_figure(_sheet(columns, labels, title), out)
 
 
 def evenly_spaced(number: int, wanted: int) -> np.ndarray:
@@ -153,7 +153,7 @@ def training_curves(histories: dict[str, Path], out: Path) -> None:
         for stage, runs in stages.items()
     }
     n_columns = max(1, *map(len, panels.values()))
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(max(7.0, 3.6 * n_columns), 2.7 * len(stages) + 0.5), layout="constrained")
         grid = figure.subplots(len(stages), n_columns, squeeze=False)
         for row, (stage, runs) in zip(grid, stages.items(), strict=True):
@@ -165,7 +165,7 @@ def training_curves(histories: dict[str, Path], out: Path) -> None:
             for axes in row[len(panels[stage]) :]:
                 axes.set_visible(False)
         figure.suptitle("Training" + title_mark(_data_of(histories.values())), size=13)
-        _save(figure, out)
+        save_figure(figure, out)
 
 
 def _curve(axes: Axes, runs: dict[str, pd.DataFrame], name: str) -> None:
@@ -221,7 +221,7 @@ def response_map(responses: Path, out: Path) -> None:
     shown = shown[evenly_spaced(len(shown), 3)] if len(shown) else shown
     means = store.mean_response(shown)
     limit = float(np.quantile(np.abs(means), 0.99)) if means.size else 1.0
-    with rc_context({**_STYLE, "axes.grid": False}):
+    with rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(11, 9.6), layout="constrained")
         panels = figure.subplots(2, 2).ravel()
         geometry.paint(store.ncsnr, panels[0], title="Noise ceiling (ncsnr)", label="ncsnr")
@@ -232,11 +232,11 @@ def response_map(responses: Path, out: Path) -> None:
         for axes in panels[1 + len(shown) :]:
             axes.set_visible(False)
         figure.suptitle(f"Subject {store.subject} on the flat visual cortex{title_mark(store.data)}", size=14)
-        _save(figure, out)
+        save_figure(figure, out)
     store.close()
 
 
-def _save(figure: Figure, out: Path) -> None:
+def save_figure(figure: Figure, out: Path) -> None:
     """Write a PNG whole or not at all; without the date and version that matplotlib would add."""
     with atomic_path(out) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from neuropictor.data.reconstructions import Reconstructions, read_reconstructions
+from neuropictor.data.reconstructions import StoredReconstructions
 from neuropictor.data.stimuli import StimulusStore, resize_pictures
 from neuropictor.evaluation.measures import LOWER_IS_BETTER
 from neuropictor.evaluation.protocols import OURS
@@ -54,7 +54,7 @@ def gallery(samples: dict[int, dict[str, Path]], stimuli: Sequence[Path], scores
         If a file is of another subject than it was given as.
     """
     found = {
-        subject: {model: read_reconstructions(path) for model, path in models.items()}
+        subject: {model: StoredReconstructions(path) for model, path in models.items()}
         for subject, models in samples.items()
     }
     for subject, models in found.items():
@@ -96,24 +96,25 @@ def gallery(samples: dict[int, dict[str, Path]], stimuli: Sequence[Path], scores
     for subject, model in progress(pairs, "Reducing pictures", unit="model"):
         item = found[subject][model]
         sheets[f"{subject}/{model}"] = _sheet(_aligned(item, ids[subject]), side)
-        data["sprites"][f"{subject}/{model}"] = {"columns": _SHEET_COLUMNS, "samples": item.pictures.shape[1]}
+        data["sprites"][f"{subject}/{model}"] = {"columns": _SHEET_COLUMNS, "samples": item.shape[1]}
     _write(data, sheets, "Seen pictures and reconstructions" + title_mark(store.data), _note(data, store), out)
 
 
-def thumbnail_side(size: int, seen: int, found: dict[int, dict[str, Reconstructions]]) -> int:
+def thumbnail_side(size: int, seen: int, found: dict[int, dict[str, StoredReconstructions]]) -> int:
     """Side of the thumbnails in pixels: the pictures' own, unless these are large or many."""
-    tiles = seen + sum(
-        item.pictures.shape[0] * item.pictures.shape[1] for models in found.values() for item in models.values()
-    )
+    tiles = seen + sum(item.shape[0] * item.shape[1] for models in found.values() for item in models.values())
     most = int(np.sqrt(MOST_PIXELS / tiles)) // 8 * 8
     return min(size, LARGEST, max(SMALLEST, most))
 
 
-def _aligned(item: Reconstructions, ids: np.ndarray) -> np.ndarray:
+def _aligned(item: StoredReconstructions, ids: np.ndarray) -> np.ndarray:
     """Samples of all pictures in the order of `ids`, uint8 [n K, S, S, 3]; black where a model has none."""
     rows = np.searchsorted(ids, item.nsd_id)
-    pictures = np.zeros((len(ids), *item.pictures.shape[1:]), np.uint8)
-    pictures[rows] = item.pictures
+    if len(rows) == len(ids):
+        pictures = item.pictures
+    else:
+        pictures = np.zeros((len(ids), *item.shape[1:]), np.uint8)
+        pictures[rows] = item.pictures
     return pictures.reshape(-1, *pictures.shape[2:])
 
 

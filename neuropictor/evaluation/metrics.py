@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neuropictor.data.reconstructions import Reconstructions, read_reconstructions
+from neuropictor.data.reconstructions import StoredReconstructions
 from neuropictor.data.stimuli import StimulusStore, resize_pictures
 from neuropictor.evaluation.controls import Judge, backbone_controls
 from neuropictor.evaluation.measures import FURTHER_METRICS, METRICS
@@ -62,8 +62,8 @@ def evaluate(
         The settings of `USED`.
     runtime : RuntimeConfig
     out : Path
-        `metrics.csv`; `scores.csv` and `statistics.csv` are written beside it. Its record holds controls, chance
-        intervals and paired differences.
+        `metrics.csv`; `scores.csv` and `statistics.csv` are written beside it. Its record holds controls and
+        chance intervals.
     weights : Path, optional
         Folder of `fetch_weights`; needed with `networks: published`.
     """
@@ -72,7 +72,7 @@ def evaluate(
     used = {name: getattr(config, name) for name in USED}
     with RunRecord(record_path(out), "evaluate", config=used, seed=config.seed, inputs=[*stimuli, *files]) as record:
         reconstructions = {
-            subject: {model: read_reconstructions(path) for model, path in models.items()}
+            subject: {model: StoredReconstructions(path) for model, path in models.items()}
             for subject, models in samples.items()
         }
         _check(reconstructions, samples)
@@ -91,7 +91,12 @@ def evaluate(
         pairings = Pairings(len(nsd_ids), config.permutations, config.seed)
         scores, nulls = _score_all(reconstructions, judge, nsd_ids, pairings, config.seed)
         if published:
-            _add_published(scores, nulls, reconstructions, judge, nsd_ids, pairings, config, weights, device)
+            drawn = {
+                (row, model): (found, np.searchsorted(nsd_ids, found.nsd_id))
+                for row, models in enumerate(reconstructions.values())
+                for model, found in models.items()
+            }
+            published_into(scores, nulls, drawn, judge.seen, pairings, config, weights, device)
         subjects = [str(subject) for subject in samples]
         rows = table_rows(scores, subjects, store.data, config)
         write_metrics(rows, out)
@@ -110,7 +115,6 @@ def evaluate(
             null_pairings=NULL_PAIRINGS,
             chance=_chance(nulls[OURS].get(NULL_OF, {}), subjects),
             controls=backbone_controls(judge, frozen, store.captions(nsd_ids), nsd_ids, config.seed),
-            differences=_differences(scores[OURS], config),
         )
 
 
@@ -126,7 +130,7 @@ def describer(weights: Path | None, device: torch.device):
     return ClipDescriber(weights, device)
 
 
-def _check(reconstructions: dict[int, dict[str, Reconstructions]], samples: dict[int, dict[str, Path]]) -> None:
+def _check(reconstructions: dict[int, dict[str, StoredReconstructions]], samples: dict[int, dict[str, Path]]) -> None:
     """Make sure that all models of a subject reconstruct the same pictures and that files are what they are called."""
     for subject, models in reconstructions.items():
         expected = next(iter(models.values())).nsd_id
@@ -149,7 +153,7 @@ def _empty(
 
 
 def _score_all(
-    reconstructions: dict[int, dict[str, Reconstructions]],
+    reconstructions: dict[int, dict[str, StoredReconstructions]],
     judge: Judge,
     nsd_ids: np.ndarray,
     pairings: Pairings,
@@ -169,53 +173,66 @@ def _score_all(
     for row, subject in enumerate(progress(list(reconstructions), "Scoring", unit="subject")):
         for model, found in reconstructions[subject].items():
             columns = np.searchsorted(nsd_ids, found.nsd_id)
-            features = judge.look(found.pictures)
-            keep(model, row, columns, judge.score(found.pictures, columns, features))
+            pictures = found.pictures
+            features = judge.look(pictures)
+            keep(model, row, columns, judge.score(pictures, columns, features))
             for metric, tables in judge.tables(features, columns).items():
                 nulls[model].setdefault(metric, {})[row] = pairings.null(tables, columns)
             if model == NULL_OF:
                 wrong = derangements(len(columns), NULL_PAIRINGS, seed)
-                first = found.pictures[:, 0][wrong].swapaxes(0, 1)
+                first = pictures[:, 0][wrong].swapaxes(0, 1)
                 keep("null", row, columns, judge.score(first, columns, features[:, 0][wrong].swapaxes(0, 1)))
     return {OURS: scores}, {OURS: nulls}
 
 
-def _add_published(
+def published_into(
     scores: Scores,
     nulls: Nulls,
-    reconstructions: dict[int, dict[str, Reconstructions]],
-    judge: Judge,
-    nsd_ids: np.ndarray,
+    drawn: dict[tuple[int, str], tuple[StoredReconstructions, np.ndarray]],
+    seen: np.ndarray,
     pairings: Pairings,
     config: EvaluateConfig,
-    weights: Path,
+    weights: Path | None,
     device: torch.device,
 ) -> None:
-    """Add the scores that published networks give: those of published protocols, and LPIPS to `ours`."""
+    """Add the scores of published protocols, and LPIPS to `ours`.
+
+    Parameters
+    ----------
+    scores, nulls : dict
+        As of `significance`; added to.
+    drawn : dict
+        By row of the subject and model: what has `pictures` uint8 [n, K, s, s, 3], and which of the seen ones they are
+        of.
+    seen : uint8 array [N, S, S, 3]
+    pairings : Pairings
+    config : EvaluateConfig
+        `protocols` is used.
+    weights : Path or None
+        Without it only PixCorr and SSIM, which need no network.
+    device : torch.device
+    """
     from neuropictor.evaluation.networks import PerceptualDistance
     from neuropictor.evaluation.published_scores import score_published
 
-    drawn = {
-        (row, model): (found.pictures, np.searchsorted(nsd_ids, found.nsd_id))
-        for row, models in enumerate(reconstructions.values())
-        for model, found in models.items()
-    }
-    shape = (len(reconstructions), len(nsd_ids))
-    perceptual = PerceptualDistance(weights, device)
-    for (row, model), (pictures, columns) in drawn.items():
-        sized = resize_pictures(pictures, judge.seen.shape[1])
-        found = np.mean([perceptual(sized[:, k], judge.seen[columns]) for k in range(sized.shape[1])], axis=0)
-        scores[OURS][model].setdefault("lpips", np.full(shape, np.nan))[row, columns] = found
+    shape = next(iter(next(iter(scores[OURS].values())).values())).shape
+    if weights:
+        perceptual = PerceptualDistance(weights, device)
+        for (row, model), (stored, columns) in drawn.items():
+            sized = resize_pictures(stored.pictures, seen.shape[1])
+            found = np.mean([perceptual(sized[:, k], seen[columns]) for k in range(sized.shape[1])], axis=0)
+            scores[OURS][model].setdefault("lpips", np.full(shape, np.nan))[row, columns] = found
     protocols = [PROTOCOLS[name] for name in config.protocols if name in PROTOCOLS]
-    values, chance = score_published(judge.seen, drawn, protocols, weights, device, pairings)
+    values, chance = score_published(seen, drawn, protocols, weights, device, pairings)
     for label in values:
         scores[label], nulls[label] = {}, {}
         for (row, model), found in values[label].items():
             for metric, by_picture in found.items():
                 table = scores[label].setdefault(model, {}).setdefault(metric, np.full(shape, np.nan))
                 table[row, drawn[row, model][1]] = by_picture
+            nulls[label].setdefault(model, {})
             for metric, null in chance[label][row, model].items():
-                nulls[label].setdefault(model, {}).setdefault(metric, {})[row] = null
+                nulls[label][model].setdefault(metric, {})[row] = null
 
 
 def _chance(nulls: dict[str, dict[int, np.ndarray]], subjects: list[str]) -> dict[str, dict[str, list[float]]]:
@@ -256,19 +273,3 @@ def table_rows(scores: Scores, subjects: list[str], data: str, config: EvaluateC
                         }
                     )
     return rows
-
-
-def _differences(scores: dict[str, dict[str, np.ndarray]], config: EvaluateConfig) -> dict:
-    """Paired differences of the refined model to each other one, mean over subjects, with intervals."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for model in scores if NULL_OF in scores else ():
-        if model in (NULL_OF, "null"):
-            continue
-        for metric in METRICS:
-            difference = scores[NULL_OF][metric] - scores[model][metric]
-            difference = difference[np.isfinite(difference).any(1)]
-            if difference.size:
-                estimate = bootstrap_mean(difference, config.bootstrap, config.seed)
-                values = (estimate.value, estimate.low, estimate.high)
-                found.setdefault(model, {})[metric] = [round(value, 6) for value in values]
-    return found

@@ -9,6 +9,7 @@ from collections.abc import Hashable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from typing import Protocol as Protocol_
 
 import numpy as np
 
@@ -23,12 +24,24 @@ if TYPE_CHECKING:
 
     from neuropictor.evaluation.statistics import Pairings
 
-Drawn = Mapping[Hashable, tuple[np.ndarray, np.ndarray]]
-"""By model: pictures uint8 [n, K, s, s, 3], and their rows among the seen pictures, int [n]."""
+
+class HasPictures(Protocol_):
+    """Reconstructions in memory or in a file: `pictures` are uint8 [n, K, s, s, 3]."""
+
+    pictures: np.ndarray
+
+
+Drawn = Mapping[Hashable, tuple[HasPictures, np.ndarray]]
+"""By model: reconstructions, and their rows among the seen pictures, int [n]."""
 
 
 def score_published(
-    seen: np.ndarray, drawn: Drawn, protocols: list[Protocol], folder: Path, device: torch.device, pairings: Pairings
+    seen: np.ndarray,
+    drawn: Drawn,
+    protocols: list[Protocol],
+    folder: Path | None,
+    device: torch.device,
+    pairings: Pairings,
 ) -> tuple[dict, dict]:
     """Score all models by published protocols.
 
@@ -38,8 +51,8 @@ def score_published(
     drawn : mapping
         By any name: the samples of each model, and which seen pictures they are of.
     protocols : list of Protocol
-    folder : Path
-        Weights, as `fetch_weights` leaves them.
+    folder : Path or None
+        Weights, as `fetch_weights` leaves them; without, there are only PixCorr and SSIM.
     device : torch.device
     pairings : Pairings
         For the null distribution of each identification score.
@@ -54,16 +67,20 @@ def score_published(
     scores = {protocol.label: {name: {} for name in drawn} for protocol in protocols}
     nulls = {protocol.label: {name: {} for name in drawn} for protocol in protocols}
     for protocol in protocols:
-        for name, (pictures, rows) in drawn.items():
-            scores[protocol.label][name] |= pixel_scores(seen, pictures, rows, protocol)
-    for network_name in progress(list(NETWORK_METRICS), "Judging by published networks", unit="network"):
+        for name, (stored, rows) in drawn.items():
+            scores[protocol.label][name] |= pixel_scores(seen, stored.pictures, rows, protocol)
+    judges = list(NETWORK_METRICS) if protocols and folder else []
+    for network_name in progress(judges, "Judging by published networks", unit="network") if judges else ():
         network = load_network(network_name, folder, device)
         for protocol in protocols:
             known = network.features(seen, protocol)
-            for name, (pictures, rows) in drawn.items():
+            for name, (stored, rows) in drawn.items():
+                pictures = stored.pictures
                 found = [network.features(pictures[:, k], protocol) for k in range(pictures.shape[1])]
                 for metric, values in known.items():
-                    features = np.stack([sample.pop(metric) for sample in found], axis=1)
+                    samples = [sample.pop(metric) for sample in found]
+                    # One sample is the usual case, and long features are large: no copy of them.
+                    features = samples[0][:, None] if len(samples) == 1 else np.stack(samples, axis=1)
                     own = values[rows] if len(rows) < len(seen) else values
                     if metric in DISTANCES:
                         scored = measures.distance(features, own)

@@ -32,6 +32,8 @@ CONTROL_NAMES = {
 
 
 NOTHING = "&ndash;"
+FOLDER_METRICS = ("pixcorr", "ssim", "two_way", "distance", "retrieval_image", "retrieval_brain", "similarity", "lpips")
+"""Scores of the protocol `ours` that need no category and no kind of background."""
 
 
 def metric_table(metrics: Path, out: Path) -> None:
@@ -40,8 +42,7 @@ def metric_table(metrics: Path, out: Path) -> None:
     Parameters
     ----------
     metrics : Path
-        `metrics.csv`; `metrics.run.json` beside it, where there is one, adds the judge, controls and paired
-        differences.
+        `metrics.csv`; `metrics.run.json` beside it, where there is one, adds the judge and controls.
     out : Path
         HTML page.
     """
@@ -63,7 +64,7 @@ def metric_table(metrics: Path, out: Path) -> None:
             else:
                 body += [f"<p>Protocol {escape(protocol)}:</p>", score_table(part, PUBLISHED_METRICS)]
         if subject == "mean":
-            body += [explanation(frame[frame["protocol"] == OURS]), _controls(results), _differences(results)]
+            body += [explanation(frame[frame["protocol"] == OURS]), _controls(results)]
     with atomic_path(out) as temporary:
         temporary.write_text(page("Reconstruction scores" + title_mark(data), "\n".join(body)), encoding="utf-8")
 
@@ -104,7 +105,9 @@ def score_table(frame: pd.DataFrame, wanted: tuple[str, ...]) -> str:
 
 def with_arrow(metric: str) -> str:
     """A score's name with the direction of better."""
-    return METRIC_NAMES.get(metric, metric) + (" ↓" if metric in LOWER_IS_BETTER else " ↑")
+    return METRIC_NAMES.get(metric, metric) + (
+        "\N{NO-BREAK SPACE}↓" if metric in LOWER_IS_BETTER else "\N{NO-BREAK SPACE}↑"
+    )
 
 
 def _left_out(frame: pd.DataFrame, metric: str) -> str:
@@ -145,25 +148,6 @@ def _controls(results: dict) -> str:
     return "<h2>Ceilings and trivial solutions</h2>" + table(header, rows)
 
 
-def _differences(results: dict) -> str:
-    """Paired differences refined - other, with intervals; bold where the interval excludes zero."""
-    rows = []
-    for model, metrics in results.get("differences", {}).items():
-        row = [escape(f"refined - {MODEL_NAMES.get(model, model)}")]
-        for metric in METRICS:
-            value, low, high = metrics.get(metric, (None, None, None))
-            if value is None:
-                row.append(NOTHING)
-                continue
-            text = f"<b>{value:+.3f}</b>" if low > 0 or high < 0 else f"{value:+.3f}"
-            row.append(f"{text}<small>{low:+.3f} to {high:+.3f}</small>")
-        rows.append(row)
-    if not rows:
-        return ""
-    header = ["paired difference", *(METRIC_NAMES[metric] for metric in METRICS)]
-    return "<h2>Refined against the others, mean over subjects</h2>" + table(header, rows)
-
-
 def _number(value: float | None) -> str:
     return NOTHING if value is None else f"{value:z.3f}"
 
@@ -186,6 +170,14 @@ def statistics_table(statistics: Path, out: Path) -> None:
         " interval, and p by random changes of sign, a picture's for all subjects together. All p values are corrected"
         " by Holm's method for all tests of the same kind in this table; bold: below 0.05.</p>"
     ]
+    body += tests_of_frame(frame)
+    with atomic_path(out) as temporary:
+        temporary.write_text(page("Tests of the scores" + title_mark(data), "\n".join(body)), encoding="utf-8")
+
+
+def tests_of_frame(frame: pd.DataFrame) -> list[str]:
+    """Tables of tests, one for each protocol, kind of test and subject."""
+    body = []
     for protocol in frame["protocol"].unique():
         for test, title in ((ABOVE_CHANCE, "Above chance"), (DIFFERENCE, "Differences between models")):
             part = frame[(frame["protocol"] == protocol) & (frame["test"] == test)]
@@ -198,8 +190,7 @@ def statistics_table(statistics: Path, out: Path) -> None:
                 who = f"subject {subject}" if subject != "mean" else f"mean over subjects {', '.join(subjects)}"
                 pictures = int(own["n_images"].max())
                 body += [f"<p>{escape(who.capitalize())}, {pictures} pictures</p>", _tests(own, test == DIFFERENCE)]
-    with atomic_path(out) as temporary:
-        temporary.write_text(page("Tests of the scores" + title_mark(data), "\n".join(body)), encoding="utf-8")
+    return body
 
 
 def _tests(frame: pd.DataFrame, different: bool) -> str:
@@ -218,9 +209,9 @@ def _tests(frame: pd.DataFrame, different: bool) -> str:
                 continue
             cell = cells.loc[(model, metric)]
             sign = "+" if different else ""
-            value = f"{cell['value']:z{sign}.3f}"
+            value = f"{cell['value']:{sign}z.3f}"
             value = f"<b>{value}</b>" if cell["p_corrected"] < 0.05 else value
-            interval = f"{cell['low']:z{sign}.3f} to {cell['high']:z{sign}.3f}"
+            interval = f"{cell['low']:{sign}z.3f} to {cell['high']:{sign}z.3f}"
             row.append(f"{value}<small>{interval}</small><small>{p_text(cell['p_corrected'])}</small>")
         rows.append(row)
     header = ["difference" if different else "model", *(METRIC_NAMES[metric] for metric in metrics)]

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -166,12 +167,11 @@ def test_page_is_whole_and_asks_nobody(page):
 
 
 def test_real_sizes_still_fit():
-    from neuropictor.data.reconstructions import Reconstructions
+    def stored(pictures, samples):
+        return SimpleNamespace(shape=(pictures, samples, 512, 512, 3))
 
-    item = Reconstructions(np.broadcast_to(np.uint8(0), (982, 1, 512, 512, 3)), np.arange(982), "m", 1, "nsd")
-    side = thumbnail_side(512, 982, {subject: dict.fromkeys("abcde", item) for subject in (1, 2, 5, 7)})
-    assert side == 88
-    assert thumbnail_side(64, 150, {1: {"a": item}}) == 64
+    four = {subject: dict.fromkeys("abcde", stored(982, 1)) for subject in (1, 2, 5, 7)}
+    assert thumbnail_side(512, 982, four) == 88
+    assert thumbnail_side(64, 150, {1: {"a": stored(982, 1)}}) == 64
     assert thumbnail_side(512, 150, {}) == LARGEST
-    many = Reconstructions(np.broadcast_to(np.uint8(0), (982, 99, 8, 8, 3)), np.arange(982), "m", 1, "nsd")
-    assert thumbnail_side(512, 982, {1: {"a": many}}) == SMALLEST
+    assert thumbnail_side(512, 982, {1: {"a": stored(982, 99)}}) == SMALLEST

@@ -44,6 +44,7 @@ LIGHT = [
     "neuropictor.evaluation.protocols",
     "neuropictor.evaluation.weights",
     "neuropictor.evaluation.gallery",
+    "neuropictor.evaluation.published_results",
     "neuropictor.evaluation.datacard",
     "neuropictor.cli",
 ]

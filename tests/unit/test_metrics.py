@@ -229,7 +229,6 @@ def test_evaluate_writes_the_tidy_table(samples, tmp_path, monkeypatch):
     assert results["controls"]["vae"]["pixcorr"] > 0.99
     assert results["controls"]["seen"]["two_way"] == 1
     assert results["categories"] == list(CATEGORIES)
-    assert results["differences"]["ridge"]["pixcorr"][1] > 0
     assert set(results["chance"]) == {"1", "2"}
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -151,6 +152,7 @@ def test_each_network_is_loaded_once_for_all_models_and_protocols(folder, pictur
         "part": (noisy[1:, :1], everything[1:]),
         "same": (seen[:, None], everything),
     }
+    drawn = {name: (SimpleNamespace(pictures=found), rows) for name, (found, rows) in drawn.items()}
     protocols = list(PROTOCOLS.values())
     scores, nulls = score_published(seen, drawn, protocols, folder, CPU, Pairings(3, 99, 0))
     assert loaded == list(NETWORK_METRICS)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from neuropictor.evaluation.measures import METRICS
-from neuropictor.evaluation.score_pages import metric_table
+from neuropictor.evaluation.score_pages import metric_table, statistics_table
+from neuropictor.evaluation.significance import write_tests
 from neuropictor.evaluation.tables import fill_readme, order_models, read_metrics, write_metrics
 
 
@@ -55,18 +56,17 @@ def test_page_says_simulated_only_when_so(tmp_path):
     assert text.index("refined") < text.index("ridge") < text.index("null (wrong pairs)")
 
 
-def test_page_shows_controls_and_differences_of_the_record(tmp_path):
+def test_page_shows_controls_of_the_record(tmp_path):
     write_metrics(rows(), tmp_path / "metrics.csv")
     scores = dict.fromkeys(METRICS, 0.987) | {"n_images": 150, "two_way_hard": None}
     results = {
         "controls": {"vae": scores},
         "chance": {"1": {"two_way": [0.451, 0.552]}},
-        "differences": {"ridge": {"pixcorr": [0.123, 0.05, 0.2], "ssim": [0.01, -0.1, 0.1]}},
     }
     (tmp_path / "metrics.run.json").write_text(json.dumps({"results": results}))
     metric_table(tmp_path / "metrics.csv", tmp_path / "out" / "metrics.html")
     text = (tmp_path / "out" / "metrics.html").read_text()
-    for part in ("true pictures through the VAE", "0.987", "<b>+0.123</b>", "+0.010<small>"):
+    for part in ("true pictures through the VAE", "0.987"):
         assert part in text
 
 
@@ -98,3 +98,20 @@ def test_different_numbers_of_test_pictures_are_told(tmp_path):
     text = (tmp_path / "metrics.html").read_text()
     for part in ("Subject 1, 1000 test pictures", "Subject 2, 907 test pictures", "<p>907 to 1000 test pictures"):
         assert part in text
+
+
+def test_page_of_tests_shows_values_intervals_and_corrected_p(tmp_path):
+    row = {"protocol": "ours 1", "model": "refined", "metric": "two_way", "n_images": 150, "data": "simulated"}
+    above = row | {"test": "above chance", "other": "", "value": 0.9, "low": 0.45, "high": 0.55, "p": 0.0001}
+    different = row | {"test": "difference", "other": "ridge", "value": -0.02, "low": -0.05, "high": 0.01, "p": 0.2}
+    found = [above | {"p_corrected": 0.0002}, different | {"p_corrected": 0.4}]
+    write_tests([item | {"subject": name} for item in found for name in ("1", "2", "mean")], tmp_path / "tests.csv")
+    statistics_table(tmp_path / "tests.csv", tmp_path / "tests.html")
+    text = (tmp_path / "tests.html").read_text()
+    for part in (
+        "Tests of the scores (SIMULATED data)",
+        "<b>0.900</b><small>0.450 to 0.550</small><small>p &lt; 0.001",
+    ):
+        assert part in text
+    assert "refined - ridge</td><td>-0.020<small>-0.050 to +0.010</small><small>p = 0.400</small>" in text
+    assert text.index("Mean over subjects 1, 2, 150 pictures") < text.index("Subject 1, 150 pictures")

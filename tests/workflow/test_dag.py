@@ -25,7 +25,8 @@ PER_SUBJECT = {
     "contact_sheet": 1,
 }
 ONCE = ["simulate_pictures", "calibrate", "align_space", "pretrain"]
-ONCE += ["evaluate", "data_card", "metric_table", "statistics_table", "gallery", "training_curves"]
+ONCE += ["evaluate", "data_card", "metric_table", "statistics_table", "published_table", "gallery", "training_curves"]
+ONCE += ["score_figure", "category_figure"]
 ONCE += ["response_map", "all"]
 
 
@@ -175,7 +176,10 @@ def test_a_subject_that_is_only_refined_is_no_reason_to_pretrain(finished):
         "data_card",
         "metric_table",
         "statistics_table",
+        "published_table",
         "gallery",
+        "score_figure",
+        "category_figure",
         "training_curves",
         "all",
     ]
@@ -183,7 +187,10 @@ def test_a_subject_that_is_only_refined_is_no_reason_to_pretrain(finished):
     assert found == Counter(own | dict.fromkeys(shared, 1))
 
 
-AFTER_SAMPLING = {"evaluate": 1, "metric_table": 1, "statistics_table": 1, "gallery": 1, "data_card": 1, "all": 1}
+AFTER_SAMPLING = {"evaluate": 1, "metric_table": 1, "data_card": 1, "all": 1}
+AFTER_SAMPLING |= dict.fromkeys(
+    ["statistics_table", "published_table", "gallery", "score_figure", "category_figure"], 1
+)
 AFTER_REFINING = AFTER_SAMPLING | {"sample": 3, "contact_sheet": 3, "training_curves": 1}
 AFTER_PRETRAINING = AFTER_REFINING | {"refine": 3, "sample": 6}
 

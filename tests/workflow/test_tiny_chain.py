@@ -14,7 +14,7 @@ pytestmark = pytest.mark.workflow
 SUBJECTS = {"1", "2", "mean"}
 MODELS = {"refined", "pretrained", "ridge", "ridge_diffusion", "mean_picture", "null"}
 METRICS = {"pixcorr", "ssim", "two_way", "two_way_hard", "distance", "category"}
-COLUMNS = ["subject", "model", "metric", "value", "ci_low", "ci_high", "n_images", "data"]
+COLUMNS = ["subject", "model", "metric", "value", "ci_low", "ci_high", "n_images", "data", "protocol", "networks"]
 
 
 def snakemake(folder: Path, *arguments: str) -> str:
@@ -124,13 +124,17 @@ def test_report_holds_figures_tables_and_captions(chain):
     for word in (
         "contact_sheet_sub-01.png",
         "metrics.html",
+        "statistics.html",
+        "published.html",
+        "scores.png",
+        "categories.png",
         "training_curves.png",
         "response_map_sub-01.png",
         "data_card.html",
     ):
         assert word in text, word
     assert "SIMULATED" in text
-    for page in ("metrics.html", "data_card.html"):
+    for page in ("metrics.html", "statistics.html", "published.html", "../gallery.html", "data_card.html"):
         assert "simulated" in (chain / "results/report" / page).read_text().lower()
 
 

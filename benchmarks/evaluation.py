@@ -1,0 +1,187 @@
+"""Scoring at NSD's size: two-way identification against np.corrcoef, and how often networks are loaded.
+
+    python benchmarks/evaluation.py
+
+- ours, corrcoef: two-way identification of 982 reconstructions by features of AlexNet's second layer (184,512 numbers
+  a picture, float32, random with a weak signal), each in a process of its own that reads the features first; corrcoef
+  is the published evaluation's way, `np.corrcoef` of all features stacked. Peak memory is the process's, features
+  included.
+- networks: all scores of both published protocols for 982 pictures and 5 models. Forward passes are not what is
+  measured, so each network is a stand-in of one averaging layer whose outputs have the published sizes; loads and looks
+  are counted where the true ones are loaded and look.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+PICTURES, FEATURES, MODELS = 982, 184_512, 5
+RESULT = Path(__file__).parent / "results" / "evaluation.json"
+
+
+def write_features(root: Path) -> None:
+    generator = np.random.default_rng(0)
+    seen = generator.standard_normal((PICTURES, FEATURES), np.float32)
+    np.save(root / "seen.npy", seen)
+    seen *= np.float32(0.0025)
+    seen += generator.standard_normal((PICTURES, FEATURES), np.float32)
+    np.save(root / "drawn.npy", seen)
+
+
+def ours(root: Path) -> tuple[float, np.ndarray]:
+    from neuropictor.evaluation.similarity import identify
+
+    drawn, seen = np.load(root / "drawn.npy"), np.load(root / "seen.npy")
+    start = time.perf_counter()
+    scores = identify(drawn, seen)
+    return time.perf_counter() - start, scores
+
+
+def corrcoef(root: Path) -> tuple[float, np.ndarray]:
+    drawn, seen = np.load(root / "drawn.npy"), np.load(root / "seen.npy")
+    start = time.perf_counter()
+    matrix = np.corrcoef(seen, drawn)[:PICTURES, PICTURES:]
+    scores = (matrix < np.diag(matrix)).sum(0) / (PICTURES - 1)
+    return time.perf_counter() - start, scores
+
+
+def networks(root: Path) -> dict:
+    import torch
+    from torch.nn.functional import adaptive_avg_pool2d
+
+    from neuropictor.evaluation import published_scores
+    from neuropictor.evaluation.networks import Network
+    from neuropictor.evaluation.protocols import NETWORK_METRICS, PROTOCOLS
+    from neuropictor.evaluation.statistics import Pairings
+
+    lengths = {"alexnet_2": (192, 31), "alexnet_5": (256, 15), "inception": (2048, 1), "clip": (768, 1)}
+    lengths |= {"effnet": (1280, 1), "swav": (2048, 1)}
+    loads, looks = Counter(), Counter()
+
+    def load(name: str, folder: Path, device: torch.device) -> Network:
+        loads[name] += 1
+        mixes = {
+            metric: torch.randn(lengths[metric][0], 3, generator=torch.Generator().manual_seed(7))
+            for metric in NETWORK_METRICS[name]
+        }
+
+        def forward(pictures: torch.Tensor) -> dict[str, torch.Tensor]:
+            looks[name] += len(pictures)
+            return {
+                metric: torch.einsum("cd,ndhw->nchw", mix, adaptive_avg_pool2d(pictures, lengths[metric][1])).relu()
+                for metric, mix in mixes.items()
+            }
+
+        return Network(name, forward, device)
+
+    published_scores.load_network = load
+    generator = np.random.default_rng(1)
+    seen = generator.integers(0, 256, (PICTURES, 64, 64, 3), dtype=np.uint8)
+    rows = np.arange(PICTURES)
+    drawn = {
+        f"model {number}": ((0.6 * seen + 0.4 * generator.integers(0, 256, seen.shape)).astype(np.uint8)[:, None], rows)
+        for number in range(MODELS)
+    }
+    drawn = {name: (SimpleNamespace(pictures=found), rows) for name, (found, rows) in drawn.items()}
+    start = time.perf_counter()
+    scores, _ = published_scores.score_published(
+        seen, drawn, list(PROTOCOLS.values()), Path(), torch.device("cpu"), Pairings(PICTURES, 999, 0)
+    )
+    return {
+        "seconds": round(time.perf_counter() - start, 1),
+        "loads": dict(loads),
+        "looks": dict(looks),
+        "pictures": PICTURES,
+        "models": MODELS,
+        "protocols": list(scores),
+        "scores_a_picture": sum(len(next(iter(found.values()))) for found in scores.values()),
+    }
+
+
+WAYS = {"ours": ours, "corrcoef": corrcoef}
+
+
+def run(way: str, root: Path) -> dict:
+    command = [sys.executable, __file__, "--way", way, "--root", str(root)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def machine() -> dict:
+    name = platform.processor()
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    return {
+        "cpu": name,
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "load_before": round(os.getloadavg()[0], 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--way", choices=[*WAYS, "networks"], help="measure one way and print it (used by the script)")
+    parser.add_argument("--root", type=Path, help="folder for the features (1.45 GB); default: a temporary one")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    given = parser.parse_args()
+    if given.way:
+        if given.way == "networks":
+            found = networks(given.root)
+        else:
+            seconds, scores = WAYS[given.way](given.root)
+            np.save(given.root / f"{given.way}.npy", scores)
+            found = {"seconds": round(seconds, 3)}
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(json.dumps(found | {"peak_gib": round(peak, 3)}))
+        return
+    described = machine()
+    with tempfile.TemporaryDirectory() as folder:
+        root = given.root or Path(folder)
+        if not (root / "drawn.npy").is_file():
+            write_features(root)
+        found = {way: [] for way in WAYS}
+        for _ in range(given.repeats):
+            for way in WAYS:
+                found[way].append(run(way, root))
+        scores = [np.load(root / f"{way}.npy") for way in WAYS]
+        counted = run("networks", root)
+    seconds = {way: statistics.median(item["seconds"] for item in items) for way, items in found.items()}
+    peaks = {way: max(item["peak_gib"] for item in items) for way, items in found.items()}
+    result = {
+        "what": f"two-way identification, {PICTURES} pictures x {FEATURES} features in float32 (random)",
+        "wanted": {"corrcoef_over_ours": "at least 4", "ours_over_corrcoef_peak": "at most 0.5", "loads": "1 each"},
+        "corrcoef_over_ours": round(seconds["corrcoef"] / seconds["ours"], 2),
+        "ours_over_corrcoef_peak": round(peaks["ours"] / peaks["corrcoef"], 3),
+        "equal_scores": bool(np.array_equal(*scores)),
+        "mean_score": round(float(scores[0].mean()), 6),
+        "seconds": seconds,
+        "all_seconds": {way: [item["seconds"] for item in items] for way, items in found.items()},
+        "peak_gib": peaks,
+        "features_gib": round(2 * PICTURES * FEATURES * 4 / 2**30, 3),
+        "networks": counted,
+        "machine": described,
+    }
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,294 @@
+"""Scores of anybody's pictures: a folder of seen pictures, and folders of reconstructions named after them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from neuropictor.evaluation.controls import Judge
+from neuropictor.evaluation.measures import METRICS
+from neuropictor.evaluation.metrics import STATISTICS, describer, published_into, table_rows
+from neuropictor.evaluation.pages import page
+from neuropictor.evaluation.protocols import OURS, PUBLISHED_METRICS
+from neuropictor.evaluation.score_pages import FOLDER_METRICS, score_table, tests_of_frame
+from neuropictor.evaluation.significance import tests_of, write_tests
+from neuropictor.evaluation.statistics import Pairings
+from neuropictor.evaluation.tables import METRIC_NAMES, write_metrics, write_scores
+from neuropictor.models.backbone import MINIATURE, Backbone
+from neuropictor.models.device import prepare_device
+from neuropictor.runlog import RunRecord, atomic_path
+
+if TYPE_CHECKING:
+    from neuropictor.config import EvaluateConfig, RuntimeConfig
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+"""Kinds of pictures that are looked for; other files are left alone."""
+_SHOWN = 5  # names in a message
+
+
+class PairingError(ValueError):
+    """Folders of pictures do not fit each other; the message names the files."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Seen pictures and their reconstructions.
+
+    Attributes
+    ----------
+    names : list of str
+        Of the pictures, sorted.
+    seen : uint8 array [N, S, S, 3]
+    drawn : dict of uint8 arrays [N, K, s, s, 3]
+        By name of the folder; K and s may differ from folder to folder.
+    """
+
+    names: list[str]
+    seen: np.ndarray
+    drawn: dict[str, np.ndarray]
+
+
+def read_pairs(reconstructions: Sequence[Path], images: Path) -> Pairs:
+    """Read folders and pair their pictures by name.
+
+    Parameters
+    ----------
+    reconstructions : sequence of Path
+        Folders. The reconstruction of `dog.png` is `dog` with any suffix, or several samples are `dog_0`, `dog_1` ...
+    images : Path
+        Folder of the seen pictures; all square and of one size.
+
+    Raises
+    ------
+    PairingError
+        For a picture without reconstruction, a reconstruction without picture, two files of one name, different
+        numbers of samples, files that cannot be read, and pictures of several sizes.
+    """
+    files = _by_name(images)
+    names = sorted(files)
+    if len(names) < 2:
+        raise PairingError(
+            f"{images}: {len(names)} pictures; identification needs at least 2, for example 982 files seen/00000.png"
+            f" ..."
+        )
+    folders = {folder.resolve().name: folder for folder in reconstructions}
+    if len(folders) < len(reconstructions):
+        raise PairingError(
+            f"folders of reconstructions have the same name: {', '.join(map(str, reconstructions))}; each gives a"
+            f" model its"
+            " name, for example results/a and results/b"
+        )
+    seen = _read_all(images, [[files[name]] for name in names])[:, 0]
+    return Pairs(names, seen, {name: _read_all(folder, _samples(folder, names)) for name, folder in folders.items()})
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(Path(folder).iterdir()):
+        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+            continue
+        if path.stem in found:
+            raise PairingError(
+                f"{folder}: {found[path.stem].name} and {path.name} have the same name; allowed is one file a"
+                f" picture, for"
+                f" example {found[path.stem].name} alone"
+            )
+        found[path.stem] = path
+    if not found:
+        kinds = ", ".join(sorted(SUFFIXES))
+        raise PairingError(f"{folder} holds no pictures; allowed are {kinds}, for example 00000.png")
+    return found
+
+
+def _samples(folder: Path, names: list[str]) -> list[list[Path]]:
+    """Files of each picture's samples, in order."""
+    known, samples, extra = set(names), {name: {} for name in names}, []
+    for stem, path in _by_name(folder).items():
+        numbered = re.fullmatch(r"(.+)_(\d+)", stem)
+        if stem in known:
+            name, number = stem, -1
+        elif numbered and numbered[1] in known:
+            name, number = numbered[1], int(numbered[2])
+        else:
+            extra.append(path.name)
+            continue
+        if number in samples[name] or (samples[name] and (number == -1) != (-1 in samples[name])):
+            raise PairingError(
+                f"{folder}: {path.name} and {next(iter(samples[name].values())).name} are both reconstructions of"
+                f" {name};"
+                f" allowed is one of that name, or numbered samples, for example {name}_0{path.suffix} and"
+                f" {name}_1{path.suffix}"
+            )
+        samples[name][number] = path
+    lacking = [name for name in names if not samples[name]]
+    if lacking or extra:
+        parts = [f"no reconstruction of {_list(lacking)}"] if lacking else []
+        parts += [f"no seen picture for {_list(extra)}"] if extra else []
+        raise PairingError(
+            f"{folder}: {', and '.join(parts)}. Files are paired by name: allowed for {names[0]} is {names[0]}.png, or"
+            f" {names[0]}_0.png, {names[0]}_1.png for samples"
+        )
+    counts = {name: len(found) for name, found in samples.items()}
+    usual = max(counts.values())
+    fewer = [f"{name} ({count})" for name, count in counts.items() if count != usual]
+    if fewer:
+        raise PairingError(
+            f"{folder}: others have {usual} samples, but {_list(fewer)} not; allowed is the same number of all"
+        )
+    return [[path for _, path in sorted(found.items())] for found in samples.values()]
+
+
+def _list(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _read_all(folder: Path, files: list[list[Path]]) -> np.ndarray:
+    """Read pictures as uint8 [N, K, S, S, 3]."""
+    out = None
+    for row, samples in enumerate(files):
+        for place, path in enumerate(samples):
+            try:
+                with Image.open(path) as picture:
+                    values = np.asarray(picture.convert("RGB"))
+            except (UnidentifiedImageError, OSError, ValueError) as error:
+                raise PairingError(
+                    f"{path} cannot be read as a picture ({error}); allowed: a whole PNG, JPEG or WebP"
+                ) from None
+            if out is None:
+                out = np.empty((len(files), len(samples), *values.shape), np.uint8)
+            if values.shape != out.shape[2:] or values.shape[0] != values.shape[1]:
+                raise PairingError(
+                    f"{path} is {values.shape[1]} x {values.shape[0]} pixels; allowed: all pictures of {folder}"
+                    f" square and of"
+                    f" one size, for example {out.shape[2]} x {out.shape[2]}; reduce or crop them all alike"
+                )
+            out[row, place] = values
+    return out
+
+
+def evaluate_folders(
+    reconstructions: Sequence[Path],
+    images: Path,
+    config: EvaluateConfig,
+    runtime: RuntimeConfig,
+    out: Path,
+    weights: Path | None = None,
+) -> str:
+    """Score folders of reconstructions.
+
+    Parameters
+    ----------
+    reconstructions, images
+        As for `read_pairs`; with several folders, each is compared with the first.
+    config : EvaluateConfig
+        `protocols`, `bootstrap`, `permutations` and `seed` are used.
+    runtime : RuntimeConfig
+    out : Path
+        Folder for metrics.csv, scores.csv (of every picture), statistics.csv, metrics.json and index.html.
+    weights : Path, optional
+        Folder of `fetch_weights`. Without it the miniature judges: `ours` says so, and of the published protocols only
+        PixCorr and SSIM are given.
+
+    Returns
+    -------
+    str
+        The table as text: a line for each protocol, model and score.
+    """
+    pairs = read_pairs(reconstructions, images)
+    device = prepare_device(runtime)
+    rows, places = np.arange(len(pairs.names)), list(pairs.drawn)
+    config = config.model_copy(update={"networks": "published" if weights else "miniature"})
+    used = {"protocols": config.protocols, "networks": config.networks, "bootstrap": config.bootstrap}
+    used |= {"permutations": config.permutations, "seed": config.seed}
+    files = sorted(path for folder in (images, *reconstructions) for path in _by_name(folder).values())
+    with RunRecord(out / "metrics.run.json", "evaluate", config=used, seed=config.seed, inputs=files) as record:
+        pairings = Pairings(len(rows), config.permutations, config.seed)
+        judge = Judge(
+            describer(weights, device) if weights else Backbone.load(MINIATURE).to(device),
+            pairs.seen,
+            np.full(len(rows), ""),
+            np.full(len(rows), ""),
+            [],
+            config.seed,
+        )
+        scores: dict = {OURS: {}}
+        nulls: dict = {OURS: {}}
+        for model, pictures in pairs.drawn.items():
+            features = judge.look(pictures)
+            found = judge.score(pictures, rows, features)
+            scores[OURS][model] = {metric: found[metric][None] for metric in FOLDER_METRICS if metric in found}
+            nulls[OURS][model] = {"two_way": {0: pairings.null(judge.tables(features, rows)["two_way"], rows)}}
+        drawn = {(0, model): (SimpleNamespace(pictures=found), rows) for model, found in pairs.drawn.items()}
+        published_into(scores, nulls, drawn, judge.seen, pairings, config, weights, device)
+        subject = "pictures"
+        table = [row for row in table_rows(scores, [subject], "folders", config) if row["subject"] == subject]
+        tests = tests_of(scores, nulls, [subject], places[0], "folders", config)
+        write_metrics(table, out / "metrics.csv")
+        write_scores(scores, [subject], np.array(pairs.names), out / "scores.csv")
+        write_tests(tests, out / STATISTICS)
+        samples = {model: pictures.shape[1] for model, pictures in pairs.drawn.items()}
+        facts = {
+            "pictures": len(rows),
+            "samples": samples,
+            "judge": judge.describer.name,
+            "networks": config.networks,
+            "protocols": list(scores),
+        }
+        _write_json(facts, table, tests, out / "metrics.json")
+        _write_page(facts, table, tests, places, out / "index.html")
+        record.add(**facts)
+    lines = [f"{len(rows)} pictures; 95 % intervals"]
+    for row in table:
+        name = f"{row['protocol']:14}{row['model']:20.19}{METRIC_NAMES[row['metric']]:18}"
+        lines.append(f"{name}{row['value']:8.3f} ({row['ci_low']:.3f} to {row['ci_high']:.3f})")
+    return "\n".join(lines)
+
+
+def _write_json(facts: dict, table: list[dict], tests: list[dict], out: Path) -> None:
+    """Write all numbers by protocol, model and score."""
+    chance = {(row["protocol"], row["model"], row["metric"]): row for row in tests if row["test"] == "above chance"}
+    scores: dict = {}
+    for row in table:
+        key = (row["protocol"], row["model"], row["metric"])
+        found = {name: round(row[name], 6) for name in ("value", "ci_low", "ci_high")} | {"n_images": row["n_images"]}
+        if key in chance:
+            found |= {"p_above_chance": round(chance[key]["p_corrected"], 6)}
+        scores.setdefault(row["protocol"], {}).setdefault(row["model"], {})[row["metric"]] = found
+    with atomic_path(out) as temporary:
+        temporary.write_text(json.dumps(facts | {"scores": scores}, indent=1) + "\n", encoding="utf-8")
+
+
+def _write_page(facts: dict, table: list[dict], tests: list[dict], models: list[str], out: Path) -> None:
+    import pandas as pd
+
+    frame, tested = pd.DataFrame(table), pd.DataFrame(tests)
+    samples = ", ".join(f"{model}: {count} a picture" for model, count in facts["samples"].items())
+    body = [f"<p>{facts['pictures']} pictures; samples: {escape(samples)}. Small print: 95 % bootstrap intervals.</p>"]
+    for protocol in frame["protocol"].unique():
+        part = frame[frame["protocol"] == protocol]
+        body.append(f"<h2>Protocol {escape(protocol)}</h2>")
+        if protocol == OURS:
+            judged = "" if facts["networks"] == "published" else ": <b>not comparable with published scores</b>"
+            body.append(f"<p>Judged by {escape(facts['judge'])}{judged}.</p>")
+            body += [score_table(part, METRICS), score_table(part, FOLDER_METRICS[len(METRICS) - 2 :])]
+        else:
+            body.append(score_table(part, PUBLISHED_METRICS))
+            if facts["networks"] != "published":
+                body.append(
+                    "<p>AlexNet, Inception, CLIP, EfficientNet and SwAV are missing: <code>neuropictor fetch-weights"
+                    "</code> fetches them, <code>--weights</code> names the folder.</p>"
+                )
+    body += tests_of_frame(tested)
+    body.append("<p>Definitions: docs/metrics.md. Compare only numbers of the same protocol and test set.</p>")
+    with atomic_path(out) as temporary:
+        temporary.write_text(page(f"Reconstruction scores: {', '.join(models)}", "\n".join(body)), encoding="utf-8")

@@ -1,0 +1,15 @@
+"""Draw scores by category."""
+
+from pathlib import Path
+
+from neuropictor.runlog import start_log
+
+start_log(snakemake.log[0])
+
+from neuropictor.evaluation.score_figures import category_figure
+
+category_figure(
+    scores=Path(snakemake.input.scores),
+    stimuli=[Path(path) for path in snakemake.input.stimuli],
+    out=Path(snakemake.output[0]),
+)

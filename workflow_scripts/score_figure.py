@@ -1,0 +1,11 @@
+"""Draw the scores of all models."""
+
+from pathlib import Path
+
+from neuropictor.runlog import start_log
+
+start_log(snakemake.log[0])
+
+from neuropictor.evaluation.score_figures import score_figure
+
+score_figure(metrics=Path(snakemake.input[0]), out=Path(snakemake.output[0]))
