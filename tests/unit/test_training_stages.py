@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from conftest import TINY_ENCODER, make_tiny_backbone
 
 from neuropictor.config import CalibrateConfig, EncoderConfig, GuidanceAdaptationConfig, ReconstructConfig, RefineConfig
@@ -191,3 +192,23 @@ def test_population_start_is_used_and_must_fit(chain, responses, tiny_components
     wide = EncoderConfig(**{**TINY_ENCODER, "width": 32})
     with pytest.raises(ValueError, match=r"encoder\.width: 32 does not fit .* init: scratch"):
         calibrate(responses, backbone, CalibrateConfig(init="population", **still), wide, tiny_runtime, out)
+
+
+def test_refining_in_little_memory_and_low_precision(
+    chain, responses, tiny_components, tiny_latents, tiny_backbone, tiny_runtime, tmp_path
+):
+    small = {"precision": "bf16", "accumulation": 3, "gradient_checkpointing": True}
+    config = RefineConfig(guidance_adaptation=GuidanceAdaptationConfig(steps=2), **SHORT)
+    files = (responses[0], tiny_latents, tiny_backbone, chain["pretrained"])
+    out = tmp_path / "refined"
+    AcceleratorState._reset_state(reset_partial_state=True)  # accelerate takes one precision a process
+    try:
+        refine(*files, config, tiny_runtime.model_copy(update=small), out, tiny_components[0])
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    losses = []
+    for folder in (chain["refined"], out):
+        results = json.loads((folder / "run.json").read_text())["results"]
+        assert results["steps_per_second"] > 0
+        losses.append(results["validation_loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
