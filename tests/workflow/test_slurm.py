@@ -117,7 +117,7 @@ def test_a_failing_job_shows_its_log(cluster, chain, tmp_path):
 def test_a_training_that_meets_its_time_limit_goes_on_in_the_next_try(cluster, chain, tmp_path):
     folder = shutil.copytree(chain[0], tmp_path / "limited", ignore=shutil.ignore_patterns(".snakemake"))
     endless = {**SETTINGS, "refine": {"steps": 200_000, "validation_interval": 100_000}}
-    limits = ["--default-resources", "slurm_extra=''", "--set-resources", "refine:runtime=attempt"]
+    limits = ["-R", "refine", "--default-resources", "slurm_extra=''", "--set-resources", "refine:runtime=attempt"]
     target = "results/refine/sub-01/model_index.json"
     running = subprocess.Popen(
         command(folder, endless, target, *limits),
