@@ -6,7 +6,7 @@ Standard library only: the workflow calls this while it reads its rules.
 import ast
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,40 @@ def canonical(section: Any) -> Any:
         If a value is not a number, text, truth value, list or mapping.
     """
     return json.loads(json.dumps(section, sort_keys=True))
+
+
+def named_keys(
+    name: str, section: str, values: Callable[[Any], Mapping[str, Any]], keys: Iterable[str]
+) -> dict[str, Callable[..., Any]]:
+    """Give a rule keys of a section as one parameter, and each of them as a parameter of its own to compare.
+
+    So a stage runs again when one of them changes, and the reason that Snakemake prints tells which:
+    ``refine.steps: 250``. The whole is left out of the comparison, as Snakemake does with all functions of `threads`.
+
+    Parameters
+    ----------
+    name
+        Of the parameter that the script reads: a mapping of the keys.
+    section
+        Name of the section in the configuration.
+    values
+        Returns the section, given the wildcards of a job.
+    keys
+        Those of its keys that the stage reads.
+    """
+    keys = list(keys)
+
+    def whole(wildcards: Any, threads: int) -> Any:
+        found = values(wildcards)
+        return canonical({key: found[key] for key in keys})
+
+    def told(key: str) -> Callable[[Any], str]:
+        def of_job(wildcards: Any) -> str:
+            return f"{section}.{key}: {canonical(values(wildcards)[key])}"
+
+        return of_job
+
+    return {name: whole} | {f"{section}.{key}": told(key) for key in keys}
 
 
 def fingerprint(script: str | Path, root: Path = ROOT) -> str:
@@ -88,8 +122,7 @@ def sources(script: str | Path, root: Path = ROOT) -> list[Path]:
         if path in seen or path.relative_to(root).as_posix() in WITHOUT_EFFECT:
             continue
         seen.add(path)
-        for name in _imported(path, root):
-            todo.extend(_files(name, root))
+        todo.extend(_behind(path, root, path.stat().st_mtime_ns))
     return sorted(seen)
 
 
@@ -111,10 +144,16 @@ def _meaning(path: Path, modified: int) -> str:
     return hashlib.sha256(ast.dump(_tree(path, modified)).encode()).hexdigest()
 
 
-def _imported(path: Path, root: Path) -> Iterator[str]:
+@cache
+def _behind(path: Path, root: Path, modified: int) -> tuple[Path, ...]:
+    """Return the files that importing a file runs besides itself; every script is behind some, so it is found once."""
+    return tuple(dict.fromkeys(file for name in _imported(path, root, modified) for file in _files(name, root)))
+
+
+def _imported(path: Path, root: Path, modified: int) -> Iterator[str]:
     """Yield the dotted names in the project that a file imports."""
     package = list(path.relative_to(root).parts[:-1])
-    for node in ast.walk(_tree(path, path.stat().st_mtime_ns)):
+    for node in ast.walk(_tree(path, modified)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.split(".")[0] == PACKAGE)
         elif isinstance(node, ast.ImportFrom):

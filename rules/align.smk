@@ -21,8 +21,8 @@ rule align_space:
         mem_mb=growing(6000),
         runtime=growing(60),
     params:
-        config=section("align"),
-        init=settings.pretrain.init,
+        **tracked("config", "align"),
+        **tracked("pretrain", "pretrain", "init"),
         start=start_weights("pretrain", "space.safetensors"),
         backbone=backbone(),
         runtime=runtime,
@@ -52,7 +52,7 @@ rule align:
         mem_mb=growing(4000),
         runtime=growing(240),
     params:
-        config=section("align"),
+        **tracked("config", "align"),
         runtime=runtime,
         code=code("align"),
     message:

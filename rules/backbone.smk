@@ -16,7 +16,7 @@ rule train_backbone:
         mem_mb=growing(8000),
         runtime=growing(2880),
     params:
-        config=section("backbone", "training"),
+        **tracked("config", "backbone", "training"),
         runtime=runtime,
         code=code("train_backbone"),
     message:
@@ -43,11 +43,11 @@ rule train_population:
         mem_mb=growing(8000),
         runtime=growing(2880),
     params:
-        training=section("backbone", "training"),
-        config=section("backbone", "population"),
-        simulate=section("simulate"),
-        encoder=section("encoder"),
-        align=section("align"),
+        **tracked("training", "backbone", "training"),
+        **tracked("config", "backbone", "population"),
+        **tracked("simulate", "simulate"),
+        **tracked("encoder", "encoder"),
+        **tracked("align", "align"),
         backbone=backbone(),
         runtime=runtime,
         code=code("train_population"),

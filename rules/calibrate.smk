@@ -22,8 +22,8 @@ rule calibrate:
         runtime=need("calibrate", "runtime"),
         gpu_mem_mb=need("calibrate", "gpu_mem_mb"),
     params:
-        config=section("calibrate"),
-        encoder=section("encoder"),
+        **tracked("config", "calibrate"),
+        **tracked("encoder", "encoder"),
         start=start_weights("calibrate", "autoencoder.safetensors"),
         backbone=backbone(),
         runtime=runtime,

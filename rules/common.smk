@@ -46,24 +46,32 @@ def checked(found):
     return loaded
 
 
-def section(name, *only):
-    """Give one section of the settings, or named keys of it; a stage runs again when these change."""
-    values = provenance.canonical(getattr(settings, name).model_dump())
-    return {key: value for key, value in values.items() if not only or key in only}
+def tracked(name, section, *only):
+    """Give a script a section of the settings, or named keys of it, as its parameter `name`: `params: **tracked(...)`."""
+    values = getattr(settings, section).model_dump()
+
+    def same_for_all(wildcards):
+        return values
+
+    return provenance.named_keys(name, section, same_for_all, only or values)
 
 
-def preprocessing(wildcards):
-    """What the responses of one subject depend on."""
-    values = settings.preprocess_of(int(wildcards.subject)).model_dump()
+def preprocessing():
+    """What the responses of one subject depend on, which presets may make differ from subject to subject."""
+
+    def of_subject(wildcards):
+        return settings.preprocess_of(int(wildcards.subject)).model_dump()
+
     names = "clip z_score statistics validation_pictures training_sessions".split()
-    return provenance.canonical({name: values[name] for name in names})
+    return provenance.named_keys("config", "preprocess", of_subject, names)
 
 
 def code(script):
     """Hash a workflow script and all modules behind it; a stage runs again when what they do changes."""
     if not settings.runtime.track_code:
-        return "not tracked"
-    return provenance.fingerprint(Path("workflow_scripts") / f"{script}.py")
+        return "code: not tracked"
+    digest = provenance.fingerprint(Path("workflow_scripts") / f"{script}.py")
+    return f"code behind workflow_scripts/{script}.py: {digest}"
 
 
 def runtime(wildcards, threads):

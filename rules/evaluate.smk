@@ -25,8 +25,8 @@ rule baselines:
         runtime=need("baselines", "runtime"),
         gpu_mem_mb=need("baselines", "gpu_mem_mb"),
     params:
-        config=section("evaluate", "ridge_alphas", "diffusion_strength"),
-        sample=section("sample"),
+        **tracked("config", "evaluate", "ridge_alphas", "diffusion_strength"),
+        **tracked("sample", "sample"),
         backbone=backbone(),
         content=backbone_content(),
         runtime=runtime,
@@ -84,8 +84,14 @@ rule evaluate:
         runtime=need("evaluate", "runtime"),
         gpu_mem_mb=need("evaluate", "gpu_mem_mb"),
     params:
-        config=section(
-            "evaluate", "bootstrap", "permutations", "seed", "networks", "protocols"
+        **tracked(
+            "config",
+            "evaluate",
+            "bootstrap",
+            "permutations",
+            "seed",
+            "networks",
+            "protocols",
         ),
         backbone=backbone(),
         content=backbone_content(),

@@ -2,6 +2,8 @@
 # name. First a plan: are all files there, and is there room for them?
 
 
+# Nothing of it is compared: where a job must run again, Snakemake looks at none behind it, not even for reasons of their own, though its output is
+# `ancient` to them. So a further session would be planned, and fetched only by the next run.
 rule fetch_plan:
     output:
         plan="<nsd>/plan.json",
@@ -17,10 +19,9 @@ rule fetch_plan:
         mem_mb=growing(500),
         runtime=growing(30),
     params:
-        files=planned_files(),
+        files=planned_files,
         source=fetch_source,
         root=nsd_folder,
-        code=code("fetch_plan"),
     message:
         "Looking for all files at the endpoint, and for room on the disk"
     script:
@@ -152,7 +153,7 @@ rule preprocess_session:
         mem_mb=growing(2000),
         runtime=growing(30),
     params:
-        nsd=section("nsd", "beta_version"),
+        **tracked("nsd", "nsd", "beta_version"),
         root=nsd_folder,
         code=code("preprocess_session"),
     message:

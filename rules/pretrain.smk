@@ -27,8 +27,8 @@ rule pretrain:
         runtime=need("pretrain", "runtime"),
         gpu_mem_mb=need("pretrain", "gpu_mem_mb"),
     params:
-        config=section("pretrain"),
-        tokens=settings.align.tokens,
+        **tracked("config", "pretrain"),
+        **tracked("align", "align", "tokens"),
         start=start_weights("pretrain", *pipeline_files()),
         backbone=backbone(),
         content=backbone_content(),

@@ -27,7 +27,7 @@ rule refine:
         runtime=need("refine", "runtime"),
         gpu_mem_mb=need("refine", "gpu_mem_mb"),
     params:
-        config=section("refine"),
+        **tracked("config", "refine"),
         backbone=backbone(),
         content=backbone_content(),
         runtime=runtime,

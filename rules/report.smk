@@ -25,8 +25,8 @@ rule data_card:
         mem_mb=growing(3000),
         runtime=growing(60),
     params:
-        config=section("evaluate", "seed"),
-        sample=section("sample", "trial_averaging"),
+        **tracked("config", "evaluate", "seed"),
+        **tracked("sample", "sample", "trial_averaging"),
         subjects=settings.subjects.everyone(),
         code=code("data_card"),
     message:
@@ -226,7 +226,7 @@ rule contact_sheet:
         mem_mb=growing(2000),
         runtime=growing(10),
     params:
-        config=section("evaluate", "contact_sheet_rows"),
+        **tracked("config", "evaluate", "contact_sheet_rows"),
         code=code("contact_sheet"),
     message:
         "Drawing the contact sheet of subject {wildcards.subject}"

@@ -24,7 +24,7 @@ rule sample:
         runtime=need("sample", "runtime"),
         gpu_mem_mb=need("sample", "gpu_mem_mb"),
     params:
-        config=section("sample"),
+        **tracked("config", "sample"),
         content=backbone_content(),
         runtime=runtime,
         code=code("sample"),

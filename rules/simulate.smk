@@ -15,7 +15,7 @@ rule simulate_pictures:
         mem_mb=growing(2000),
         runtime=growing(60),
     params:
-        config=section("simulate"),
+        **tracked("config", "simulate"),
         root=nsd_folder,
         code=code("simulate_pictures"),
     message:
@@ -38,7 +38,7 @@ rule simulate_own_pictures:
         mem_mb=growing(2000),
         runtime=growing(60),
     params:
-        config=section("simulate"),
+        **tracked("config", "simulate"),
         root=nsd_folder,
         code=code("simulate_own_pictures"),
     message:
@@ -65,7 +65,7 @@ rule simulate_subject:
         mem_mb=growing(4000),
         runtime=growing(120),
     params:
-        config=section("simulate"),
+        **tracked("config", "simulate"),
         root=nsd_folder,
         code=code("simulate_subject"),
     message:

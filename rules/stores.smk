@@ -20,8 +20,8 @@ rule preprocess_stimuli:
         mem_mb=growing(2000),
         runtime=growing(60),
     params:
-        config=section("preprocess", "picture_size"),
-        nsd=section("nsd", "release", "sessions"),
+        **tracked("config", "preprocess", "picture_size"),
+        **tracked("nsd", "nsd", "release", "sessions"),
         root=nsd_folder,
         code=code("preprocess_stimuli"),
     message:
@@ -49,8 +49,8 @@ rule preprocess_subject:
         mem_mb=growing(4000),
         runtime=growing(240),
     params:
-        config=preprocessing,
-        nsd=section("nsd", "beta_version", "release", "sessions"),
+        **preprocessing(),
+        **tracked("nsd", "nsd", "beta_version", "release", "sessions"),
         root=nsd_folder,
         code=code("preprocess_subject"),
     message:

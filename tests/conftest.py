@@ -20,6 +20,10 @@ TINY_ENCODER = {
 }
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-table", action="store_true", help="write the table of docs/reliability.md anew")
+
+
 def make_tiny_backbone(folder: Path, prediction_type: str = "epsilon") -> Path:
     """Write a backbone of the real classes with random weights: pictures of 8 pixels, latents 4 x 4 x 4."""
     import torch
@@ -155,3 +159,13 @@ def tiny_components(tiny_prepared: Path, tiny_latents: Path) -> list[Path]:
     for path in responses:
         align_subject(path, tiny_latents, space, config, path.with_name("components.h5"))
     return [path.with_name("components.h5") for path in responses]
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder in which the tiny chain has run; not to be edited."""
+    from tiny_chain import snakemake
+
+    folder = tmp_path_factory.mktemp("chain")
+    snakemake(folder)
+    return folder

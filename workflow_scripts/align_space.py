@@ -12,7 +12,7 @@ from neuropictor.models.device import prepare_device
 from neuropictor.models.population import SPACE, population_file
 
 prepare_device(RuntimeConfig(**snakemake.params.runtime))
-population = snakemake.params.init == "population"
+population = snakemake.params.pretrain["init"] == "population"
 make_space(
     latents=[Path(path) for path in snakemake.input.latents],
     responses=[Path(path) for path in snakemake.input.responses],

@@ -20,5 +20,5 @@ launch(
     runtime=RuntimeConfig(**snakemake.params.runtime),
     out=Path(snakemake.output.index).parent,
     components=[Path(path) for path in snakemake.input.components] or None,
-    aligned_tokens=snakemake.params.tokens,
+    aligned_tokens=snakemake.params.align["tokens"],
 )

@@ -74,7 +74,7 @@ def test_files_are_planned_fetched_and_not_fetched_again(checkout, monkeypatch):
     edit = checkout / "neuropictor/nsd/fetch.py"
     edit.write_text(edit.read_text().replace("RANGE_BYTES = 8", "RANGE_BYTES = 4"))
     other = {"nsd": {**NOWHERE, "connections": 3}, "subjects": {"pretrain": [4, 8], "refine": [4]}}
-    assert planned(checkout, other, "--", *targets) == Counter(fetch_plan=1)
+    assert planned(checkout, other, "--", *targets) == Counter()
 
 
 def test_profiles_keep_to_the_room_that_the_plan_reserves(checkout):

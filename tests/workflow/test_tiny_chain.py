@@ -3,49 +3,16 @@
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tiny_chain import snakemake
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.workflow
 SUBJECTS = {"1", "2", "mean"}
 MODELS = {"refined", "pretrained", "ridge", "ridge_diffusion", "mean_picture", "null"}
 METRICS = {"pixcorr", "ssim", "two_way", "two_way_hard", "distance", "category"}
 COLUMNS = ["subject", "model", "metric", "value", "ci_low", "ci_high", "n_images", "data", "protocol", "networks"]
-
-
-def snakemake(folder: Path, *arguments: str) -> str:
-    """Run the workflow of this checkout in another folder."""
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        ROOT / "Snakefile",
-        "--directory",
-        folder,
-        "--cores",
-        "2",
-    ]
-    profile = ["--workflow-profile", ROOT / "profiles/default"]
-    settings = ["--configfile", ROOT / "config.yaml", ROOT / "presets/tiny.yaml"]
-    done = subprocess.run(
-        [str(part) for part in [*command, *profile, *arguments, *settings]], capture_output=True, text=True, check=False
-    )
-    output = done.stdout + done.stderr
-    assert done.returncode == 0, output
-    return output
-
-
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory):
-    """Folder in which the chain has run."""
-    folder = tmp_path_factory.mktemp("chain")
-    snakemake(folder)
-    return folder
 
 
 def read_metrics(folder: Path) -> list[dict[str, str]]:

@@ -1,0 +1,339 @@
+"""Kinds of changes to a finished tiny run of two subjects, and the jobs that each must cause."""
+
+import ast
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import yaml
+from tiny_chain import ROOT, own_copy
+
+from neuropictor.config import Config, load
+
+TINY = ("presets/tiny.yaml",)
+#: What stands on what; the pictures of refined and pretrained networks are made by one rule, `sample`.
+BEHIND = {
+    "simulate_pictures": ["simulate_subject", "preprocess_subject", "preprocess_stimuli"],
+    "simulate_subject": ["preprocess_subject"],
+    "preprocess_subject": [
+        *("calibrate", "align_space", "align", "pretrain", "refine", "sample_pretrained", "sample_refined"),
+        *("baselines", "data_card", "response_map"),
+    ],
+    "preprocess_stimuli": ["cache_latents", "baselines", "evaluate", "data_card", "contact_sheet", "gallery"],
+    "cache_latents": ["align_space", "align", "pretrain", "refine", "baselines"],
+    "calibrate": ["pretrain", "training_curves"],
+    "align_space": ["align"],
+    "align": ["pretrain", "refine", "sample_pretrained", "sample_refined"],
+    "pretrain": ["refine", "sample_pretrained", "training_curves"],
+    "refine": ["sample_refined", "training_curves"],
+    "sample_pretrained": ["evaluate", "contact_sheet", "gallery"],
+    "sample_refined": ["evaluate", "contact_sheet", "gallery"],
+    "baselines": ["evaluate", "contact_sheet", "gallery"],
+    "evaluate": ["metric_table", "statistics_table", "gallery", "data_card"],
+}
+PER_SUBJECT = "simulate_subject preprocess_subject preprocess_stimuli cache_latents align refine sample_pretrained"
+PER_SUBJECT = {*PER_SUBJECT.split(), "sample_refined", "baselines", "contact_sheet"}
+SAMPLE = ("sample_pretrained", "sample_refined")
+#: Of the table.
+ORDER = ["fetch_betas", "preprocess_session", "simulate_pictures", "simulate_own_pictures", "simulate_subject"]
+ORDER += ["preprocess_subject", "preprocess_stimuli", "cache_latents", "calibrate", "align_space", "align", "pretrain"]
+ORDER += ["refine", "sample", "baselines", "evaluate", "metric_table", "statistics_table", "data_card", "gallery"]
+ORDER += ["contact_sheet", "training_curves", "response_map"]
+#: Rules whose own settings a key is among; the longest beginning counts.
+READ_BY = {
+    "experiment": [],
+    "nsd": [],
+    "nsd.release": ["preprocess_subject", "preprocess_stimuli"],
+    "nsd.sessions": ["preprocess_subject", "preprocess_stimuli"],
+    "simulate": ["simulate_pictures", "simulate_subject"],
+    "preprocess": ["preprocess_subject"],
+    "preprocess.picture_size": ["preprocess_stimuli"],
+    "preprocess.refine_sessions": [],
+    "backbone": [],
+    "encoder": ["calibrate"],
+    "calibrate": ["calibrate"],
+    "align": ["align_space", "align"],
+    "align.tokens": ["align_space", "align", "pretrain"],
+    "pretrain": ["pretrain"],
+    "refine": ["refine"],
+    "sample": [*SAMPLE, "baselines"],
+    "sample.trial_averaging": [*SAMPLE, "baselines", "data_card"],
+    "evaluate.bootstrap": ["evaluate"],
+    "evaluate.seed": ["evaluate", "data_card"],
+    "evaluate.permutations": ["evaluate"],
+    "weights": [],
+    "evaluate.ridge_alphas": ["baselines"],
+    "evaluate.diffusion_strength": ["baselines"],
+    "evaluate.contact_sheet_rows": ["contact_sheet"],
+    "runtime": [],
+}
+#: Values for keys that cannot be raised by one or halved.
+OTHER_VALUES = {
+    "nsd.release": 37,
+    "nsd.sessions": 39,
+    "simulate.sessions": 2,
+    "simulate.trials_per_session": 153,
+    "simulate.mesh": "fsaverage",
+    "preprocess.training_sessions": 39,
+    "preprocess.refine_sessions": 39,
+    "encoder.image_size": 32,
+    "encoder.patch_size": 8,
+    "encoder.width": 64,
+    "encoder.heads": 4,
+    "encoder.decoder_width": 32,
+    "encoder.dropout": 0.1,
+    "pretrain.semantic_steps": 1,
+    "refine.semantic_steps": 1,
+    "sample.guidance_scale": 2.0,
+    "weights.clip_sha256": "0123abcd",
+    "weights.swav_sha256": "0123abcd",
+}
+#: Keys that say where files lie or which rules there are, or go only with another: they have tests of their own.
+NOT_HERE = {"experiment", "subjects", "paths", "nsd.source", "backbone.source", "calibrate.init", "pretrain.init"}
+NOT_HERE |= {"runtime.track_code", "nsd.beta_version", "evaluate.networks", "evaluate.protocols", "runtime.nodes"}
+
+
+def behind(rules: Iterable[str]) -> Counter:
+    """Jobs of these rules and of all that stand on them, for two subjects."""
+    found, todo = set(), list(rules)
+    while todo:
+        rule = todo.pop()
+        if rule not in found:
+            found.add(rule)
+            todo += BEHIND.get(rule, [])
+    return jobs({rule: 2 if rule in PER_SUBJECT else 1 for rule in found})
+
+
+def jobs(counts: dict[str, int]) -> Counter:
+    """Join the two kinds of sampling, which are one rule."""
+    joined = Counter()
+    for rule, count in counts.items():
+        joined["sample" if rule in SAMPLE else rule] += count
+    return joined
+
+
+def leaves(tree: dict, prefix: str = "") -> Iterable[tuple[str, object]]:
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from leaves(value, f"{key}.")
+        else:
+            yield key, value
+
+
+def tiny_settings() -> dict:
+    merged = yaml.safe_load((ROOT / "config.yaml").read_text())
+    for section, values in yaml.safe_load((ROOT / TINY[0]).read_text()).items():
+        merged[section] = {**merged.get(section, {}), **values}
+    return load(merged).model_dump()
+
+
+def allowed_texts(key: str) -> list[str]:
+    """Return the values of a text setting that the schema lists."""
+    schema = Config.model_json_schema()
+    part = schema
+    for name in key.split("."):
+        part = part["properties"][name]
+        reference = part.get("$ref") or next((item["$ref"] for item in part.get("allOf", []) if "$ref" in item), None)
+        if reference:
+            part = schema["$defs"][reference.rpartition("/")[2]]
+    return part.get("enum", [])
+
+
+def another(key: str, value: object) -> object:
+    if key in OTHER_VALUES:
+        return OTHER_VALUES[key]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return value / 2 if value else 0.1
+    if isinstance(value, list):
+        return value[:-1]
+    return next((text for text in allowed_texts(key) if text != value), f"{value}/other")
+
+
+def nested(key: str, value: object) -> dict:
+    for name in reversed(key.split(".")):
+        value = {name: value}
+    return value
+
+
+def one_key_each() -> dict[str, tuple[dict, Counter]]:
+    found = {}
+    for key, value in leaves(tiny_settings()):
+        parts = key.split(".")
+        beginnings = [".".join(parts[:depth]) for depth in range(len(parts), 0, -1)]
+        if NOT_HERE.isdisjoint(beginnings):
+            rules = next(READ_BY[name] for name in beginnings if name in READ_BY)
+            found[key] = (nested(key, another(key, value)), behind(rules))
+    return found
+
+
+# What is done to a variant of the finished run.
+
+
+def nothing(folder: Path) -> None:
+    pass
+
+
+def touch_all_code(folder: Path) -> None:
+    for pattern in ("neuropictor/*.py", "neuropictor/*/*.py", "workflow_scripts/*.py", "rules/*.smk", "Snakefile"):
+        for path in folder.glob(pattern):
+            path.touch()
+
+
+def without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body[0] = ast.Expr(ast.Constant("Another docstring."))
+    return ast.fix_missing_locations(tree)
+
+
+def rewrite_all_code(folder: Path) -> None:
+    """Give every module another layout, other docstrings, and no comments."""
+    for path in [*folder.glob("neuropictor/**/*.py"), *folder.glob("workflow_scripts/*.py")]:
+        if "assets" not in path.parts:
+            path.write_text(f"# new\n{ast.unparse(without_docstrings(ast.parse(path.read_text())))}\n\n\n# end\n")
+
+
+def reverse_keys(folder: Path) -> None:
+    def reversed_tree(tree: object) -> object:
+        return {name: reversed_tree(tree[name]) for name in reversed(tree)} if isinstance(tree, dict) else tree
+
+    for path in (folder / "config.yaml", folder / TINY[0]):
+        path.write_text(yaml.safe_dump(reversed_tree(yaml.safe_load(path.read_text())), sort_keys=False))
+
+
+def more_logic(module: str) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        path = folder / "neuropictor" / module
+        path.write_text(path.read_text() + "\n_ADDED = 1\n")
+
+    return edit
+
+
+def damaged(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    """Replace one file; its time is now, as after a crash or by hand."""
+
+    def edit(folder: Path) -> None:
+        own_copy(folder, name.split("/", maxsplit=1)[0])
+        path = folder / name
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(change(content))
+
+    return edit
+
+
+def deleted(*names: str) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        own_copy(folder, names[0].split("/")[0])
+        for name in names:
+            (folder / name).unlink()
+
+    return edit
+
+
+def flipped(content: bytes) -> bytes:
+    return content[:-40] + bytes([content[-40] ^ 1]) + content[-39:]
+
+
+FIRST_STAGES = [
+    "simulate_own_pictures",
+    "simulate_subject",
+    "preprocess_subject",
+    "preprocess_stimuli",
+    "cache_latents",
+]
+THIRD = dict.fromkeys([*FIRST_STAGES, "align", "refine", "baselines", "contact_sheet"], 1)
+SUMMARIES = dict.fromkeys([*behind(["evaluate"]), "training_curves"], 1)
+#: What happens, settings, what is done to the folder, jobs.
+CASES: dict[str, tuple[dict, Callable[[Path], None], Counter]] = {
+    "nothing": ({}, nothing, Counter()),
+    "`git checkout` or `touch` of all code": ({}, touch_all_code, Counter()),
+    "all code laid out anew, other docstrings, no comments": ({}, rewrite_all_code, Counter()),
+    "order of keys in YAML": ({}, reverse_keys, Counter()),
+    "logic of how settings are read (`config.py`)": ({}, more_logic("config.py"), Counter()),
+    "logic of logs and records (`runlog.py`)": ({}, more_logic("runlog.py"), Counter()),
+    "logic of fetching (`nsd/fetch.py`)": ({}, more_logic("nsd/fetch.py"), Counter()),
+    "logic of one page (`evaluation/datacard.py`)": ({}, more_logic("evaluation/datacard.py"), behind(["data_card"])),
+    "logic of the metrics (`evaluation/metrics.py`)": ({}, more_logic("evaluation/metrics.py"), behind(["evaluate"])),
+    "logic of sampling (`sampling.py`)": ({}, more_logic("sampling.py"), behind(SAMPLE)),
+    "logic of alignment (`data/alignment.py`)": (
+        {},
+        more_logic("data/alignment.py"),
+        behind(["align_space", "baselines", "calibrate", "pretrain", "refine", *SAMPLE]),
+    ),
+    "logic of the networks (`models/guiding.py`)": (
+        {},
+        more_logic("models/guiding.py"),
+        behind(["calibrate", "align_space", "pretrain", "refine", *SAMPLE]),
+    ),
+    "logic of preprocessing (`data/z_scores.py`)": (
+        {},
+        more_logic("data/z_scores.py"),
+        behind(["preprocess_subject", "preprocess_stimuli"]),
+    ),
+    "logic of the simulation (`simulation/scenes.py`)": (
+        {},
+        more_logic("simulation/scenes.py"),
+        behind(["simulate_pictures"]),
+    ),
+    "logic shared by all stages that read data (`data/rows.py`)": (
+        {},
+        more_logic("data/rows.py"),
+        behind(["preprocess_subject", "preprocess_stimuli"]),
+    ),
+    "a subject more in `subjects.refine`": (
+        {"subjects": {"pretrain": [1, 2], "refine": [1, 2, 3]}},
+        nothing,
+        jobs(THIRD | SUMMARIES | {"sample": 2}),
+    ),
+    "a subject less in `subjects.refine`": (
+        {"subjects": {"pretrain": [1, 2], "refine": [1]}},
+        nothing,
+        jobs(SUMMARIES),
+    ),
+    "a subject more in `subjects.pretrain` alone": (
+        {"subjects": {"pretrain": [1, 2, 3], "refine": [1, 2]}},
+        nothing,
+        behind(["calibrate", "align_space", "pretrain"]) + Counter([*FIRST_STAGES, "align"]),
+    ),
+    "device, threads, workers, checkpoints, logging": (
+        {"runtime": {"device": "cpu", "threads": 2, "workers": 1, "checkpoint_interval": 3, "log_interval": 1}},
+        nothing,
+        Counter(),
+    ),
+    "sampling guidance (`sample.guidance_scale`)": (
+        {"sample": {"guidance_scale": 2.0}},
+        nothing,
+        behind(["baselines", *SAMPLE]),
+    ),
+    "bootstrap samples of the metrics (`evaluate.bootstrap`)": (
+        {"evaluate": {"bootstrap": 60}},
+        nothing,
+        behind(["evaluate"]),
+    ),
+    "one subject's responses deleted": (
+        {},
+        deleted("data/prepared/sub-02/responses.h5"),
+        Counter(),
+    ),
+    "networks deleted, and new sampling steps": (
+        {"sample": {"steps": 3}},
+        deleted("results/refine/sub-02/model_index.json"),
+        behind(["baselines", *SAMPLE]) + Counter(refine=1, training_curves=1),
+    ),
+    "the scores deleted": ({}, deleted("results/metrics.csv"), behind(["evaluate"])),
+    "one subject's refined reconstructions damaged": (
+        {},
+        damaged("results/sample/sub-02/refined.h5", flipped),
+        behind(["evaluate"]) + Counter(contact_sheet=1),
+    ),
+    "the scores edited by hand": ({}, damaged("results/metrics.csv", flipped), Counter(data_card=1, metric_table=1)),
+}
+
+
+KEYS = one_key_each()

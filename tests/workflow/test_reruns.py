@@ -1,0 +1,163 @@
+"""What runs again: every kind of change to a finished tiny run, and exactly the jobs that a dry run plans.
+
+The table of docs/reliability.md is made from the cases here: `pytest tests/workflow/test_reruns.py --write-table`.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from dry_runs import plan_all
+from rerun_cases import CASES, KEYS, ORDER, TINY, behind, leaves, nothing, tiny_settings
+from tiny_chain import ROOT, variant
+
+pytestmark = pytest.mark.workflow
+TABLE = ROOT / "docs/reliability.md"
+
+
+@pytest.fixture(scope="module")
+def plans(chain, tmp_path_factory):
+    """What dry runs say to all cases and to all keys, planned together."""
+    folder = tmp_path_factory.mktemp("reruns")
+    unedited = variant(chain, folder / "unedited")
+    wanted = {key: (unedited, settings, TINY, ()) for key, (settings, _) in KEYS.items()}
+    for number, (name, (settings, change, _)) in enumerate(CASES.items()):
+        place = unedited
+        if change is not nothing:
+            place = variant(chain, folder / str(number))
+            change(place)
+        wanted[name] = (place, settings, TINY, ())
+    return plan_all(wanted)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_exactly_what_depends_on_a_change_runs_again(plans, name):
+    assert plans[name].jobs == CASES[name][2]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_key_runs_again_what_reads_it_and_is_named_as_the_reason(plans, key):
+    _, expected = KEYS[key]
+    assert plans[key].jobs == expected
+    if expected:
+        before, now = (dict(leaves(settings))[key] for settings in (tiny_settings(), merged(KEYS[key][0])))
+        top = ".".join(key.split(".")[:2])
+        for moment, value in (("before", before), ("now", now)):
+            told = re.search(rf"{moment}: (.*?)(?: now:|$)", plans[key].reasons(), re.MULTILINE).group(1)
+            assert top in told, told
+            assert str(value) in told, told
+
+
+def merged(settings: dict) -> dict:
+    whole = tiny_settings()
+    for section, values in settings.items():
+        whole[section] = {**whole[section], **values}
+    return whole
+
+
+def test_the_table_in_the_documentation_is_made_from_these_cases(request):
+    text = TABLE.read_text()
+    begin, end = "<!-- reruns:begin -->\n", "<!-- reruns:end -->"
+    before, rest = text.split(begin)
+    _, after = rest.split(end)
+    made = f"{before}{begin}{table()}{end}{after}"
+    if request.config.getoption("write_table"):
+        TABLE.write_text(made)
+    assert text == made, "run: python -m pytest tests/workflow/test_reruns.py -k table --write-table"
+
+
+def told(counts: Counter) -> str:
+    everything = behind(["simulate_pictures"])
+    if not counts:
+        return "nothing"
+    if counts == everything:
+        return "everything"
+    missing = everything - counts
+    if not counts - everything and len(missing) < len(counts) / 2:
+        return f"everything but {', '.join(sorted(missing, key=ORDER.index))}"
+    shown = sorted(counts.items(), key=lambda item: ORDER.index(item[0]))
+    return ", ".join(f"{rule} x {count}" if count > 1 else rule for rule, count in shown)
+
+
+def table() -> str:
+    lines = ["| what changes | what runs again |", "|---|---|"]
+    lines += [f"| {name} | {told(expected)} |" for name, (_, _, expected) in CASES.items()]
+    lines += [f"| {name} | {told(expected)} |" for name, expected in OTHER_SOURCES.items()]
+    groups: dict[str, list[str]] = {}
+    for key, (_, expected) in KEYS.items():
+        groups.setdefault(told(expected), []).append(f"`{key}`")
+    lines += [f"| one of {', '.join(names)} | {runs} |" for runs, names in groups.items()]
+    return "\n".join([*lines, ""])
+
+
+# Sessions come one by one only where data are fetched or lie in a folder.
+
+NSD = {"subjects": {"pretrain": [1, 2], "refine": [1, 2]}, "backbone": {"source": "miniature"}}
+FETCHED = {"source": "fetch", "terms_accepted": True, "endpoint": "http://127.0.0.1:9", "sessions": 2}
+AFTER_SESSION = behind(["preprocess_subject", "preprocess_stimuli"])
+OTHER_SOURCES = {
+    "a session more of NSD, fetched (`nsd.sessions`), for two subjects": AFTER_SESSION
+    + Counter(fetch_betas=2, preprocess_session=2),
+    "a session more of one subject in a local folder": behind(["preprocess_subject"])
+    - Counter(preprocess_subject=1, baselines=1, response_map=1),
+}
+
+
+def pretend(folder: Path, settings: dict, names: Iterable[str] = ()) -> None:
+    """Make all results exist, as far as Snakemake can tell."""
+    from test_dag import snakemake
+
+    (folder / "settings.yaml").write_text(json.dumps(settings))
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    given = ["--configfile", "settings.yaml"]
+    for line in snakemake(folder, "-n", "--summary", *given).splitlines()[1:]:
+        name = line.split("\t")[0]
+        if "/" in name:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+    snakemake(folder, "--touch", "--forceall", *given)
+    for path in folder.glob("data/nsd/**/*.betas_session*"):
+        if settings["nsd"]["source"] == "fetch":
+            path.unlink()
+
+
+def test_a_session_more_is_fetched_and_prepared_at_once(tmp_path):
+    from test_dag import copy_workflow, planned
+
+    folder = copy_workflow(tmp_path)
+    pretend(folder, NSD | {"nsd": FETCHED})
+    assert planned(folder, NSD | {"nsd": FETCHED}) == Counter()
+    found = planned(folder, NSD | {"nsd": FETCHED | {"sessions": 3}})
+    assert found - Counter(all=1) == OTHER_SOURCES["a session more of NSD, fetched (`nsd.sessions`), for two subjects"]
+
+
+def local_betas(subject: int, session: int) -> list[str]:
+    from neuropictor.nsd import keys
+
+    return [f"data/nsd/{keys.betas(subject, session, side, 'betas_fithrf_GLMdenoise_RR')}" for side in ("lh", "rh")]
+
+
+def test_a_session_more_in_a_folder_is_noticed(tmp_path):
+    from test_dag import copy_workflow, picture_files, planned
+
+    from neuropictor.nsd import keys
+
+    folder = copy_workflow(tmp_path)
+    version = "betas_fithrf_GLMdenoise_RR"
+    files = [f"data/nsd/{name}" for name in picture_files()]
+    for subject in (1, 2):
+        files += local_betas(subject, 1)
+        files += [f"data/nsd/{keys.ncsnr(subject, side, version)}" for side in ("lh", "rh")]
+        files.append(f"data/nsd/{keys.behaviour(subject)}")
+    settings = NSD | {"nsd": {"source": "local"}}
+    pretend(folder, settings, files)
+    assert planned(folder, settings) == Counter()
+    for name in local_betas(2, 2):
+        (folder / name).touch()
+    found = planned(folder, settings)
+    assert found - Counter(all=1) == OTHER_SOURCES["a session more of one subject in a local folder"]
