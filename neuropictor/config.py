@@ -206,8 +206,8 @@ def read(*paths: str | Path) -> Config:
     for path in paths:
         try:
             found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path} is not valid YAML: {error}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not valid YAML: {error}; allowed: text, e.g. sample: {{steps: 25}}") from None
         if not isinstance(found, dict):
             shown = config_text.show(found)
             raise ConfigError(f"{path} holds {shown}; a mapping of sections is expected, e.g. sample: {{steps: 25}}")

@@ -31,6 +31,10 @@ def explain(problem: ErrorDetails, root: Model) -> str:
     place, kind, found = problem["loc"], problem["type"], problem["input"]
     key = ".".join(str(part) for part in place)
     names = tuple(part for part in place if isinstance(part, str))
+    if kind == "invalid_key":
+        parents = [str(part) for part in place[:-1]]
+        known = ", ".join(_model(root, parents).model_fields)
+        return f"{key or show(found)} has a key that is no text: {show(found)}; allowed: {known}"
     if kind == "extra_forbidden":
         return _unknown_key(names, found, root)
     if kind == "value_error":

@@ -16,6 +16,7 @@ PACKAGE = "neuropictor"
 #: is fetched is compared with its checksum, whatever code fetched it (a change of it must not fetch 300 GB again).
 WITHOUT_EFFECT = {
     "neuropictor/__init__.py",
+    "neuropictor/checksums.py",
     "neuropictor/config.py",
     "neuropictor/config_runtime.py",
     "neuropictor/config_sections.py",

@@ -1,10 +1,10 @@
 """What a run leaves behind: log lines, progress with time left, whole files, and a record of how each was made.
 
-Standard library only, apart from ``rich`` for the bar on a terminal; torch is asked for its peak memory only if loaded.
+Loads little: ``rich`` only for the bar on a terminal; torch is asked for its peak memory only where it is loaded.
 """
 
 import contextlib
-import hashlib
+import errno
 import importlib.metadata
 import json
 import logging
@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from neuropictor.checksums import checksum, of_outputs, verify
 from neuropictor.progress import Progress, duration, progress, show_bars
 
 __all__ = [
@@ -42,9 +43,6 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-#: Bytes above which a file is identified by size, head and tail: hashing all of NSD's pictures would take minutes.
-WHOLE_HASH_LIMIT = 4 * 2**30
-_EDGE = 16 * 2**20
 #: Hugging Face's libraries draw bars and print advice of their own, read when they are imported.
 _QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error"}
 
@@ -114,6 +112,20 @@ def _log_exception(kind: type[BaseException], error: BaseException, traceback: T
         log.critical("%s: %s", kind.__name__, error, exc_info=(kind, error, traceback))
 
 
+class NotWrittenError(OSError):
+    """A file could not be written, for want of room or of permission; the message says which and what to do."""
+
+
+_CANNOT_WRITE = {
+    errno.ENOSPC: "Make room",
+    errno.EDQUOT: "Make room within your quota",
+    errno.EFBIG: "Allow larger files (ulimit -f)",
+    errno.EROFS: "Make it possible to write",
+    errno.EACCES: "Make it possible to write",
+    errno.EPERM: "Make it possible to write",
+}
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Write a file whole or not at all.
@@ -130,14 +142,17 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     ------
     FileNotFoundError
         If the body wrote nothing.
+    NotWrittenError
+        If the disk or a quota is full, or the folder is read-only.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    temporary.touch()
-    mode = temporary.stat().st_mode  # as the umask has it: some writers make files that only their owner may read
-    temporary.unlink()
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_behind(path)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the umask has it: some writers make files that only their owner may read
+        temporary.unlink()
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
@@ -148,40 +163,43 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             os.fsync(folder)
         finally:
             os.close(folder)
+    except Exception as error:
+        number = _system_error(error)
+        if number not in _CANNOT_WRITE or isinstance(error, NotWrittenError):
+            raise
+        raise NotWrittenError(
+            number,
+            f"{path} could not be written: {os.strerror(number)}. {_CANNOT_WRITE[number]} in {path.parent}, and run"
+            " again; what was there before is untouched, and trainings go on from their last checkpoint",
+        ) from error
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if temporary.is_dir():
+                shutil.rmtree(temporary, ignore_errors=True)
+            else:
+                temporary.unlink(missing_ok=True)
+
+
+def _system_error(error: BaseException) -> int | None:
+    """Return the system's error number, which HDF5 and safetensors only put into their words."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    found = re.search(r"(?:errno = |os error )(\d+)", str(error))
+    return int(found.group(1)) if found else None
+
+
+def _remove_left_behind(path: Path) -> None:
+    """Remove what killed processes of this machine have begun and not finished to write of a file."""
+    for old in path.parent.glob(f".{path.stem}.*.partial{path.suffix}"):
+        number = old.name.removeprefix(f".{path.stem}.").removesuffix(f".partial{path.suffix}")
+        if number.isdigit() and not Path(f"/proc/{number}").exists() and Path("/proc/self").exists():
+            with contextlib.suppress(OSError):
+                old.unlink()
 
 
 def record_path(out: str | Path) -> Path:
     """Return where the run record of an output file lies: ``metrics.csv`` -> ``metrics.run.json`` beside it."""
     return Path(out).with_suffix(".run.json")
-
-
-def checksum(path: str | Path) -> str:
-    """Return ``sha256:...`` of a file or folder; above 4 GiB ``sha256-edges:...`` of its size, head and tail.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is nothing at `path`.
-    """
-    path = Path(path)
-    digest = hashlib.sha256()
-    if path.is_dir():
-        for file in sorted(item for item in path.rglob("*") if item.is_file()):
-            digest.update(f"{file.relative_to(path)} {checksum(file)}\n".encode())
-        return f"sha256:{digest.hexdigest()}"
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        if size <= WHOLE_HASH_LIMIT:
-            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-        digest.update(f"{size}".encode() + file.read(_EDGE))
-        file.seek(-_EDGE, os.SEEK_END)
-        digest.update(file.read())
-    return f"sha256-edges:{digest.hexdigest()}"
 
 
 class RunRecord:
@@ -200,7 +218,14 @@ class RunRecord:
     seed
         The stage's seed, where it has one.
     inputs
-        Files read; each is recorded with its checksum.
+        Files read; each is recorded with its checksum, after a comparison with the record of the stage that wrote it.
+    outputs
+        Files and folders written, recorded with their checksums: the stages that read them compare.
+
+    Raises
+    ------
+    DamagedFileError
+        On entering, if an input is not what its stage wrote.
 
     Examples
     --------
@@ -216,13 +241,15 @@ class RunRecord:
         config: Any = None,
         seed: int | None = None,
         inputs: Iterable[str | Path] = (),
+        outputs: Iterable[str | Path] = (),
     ):
         self.path, self.stage, self.config, self.seed = Path(path), stage, config, seed
-        self.inputs = [Path(item) for item in inputs]
+        self.inputs, self.outputs = [Path(item) for item in inputs], list(outputs)
         self.results: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
         self._started, self._began = datetime.now(UTC), time.monotonic()
+        verify(*self.inputs)
         # Checksums first: the record names the files as the stage found them.
         self._checksums = {str(item): checksum(item) for item in self.inputs}
         return self
@@ -242,6 +269,7 @@ class RunRecord:
             "config": _plain(self.config),
             "seed": self.seed,
             "inputs": self._checksums,
+            "outputs": of_outputs(self.outputs, self.path),
             "revision": revision(),
             "started": self._started.isoformat(timespec="seconds"),
             "wall_seconds": round(time.monotonic() - self._began, 2),

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from diffusers.utils.logging import disable_progress_bar
 
+from neuropictor.checksums import checksum, verify
 from neuropictor.data.alignment import ComponentStore
 from neuropictor.data.reconstructions import Reconstructions, write_reconstructions
 from neuropictor.data.responses import ResponseStore
@@ -24,7 +25,7 @@ from neuropictor.models.networks import check_space
 from neuropictor.models.pipeline import NeuroPictorPipeline
 from neuropictor.models.pipeline_folder import pipeline_paths
 from neuropictor.models.speed import prepare_sampling
-from neuropictor.runlog import RunRecord, atomic_path, checksum, is_first, process_share, progress, record_path
+from neuropictor.runlog import RunRecord, atomic_path, is_first, process_share, progress, record_path
 
 if TYPE_CHECKING:
     from neuropictor.config import RuntimeConfig, SampleConfig
@@ -129,10 +130,13 @@ def sample_subject(
         Where the backbone that the pipeline names lies, if it has been moved.
     """
     out = Path(out)
+    verify(pipeline)
     inputs = {path.name: path for path in pipeline_paths(pipeline)} | {"responses": Path(responses)}
     if components is not None:
         inputs["components"] = Path(components)
-    with RunRecord(record_path(out), "sample", config=config, seed=config.seed, inputs=inputs.values()) as record:
+    with RunRecord(
+        record_path(out), "sample", config=config, seed=config.seed, inputs=inputs.values(), outputs=[out]
+    ) as record:
         store = ResponseStore(responses)
         nsd_ids = store.pictures("test")
         jobs = [(int(nsd_id), sample) for nsd_id in nsd_ids for sample in range(config.samples)]

@@ -20,10 +20,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from neuropictor.checksums import checksum, verify
 from neuropictor.data.latents import LatentStore, Rows
 from neuropictor.data.responses import ResponseStore
 from neuropictor.data.ridge import Decomposition, Ridge
-from neuropictor.runlog import RunRecord, atomic_path, checksum, progress, record_path
+from neuropictor.data.stores import expect, open_store
+from neuropictor.runlog import RunRecord, atomic_path, progress, record_path
 
 if TYPE_CHECKING:
     from neuropictor.config import AlignConfig
@@ -164,7 +166,9 @@ def make_space(
         Safetensors file for `ComponentSpace.load`.
     """
     wanted = {"text": config.text_components, "latent": config.latent_components}
-    with RunRecord(record_path(out), "align_space", config=config, inputs=[*latents, *responses]) as record:
+    with RunRecord(
+        record_path(out), "align_space", config=config, inputs=[*latents, *responses], outputs=[out]
+    ) as record:
         if population is not None:
             # Copied as it is: the population's networks know their space by its checksum.
             space = ComponentSpace.load(population)
@@ -201,8 +205,11 @@ def align_subject(
     out
         HDF5 file for `ComponentStore`.
     """
+    verify(responses, latents, space)
     store, shared, pictures = ResponseStore(responses), ComponentSpace.load(space), LatentStore(latents)
-    with RunRecord(record_path(out), "align", config=config, inputs=[responses, latents, space]) as record:
+    with RunRecord(
+        record_path(out), "align", config=config, inputs=[responses, latents, space], outputs=[out]
+    ) as record:
         train, validation = store.fitting_pictures()
         if len(train) < 2 * config.folds or not len(validation):
             raise ValueError(
@@ -277,7 +284,13 @@ class ComponentStore:
 
     def __init__(self, path: str | Path, responses: ResponseStore):
         self.path = Path(path)
-        with h5py.File(self.path) as file:
+        with open_store(self.path) as file:
+            if "components" not in file or "nsd_id" not in file or "space" not in file.attrs:
+                raise ValueError(
+                    f"{self.path}: found {sorted(file)} and {sorted(file.attrs)}; allowed: a file of stage align, with "
+                    "components, nsd_id and the attribute space"
+                )
+            expect(file, {"components": ("f", (len(responses), None)), "nsd_id": ("iu", (len(responses),))})
             nsd_id, self.space = file["nsd_id"][:], str(file.attrs["space"])
         if not np.array_equal(nsd_id, responses.nsd_id):
             raise ValueError(

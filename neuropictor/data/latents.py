@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 
+from neuropictor.checksums import verify
 from neuropictor.data.rows import read_rows
 from neuropictor.data.stimuli import CAPTIONS_PER_PICTURE, StimulusStore
+from neuropictor.data.stores import expect, finite, open_store
 from neuropictor.models.backbone import Backbone
 from neuropictor.models.device import prepare_device
 from neuropictor.runlog import RunRecord, atomic_path, progress, record_path
@@ -45,16 +47,16 @@ class Rows:
         self.path, self.name = str(path), name
         self._file: h5py.File | None = None
         self._process = -1
-        with h5py.File(self.path) as file:
+        with open_store(self.path) as file:
             dataset = file[name]
             self.shape, self.dtype = dataset.shape, dataset.dtype
-            self._array = dataset[:] if dataset.nbytes <= memory_limit else None
+            self._array = finite(dataset[:], self.path, name) if dataset.nbytes <= memory_limit else None
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         """Return ``[len(rows), ...]`` in the stored type; rows in any order, repeated or not."""
         if self._array is not None:
             return self._array[rows]
-        return read_rows(self._dataset(), rows)
+        return finite(read_rows(self._dataset(), rows), self.path, self.name)
 
     def one_of(self, rows: np.ndarray, places: np.ndarray) -> np.ndarray:
         """Return ``[len(rows), ...]``: of each row the part at its place, and nothing else is read."""
@@ -130,7 +132,16 @@ class LatentStore:
         self.paths = [Path(path) for path in paths]
         held = []
         for path in self.paths:
-            with h5py.File(path) as file:
+            with open_store(path) as file:
+                missing = [name for name in ("nsd_id", "mean", "logvar", "text") if name not in file]
+                if missing:
+                    raise ValueError(
+                        f"{path}: {', '.join(missing)} missing, found {sorted(file)}; allowed: a file that "
+                        "cache_latents wrote, with nsd_id, mean, logvar and text"
+                    )
+                count = len(file["nsd_id"]) if file["nsd_id"].shape else None
+                moments, text = ("f", (count, None, None, None)), ("f", (count, CAPTIONS_PER_PICTURE, None, None))
+                expect(file, {"nsd_id": ("iu", (None,)), "mean": moments, "logvar": moments, "text": text})
                 held.append(file["nsd_id"][:])
         self.nsd_id, self._row = np.unique(np.concatenate(held), return_index=True)
         self.mean, self.logvar, self.text = (
@@ -182,6 +193,7 @@ def cache_latents(
     target
         Folder of the text tower that makes ``text``; None or empty: the backbone's own.
     """
+    verify(stimuli)
     device = prepare_device(runtime)
     store = StimulusStore(stimuli)
     model = Backbone.load(backbone, target).to(device)
@@ -191,7 +203,7 @@ def cache_latents(
             f"{model.image_size}; allowed: the backbone's size, for example picture_size: {model.image_size}"
         )
     nsd_ids = store.nsd_id
-    with RunRecord(record_path(out), stage="latents", inputs=[stimuli]) as record:
+    with RunRecord(record_path(out), stage="latents", inputs=[stimuli], outputs=[out]) as record:
         with atomic_path(out) as temporary, h5py.File(temporary, "w") as file:
             shape = (len(nsd_ids), *model.latent_shape)
             for name in ("mean", "logvar"):

@@ -68,7 +68,7 @@ def import_maps(maps: Path, mask: Path, test_pictures: Path, subject: int, confi
     if not inputs[0].is_file():
         raise FileNotFoundError(f"{maps} is missing; expected the authors' 0{subject}_norm.h5")
     with (
-        RunRecord(record_path(out), "import_maps", config=config, inputs=inputs) as record,
+        RunRecord(record_path(out), "import_maps", config=config, inputs=inputs, outputs=[out]) as record,
         h5py.File(maps, "r") as source,
         atomic_path(out) as temporary,
         h5py.File(temporary, "w") as file,

@@ -211,7 +211,7 @@ def import_pictures(table: Path, config: PreprocessConfig, out: Path) -> None:
         )
     extra = {name: found[name] if name in found else [""] * len(found) for name in ("category", "background")}
     with (
-        RunRecord(record_path(out), "import_pictures", config=config, inputs=[table]) as record,
+        RunRecord(record_path(out), "import_pictures", config=config, inputs=[table], outputs=[out]) as record,
         atomic_path(out) as temporary,
         h5py.File(temporary, "w") as file,
     ):

@@ -17,7 +17,7 @@ from neuropictor.data.rows import read_rows
 from neuropictor.data.sessions import Sessions
 from neuropictor.data.stimuli import StimulusWriter, resize_pictures
 from neuropictor.data.z_scores import Statistics, noise_ceiling, z_score
-from neuropictor.nsd import keys
+from neuropictor.nsd import keys, manifest
 from neuropictor.nsd.annotations import load_annotations
 from neuropictor.nsd.design import LEFT_OUT, TEST, load_design
 from neuropictor.runlog import RunRecord, atomic_path, progress, record_path
@@ -63,6 +63,7 @@ def preprocess_subject(
         For missing, truncated or inconsistent files, with the file's name.
     """
     nsd_root, out = Path(nsd_root), Path(out)
+    manifest.check(nsd_root, [nsd_root / keys.EXPERIMENT_DESIGN])
     design = load_design(nsd_root)
     counted = design.counted_sessions(subject, nsd.release, nsd.sessions)
     trials = design.trials(subject, counted)
@@ -74,6 +75,9 @@ def preprocess_subject(
     sections = {"preprocess": config, "nsd": nsd.model_dump(include={"beta_version", "release", "sessions"})}
     labels = {"subject": subject, "data": data, "beta_version": nsd.beta_version, "mesh": reader.mesh}
     inputs = [nsd_root / keys.EXPERIMENT_DESIGN]
+    reader.check(sessions)
+    if kept is None:
+        manifest.check(nsd_root, _recorded([], reader.files(sessions)))
     write_responses(reader, sessions, trials, split, config, labels, sections, inputs, out)
 
 
@@ -135,7 +139,9 @@ def write_responses(
     absent = np.zeros((len(sessions), load_geometry().n_vertices), bool)
     name = f"subject {labels['subject']}"
     with (
-        RunRecord(record_path(out), "preprocess", config=sections, inputs=_recorded(inputs, files)) as record,
+        RunRecord(
+            record_path(out), "preprocess", config=sections, inputs=_recorded(inputs, files), outputs=[out]
+        ) as record,
         atomic_path(out) as temporary,
         h5py.File(temporary, "w") as file,
     ):
@@ -213,16 +219,20 @@ def preprocess_stimuli(
         For missing or inconsistent files, with the file's name.
     """
     nsd_root, out = Path(nsd_root), Path(out)
+    own = [keys.own_stimuli(subject) for subject in subjects]
+    texts = [keys.annotations(kind, split) for kind in keys.ANNOTATION_KINDS for split in keys.COCO_SPLITS]
+    shared = (keys.EXPERIMENT_DESIGN, keys.STIMULUS_INFO, keys.STIMULI)
+    manifest.check(nsd_root, [nsd_root / key for key in (*shared, *own, *texts)])
     design = load_design(nsd_root)
     nsd_ids = design.pictures(subjects, nsd.release, nsd.sessions)
     bank = nsd_root / keys.STIMULI
     if not bank.is_file():
         raise FileNotFoundError(f"{bank} is missing; fetch or simulate NSD's pictures first")
-    texts: pd.DataFrame = load_annotations(nsd_root, design.stimulus_info, nsd_ids.tolist())
+    table: pd.DataFrame = load_annotations(nsd_root, design.stimulus_info, nsd_ids.tolist())
     data = "simulated" if keys.is_simulated(nsd_root) else "nsd"
     inputs = [bank, nsd_root / keys.STIMULUS_INFO]
     with (
-        RunRecord(record_path(out), "preprocess", config=config, inputs=inputs) as record,
+        RunRecord(record_path(out), "preprocess", config=config, inputs=inputs, outputs=[out]) as record,
         h5py.File(bank, "r") as source,
         atomic_path(out) as temporary,
         h5py.File(temporary, "w") as file,
@@ -239,11 +249,11 @@ def preprocess_stimuli(
                 pictures = read_rows(bricks, nsd_ids[start : start + _PICTURES_AT_ONCE])
                 writer.append(resize_pictures(pictures, config.picture_size))
                 bar.advance(len(pictures))
-        writer.finish(texts["captions"].tolist(), texts["category"].tolist(), texts["background"].tolist())
+        writer.finish(table["captions"].tolist(), table["category"].tolist(), table["background"].tolist())
         record.add(
             pictures=len(nsd_ids),
             subjects=list(subjects),
             data=data,
-            categories=int(texts["category"].nunique()),
-            backgrounds=int(texts["background"].nunique()),
+            categories=int(table["category"].nunique()),
+            backgrounds=int(table["background"].nunique()),
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from neuropictor.data.stores import expect, open_store
 from neuropictor.runlog import atomic_path
 
 
@@ -79,13 +80,15 @@ class StoredReconstructions:
             raise FileNotFoundError(
                 f"reconstructions: no file {self.path}; the stages 'sample' and 'evaluate' write it"
             )
-        with h5py.File(self.path, "r") as file:
+        with open_store(self.path) as file:
             missing = [name for name in ("pictures", "nsd_id") if name not in file]
             missing += [name for name in ("model", "subject", "data") if name not in file.attrs]
             if missing:
                 raise ValueError(
                     f"{self.path}: {', '.join(missing)} missing, found {sorted(file)} and {sorted(file.attrs)}"
                 )
+            count = len(file["pictures"]) if file["pictures"].shape else None
+            expect(file, {"pictures": ("u", (count, None, None, None, 3)), "nsd_id": ("iu", (count,))})
             self.nsd_id, self.shape = file["nsd_id"][:], file["pictures"].shape
             self.model, self.data = str(file.attrs["model"]), str(file.attrs["data"])
             self.subject = int(file.attrs["subject"])
@@ -93,7 +96,7 @@ class StoredReconstructions:
     @property
     def pictures(self) -> np.ndarray:
         """Read the pictures, uint8 [N, K, S, S, 3]."""
-        with h5py.File(self.path, "r") as file:
+        with open_store(self.path) as file:
             return file["pictures"][:]
 
 

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from neuropictor.data.rows import read_rows
+from neuropictor.data.stores import expect, finite, open_store
 
 SPLITS = ("train", "validation", "test")
 """Names of the values 0, 1, 2 of the `split` data set."""
@@ -57,7 +58,7 @@ class ResponseStore:
         self._process = -1
         if not self.path.is_file():
             raise FileNotFoundError(f"responses: no file {self.path}; the stage 'preprocess' writes it")
-        with h5py.File(self.path, "r") as file:
+        with open_store(self.path) as file:
             missing = [name for name in ("responses", *_TRIAL_FIELDS, "ncsnr") if name not in file]
             missing += [name for name in _ATTRIBUTES if name not in file.attrs]
             if missing:
@@ -65,7 +66,10 @@ class ResponseStore:
                     f"{self.path}: {', '.join(missing)} missing, found {sorted(file)}; a response store holds "
                     f"responses, {', '.join(_TRIAL_FIELDS)}, ncsnr and the attributes {', '.join(_ATTRIBUTES)}"
                 )
-            self.shape: tuple[int, int] = file["responses"].shape
+            trials, vertices = file["responses"].shape if len(file["responses"].shape) == 2 else (None, None)
+            fields = dict.fromkeys(_TRIAL_FIELDS, ("iu", (trials,)))
+            expect(file, {"responses": ("f", (trials, vertices)), "ncsnr": ("f", (vertices,)), **fields})
+            self.shape: tuple[int, int] = (trials, vertices)
             self.nsd_id, self.session, self.repeat, self.split = (file[name][:] for name in _TRIAL_FIELDS)
             self.ncsnr = file["ncsnr"][:]
             self.subject = int(file.attrs["subject"])
@@ -116,7 +120,7 @@ class ResponseStore:
                 f"{self.path}: trial {indices.min() if indices.min() < 0 else indices.max()} does not exist; "
                 f"allowed are 0..{len(self) - 1}"
             )
-        return read_rows(self._dataset(), indices).astype(np.float32)
+        return finite(read_rows(self._dataset(), indices), self.path, "responses").astype(np.float32)
 
     def pictures(self, split: str) -> np.ndarray:
         """Return the picture numbers of a split ("train", "validation" or "test"), ascending and unique, int32 [n]."""

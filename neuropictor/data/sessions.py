@@ -157,7 +157,13 @@ class Sessions:
                 f"subject {self.subject}: nothing was kept of session {session}"
                 f"{f' in {path}' if path else ''}; run preprocess-session for it, or lower nsd.sessions"
             )
-        file = h5py.File(path, "r")
+        try:
+            file = h5py.File(path, "r")
+        except OSError as error:
+            raise ValueError(
+                f"{path} cannot be read ({error}): it is empty, cut off or damaged. Remove it and run "
+                "preprocess-session again"
+            ) from error
         expected = {
             "subject": self.subject,
             "session": session,

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from neuropictor.data.rows import read_rows
+from neuropictor.data.stores import expect, open_store
 from neuropictor.nsd.constants import CAPTIONS_PER_PICTURE
 
 _FIELDS = ("pictures", "nsd_id", "captions", "category", "background")
@@ -109,7 +110,7 @@ class StimulusStore:
         pictures = np.empty((len(rows), self.size, self.size, 3), np.uint8)
         for number in np.unique(self._file[rows]):
             here = self._file[rows] == number
-            with h5py.File(self.paths[number], "r") as file:
+            with open_store(self.paths[number]) as file:
                 pictures[here] = read_rows(file["pictures"], self._row[rows[here]])
         return pictures
 
@@ -130,7 +131,7 @@ def _read_table(path: Path) -> dict[str, Any]:
     """Read all but the pictures of a stimulus store; `described` is origin and size of the pictures."""
     if not path.is_file():
         raise FileNotFoundError(f"stimuli: no file {path}; the stage 'preprocess' writes it")
-    with h5py.File(path, "r") as file:
+    with open_store(path) as file:
         missing = [name for name in _FIELDS if name not in file]
         missing += [name for name in ("data", "size") if name not in file.attrs]
         if missing:
@@ -138,8 +139,11 @@ def _read_table(path: Path) -> dict[str, Any]:
                 f"{path}: {', '.join(missing)} missing, found {sorted(file)}; a stimulus store holds "
                 f"{', '.join(_FIELDS)} and the attributes data, size"
             )
+        count, size = len(file["pictures"]) if file["pictures"].shape else None, int(file.attrs["size"])
+        texts = dict.fromkeys(("category", "background"), ("O", (count,))) | {"captions": ("O", (count, None))}
+        expect(file, {"pictures": ("u", (count, size, size, 3)), "nsd_id": ("iu", (count,)), **texts})
         table = {name: file[name].asstr()[:].astype(str) for name in ("category", "background")}
-        described = (str(file.attrs["data"]), int(file.attrs["size"]))
+        described = (str(file.attrs["data"]), size)
         captions = file["captions"].asstr()[:]
         return table | {"captions": captions, "nsd_id": file["nsd_id"][:], "described": described}
 

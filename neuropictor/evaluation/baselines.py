@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from neuropictor.checksums import verify
 from neuropictor.data.alignment import latent_features, text_features
 from neuropictor.data.latents import LatentStore
 from neuropictor.data.reconstructions import Reconstructions, write_reconstructions
@@ -77,6 +78,7 @@ def fit_baselines(
     """
     if set(out) != set(MODELS):
         raise ValueError(f"out has the keys {sorted(out)}; allowed are exactly {', '.join(MODELS)}")
+    verify(responses, stimuli, latents)
     device = prepare_device(runtime)
     store, pictures = ResponseStore(responses), StimulusStore(stimuli)
     seeds = {"ridge_alphas": config.ridge_alphas, "diffusion_strength": config.diffusion_strength}
@@ -86,6 +88,7 @@ def fit_baselines(
         config={"evaluate": seeds, "sample": sample},
         seed=sample.seed,
         inputs=[responses, stimuli, latents],
+        outputs=out.values(),
     ) as record:
         train, validation = store.fitting_pictures()
         ids = {"train": train, "validation": validation, "test": store.pictures("test")}

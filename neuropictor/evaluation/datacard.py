@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from neuropictor.checksums import verify
 from neuropictor.data.responses import SPLITS, ResponseStore
 from neuropictor.data.stimuli import StimulusStore
 from neuropictor.evaluation.measures import pixcorr
@@ -61,6 +62,7 @@ def data_card(
     metrics : Path, optional
         `metrics.csv`, whose record holds what needs the backbone: mean-colour identification and ceilings.
     """
+    verify(*responses.values(), *stimuli, *([metrics] if metrics else []))
     facts = measure(responses, stimuli, config.seed)
     facts["backbone"] = _backbone_facts(metrics)
     facts["test_responses"] = sample.trial_averaging

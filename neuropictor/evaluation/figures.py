@@ -13,6 +13,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from neuropictor.checksums import verify
 from neuropictor.data.reconstructions import read_reconstructions
 from neuropictor.data.responses import ResponseStore
 from neuropictor.data.stimuli import StimulusStore
@@ -68,6 +69,7 @@ def contact_sheet(samples: dict[str, Path], stimuli: Path, config: EvaluateConfi
     out : Path
         PNG.
     """
+    verify(*samples.values(), stimuli)
     found = {model: read_reconstructions(path) for model, path in samples.items()}
     models = [model for model in _SHEET_COLUMNS if model in found]
     models += [model for model in found if model not in models]
@@ -140,6 +142,7 @@ def training_curves(histories: dict[str, Path], out: Path) -> None:
     out : Path
         PNG. Its title says "simulated" where a `run.json` beside a history tells that the data are.
     """
+    verify(*histories.values())
     stages: dict[str, dict[str, pd.DataFrame]] = {}
     for key, path in histories.items():
         stage, _, run = key.partition(" ")
@@ -215,6 +218,7 @@ def response_map(responses: Path, out: Path) -> None:
     out : Path
         PNG.
     """
+    verify(responses)
     store = ResponseStore(responses)
     geometry = load_geometry()
     shown = store.pictures("test")

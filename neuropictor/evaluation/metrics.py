@@ -70,7 +70,10 @@ def evaluate(
     device = prepare_device(runtime)
     files = [path for models in samples.values() for path in models.values()]
     used = {name: getattr(config, name) for name in USED}
-    with RunRecord(record_path(out), "evaluate", config=used, seed=config.seed, inputs=[*stimuli, *files]) as record:
+    made = [out, out.with_name(SCORES), out.with_name(STATISTICS)]
+    with RunRecord(
+        record_path(out), "evaluate", config=used, seed=config.seed, inputs=[*stimuli, *files], outputs=made
+    ) as record:
         reconstructions = {
             subject: {model: StoredReconstructions(path) for model, path in models.items()}
             for subject, models in samples.items()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from neuropictor.checksums import verify
 from neuropictor.evaluation.measures import FURTHER_METRICS, LOWER_IS_BETTER, METRICS, RETRIEVAL_POOL
 from neuropictor.evaluation.pages import page, table
 from neuropictor.evaluation.protocols import OURS, PUBLISHED_METRICS
@@ -46,6 +47,7 @@ def metric_table(metrics: Path, out: Path) -> None:
     out : Path
         HTML page.
     """
+    verify(metrics)
     frame = read_metrics(metrics)
     data = "simulated" if (frame["data"] == "simulated").any() else str(frame["data"].iloc[0])
     subjects = [subject for subject in frame["subject"].unique() if subject != "mean"]

@@ -1,13 +1,15 @@
-"""What was fetched: ``manifest.jsonl`` beside the data, one line a file, appended to by any number of processes."""
+"""What was fetched or simulated: ``manifest.jsonl`` beside the data, a line a file, appended to by many processes."""
 
 import fcntl
 import hashlib
 import json
 import logging
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from neuropictor.checksums import WHOLE_HASH_LIMIT, DamagedFileError, checksum
 from neuropictor.nsd.bucket import FetchError
 from neuropictor.runlog import progress
 
@@ -68,6 +70,41 @@ def read(root: Path) -> dict[str, Entry]:
             continue
         found[entry.key] = entry
     return found
+
+
+def note_simulated(root: Path, keys: Iterable[str]) -> None:
+    """Add simulated files as they are now, so that the stages that read them notice damage."""
+    for key in keys:
+        digest = checksum(root / key).partition(":")[2]
+        append(root, Entry(key, (root / key).stat().st_size, "", digest, "", "simulated"))
+
+
+def check(root: Path, paths: Iterable[Path]) -> None:
+    """Compare files with their lines in the manifest before they are used; those without one pass.
+
+    Files above `WHOLE_HASH_LIMIT`, which would take minutes, are compared by size.
+
+    Raises
+    ------
+    DamagedFileError
+        Naming the first file that differs.
+    """
+    known = read(root)
+    for path in paths:
+        entry = known.get(path.relative_to(root).as_posix()) if path.is_file() else None
+        if entry is None:
+            continue
+        size = path.stat().st_size
+        if size != entry.size:
+            found, wanted = f"{size} bytes", f"{entry.size}"
+        elif size <= WHOLE_HASH_LIMIT and checksum(path) != f"sha256:{entry.sha256}":
+            found, wanted = checksum(path)[:19], entry.sha256[:12]
+        else:
+            continue
+        raise DamagedFileError(
+            f"{path} is not what was fetched or simulated: {found} found, {wanted} in {root / NAME}. Allowed: the file "
+            "as it came. Remove it and run snakemake again, which fetches or simulates it anew"
+        )
 
 
 def verify(root: Path) -> Verified:

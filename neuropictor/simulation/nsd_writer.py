@@ -20,7 +20,7 @@ import numpy as np
 from nibabel.freesurfer.mghformat import MGHHeader
 
 import neuropictor
-from neuropictor.nsd import keys
+from neuropictor.nsd import keys, manifest
 from neuropictor.nsd.constants import HEMISPHERES, SUBJECTS
 from neuropictor.nsd.design import Design, load_design
 from neuropictor.nsd.noise_ceiling import compute_ncsnr
@@ -80,6 +80,8 @@ def write_pictures(root: str | Path, config: SimulateConfig, threads: int = 1) -
     write_experiment_design(root, order)
     write_stimulus_info(root, order, coco)
     _write_labels(root, load_geometry(), config.mesh)
+    shared = [keys.annotations(kind, split) for kind in keys.ANNOTATION_KINDS for split in keys.COCO_SPLITS]
+    manifest.note_simulated(root, [keys.STIMULI, keys.EXPERIMENT_DESIGN, keys.STIMULUS_INFO, *shared])
 
 
 def write_own_pictures(root: str | Path, subject: int, config: SimulateConfig, threads: int = 1) -> None:
@@ -90,6 +92,7 @@ def write_own_pictures(root: str | Path, subject: int, config: SimulateConfig, t
     scenes = [scene(config.seed, nsd_id) for nsd_id in range(own.start, own.stop)]
     with _drawn(Path(root) / keys.own_stimuli(subject), "imgBrick", scenes, config.picture_size, threads):
         log.info("Subject %d: pictures of its own are %d to %d", subject, own.start, own.stop - 1)
+    manifest.note_simulated(Path(root), [keys.own_stimuli(subject)])
 
 
 def write_subject(root: str | Path, subject: int, config: SimulateConfig) -> None:
@@ -128,6 +131,8 @@ def write_subject(root: str | Path, subject: int, config: SimulateConfig) -> Non
         write_betas(root, subject, session, brain.response_blocks(signal, session), len(rows), len(brain.columns) // 2)
     _write_ncsnr(root, design, subject, config.mesh)
     write_behaviour(root, subject, trials["nsd_id"].to_numpy(), slots, pattern, config.seed)
+    betas = [keys.betas(subject, s, side, BETA_VERSION) for s in range(1, n_sessions + 1) for side in HEMISPHERES]
+    manifest.note_simulated(root, [*betas, keys.behaviour(subject)])
 
 
 @contextlib.contextmanager

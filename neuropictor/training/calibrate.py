@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from neuropictor.checksums import checksum
 from neuropictor.data.datasets import PictureResponses, TrainingBatches
 from neuropictor.models.encoder import FMRIAutoencoder, reconstruction_error
 from neuropictor.models.maps import MapOperator
 from neuropictor.models.memory import recompute_activations
 from neuropictor.models.networks import load_autoencoder, save_autoencoder
 from neuropictor.models.population import AUTOENCODER, population_file
-from neuropictor.runlog import RunRecord, checksum
+from neuropictor.runlog import RunRecord
 from neuropictor.surface import Geometry, load_geometry
 from neuropictor.training.board import BOARD_FOLDER, Board
 from neuropictor.training.checkpoints import CheckpointFolder, make_guard
@@ -103,7 +104,12 @@ def calibrate(
     guard = make_guard({"calibrate": config, "encoder": encoder}, inputs, __file__ if runtime.track_code else None)
     sections = {"calibrate": config, "encoder": encoder}
     with RunRecord(
-        out.parent / "run.json", "calibrate", config=sections, seed=config.seed, inputs=inputs.values()
+        out.parent / "run.json",
+        "calibrate",
+        config=sections,
+        seed=config.seed,
+        inputs=inputs.values(),
+        outputs=[out, out.parent / "history.csv"],
     ) as record:
         module = _start(config, encoder, backbone)
         if runtime.gradient_checkpointing:

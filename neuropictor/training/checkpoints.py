@@ -17,8 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from neuropictor.checksums import checksum
 from neuropictor.provenance import canonical, fingerprint
-from neuropictor.runlog import atomic_path, checksum
+from neuropictor.runlog import atomic_path
 
 log = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from neuropictor.checksums import checksum, verify
 from neuropictor.data.alignment import ComponentStore
 from neuropictor.data.datasets import PictureResponses, TrainingBatches
 from neuropictor.data.latents import LatentStore
@@ -29,7 +30,7 @@ from neuropictor.models.networks import Networks, autoencoder_start, check_fit, 
 from neuropictor.models.pipeline import NeuroPictorPipeline
 from neuropictor.models.pipeline_folder import pipeline_paths, read_networks, read_schedule
 from neuropictor.models.population import AUTOENCODER, population_file, population_pipeline
-from neuropictor.runlog import RunRecord, checksum
+from neuropictor.runlog import RunRecord
 from neuropictor.training.board import BOARD_FOLDER, Board
 from neuropictor.training.checkpoints import CheckpointFolder, make_guard
 from neuropictor.training.loop import Batch, Recipe, Trainer, learning_rate, make_accelerator, write_history
@@ -151,7 +152,9 @@ def _train(
     inputs |= {f"components.{i}": path for i, path in enumerate(components or ())}
     guard = make_guard({stage: config}, inputs, __file__ if runtime.track_code else None)
     accelerator = make_accelerator(runtime)
-    with RunRecord(out / "run.json", stage, config=config, seed=config.seed, inputs=inputs.values()) as record:
+    with RunRecord(
+        out / "run.json", stage, config=config, seed=config.seed, inputs=inputs.values(), outputs=[out]
+    ) as record:
         frozen = Backbone.load(backbone)
         check_fit(networks, frozen, scheduler)
         frozen.null_context()  # made before the UNet moves: VAE and text tower are not used by steps and stay behind
@@ -249,6 +252,7 @@ def pretrain(
     aligned_tokens
         Number of tokens that new networks make of components.
     """
+    verify(autoencoder)
     torch.manual_seed(config.seed)
     encoder = load_autoencoder(autoencoder).encoder
     inputs, schedule = {"autoencoder": autoencoder}, None
@@ -305,6 +309,7 @@ def refine(
     components: str | Path | None = None,
 ) -> None:
     """Tune pretrained networks on one subject; parameters as in `pretrain`, of one subject, `pretrained` its output."""
+    verify(pretrained)
     torch.manual_seed(config.seed)
     start, schedule = read_networks(pretrained, variant="refine"), read_schedule(pretrained)
     aligned = None if components is None else [components]

@@ -18,7 +18,7 @@ FLOORS = {
 }
 # Logging and settings serve all floors above; on their own floor nobody needs them. Rooms in several files:
 ROOM_OF = dict.fromkeys(["config_evaluation", "config_runtime", "config_sections"], "config")
-ROOM_OF |= dict.fromkeys(["config_text", "config_types"], "config") | {"progress": "runlog"}
+ROOM_OF |= dict.fromkeys(["config_text", "config_types"], "config") | {"progress": "runlog", "checksums": "runlog"}
 ROOM_OF |= dict.fromkeys(["cli_data", "cli_evaluation", "cli_options", "cli_results"], "cli")
 LIGHT = [
     "neuropictor",

@@ -11,7 +11,7 @@ from neuropictor.data.preprocess import preprocess_stimuli, preprocess_subject
 from neuropictor.data.responses import ResponseStore
 from neuropictor.data.sessions import preprocess_session
 from neuropictor.data.stimuli import StimulusStore
-from neuropictor.nsd import keys
+from neuropictor.nsd import keys, manifest
 from neuropictor.nsd.betas import HEADER_BYTES
 from neuropictor.surface import load_geometry
 
@@ -32,8 +32,8 @@ def make(root, tmp_path):  # noqa: F811
 
 @pytest.fixture
 def copy(root, tmp_path):  # noqa: F811
-    """A copy of the root to spoil."""
-    return shutil.copytree(root, tmp_path / "copy")
+    """A copy of the root to spoil, without the checksums that would tell at once."""
+    return shutil.copytree(root, tmp_path / "copy", ignore=shutil.ignore_patterns(manifest.NAME))
 
 
 def everything(store):

@@ -1,13 +1,15 @@
 """Logs, progress, whole files and run records."""
 
+import errno
 import json
 import logging
+import os
 import subprocess
 import sys
 
 import pytest
 
-from neuropictor import runlog
+from neuropictor import checksums, runlog
 from neuropictor.config import SampleConfig
 
 
@@ -150,8 +152,8 @@ def test_no_record_of_a_stage_that_failed(tmp_path):
 
 
 def test_large_files_are_known_by_size_and_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(runlog, "WHOLE_HASH_LIMIT", 100)
-    monkeypatch.setattr(runlog, "_EDGE", 10)
+    monkeypatch.setattr(checksums, "WHOLE_HASH_LIMIT", 100)
+    monkeypatch.setattr(checksums, "_EDGE", 10)
     file = tmp_path / "big.bin"
     file.write_bytes(bytes(200))
     before = runlog.checksum(file)
@@ -170,3 +172,61 @@ def test_a_folder_has_a_checksum_of_names_and_contents(tmp_path):
 
 def test_record_path():
     assert runlog.record_path("results/metrics.csv").as_posix() == "results/metrics.run.json"
+
+
+WRITERS = {
+    "h5": "import h5py, numpy; h5py.File(temporary, 'w').create_dataset('x', data=numpy.zeros(10**6))",
+    "safetensors": "import numpy, safetensors.numpy as s; s.save_file({'x': numpy.zeros(10**6)}, temporary)",
+    "csv": "temporary.write_bytes(bytes(10**6))",
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_full_disk_is_named_loses_nothing_and_goes_on_when_there_is_room(tmp_path, kind):
+    """The limit on a file's size stands for the disk's: writes fail in the same place."""
+    path = tmp_path / f"scores.{kind}"
+    path.write_text("before")
+    code = f"""
+import resource, signal
+from pathlib import Path
+from neuropictor.runlog import atomic_path
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+def write():
+    with atomic_path({str(path)!r}) as temporary:
+        {WRITERS[kind]}
+limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+try:
+    write()
+except OSError as error:
+    print(type(error).__name__, error)
+assert Path({str(path)!r}).read_text() == "before"
+assert len(list(Path({str(tmp_path)!r}).iterdir())) == 1
+resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+write()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"NotWrittenError [Errno 27] {path} could not be written: File too large" in done.stdout
+    assert "what was there before is untouched" in done.stdout
+    assert path.stat().st_size > 10**5
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_what_cannot_be_written_says_why_and_what_to_do(tmp_path, monkeypatch, number):
+    def refuse(self, *given, **options):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(runlog.Path, "touch", refuse)
+    told = rf"a\.csv could not be written: {os.strerror(number)}\. Make"
+    with pytest.raises(runlog.NotWrittenError, match=told), runlog.atomic_path(tmp_path / "a.csv") as temporary:
+        temporary.write_text("1")
+
+
+def test_what_killed_processes_left_is_removed_and_that_of_running_ones_is_not(tmp_path):
+    dead, alive, other = (tmp_path / f".{name}.partial.csv" for name in ("a.4194999", "a.1", "b.4194999"))
+    for path in (dead, alive, other):
+        path.touch()
+    with runlog.atomic_path(tmp_path / "a.csv") as temporary:
+        temporary.write_text("1")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [alive.name, other.name, "a.csv"]

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import scipy.io
 
-from neuropictor.nsd import keys
+from neuropictor.nsd import keys, manifest
 from neuropictor.nsd.annotations import load_annotations
 from neuropictor.nsd.betas import read_ncsnr, read_session
 from neuropictor.nsd.design import TEST, TRAIN, VALIDATION, check_design, load_design
@@ -226,7 +226,9 @@ def test_written_twice_is_the_same(root, tmp_path):
     write(tmp_path, [1, 4], config())
 
     def digest(folder):
-        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix not in {".mat", ".mgz"})
+        files = sorted(
+            path for path in folder.rglob("*") if path.is_file() and path.suffix not in {".mat", ".mgz", ".jsonl"}
+        )
         return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
     assert digest(root) == digest(tmp_path)
@@ -234,10 +236,11 @@ def test_written_twice_is_the_same(root, tmp_path):
 
 def test_a_further_subject_adds_its_pictures_and_changes_no_file(tmp_path):
     write_pictures(tmp_path, config())
-    made = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    made = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != manifest.NAME}
     write_own_pictures(tmp_path, 1, config())
     write_own_pictures(tmp_path, 6, config())
-    assert {path for path in tmp_path.rglob("*") if path.is_file()} == {*made, tmp_path / keys.own_stimuli(6)}
+    listed = {tmp_path / manifest.NAME, tmp_path / keys.own_stimuli(6)}
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == {*made, *listed}
     assert all(path.read_bytes() == content for path, content in made.items())
     seen = load_design(tmp_path).pictures([6])
     with h5py.File(tmp_path / keys.STIMULI) as file:

@@ -1,0 +1,75 @@
+"""Opening of prepared stores: what is cut off, of a wrong shape or type, or not finite is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+
+@contextmanager
+def open_store(path: str | Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file for reading.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is none, or it cannot be read; with its name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}; allowed: a store that a stage has written")
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError, KeyError) as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(
+            f"{path} cannot be read ({error}): it is empty, cut off, damaged or no HDF5 file. Allowed: the file as its "
+            "stage wrote it; remove it and run snakemake again"
+        ) from error
+
+
+def expect(file: h5py.File, wanted: Mapping[str, tuple[str, Sequence[int | None]]]) -> None:
+    """Make sure that data sets have their types and shapes.
+
+    Parameters
+    ----------
+    file
+        Open store.
+    wanted
+        By data set: kinds of numpy types (``f``, ``iu``) and shape; None for any length.
+
+    Raises
+    ------
+    ValueError
+        Naming file and data set, what was found, and what is allowed.
+    """
+    for name, (kinds, shape) in wanted.items():
+        found = file[name]
+        fits = len(found.shape) == len(shape) and all(
+            length in (None, have) for length, have in zip(shape, found.shape, strict=True)
+        )
+        if not fits or found.dtype.kind not in kinds:
+            types = {"f": "floating", "i": "integer", "u": "unsigned integer", "O": "text"}
+            lengths = ", ".join("any" if length is None else str(length) for length in shape)
+            raise ValueError(
+                f"{file.filename}: {name} is {found.dtype} {found.shape}; allowed: "
+                f"{' or '.join(types[kind] for kind in kinds)} numbers of shape ({lengths}). Remove the file and run "
+                "snakemake again"
+            )
+
+
+def finite(values: np.ndarray, path: str | Path, name: str) -> np.ndarray:
+    """Return `values`, of which all must be finite; ValueError names file and data set otherwise."""
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        count = int((~np.isfinite(values)).sum())
+        raise ValueError(
+            f"{path}: {count} of {values.size} values read of {name} are not finite; allowed: finite numbers only. "
+            "Remove the file and run snakemake again"
+        )
+    return values
