@@ -89,11 +89,11 @@ def growing(amount):
 
 
 def need(rule, what):
-    """Memory, time or GPU memory of a job at the networks' size, see needs.yaml; GPU memory does not grow with retries."""
+    """Memory, time or GPU memory of a job at the networks' size, see needs.yaml; only time grows with retries."""
     paper = settings.encoder.width >= 512 or Path(settings.backbone.source).is_dir()
     paper |= rule == "evaluate" and settings.evaluate.networks != "miniature"
     amount = NEEDS[rule]["paper" if paper else "miniature"][what]
-    return amount if what == "gpu_mem_mb" else growing(amount)
+    return growing(amount) if what == "runtime" else amount
 
 
 def process_resources():

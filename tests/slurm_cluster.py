@@ -175,8 +175,8 @@ class Cluster:
 
     def jobs(self) -> list[dict[str, str]]:
         """Return all jobs so far, oldest first: rule and wildcards, partition, state, nodes."""
-        names = ("number", "comment", "partition", "state", "nodes", "gpus")
-        lines = self.run("squeue", "--states=all", "-h", "-S", "i", "-o", "%i|%k|%P|%T|%D|%b").splitlines()
+        names = ("number", "comment", "partition", "state", "nodes")
+        lines = self.run("squeue", "--states=all", "-h", "-S", "i", "-o", "%i|%k|%P|%T|%D").splitlines()
         return [dict(zip(names, line.split("|"), strict=True)) for line in lines]
 
     def stop(self) -> None:
