@@ -133,6 +133,6 @@ def test_a_training_that_meets_its_time_limit_goes_on_in_the_next_try(cluster, c
             assert running.poll() is None, running.stdout.read().decode()
             time.sleep(1)
     finally:
-        running.terminate()
-        running.communicate(timeout=60)
+        running.kill()  # asked to end, it would wait for its job, which ends with the cluster
+        running.communicate()
     assert [job["state"] for job in cluster.jobs() if rule_of(job) == "refine"][1] == "TIMEOUT"
