@@ -9,12 +9,18 @@ from typing import Annotated
 
 import typer
 
-from neuropictor import cli_data, cli_evaluation, cli_results, config_text
+from neuropictor import cli_controls, cli_data, cli_evaluation, cli_results, config_text
 from neuropictor import config as configuration
 from neuropictor.cli_options import Component, Components, File, Files, Out, Pipeline, Settings, Source, app, start
 from neuropictor.config import Config
 
-__all__ = ["app", "cli_data", "cli_evaluation", "cli_results"]  # importing these registers their commands
+__all__ = [
+    "app",
+    "cli_controls",
+    "cli_data",
+    "cli_evaluation",
+    "cli_results",
+]  # these register commands
 
 
 @app.command()

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from neuropictor import config_text
+from neuropictor.config_drawing import ControlsConfig, SampleConfig
 from neuropictor.config_evaluation import EvaluateConfig, WeightsConfig
 from neuropictor.config_runtime import RuntimeConfig
 from neuropictor.config_sections import (
@@ -28,7 +29,6 @@ from neuropictor.config_sections import (
     PreprocessConfig,
     ReconstructConfig,
     RefineConfig,
-    SampleConfig,
     Section,
     SimulateConfig,
     SubjectsConfig,
@@ -41,6 +41,7 @@ __all__ = [
     "CalibrateConfig",
     "Config",
     "ConfigError",
+    "ControlsConfig",
     "EncoderConfig",
     "EvaluateConfig",
     "GuidanceAdaptationConfig",
@@ -90,6 +91,7 @@ class Config(Section):
     refine: RefineConfig = Field(RefineConfig(), description="stage 3: all networks, one subject")
     sample: SampleConfig = Field(SampleConfig(), description="reconstruction of the test pictures")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="scores, baselines and figures")
+    controls: ControlsConfig = Field(ControlsConfig(), description="controls, and pictures steered on purpose")
     weights: WeightsConfig = Field(WeightsConfig(), description="where published networks come from")
     runtime: RuntimeConfig = Field(RuntimeConfig(), description="how it runs")
 

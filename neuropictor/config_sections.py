@@ -358,26 +358,3 @@ class RefineConfig(_ModulationConfig):
     learning_rate: Positive = Field(2.0e-4, description="highest learning rate")
     seed: Seed = Field(13, description="seed of noise and order of pictures")
     guidance_adaptation: GuidanceAdaptationConfig = Field(GuidanceAdaptationConfig(), description="optional last part")
-
-
-class SampleConfig(Section):
-    """Reconstruction of the test pictures."""
-
-    steps: Count = Field(25, description="DDIM steps")
-    guidance_scale: Annotated[float, Field(ge=1)] = Field(3.0, description="classifier-free guidance; 1: none")
-    samples: Count = Field(1, description="pictures drawn a test picture")
-    trial_averaging: Literal["mean", "single"] = Field(
-        "mean",
-        description="a test picture's response, for networks and baselines: mean of its repeats, or its first trial",
-    )
-    rounding: Literal["nearest", "down"] = Field(
-        "nearest",
-        description="from colours to whole numbers of 0 to 255: the nearest, or, as the official code, the next lower",
-    )
-    batch_size: Count = Field(50, description="pictures at a time; does not change them")
-    seed: Seed = Field(14, description="seed from which each picture's noise seed is derived")
-
-    @property
-    def most_repeats(self) -> int | None:
-        """Repeats of a test picture that are averaged; None: all."""
-        return 1 if self.trial_averaging == "single" else None

@@ -18,6 +18,7 @@ WITHOUT_EFFECT = {
     "neuropictor/__init__.py",
     "neuropictor/checksums.py",
     "neuropictor/config.py",
+    "neuropictor/config_drawing.py",
     "neuropictor/config_runtime.py",
     "neuropictor/config_sections.py",
     "neuropictor/config_evaluation.py",

@@ -10,7 +10,7 @@ import logging
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ def to_bytes(pictures: np.ndarray, rounding: str) -> np.ndarray:
     return (levels.round() if rounding == "nearest" else np.floor(levels)).astype(np.uint8)
 
 
-class _Chunks:
+class Chunks:
     """Finished parts of an unfinished output, one file each, in a folder beside it.
 
     Parameters
@@ -142,10 +142,10 @@ def sample_subject(
         jobs = [(int(nsd_id), sample) for nsd_id in nsd_ids for sample in range(config.samples)]
         aligned = None if components is None else ComponentStore(components, store)
         guard = {"config": config.model_dump(mode="json"), "precision": runtime.precision, "model": model}
-        chunks = _Chunks(out, guard | {name: checksum(path) for name, path in inputs.items()})
+        chunks = Chunks(out, guard | {name: checksum(path) for name, path in inputs.items()})
         batches = [jobs[start : start + config.batch_size] for start in range(0, len(jobs), config.batch_size)]
         rank, processes = process_share()
-        sampler = _Sampler(pipeline, backbone, store, aligned, config, runtime)
+        sampler = Sampler(pipeline, backbone, store, aligned, config, runtime)
         for index in progress(range(rank, len(batches), processes), f"Sampling {model} pictures", unit="batch"):
             if chunks.load(index) is None:
                 chunks.save(index, sampler.pictures(batches[index]))
@@ -153,12 +153,14 @@ def sample_subject(
             return
         pictures = np.concatenate([chunks.wait_for(index) for index in range(len(batches))])
         pictures = pictures.reshape(len(nsd_ids), config.samples, *pictures.shape[1:])
+        if config.choose == "consensus":
+            pictures = most_agreed(pictures)
         write_reconstructions(out, Reconstructions(pictures, nsd_ids, model, store.subject, store.data))
-        record.add(pictures=len(nsd_ids), samples=config.samples)
+        record.add(pictures=len(nsd_ids), samples=config.samples, kept=pictures.shape[1])
     chunks.clear()
 
 
-class _Sampler:
+class Sampler:
     """The pipeline with all that stays the same from batch to batch."""
 
     def __init__(
@@ -182,22 +184,52 @@ class _Sampler:
     def pictures(self, jobs: list[tuple[int, int]]) -> np.ndarray:
         """Return uint8 ``[n, S, S, 3]``, one for each (nsd_id, sample)."""
         nsd_ids = [nsd_id for nsd_id, _ in jobs]
-        responses = torch.from_numpy(self.responses.mean_response(nsd_ids, self.config.most_repeats))
+        scans = {"responses": torch.from_numpy(self.responses.mean_response(nsd_ids, self.config.most_repeats))}
+        if self.components is not None:
+            scans["components"] = self._mean_components(self.components, nsd_ids)
+        return self.draw(jobs, scans)
+
+    def draw(self, jobs: list[tuple[int, int]], scans: dict[str, torch.Tensor], **options: Any) -> np.ndarray:
+        """Return uint8 ``[n, S, S, 3]`` of any scans, from the starting noise of `jobs`.
+
+        Parameters
+        ----------
+        jobs
+            nsd_id and sample of each picture.
+        scans
+            ``responses`` and, if aligned, ``components`` of each picture.
+        options
+            Of the pipeline, where they differ from those of the section.
+        """
         generators = [picture_generator(self.config.seed, self.responses.subject, *job) for job in jobs]
-        pictures = self.pipeline(
-            responses=responses,
-            components=self._mean_components(nsd_ids),
-            num_inference_steps=self.config.steps,
-            guidance_scale=self.config.guidance_scale,
-            generators=generators,
-            output_type="np",
-        ).images
+        usual = {"num_inference_steps": self.config.steps, "guidance_scale": self.config.guidance_scale}
+        pictures = self.pipeline(**scans, **usual | options, generators=generators, output_type="np").images
         return to_bytes(pictures, self.config.rounding)
 
-    def _mean_components(self, nsd_ids: list[int]) -> torch.Tensor | None:
+    def _mean_components(self, components: ComponentStore, nsd_ids: list[int]) -> torch.Tensor:
         """Return the mean over the same repeats, ``[n, K]``."""
-        if self.components is None:
-            return None
         trials = [self.responses.trials(nsd_id)[: self.config.most_repeats] for nsd_id in nsd_ids]
-        means = [self.components.rows[rows].mean(0) for rows in trials]
-        return torch.from_numpy(np.stack(means))
+        return torch.from_numpy(np.stack([components.rows[rows].mean(0) for rows in trials]))
+
+
+def most_agreed(pictures: np.ndarray) -> np.ndarray:
+    """Return for each picture the sample that resembles its other samples most, uint8 ``[N, 1, S, S, 3]``.
+
+    Resemblance is the mean correlation of pixels with the other samples. Nothing else is looked at: neither the seen
+    picture nor any other test picture, so that the choice can be made for a response whose picture nobody knows.
+
+    Parameters
+    ----------
+    pictures
+        uint8 ``[N, K, S, S, 3]``.
+    """
+    count = pictures.shape[1]
+    chosen = np.empty((len(pictures), 1, *pictures.shape[2:]), np.uint8)
+    for row, samples in enumerate(pictures):
+        flat = samples.reshape(count, -1).astype(np.float64)
+        flat -= flat.mean(1, keepdims=True)
+        flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
+        agreement = flat @ flat.T
+        np.fill_diagonal(agreement, 0.0)
+        chosen[row, 0] = samples[agreement.sum(1).argmax()]
+    return chosen

@@ -6,6 +6,7 @@ from snakemake.exceptions import WorkflowError
 
 from neuropictor import config as configuration
 from neuropictor import provenance, runlog
+from neuropictor.config_drawing import CONTROL_SETTINGS
 from neuropictor.evaluation import runs
 from neuropictor.nsd import agreement, constants, keys
 
@@ -299,3 +300,4 @@ def sheet_samples(wildcards):
 
 
 include: "common_nsd.smk"
+include: "common_controls.smk"

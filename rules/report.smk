@@ -330,6 +330,7 @@ rule figures:
         "<results>/gallery.html",
         "<results>/report/training_curves.png",
         "<results>/report/data_card.html",
+        control_targets(),
     localrule: True
 
 

@@ -32,3 +32,6 @@ rule sample:
         "Reconstructing pictures of subject {wildcards.subject} with the {wildcards.model} networks"
     script:
         "../workflow_scripts/sample.py"
+
+
+include: "controls.smk"

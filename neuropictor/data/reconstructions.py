@@ -28,6 +28,10 @@ class Reconstructions:
     subject : int
     data : str
         "simulated", "nsd" or "own".
+    labels : tuple of str
+        What each of the K samples is, where they differ in more than their noise: those of controls.
+    others : int32 array [N, K] or None
+        Other picture whose response took part in a control's picture; -1 where there is none.
     """
 
     pictures: np.ndarray
@@ -35,6 +39,8 @@ class Reconstructions:
     model: str
     subject: int
     data: str
+    labels: tuple[str, ...] = ()
+    others: np.ndarray | None = None
 
 
 def write_reconstructions(path: Path, reconstructions: Reconstructions) -> None:
@@ -49,6 +55,10 @@ def write_reconstructions(path: Path, reconstructions: Reconstructions) -> None:
         chunks = (1, *pictures.shape[1:])
         file.create_dataset("pictures", data=pictures, chunks=chunks, compression="gzip")
         file.create_dataset("nsd_id", data=np.asarray(reconstructions.nsd_id, np.int32))
+        if reconstructions.labels:
+            file.create_dataset("labels", data=np.asarray(reconstructions.labels, object), dtype=h5py.string_dtype())
+        if reconstructions.others is not None:
+            file.create_dataset("others", data=np.asarray(reconstructions.others, np.int32))
         file.attrs.update(model=reconstructions.model, subject=reconstructions.subject, data=reconstructions.data)
 
 
@@ -103,7 +113,11 @@ class StoredReconstructions:
 def read_reconstructions(path: Path) -> Reconstructions:
     """Read a whole file of reconstructions; FileNotFoundError or ValueError name what is missing."""
     stored = StoredReconstructions(path)
-    return Reconstructions(stored.pictures, stored.nsd_id, stored.model, stored.subject, stored.data)
+    with open_store(stored.path) as file:
+        labels = tuple(file["labels"].asstr()[:]) if "labels" in file else ()
+        others = file["others"][:] if "others" in file else None
+    kept = (stored.nsd_id, stored.model, stored.subject, stored.data, labels, others)
+    return Reconstructions(stored.pictures, *kept)
 
 
 def by_subject(files: Iterable[Path]) -> dict[int, dict[str, Path]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,7 +89,7 @@ def contact_sheet(samples: dict[str, Path], stimuli: Path, config: EvaluateConfi
     ]
     title = f"Subject {first.subject}: seen pictures and reconstructions{title_mark(first.data)}"
     with rc_context(STYLE):
-        save_figure(_sheet(columns, labels, title), out)
+        save_figure(picture_grid(columns, labels, title), out)
 
 
 def evenly_spaced(number: int, wanted: int) -> np.ndarray:
@@ -96,8 +97,8 @@ def evenly_spaced(number: int, wanted: int) -> np.ndarray:
     return np.unique(np.linspace(0, number - 1, min(wanted, number)).round().astype(int))
 
 
-def _sheet(columns: dict[str, np.ndarray], labels: list[str], title: str) -> Figure:
-    """Lay pictures out in a grid with column heads and row labels."""
+def picture_grid(columns: dict[str, Sequence[np.ndarray | None]], labels: list[str], title: str) -> Figure:
+    """Lay pictures uint8 [S, S, 3] out in a grid with column heads and row labels; None leaves a place empty."""
     n_rows, n_columns = len(labels), len(columns)
     left, top = 1.0, 0.85
     width, height = left + n_columns * _CELL + 0.1, top + n_rows * _CELL + 0.1
@@ -118,11 +119,13 @@ def _sheet(columns: dict[str, np.ndarray], labels: list[str], title: str) -> Fig
     for place, (name, pictures) in enumerate(columns.items()):
         for row, picture in enumerate(pictures):
             axes = figure.add_subplot(grid[row, place])
-            axes.imshow(picture, interpolation="nearest" if picture.shape[0] > 200 else "bicubic")
+            if picture is not None:
+                axes.imshow(picture, interpolation="nearest" if picture.shape[0] > 200 else "bicubic")
+            axes.grid(visible=False)
             axes.set_xticks([])
             axes.set_yticks([])
             for spine in axes.spines.values():
-                spine.set_visible(True)
+                spine.set_visible(picture is not None)
                 spine.set_color(INK if place == 0 else "#d0d6de")
             if row == 0:
                 axes.set_title(textwrap.fill(name, 18), size=10, weight="bold" if place < 2 else "normal", pad=6)

@@ -79,6 +79,28 @@ def test_scores_need_folders_named_after_subjects(tmp_path):
     assert "sub-01/refined.h5" in done.output
 
 
+def test_controls_are_drawn_and_scored(tmp_path, monkeypatch, tiny_prepared):
+    from neuropictor import steering
+    from neuropictor.evaluation import control_tables
+
+    drawn, scored = [], []
+    signatures = inspect.signature(steering.steer_subject), inspect.signature(control_tables.score_controls)
+    monkeypatch.setattr(steering, "steer_subject", lambda **given: drawn.append(signatures[0].bind(**given).arguments))
+    monkeypatch.setattr(
+        control_tables, "score_controls", lambda **given: scored.append(signatures[1].bind(**given).arguments)
+    )
+    responses, stimuli = tiny_prepared / "sub-02" / "responses.h5", tiny_prepared / "stimuli.h5"
+    files = ["--pipeline", tmp_path, "--responses", responses, "--stimuli", stimuli, "--out", tmp_path / "out"]
+    done = run("control", *files, "--kind", "steps", "--kind", "areas")
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert [given["kind"] for given in drawn] == ["steps", "areas"]
+    assert scored[0]["drawn"] == {2: {"steps": tmp_path / "out/steps.h5", "areas": tmp_path / "out/areas.h5"}}
+    wrong = run("control", *files, "--kind", "strength")
+    assert wrong.exit_code != 0
+    assert "allowed are responses, areas" in " ".join(wrong.output.replace("\u2502", " ").split())
+    assert len(drawn) == 2
+
+
 STAGES = {
     "preprocess-stimuli": "neuropictor.data.preprocess:preprocess_stimuli",
     "preprocess-session": "neuropictor.data.sessions:preprocess_session",

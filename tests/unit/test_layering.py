@@ -17,9 +17,10 @@ FLOORS = {
     "cli": 5,
 }
 # Logging and settings serve all floors above; on their own floor nobody needs them. Rooms in several files:
-ROOM_OF = dict.fromkeys(["config_evaluation", "config_runtime", "config_sections"], "config")
+ROOM_OF = dict.fromkeys(["config_drawing", "config_evaluation", "config_runtime", "config_sections"], "config")
 ROOM_OF |= dict.fromkeys(["config_text", "config_types"], "config") | {"progress": "runlog", "checksums": "runlog"}
-ROOM_OF |= dict.fromkeys(["cli_data", "cli_evaluation", "cli_options", "cli_results"], "cli")
+ROOM_OF |= {"steering": "sampling"}
+ROOM_OF |= dict.fromkeys(["cli_controls", "cli_data", "cli_evaluation", "cli_options", "cli_results"], "cli")
 LIGHT = [
     "neuropictor",
     "neuropictor.config",
@@ -37,6 +38,7 @@ LIGHT = [
     "neuropictor.evaluation.comparison",
     "neuropictor.evaluation.runs",
     "neuropictor.doctor",
+    "neuropictor.evaluation.control_figures",
     "neuropictor.evaluation.figures",
     "neuropictor.evaluation.tables",
     "neuropictor.evaluation.score_pages",

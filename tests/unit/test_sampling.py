@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from neuropictor.models.backbone import Backbone
 from neuropictor.models.encoder import FMRIEncoder
 from neuropictor.models.networks import Networks
 from neuropictor.models.pipeline import NeuroPictorPipeline
-from neuropictor.sampling import picture_generator, sample_subject, to_bytes
+from neuropictor.sampling import most_agreed, picture_generator, sample_subject, to_bytes
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,7 @@ def test_continues_where_it_was_stopped(
     args = (networks, tiny_backbone, tiny_prepared, tiny_runtime)
     whole = run(*args, tmp_path / "whole.h5")
     made = []
-    original = sampling._Sampler.pictures
+    original = sampling.Sampler.pictures
 
     def stop_after_one(self, jobs):
         if len(made) == 1:
@@ -76,7 +78,7 @@ def test_continues_where_it_was_stopped(
         made.append(jobs)
         return original(self, jobs)
 
-    monkeypatch.setattr(sampling._Sampler, "pictures", stop_after_one)
+    monkeypatch.setattr(sampling.Sampler, "pictures", stop_after_one)
     with pytest.raises(KeyboardInterrupt):
         run(*args, tmp_path / "cut.h5")
     assert not (tmp_path / "cut.h5").exists()
@@ -87,7 +89,7 @@ def test_continues_where_it_was_stopped(
         resumed.append(jobs)
         return original(self, jobs)
 
-    monkeypatch.setattr(sampling._Sampler, "pictures", count)
+    monkeypatch.setattr(sampling.Sampler, "pictures", count)
     again = run(*args, tmp_path / "cut.h5")
     assert len(resumed) == 1
     assert not set(resumed[0]) & set(made[0])
@@ -128,6 +130,25 @@ def test_parts_made_with_other_settings_are_not_used(
     result = run(networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path / "refined.h5")
     assert "starting afresh" in caplog.text
     assert result.pictures[0].any()
+
+
+def test_the_sample_that_others_resemble_is_chosen_without_a_look_at_the_seen_picture(
+    networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path
+):
+    args = (networks, tiny_backbone, tiny_prepared, tiny_runtime)
+    all_ = run(*args, tmp_path / "all.h5", samples=3)
+    chosen = run(*args, tmp_path / "chosen.h5", samples=3, choose="consensus")
+    assert chosen.pictures.shape == (3, 1, 8, 8, 3)
+    for samples, (kept,) in zip(all_.pictures, chosen.pictures, strict=True):
+        table = np.corrcoef(samples.reshape(3, -1).astype(float))
+        np.testing.assert_array_equal(kept, samples[table.sum(1).argmax()])
+    record = json.loads((tmp_path / "chosen.run.json").read_text())
+    assert "stimuli" not in " ".join(record["inputs"])
+    assert record["results"]["samples"] == 3
+    assert record["results"]["kept"] == 1
+    odd = np.zeros((1, 3, 2, 2, 3), np.uint8)
+    odd[0, :2, 0], odd[0, 2, 1] = 200, 200
+    assert most_agreed(odd)[0, 0, 0].all()  # two agree, one does not
 
 
 def test_every_picture_has_its_own_seed():

@@ -27,7 +27,8 @@ PER_SUBJECT = {
 ONCE = ["simulate_pictures", "calibrate", "align_space", "pretrain"]
 ONCE += ["evaluate", "data_card", "metric_table", "statistics_table", "published_table", "gallery", "training_curves"]
 ONCE += ["score_figure", "category_figure"]
-ONCE += ["response_map", "all"]
+ONCE += ["response_map", "score_controls", "all"]
+CONTROLS = 4  # that draw pictures, of one subject
 
 
 def snakemake(folder: Path, *arguments: str) -> str:
@@ -55,7 +56,8 @@ def refused(folder: Path, settings: dict, *files: str) -> str:
 
 
 def chain(subjects: int) -> Counter:
-    return Counter({rule: count * subjects for rule, count in PER_SUBJECT.items()} | dict.fromkeys(ONCE, 1))
+    jobs = {rule: count * subjects for rule, count in PER_SUBJECT.items()} | dict.fromkeys(ONCE, 1)
+    return Counter(jobs | {"control": CONTROLS})
 
 
 def copy_workflow(folder: Path) -> Path:
@@ -96,7 +98,7 @@ def test_default_chain(checkout):
 
 
 def test_tiny_preset(checkout):
-    assert planned(checkout, {}, "presets/tiny.yaml") == chain(2)
+    assert planned(checkout, {}, "presets/tiny.yaml") == chain(2) + Counter(control=3)  # all seven
 
 
 def test_subjects_that_only_pretrain_are_not_sampled(checkout):
@@ -192,6 +194,7 @@ AFTER_SAMPLING |= dict.fromkeys(
     ["statistics_table", "published_table", "gallery", "score_figure", "category_figure"], 1
 )
 AFTER_REFINING = AFTER_SAMPLING | {"sample": 3, "contact_sheet": 3, "training_curves": 1}
+AFTER_REFINING |= {"control": CONTROLS, "score_controls": 1}
 AFTER_PRETRAINING = AFTER_REFINING | {"refine": 3, "sample": 6}
 
 
@@ -200,10 +203,15 @@ AFTER_PRETRAINING = AFTER_REFINING | {"refine": 3, "sample": 6}
     [
         ({}, {}),
         ({"runtime": {"device": "cpu", "threads": 1, "log_interval": 7}}, {}),
-        ({"evaluate": {"bootstrap": 77}}, AFTER_SAMPLING),
+        ({"evaluate": {"bootstrap": 77}}, AFTER_SAMPLING | {"score_controls": 1}),
+        ({"controls": {"sheet_rows": 2}}, {"score_controls": 1, "all": 1}),
+        ({"controls": {"repeats": [2]}}, {"control": 1, "score_controls": 1, "all": 1}),
         ({"evaluate": {"contact_sheet_rows": 3}}, {"contact_sheet": 3, "all": 1}),
         ({"evaluate": {"diffusion_strength": 0.5}}, AFTER_SAMPLING | {"baselines": 3, "contact_sheet": 3}),
-        ({"sample": {"steps": 7}}, AFTER_SAMPLING | {"sample": 6, "baselines": 3, "contact_sheet": 3}),
+        (
+            {"sample": {"steps": 7}},
+            AFTER_REFINING | {"sample": 6, "baselines": 3, "training_curves": 0},
+        ),
         ({"refine": {"weight_decay": 0.5}}, AFTER_REFINING | {"refine": 3}),
         ({"pretrain": {"weight_decay": 0.5}}, AFTER_PRETRAINING | {"pretrain": 1}),
         ({"align": {"folds": 5}}, AFTER_PRETRAINING | {"align_space": 1, "align": 3, "pretrain": 1}),
@@ -218,7 +226,17 @@ def test_what_runs_again_when_settings_change(finished, settings, jobs):
         assert found["preprocess_subject"] == 3
         assert not found["preprocess_stimuli"] + found["cache_latents"] + found["simulate_subject"]
     else:
-        assert found == Counter(jobs)
+        assert found == Counter({rule: count for rule, count in jobs.items() if count})
+
+
+def test_controls_are_those_of_the_settings(checkout):
+    jobs = planned(checkout, {"controls": {"made": []}})
+    assert jobs == chain(3) - Counter(control=CONTROLS, score_controls=1)
+    jobs = planned(checkout, {"controls": {"made": ["nearest", "steps"], "subjects": 2}})
+    assert (jobs["control"], jobs["score_controls"]) == (2, 1)
+    jobs = planned(checkout, {}, "presets/controls.yaml", "--", "controls")
+    assert jobs["control"] == 21  # all seven that draw, of all three subjects
+    assert not jobs["evaluate"]
 
 
 def test_a_named_experiment_takes_over_what_is_prepared_and_keeps_results_apart(finished):

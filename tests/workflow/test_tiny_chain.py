@@ -32,6 +32,17 @@ def test_metrics_are_tidy_and_complete(chain):
         assert row["data"] == "simulated"
 
 
+def test_every_control_has_a_table_and_pictures(chain):
+    with open(chain / "results/controls/controls.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    kinds = {"nearest", "responses", "areas", "strengths", "semantic_swap", "area_swap", "guidance", "steps"}
+    assert {row["control"] for row in rows} == kinds
+    assert {row["data"] for row in rows} == {"simulated"}
+    assert {row["metric"] for row in rows} >= {"pixcorr", "two_way_category", "category_follows_other"}
+    found = {path.name for path in (chain / "results/report/controls").iterdir()}
+    assert found == {f"{kind}_sub-01{end}.png" for kind in kinds for end in ("", "_scores")}
+
+
 def test_second_run_does_nothing(chain):
     assert "Nothing to be done" in snakemake(chain)
 

@@ -1,0 +1,247 @@
+"""What controls show, in numbers: scores of every condition with intervals and with what wrong pairs would give.
+
+Every score is first a table: entry (i, j) is the score of reconstruction i if picture j were the right one. Its entries
+of right pairs give the score, those of random pairs the interval in which chance stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binom, spearmanr
+
+from neuropictor.data.stimuli import resize_pictures
+from neuropictor.evaluation import measures
+from neuropictor.evaluation.controls import Judge
+from neuropictor.evaluation.similarity import correlation_matrix, identification
+from neuropictor.evaluation.statistics import bootstrap_mean
+
+COLUMNS = (
+    *("subject", "control", "condition", "row", "column", "metric"),
+    *("value", "ci_low", "ci_high", "null_low", "null_high", "n_images", "data"),
+)
+TABLE_METRICS = ("pixcorr", "similarity", "two_way", "two_way_category", "category")
+"""Scores against the seen picture; similarity is the cosine in the space of the backbone's CLIP."""
+LAYOUT_CELLS = 8
+"""`light_follows_own` compares mean brightness of so many by so many parts of a picture: layout without colour."""
+
+
+@dataclass
+class Scored:
+    """Scores of one condition, picture by picture.
+
+    Attributes
+    ----------
+    values : dict of float array [n]
+        By metric; NaN where a picture has none.
+    nulls : dict of float array [repetitions] or None
+        Mean scores of random pairs; None for shares of two, where chance is a fair coin.
+    """
+
+    values: dict[str, np.ndarray] = field(default_factory=dict)
+    nulls: dict[str, np.ndarray | None] = field(default_factory=dict)
+
+
+class PairScores:
+    """Scores pictures against all test pictures of a subject.
+
+    Parameters
+    ----------
+    judge : Judge
+        Of the subject's N test pictures.
+    repetitions, seed : int
+        Random pairings.
+    """
+
+    def __init__(self, judge: Judge, repetitions: int, seed: int):
+        self.judge, self.seed = judge, seed
+        self._pixels = judge.seen.reshape(len(judge.seen), -1).astype(np.float32)
+        self._light = _light(judge.seen)
+        self._orders = np.argsort(np.random.default_rng(seed).random((repetitions, len(judge.seen))), axis=1)
+
+    def tables(self, pictures: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the tables [n, N] of `TABLE_METRICS`, and "light" and "prompts" for `follows`.
+
+        Parameters
+        ----------
+        pictures : uint8 array [n, S, S, 3]
+        """
+        judge = self.judge
+        pictures = resize_pictures(pictures, judge.seen.shape[1])
+        features = judge.look(pictures)
+        correlations = correlation_matrix(features, judge.features)
+        prompts = features.astype(np.float64) @ judge.prompts.T.astype(np.float64)
+        category = (prompts.argmax(1)[:, None] == judge.main[None, :]).astype(np.float64)
+        category[:, judge.main < 0] = np.nan
+        groups = measures.groups_of(judge.main)
+        return {
+            "pixcorr": np.nan_to_num(correlation_matrix(pictures.reshape(len(pictures), -1), self._pixels)),
+            "similarity": features.astype(np.float64) @ judge.features.T.astype(np.float64),
+            "two_way": identification(correlations),
+            "two_way_category": identification(correlations, groups),
+            "category": category,
+            "light": np.nan_to_num(correlation_matrix(_light(pictures), self._light)),
+            "prompts": prompts,
+        }
+
+    def against_seen(self, tables: list[dict[str, np.ndarray]], rows: np.ndarray) -> Scored:
+        """Score against the seen pictures; several tables (partners) are averaged.
+
+        Parameters
+        ----------
+        tables : list of dict
+            Of `tables`.
+        rows : int array [n]
+            The seen pictures' rows in the judge.
+        """
+        scored, places = Scored(), np.arange(len(rows))
+        for metric in TABLE_METRICS:
+            table = np.mean([found[metric] for found in tables], axis=0)
+            scored.values[metric] = table[places, rows]
+            wrong = table[places, self._orders[:, : len(rows)]]
+            defined = np.isfinite(wrong)
+            scored.nulls[metric] = np.where(defined, wrong, 0.0).sum(1) / np.maximum(defined.sum(1), 1)
+        return scored
+
+    def follows(self, tables: list[dict[str, np.ndarray]], rows: np.ndarray, others: list[np.ndarray]) -> Scored:
+        """Score pictures that are made of two scans: whose category and whose layout they have.
+
+        Parameters
+        ----------
+        tables, rows
+            As for `against_seen`; one table a partner.
+        others : list of int arrays [n]
+            Rows of what the other scan saw, one array a partner.
+
+        Returns
+        -------
+        Scored
+            `pixcorr_other`, `similarity_other`, `category_other`: as against the seen picture. Shares of pairs:
+            `category_follows_other` (zero-shot, the other's category is nearer than the own one; pairs of different
+            categories), `similarity_follows_other`, `layout_follows_own` (pixels correlate more with the own picture
+            than with the other) and `light_follows_own` (the same of mean brightness in 8 x 8 parts).
+        """
+        found: dict[str, list[np.ndarray]] = {}
+        places, main = np.arange(len(rows)), self.judge.main
+        for table, other in zip(tables, others, strict=True):
+            for metric in ("pixcorr", "similarity", "category"):
+                found.setdefault(f"{metric}_other", []).append(table[metric][places, other])
+            own_category, other_category = main[rows], main[other]
+            usable = (own_category != other_category) & (own_category >= 0) & (other_category >= 0)
+            nearer = table["prompts"][places, other_category] > table["prompts"][places, own_category]
+            found.setdefault("category_follows_other", []).append(np.where(usable, nearer, np.nan))
+            for metric, name, sign in (
+                ("similarity", "similarity_follows_other", 1),
+                ("pixcorr", "layout_follows_own", -1),
+                ("light", "light_follows_own", -1),
+            ):
+                difference = sign * (table[metric][places, other] - table[metric][places, rows])
+                found.setdefault(name, []).append((difference > 0).astype(np.float64))
+        scored = Scored()
+        for metric, values in found.items():
+            stack = np.stack(values)
+            defined = np.isfinite(stack)
+            counts = defined.sum(0)
+            with np.errstate(invalid="ignore"):
+                scored.values[metric] = np.where(counts > 0, np.where(defined, stack, 0.0).sum(0) / counts, np.nan)
+            scored.nulls[metric] = None
+        return scored
+
+
+def _light(pictures: np.ndarray) -> np.ndarray:
+    """Mean brightness of the parts of pictures uint8 [n, S, S, 3], float32 [n, cells * cells]."""
+    side = min(LAYOUT_CELLS, pictures.shape[1])
+    small = resize_pictures(pictures, side).astype(np.float32)
+    return (small @ np.array([0.2125, 0.7154, 0.0721], np.float32)).reshape(len(pictures), -1)
+
+
+def table_rows(
+    scored: dict[int, Scored], nsd_ids: dict[int, np.ndarray], names: dict[str, str], repetitions: int, seed: int
+) -> list[dict]:
+    """Make the rows of the table for one condition: one a subject and metric, and the mean over subjects.
+
+    Parameters
+    ----------
+    scored : dict of Scored
+        By subject.
+    nsd_ids : dict of int array
+        Picture numbers behind each subject's values.
+    names : dict of str
+        control, condition, row, column and data.
+    repetitions, seed : int
+        Of the bootstrap over pictures.
+    """
+    pictures = np.unique(np.concatenate(list(nsd_ids.values())))
+    subjects, rows = list(scored), []
+    for metric in next(iter(scored.values())).values:
+        values = np.full((len(subjects), len(pictures)), np.nan)
+        for place, subject in enumerate(subjects):
+            values[place, np.searchsorted(pictures, nsd_ids[subject])] = scored[subject].values[metric]
+        nulls = [scored[subject].nulls[metric] for subject in subjects]
+        lines = [(str(subject), values[place : place + 1], nulls[place]) for place, subject in enumerate(subjects)]
+        if len(subjects) > 1:
+            lines.append(("mean", values, None if nulls[0] is None else np.mean(nulls, axis=0)))
+        for subject, whole, null in lines:
+            found = whole[:, np.isfinite(whole).any(0)]
+            if not found.size:
+                continue
+            estimate = bootstrap_mean(found, repetitions, seed)
+            low, high = _chance(metric, null, int(np.isfinite(found).sum()))
+            rows.append(
+                names
+                | {"subject": subject, "metric": metric, "value": estimate.value, "n_images": estimate.n_images}
+                | {"ci_low": estimate.low, "ci_high": estimate.high, "null_low": low, "null_high": high}
+            )
+    return rows
+
+
+def _chance(metric: str, null: np.ndarray | None, count: int) -> tuple[float, float]:
+    """Interval in which 95 % of chance's scores lie: of random pairs, or of as many fair coins."""
+    if null is not None:
+        low, high = np.percentile(null, [2.5, 97.5])
+        return float(low), float(high)
+    if "_follows_" not in metric:
+        return np.nan, np.nan
+    low, high = binom.ppf([0.025, 0.975], count, 0.5) / count
+    return float(low), float(high)
+
+
+def rank_correlations(scored: Scored, distance: np.ndarray, repetitions: int, seed: int) -> list[dict]:
+    """Spearman's correlation of each score with a distance, with bootstrap interval and permutation null.
+
+    Returns
+    -------
+    list of dict
+        Parts of rows: metric ("spearman_pixcorr"), value, ci_low, ci_high, null_low, null_high, n_images.
+    """
+    rows = []
+    for metric in TABLE_METRICS:
+        usable = np.isfinite(scored.values[metric])
+        values, far = scored.values[metric][usable], distance[usable]
+        generator = np.random.default_rng(seed)
+        draws = generator.integers(0, len(values), (repetitions, len(values)))
+        with np.errstate(invalid="ignore"):
+            boot = [_spearman(values[draw], far[draw]) for draw in draws]
+            null = [_spearman(generator.permutation(values), far) for _ in range(repetitions)]
+        low, high = np.nanpercentile(boot, [2.5, 97.5]) if np.isfinite(boot).any() else (np.nan, np.nan)
+        chance = np.nanpercentile(null, [2.5, 97.5]) if np.isfinite(null).any() else (np.nan, np.nan)
+        rows.append(
+            {"metric": f"spearman_{metric}", "value": _spearman(values, far), "ci_low": low, "ci_high": high}
+            | {"null_low": chance[0], "null_high": chance[1], "n_images": len(values)}
+        )
+    return rows
+
+
+def _spearman(one: np.ndarray, other: np.ndarray) -> float:
+    """Spearman's rank correlation; NaN where either is constant."""
+    if len(one) < 2 or np.ptp(one) == 0 or np.ptp(other) == 0:
+        return np.nan
+    return float(spearmanr(one, other).statistic)
+
+
+def frame_of(rows: Iterable[dict]) -> pd.DataFrame:
+    """Make the tidy table."""
+    return pd.DataFrame(list(rows), columns=list(COLUMNS))

@@ -1,0 +1,57 @@
+# Functions only: what the controls are made of.
+
+
+def controlled():
+    """Subjects whose controls are made, as in file names."""
+    return refined()[: settings.controls.subjects] if settings.controls.made else []
+
+
+def drawn_controls():
+    """Controls that draw pictures; the other one looks at those of stage sample."""
+    return [name for name in settings.controls.made if name != "nearest"]
+
+
+def control_settings(wildcards):
+    """What the pictures of one control depend on."""
+    keys = CONTROL_SETTINGS[wildcards.control]
+    return section("controls", "pictures", "sampling_steps", "seed", *keys)
+
+
+def control_pictures():
+    """Pictures of all controls and subjects."""
+    return expand(
+        "<results>/controls/sub-{subject}/{control}.h5",
+        subject=controlled(),
+        control=drawn_controls(),
+    )
+
+
+def control_samples():
+    """Reconstructions that are compared with training pictures."""
+    wanted = controlled() if "nearest" in settings.controls.made else []
+    return expand("<results>/sample/sub-{subject}/refined.h5", subject=wanted)
+
+
+def control_figures():
+    """Contact sheet and scores of each control and subject, for the report."""
+    shown, found = {"": "pictures", "_scores": "scores"}, []
+    names = [
+        (control, subject, suffix)
+        for control in settings.controls.made
+        for subject in controlled()
+        for suffix in shown
+    ]
+    for control, subject, suffix in names:
+        told = {
+            "caption": "../report/controls.rst",
+            "category": "5 Controls",
+            "labels": {"control": control, "subject": subject, "shown": shown[suffix]},
+        }
+        name = f"<results>/report/controls/{control}_sub-{subject}{suffix}.png"
+        found += [report(name, **told)]
+    return found
+
+
+def control_targets():
+    """What all controls come to; nothing if none is made."""
+    return "<results>/controls/controls.csv" if settings.controls.made else []

@@ -1,0 +1,79 @@
+# Controls against spurious reconstruction, and pictures steered on purpose (docs/controls.md).
+
+
+rule control:
+    input:
+        parts=pipeline_parts("<results>/refine/sub-{subject}"),
+        index="<results>/refine/sub-{subject}/model_index.json",
+        responses="<prepared>/sub-{subject}/responses.h5",
+        components=own_components,
+        backbone=backbone_files,
+    output:
+        pictures="<results>/controls/sub-{subject}/{control}.h5",
+        run="<results>/controls/sub-{subject}/{control}.run.json",
+    log:
+        "<logs>/control/sub-{subject}_{control}.log",
+    benchmark:
+        "<results>/benchmarks/control/sub-{subject}_{control}.jsonl"
+    wildcard_constraints:
+        control="|".join(CONTROL_SETTINGS),
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: cores()
+    resources:
+        gpu=min(1, settings.runtime.gpus),
+        mem_mb=need("control", "mem_mb"),
+        runtime=need("control", "runtime"),
+        gpu_mem_mb=need("control", "gpu_mem_mb"),
+    params:
+        config=control_settings,
+        sample=section("sample"),
+        content=backbone_content(),
+        runtime=runtime,
+        code=code("control"),
+    message:
+        "Drawing the control {wildcards.control} of subject {wildcards.subject}"
+    script:
+        "../workflow_scripts/control.py"
+
+
+rule score_controls:
+    input:
+        drawn=control_pictures(),
+        samples=control_samples(),
+        responses=expand("<prepared>/sub-{subject}/responses.h5", subject=controlled()),
+        stimuli=expand("<prepared>/sub-{subject}/stimuli.h5", subject=controlled()),
+        backbone=backbone_files,
+    output:
+        control_figures(),
+        table="<results>/controls/controls.csv",
+        run="<results>/controls/controls.run.json",
+    log:
+        "<logs>/score_controls.log",
+    benchmark:
+        "<results>/benchmarks/score_controls.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    threads: cores()
+    resources:
+        gpu=min(1, settings.runtime.gpus),
+        mem_mb=need("score_controls", "mem_mb"),
+        runtime=need("score_controls", "runtime"),
+        gpu_mem_mb=need("score_controls", "gpu_mem_mb"),
+    params:
+        config=section("controls", "sheet_rows"),
+        evaluate=section("evaluate", "bootstrap", "seed"),
+        backbone=backbone(),
+        content=backbone_content(),
+        runtime=runtime,
+        code=code("score_controls"),
+    message:
+        "Scoring the controls"
+    script:
+        "../workflow_scripts/score_controls.py"
+
+
+rule controls:
+    input:
+        control_targets(),
+    localrule: True
