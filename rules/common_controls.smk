@@ -11,10 +11,18 @@ def drawn_controls():
     return [name for name in settings.controls.made if name != "nearest"]
 
 
-def control_settings(wildcards):
-    """What the pictures of one control depend on."""
-    keys = CONTROL_SETTINGS[wildcards.control]
-    return section("controls", "pictures", "sampling_steps", "seed", *keys)
+def control_settings():
+    """What the pictures of one control depend on; settings of other controls have their defaults, whatever they are."""
+    found = settings.controls.model_dump()
+    default = configuration.ControlsConfig().model_dump()
+    shared = {"pictures", "sampling_steps", "seed"}
+
+    def of_control(wildcards):
+        used = shared.union(CONTROL_SETTINGS[wildcards.control])
+        return {key: found[key] if key in used else default[key] for key in found}
+
+    keys = sorted(shared.union(*CONTROL_SETTINGS.values()))
+    return provenance.named_keys("config", "controls", of_control, keys)
 
 
 def control_pictures():

@@ -26,8 +26,8 @@ rule control:
         runtime=need("control", "runtime"),
         gpu_mem_mb=need("control", "gpu_mem_mb"),
     params:
-        config=control_settings,
-        sample=section("sample"),
+        **control_settings(),
+        **tracked("sample", "sample"),
         content=backbone_content(),
         runtime=runtime,
         code=code("control"),
@@ -61,8 +61,8 @@ rule score_controls:
         runtime=need("score_controls", "runtime"),
         gpu_mem_mb=need("score_controls", "gpu_mem_mb"),
     params:
-        config=section("controls", "sheet_rows"),
-        evaluate=section("evaluate", "bootstrap", "seed"),
+        **tracked("config", "controls", "sheet_rows"),
+        **tracked("evaluate", "evaluate", "bootstrap", "seed"),
         backbone=backbone(),
         content=backbone_content(),
         runtime=runtime,
