@@ -9,7 +9,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,4 +64,12 @@ def plan_all(cases: Mapping[str, tuple]) -> dict[str, Planned]:
     context.set_forkserver_preload(["snakemake.cli"])
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context, max_tasks_per_child=1) as pool:
         running = {name: pool.submit(dry_run, *case) for name, case in cases.items()}
-        return {name: job.result() for name, job in running.items()}
+        return {name: _result(job) for name, job in running.items()}
+
+
+def _result(job: Future) -> Planned:
+    """Return what a dry run said, also where it failed: then it planned nothing that a test could expect."""
+    try:
+        return job.result()
+    except RuntimeError as error:
+        return Planned(f"{error}\nJob stats:\nfailed 1\ntotal 1")

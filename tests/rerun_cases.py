@@ -19,7 +19,15 @@ BEHIND = {
         *("calibrate", "align_space", "align", "pretrain", "refine", "sample_pretrained", "sample_refined"),
         *("baselines", "data_card", "response_map"),
     ],
-    "preprocess_stimuli": ["cache_latents", "baselines", "evaluate", "data_card", "contact_sheet", "gallery"],
+    "preprocess_stimuli": [
+        "cache_latents",
+        "baselines",
+        "evaluate",
+        "data_card",
+        "contact_sheet",
+        "gallery",
+        "category_figure",
+    ],
     "cache_latents": ["align_space", "align", "pretrain", "refine", "baselines"],
     "calibrate": ["pretrain", "training_curves"],
     "align_space": ["align"],
@@ -29,7 +37,10 @@ BEHIND = {
     "sample_pretrained": ["evaluate", "contact_sheet", "gallery"],
     "sample_refined": ["evaluate", "contact_sheet", "gallery"],
     "baselines": ["evaluate", "contact_sheet", "gallery"],
-    "evaluate": ["metric_table", "statistics_table", "gallery", "data_card"],
+    "evaluate": [
+        *("metric_table", "statistics_table", "published_table", "score_figure", "category_figure", "gallery"),
+        "data_card",
+    ],
 }
 PER_SUBJECT = "simulate_subject preprocess_subject preprocess_stimuli cache_latents align refine sample_pretrained"
 PER_SUBJECT = {*PER_SUBJECT.split(), "sample_refined", "baselines", "contact_sheet"}
@@ -38,7 +49,7 @@ SAMPLE = ("sample_pretrained", "sample_refined")
 ORDER = ["fetch_betas", "preprocess_session", "simulate_pictures", "simulate_own_pictures", "simulate_subject"]
 ORDER += ["preprocess_subject", "preprocess_stimuli", "cache_latents", "calibrate", "align_space", "align", "pretrain"]
 ORDER += ["refine", "sample", "baselines", "evaluate", "metric_table", "statistics_table", "data_card", "gallery"]
-ORDER += ["contact_sheet", "training_curves", "response_map"]
+ORDER += ["published_table", "score_figure", "category_figure", "contact_sheet", "training_curves", "response_map"]
 #: Rules whose own settings a key is among; the longest beginning counts.
 READ_BY = {
     "experiment": [],
@@ -90,7 +101,10 @@ OTHER_VALUES = {
 }
 #: Keys that say where files lie or which rules there are, or go only with another: they have tests of their own.
 NOT_HERE = {"experiment", "subjects", "paths", "nsd.source", "backbone.source", "calibrate.init", "pretrain.init"}
-NOT_HERE |= {"runtime.track_code", "nsd.beta_version", "evaluate.networks", "evaluate.protocols", "runtime.nodes"}
+NOT_HERE |= {"runtime.track_code", "runtime.nodes", "nsd.beta_version", "evaluate.networks", "evaluate.protocols"}
+NOT_HERE |= {"backbone.revision", "backbone.target", "backbone.target_revision", "controls"}
+#: Controls are left out: they have rules and tests of their own.
+WITHOUT_CONTROLS = {"controls": {"made": []}}
 
 
 def behind(rules: Iterable[str]) -> Counter:
@@ -150,7 +164,7 @@ def another(key: str, value: object) -> object:
     if isinstance(value, float):
         return value / 2 if value else 0.1
     if isinstance(value, list):
-        return value[:-1]
+        return value[:-1] or [*value, value[0] + 1]
     return next((text for text in allowed_texts(key) if text != value), f"{value}/other")
 
 
@@ -166,7 +180,7 @@ def one_key_each() -> dict[str, tuple[dict, Counter]]:
         parts = key.split(".")
         beginnings = [".".join(parts[:depth]) for depth in range(len(parts), 0, -1)]
         if NOT_HERE.isdisjoint(beginnings):
-            rules = next(READ_BY[name] for name in beginnings if name in READ_BY)
+            rules = next((READ_BY[name] for name in beginnings if name in READ_BY), ["say so in READ_BY"])
             found[key] = (nested(key, another(key, value)), behind(rules))
     return found
 
@@ -332,7 +346,11 @@ CASES: dict[str, tuple[dict, Callable[[Path], None], Counter]] = {
         damaged("results/sample/sub-02/refined.h5", flipped),
         behind(["evaluate"]) + Counter(contact_sheet=1),
     ),
-    "the scores edited by hand": ({}, damaged("results/metrics.csv", flipped), Counter(data_card=1, metric_table=1)),
+    "the scores edited by hand": (
+        {},
+        damaged("results/metrics.csv", flipped),
+        Counter(["data_card", "metric_table", "published_table", "score_figure"]),
+    ),
 }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from dry_runs import plan_all
-from rerun_cases import CASES, KEYS, ORDER, TINY, behind, leaves, nothing, tiny_settings
+from rerun_cases import CASES, KEYS, ORDER, TINY, WITHOUT_CONTROLS, behind, leaves, nothing, tiny_settings
 from tiny_chain import ROOT, variant
 
 pytestmark = pytest.mark.workflow
@@ -23,13 +23,13 @@ def plans(chain, tmp_path_factory):
     """What dry runs say to all cases and to all keys, planned together."""
     folder = tmp_path_factory.mktemp("reruns")
     unedited = variant(chain, folder / "unedited")
-    wanted = {key: (unedited, settings, TINY, ()) for key, (settings, _) in KEYS.items()}
+    wanted = {key: (unedited, settings | WITHOUT_CONTROLS, TINY, ()) for key, (settings, _) in KEYS.items()}
     for number, (name, (settings, change, _)) in enumerate(CASES.items()):
         place = unedited
         if change is not nothing:
             place = variant(chain, folder / str(number))
             change(place)
-        wanted[name] = (place, settings, TINY, ())
+        wanted[name] = (place, settings | WITHOUT_CONTROLS, TINY, ())
     return plan_all(wanted)
 
 
@@ -95,7 +95,7 @@ def table() -> str:
 
 # Sessions come one by one only where data are fetched or lie in a folder.
 
-NSD = {"subjects": {"pretrain": [1, 2], "refine": [1, 2]}, "backbone": {"source": "miniature"}}
+NSD = {"subjects": {"pretrain": [1, 2], "refine": [1, 2]}, "backbone": {"source": "miniature"}, **WITHOUT_CONTROLS}
 FETCHED = {"source": "fetch", "terms_accepted": True, "endpoint": "http://127.0.0.1:9", "sessions": 2}
 AFTER_SESSION = behind(["preprocess_subject", "preprocess_stimuli"])
 OTHER_SOURCES = {
