@@ -39,6 +39,8 @@ _JOBS = (
     (r"align/(sub-\d+)/components", r"align/\1"),
     (r"align/space", "align_space"),
     (r"latents/(sub-\d+)", r"cache_latents/\1"),
+    (r"controls/(sub-\d+)/(\w+)", r"control/\1_\2"),
+    (r"controls/controls", "score_controls"),
     (r"metrics", "evaluate"),
     (r"backbone", "train_backbone"),
     (r"backbone/population", "train_population"),
