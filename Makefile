@@ -1,4 +1,4 @@
-# make demo | test | lint | clean | help. Each makes what it needs, from nothing, in .venv.
+# make demo | test | test-slurm | lint | clean | help. Each makes what it needs, from nothing, in .venv.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
@@ -13,10 +13,10 @@ export UV_SYSTEM_CERTS ?= 1
 export UV_HTTP_TIMEOUT ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint clean
+.PHONY: help install demo test test-slurm lint clean
 
 help: ## Say what there is.
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 18
 
 install: $(INSTALLED) ## Install the locked packages and the project into .venv (5.7 GB).
 
@@ -42,6 +42,9 @@ $(REPORT): $(RESULTS)
 
 test: $(INSTALLED) ## All tests, the tiny chain among them.
 	$(BIN)/python -m pytest
+
+test-slurm: $(INSTALLED) ## The tiny chain on a Slurm of two nodes, which is installed and started for it (Debian, as root).
+	$(BIN)/python -m pytest -m slurm
 
 lint: $(INSTALLED) ## Style of Python and Snakemake files.
 	$(BIN)/ruff check

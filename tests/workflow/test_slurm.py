@@ -15,7 +15,7 @@ import slurm_cluster
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.workflow
+pytestmark = [pytest.mark.workflow, pytest.mark.slurm]
 # One subject, so that the chain is short; GPUs are reserved and not used.
 SETTINGS = {
     "subjects": {"pretrain": [1], "refine": [1]},
