@@ -73,7 +73,9 @@ class PairScores:
         pictures = resize_pictures(pictures, judge.seen.shape[1])
         features = judge.look(pictures)
         correlations = correlation_matrix(features, judge.features)
-        prompts = features.astype(np.float64) @ judge.prompts.T.astype(np.float64)
+        # Own pictures may come without categories; they get no score that needs one.
+        names = judge.prompts if judge.prompts is not None else np.zeros((1, features.shape[1]))
+        prompts = features.astype(np.float64) @ names.T.astype(np.float64)
         category = (prompts.argmax(1)[:, None] == judge.main[None, :]).astype(np.float64)
         category[:, judge.main < 0] = np.nan
         groups = measures.groups_of(judge.main)
@@ -220,6 +222,8 @@ def rank_correlations(scored: Scored, distance: np.ndarray, repetitions: int, se
     rows = []
     for metric in TABLE_METRICS:
         usable = np.isfinite(scored.values[metric])
+        if not usable.any():
+            continue
         values, far = scored.values[metric][usable], distance[usable]
         generator = np.random.default_rng(seed)
         draws = generator.integers(0, len(values), (repetitions, len(values)))
