@@ -260,7 +260,11 @@ def weights_source(wildcards, threads):
 
 def weight_files():
     """What tells that the published networks are there, where they judge."""
-    return f"{settings.paths.weights}/weights.json" if settings.evaluate.networks == "published" else []
+    return (
+        f"{settings.paths.weights}/weights.json"
+        if settings.evaluate.networks == "published"
+        else []
+    )
 
 
 def model_folder(wildcards):
