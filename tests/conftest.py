@@ -1,5 +1,6 @@
 """Tiny stand-ins shared by the tests: a backbone with random weights, prepared responses and pictures."""
 
+import logging
 from pathlib import Path
 
 import h5py
@@ -169,3 +170,14 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("chain")
     snakemake(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_log_left():
+    """Take away handlers that a command has set: they write to a standard error which is closed after it."""
+    yield
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if type(handler) in (logging.StreamHandler, logging.FileHandler):
+            root.removeHandler(handler)
+            handler.close()

@@ -31,7 +31,7 @@ from neuropictor.nsd.bucket import (
 )
 from neuropictor.nsd.constants import HEMISPHERES, SESSIONS
 from neuropictor.nsd.etag import WrongBytesError, check
-from neuropictor.nsd.part_file import PartFile, free_bytes, full_disk, left_behind
+from neuropictor.nsd.part_file import PartFile, forget_state, free_bytes, full_disk, left_behind
 from neuropictor.runlog import Progress, atomic_path, progress
 
 log = logging.getLogger(__name__)
@@ -266,6 +266,7 @@ def _is_there(root: Path, remote: Remote, entry: manifest.Entry | None, bucket: 
     if not target.is_file():
         return False
     if entry and (target.stat().st_size, entry.etag) == (remote.size, remote.etag):
+        forget_state(target)
         return True
     log.info("%s is not in the manifest: comparing it with the endpoint's", target)
     try:
@@ -273,6 +274,7 @@ def _is_there(root: Path, remote: Remote, entry: manifest.Entry | None, bucket: 
     except WrongBytesError as error:
         log.warning("%s is replaced, as it is not what the endpoint has: %s", target, error)
         return False
+    forget_state(target)
     _record(root, remote, checked.sha256, checked.by)
     return True
 

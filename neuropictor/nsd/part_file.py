@@ -204,3 +204,8 @@ def free_bytes(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
+
+
+def forget_state(target: Path) -> None:
+    """Remove what a process killed between naming its finished file and cleaning up has left beside it."""
+    _names(target)[1].unlink(missing_ok=True)

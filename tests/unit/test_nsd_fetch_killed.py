@@ -84,3 +84,17 @@ def test_killed_fetches_go_on_and_end_in_the_same_bytes(tmp_path):
     assert seen["fetches that ended"] >= 1
     # A kill loses at most the ranges under way.
     assert seen["bytes sent"] <= seen["fetches that ended"] * seen["bytes of the files"] + 4 * 4 * 2 * 65536
+
+
+def test_what_a_kill_before_cleaning_up_has_left_is_removed(tmp_path):
+    key = keys.betas(1, 1, "lh", "betas_fithrf_GLMdenoise_RR")
+    objects = {key: Stored(b"beta" * 999, None)}
+    with serving(objects) as server:
+        command = [sys.executable, "-c", PROGRAM, server.address, str(tmp_path), key]
+        for _ in range(2):
+            subprocess.run(command, cwd=ROOT, env={**os.environ, "NO_PROXY": "127.0.0.1"}, check=True)
+            left = (tmp_path / key).with_name(f"{Path(key).name}.part.json")
+            assert not left.exists()
+            left.write_text("{}")
+        subprocess.run(command, cwd=ROOT, env={**os.environ, "NO_PROXY": "127.0.0.1"}, check=True)
+        assert not left.exists()
