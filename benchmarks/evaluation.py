@@ -13,8 +13,6 @@
 
 import argparse
 import json
-import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -26,6 +24,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from machine import machine
 
 PICTURES, FEATURES, MODELS = 982, 184_512, 5
 RESULT = Path(__file__).parent / "results" / "evaluation.json"
@@ -124,22 +123,6 @@ def run(way: str, root: Path) -> dict:
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
-def machine() -> dict:
-    name = platform.processor()
-    if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    return {
-        "cpu": name,
-        "cores": len(os.sched_getaffinity(0)),
-        "threads": os.environ.get("OMP_NUM_THREADS", "all"),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "load_before": round(os.getloadavg()[0], 2),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--way", choices=[*WAYS, "networks"], help="measure one way and print it (used by the script)")
@@ -157,7 +140,7 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(json.dumps(found | {"peak_gib": round(peak, 3)}))
         return
-    described = machine()
+    described = machine() | {"numpy": np.__version__}
     with tempfile.TemporaryDirectory() as folder:
         root = given.root or Path(folder)
         if not (root / "drawn.npy").is_file():

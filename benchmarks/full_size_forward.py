@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import torch
-from paper_size import machine, peak_gib
+from paper_size import described_machine, peak_gib
 
 HERE = Path(__file__).parent
 MANIFEST = HERE.parent / "tests" / "golden" / "f_full_key_manifest.json"
@@ -88,7 +88,7 @@ def main() -> None:
     count = {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in parts.items()}
     result = {
         "what": "one bfloat16 forward pass at the paper's size, random weights",
-        "machine": machine(torch.device("cpu")),
+        "machine": described_machine(torch.device("cpu")),
         "parameters": count,
         "shapes": shapes,
         "seconds": seconds,

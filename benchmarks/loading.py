@@ -24,7 +24,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
-from preprocess import machine
+from machine import machine
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -7,7 +7,6 @@ process has the same; those that start at zero get small random numbers, so that
 
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from machine import machine, processor
 
 UNET_PARAMETERS = 865_910_724
 UNET = {
@@ -34,9 +34,10 @@ VAE = {
 
 
 def paper_backbone():
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
+    from neuropictor.models import official_parts
     from neuropictor.models.backbone import Backbone
 
     unet = UNet2DConditionModel(**UNET)
@@ -54,17 +55,7 @@ def paper_backbone():
         eos_token_id=49407,
         pad_token_id=0,
     )
-    scheduler = DDIMScheduler(
-        1000,
-        0.00085,
-        0.012,
-        "scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        timestep_spacing="leading",
-    )
-    return Backbone("random", unet, vae, CLIPTextModelWithProjection(text), None, scheduler)
+    return Backbone("random", unet, vae, CLIPTextModelWithProjection(text), None, official_parts.scheduler())
 
 
 def build(size: str):
@@ -196,22 +187,13 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def machine(device: torch.device) -> dict:
-    """Describe where it was measured."""
-    name, flags = platform.processor(), ""
-    if Path("/proc/cpuinfo").is_file():
-        entries = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
-        found = {key.strip(): value.strip() for key, _, value in entries}
-        name, flags = found.get("model name", name), found.get("flags", "")
-    described = {
-        "cpu": name,
-        "cores": len(os.sched_getaffinity(0)),
-        "bf16_instructions": [flag for flag in ("avx512_bf16", "amx_bf16") if flag in flags.split()],
+def described_machine(device: torch.device) -> dict:
+    """Describe where it was measured, with what matters to networks."""
+    flags = processor().get("flags", "").split()
+    described = machine() | {
+        "bf16_instructions": [flag for flag in ("avx512_bf16", "amx_bf16") if flag in flags],
         "threads": torch.get_num_threads(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
         "torch": torch.__version__,
-        "load_before": round(os.getloadavg()[0], 2),
         "allocator": {key: value for key, value in sorted(os.environ.items()) if key.startswith("MALLOC_")},
     }
     if device.type == "cuda":

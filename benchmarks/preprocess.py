@@ -17,8 +17,6 @@ process loads once for all sessions (geometry, the plain way's index of vertices
 
 import argparse
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
@@ -27,6 +25,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from machine import machine
 
 TRIALS, VERTICES = 750, 163_842
 PLAIN_ROUNDS = 3  # it takes a minute
@@ -131,21 +130,6 @@ def run(way: str, root: Path, trials: int) -> dict:
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
-def machine() -> dict:
-    name = platform.processor()
-    if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    return {
-        "cpu": name,
-        "cores": len(os.sched_getaffinity(0)),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "load_before": round(os.getloadavg()[0], 2),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -161,7 +145,7 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(json.dumps({"seconds": seconds, "peak_gib": round(peak, 3)}))
         return
-    described = machine()
+    described = machine() | {"numpy": np.__version__}
     with tempfile.TemporaryDirectory() as folder:
         root = given.root or Path(folder)
         if not all(path.is_file() for path in files(root)):

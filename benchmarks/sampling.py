@@ -28,7 +28,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from paper_size import build, counted_tflop, floor, machine, matrix_rates, measure_in_turns, peak_gib, synchronise
+from paper_size import (
+    build,
+    counted_tflop,
+    described_machine,
+    floor,
+    matrix_rates,
+    measure_in_turns,
+    peak_gib,
+    synchronise,
+)
 
 RESULTS = Path(__file__).parent / "results"
 WAYS = ("plain", "plain_fp16", "ours", "ours_compiled", "ours_bf16", "ours_bf16_compiled", "ours_fp16")
@@ -203,7 +212,7 @@ def main() -> None:
     if given.way:
         print(json.dumps(measure(given.way, given.size, device, given.batch, given.steps, given.folder)))
         return
-    described = machine(device)
+    described = described_machine(device)
     options = {"size": given.size, "device": given.device, "batch": given.batch, "steps": given.steps}
     arguments = [item for name, value in options.items() for item in (f"--{name}", str(value))]
     with tempfile.TemporaryDirectory() as temporary:

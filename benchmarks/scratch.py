@@ -10,7 +10,6 @@ the profiles keeps to.
 """
 
 import argparse
-import io
 import json
 import os
 import re
@@ -19,12 +18,11 @@ import sys
 import tempfile
 import threading
 import time
-import zipfile
 from pathlib import Path
 
 import yaml
-from preprocess import machine
-from stand_in_bucket import Stored, serving
+from machine import machine
+from stand_in_bucket import Stored, packed, serving
 
 from neuropictor.config import NsdConfig, SimulateConfig
 from neuropictor.nsd import fetch, keys
@@ -33,21 +31,6 @@ from neuropictor.simulation.nsd_writer import write_pictures, write_subject
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = Path(__file__).parent / "results" / "scratch.json"
 SUBJECTS = [1, 2]
-
-
-def bucket(root: Path) -> dict[str, Stored]:
-    """All files as objects, and COCO's annotations packed as COCO packs them."""
-    files = [path for path in root.rglob("*") if path.is_file()]
-    objects = {path.relative_to(root).as_posix(): Stored(path.read_bytes()) for path in files}
-    for archive, kinds in fetch.ARCHIVES.items():
-        packed = io.BytesIO()
-        with zipfile.ZipFile(packed, "w") as file:
-            for kind in kinds:
-                for split in keys.COCO_SPLITS:
-                    key = keys.annotations(kind, split)
-                    file.write(root / key, f"annotations/{Path(key).name}")
-        objects[archive] = Stored(packed.getvalue())
-    return objects
 
 
 class Watch(threading.Thread):
@@ -123,7 +106,7 @@ def main() -> None:
         write_pictures(root, simulated)
         for subject in SUBJECTS:
             write_subject(root, subject, simulated)
-        objects = bucket(root)
+        objects = packed(root, fetch.ARCHIVES)
     runs = [measure(objects, given.sessions, cores) for cores in (2, 8)]
     result = {
         "what": f"raw betas while {len(SUBJECTS)} subjects of {given.sessions} sessions are fetched and prepared",

@@ -1,18 +1,23 @@
 """A local server in the manner of S3 (ranges, ETags, If-Match), well-behaved or bad as lines and servers can be."""
 
 import hashlib
+import io
 import random
 import socket
 import struct
 import threading
 import time
+import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from socketserver import TCPServer
 from urllib.parse import unquote, urlsplit
+
+from neuropictor.nsd import keys
 
 
 @dataclass
@@ -182,3 +187,18 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+
+def packed(root: Path, archives: Mapping[str, Sequence[str]]) -> dict[str, Stored]:
+    """All files below a folder as objects, and COCO's annotations in archives (key: kinds) as COCO packs them."""
+    files = [path for path in root.rglob("*") if path.is_file()]
+    objects = {path.relative_to(root).as_posix(): Stored(path.read_bytes()) for path in files}
+    for archive, kinds in archives.items():
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w") as file:
+            for kind in kinds:
+                for split in keys.COCO_SPLITS:
+                    key = keys.annotations(kind, split)
+                    file.write(root / key, f"annotations/{Path(key).name}")
+        objects[archive] = Stored(content.getvalue())
+    return objects

@@ -1,19 +1,17 @@
 """From a bucket to prepared responses, through Snakemake: simulated NSD behind a local server, killed, continued."""
 
-import io
 import os
 import signal
 import subprocess
 import sys
 import time
-import zipfile
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import yaml
-from stand_in_bucket import Mischief, Stored, serving
+from stand_in_bucket import Mischief, packed, serving
 
 from neuropictor.config import NsdConfig, PreprocessConfig, SimulateConfig
 from neuropictor.data.preprocess import preprocess_subject
@@ -25,6 +23,7 @@ pytestmark = pytest.mark.workflow
 SUBJECTS = [1, 2]
 SIMULATED = SimulateConfig(sessions=2, trials_per_session=150, shared_pictures=12)
 PREPROCESS = PreprocessConfig(validation_pictures=6)
+ARCHIVES = dict(zip(fetch.ARCHIVES, (("captions", "instances"), ("stuff",)), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -35,21 +34,6 @@ def original(tmp_path_factory):
     for subject in SUBJECTS:
         write_subject(root, subject, SIMULATED)
     return root
-
-
-def bucket(root: Path) -> dict[str, Stored]:
-    """All files as objects, and COCO's annotations packed as COCO packs them."""
-    files = [path for path in root.rglob("*") if path.is_file()]
-    objects = {path.relative_to(root).as_posix(): Stored(path.read_bytes()) for path in files}
-    for archive, kinds in zip(fetch.ARCHIVES, (("captions", "instances"), ("stuff",)), strict=True):
-        packed = io.BytesIO()
-        with zipfile.ZipFile(packed, "w") as file:
-            for kind in kinds:
-                for split in keys.COCO_SPLITS:
-                    key = keys.annotations(kind, split)
-                    file.write(root / key, f"annotations/{Path(key).name}")
-        objects[archive] = Stored(packed.getvalue())
-    return objects
 
 
 def workflow(folder: Path, *arguments: str) -> subprocess.Popen:
@@ -69,7 +53,7 @@ def finished(process: subprocess.Popen) -> str:
 
 def test_fetched_killed_and_continued_responses_are_those_of_the_original(original, tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    objects = bucket(original)
+    objects = packed(original, ARCHIVES)
     slow = Mischief(bytes_per_second=3e6)
     with serving(objects, slow) as server:
         settings = {
