@@ -243,13 +243,25 @@ class Trainer:
         start = self._resume()
         if self.board:
             self.board.open(start)
-        with _Termination(self.accelerator).watched() as termination:
-            self._train(start, description, termination)
+        try:
+            with _Termination(self.accelerator).watched() as termination:
+                self._train(start, description, termination)
+        finally:
+            self._release()
         if self.board:
             self.board.close()
         self.average.swap()
         self.task.module.eval()
         return self.history
+
+    def _release(self) -> None:
+        """Let go of the wrapper that exchanges gradients, before the process group ends.
+
+        Were it the last to hold the group, the group's end would wait for a thread of the group's, with Python's lock
+        in hand, and that thread for the lock (torch 2.13, gloo).
+        """
+        self.module = self.task.module
+        self.accelerator.free_memory()
 
     def _resume(self) -> int:
         if self.accelerator.is_main_process:
