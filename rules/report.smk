@@ -57,6 +57,7 @@ rule metric_table:
         mem_mb=growing(1000),
         runtime=growing(10),
     params:
+        **tracked("nsd", "nsd", "release", "sessions"),
         code=code("metric_table"),
     message:
         "Tabulating the scores"

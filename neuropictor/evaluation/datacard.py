@@ -16,7 +16,7 @@ from neuropictor.data.stimuli import StimulusStore
 from neuropictor.evaluation.measures import pixcorr
 from neuropictor.evaluation.pages import page, table
 from neuropictor.evaluation.tables import title_mark
-from neuropictor.nsd.constants import PLANNED_SESSIONS
+from neuropictor.nsd.constants import describe_release
 from neuropictor.runlog import atomic_path, record_path
 
 if TYPE_CHECKING:
@@ -205,11 +205,9 @@ def _choices(settings: dict | None) -> str:
     if settings is None:
         return ""
     nsd, made = settings["nsd"], settings["preprocess"]
-    dropped = "all sessions" if nsd["release"] == PLANNED_SESSIONS else "without each subject's last three sessions"
-    limits = [f"only the first {nsd['sessions']} count"] if nsd["sessions"] < PLANNED_SESSIONS else []
     over = {"non_test": "trials of no test picture", "all": "all trials"}[made["statistics"]]
     return (
-        f"<p>Release {nsd['release']}: {'; '.join([dropped, *limits])}. Responses are z-scored over {over} of a "
+        f"<p>{describe_release(nsd['release'], nsd['sessions'])} Responses are z-scored over {over} of a "
         f"{escape(made['z_score'])} and end at {made['clip']:g} standard deviations.</p>"
     )
 

@@ -37,7 +37,7 @@ FOLDER_METRICS = ("pixcorr", "ssim", "two_way", "distance", "retrieval_image", "
 """Scores of the protocol `ours` that need no category and no kind of background."""
 
 
-def metric_table(metrics: Path, out: Path) -> None:
+def metric_table(metrics: Path, out: Path, release: str = "") -> None:
     """Write the page with all scores: the mean over subjects, each subject, and the controls of the run's record.
 
     Parameters
@@ -46,6 +46,8 @@ def metric_table(metrics: Path, out: Path) -> None:
         `metrics.csv`; `metrics.run.json` beside it, where there is one, adds the judge and controls.
     out : Path
         HTML page.
+    release : str
+        Which sessions of NSD count, see `neuropictor.nsd.constants.describe_release`.
     """
     verify(metrics)
     frame = read_metrics(metrics)
@@ -53,7 +55,7 @@ def metric_table(metrics: Path, out: Path) -> None:
     subjects = [subject for subject in frame["subject"].unique() if subject != "mean"]
     path = record_path(metrics)
     results = json.loads(path.read_text(encoding="utf-8"))["results"] if path.is_file() else {}
-    body = [f"<p>{judged_by(frame, results)}</p>"]
+    body = [f"<p>{judged_by(frame, results)} {escape(release)}</p>"]
     for subject in ("mean", *subjects):
         own = frame[frame["subject"] == subject]
         count = f", {count_test_pictures(own)} test pictures" if subject != "mean" else ""

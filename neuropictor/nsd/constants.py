@@ -84,3 +84,10 @@ def counted_sessions(held: int, release: int = PLANNED_SESSIONS, limit: int = PL
     if limit < 1:
         raise ValueError(f"nsd.sessions is {limit}; allowed: 1 to {PLANNED_SESSIONS}. Example: sessions: 1")
     return min(counted, limit)
+
+
+def describe_release(release: int, limit: int) -> str:
+    """Say which sessions count: `nsd.release` and `nsd.sessions` as a sentence for reports."""
+    dropped = "all sessions" if release == PLANNED_SESSIONS else "without each subject's last three sessions"
+    limits = [f"only the first {limit} count"] if limit < PLANNED_SESSIONS else []
+    return f"Release {release}: {'; '.join([dropped, *limits])}."

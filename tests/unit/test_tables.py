@@ -7,6 +7,7 @@ from neuropictor.evaluation.measures import METRICS
 from neuropictor.evaluation.score_pages import metric_table, statistics_table
 from neuropictor.evaluation.significance import write_tests
 from neuropictor.evaluation.tables import fill_readme, order_models, read_metrics, write_metrics
+from neuropictor.nsd.constants import describe_release
 
 
 def rows(data="simulated"):
@@ -64,9 +65,10 @@ def test_page_shows_controls_of_the_record(tmp_path):
         "chance": {"1": {"two_way": [0.451, 0.552]}},
     }
     (tmp_path / "metrics.run.json").write_text(json.dumps({"results": results}))
-    metric_table(tmp_path / "metrics.csv", tmp_path / "out" / "metrics.html")
+    metric_table(tmp_path / "metrics.csv", tmp_path / "out" / "metrics.html", describe_release(37, 1))
     text = (tmp_path / "out" / "metrics.html").read_text()
-    for part in ("true pictures through the VAE", "0.987"):
+    release = "Release 37: without each subject&#x27;s last three sessions; only the first 1 count."
+    for part in ("true pictures through the VAE", "0.987", release):
         assert part in text
 
 
