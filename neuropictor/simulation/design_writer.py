@@ -24,6 +24,8 @@ _REACTION_MEAN, _REACTION_SPREAD = 900.0, 0.25
 # A session a week, its first run at two in the afternoon, runs six minutes apart.
 _DAYS_BETWEEN, _FIRST_RUN, _RUN_MINUTES = 7, 14 / 24, 6.0
 _SECONDS_A_DAY = 86_400
+#: In place of the text with the time of day that scipy begins a file with; its length is the format's.
+_MAT_TEXT = b"MATLAB 5.0 MAT-file, simulated NSD".ljust(116)
 
 
 def write_experiment_design(root: Path, order: TrialOrder) -> None:
@@ -42,6 +44,8 @@ def write_experiment_design(root: Path, order: TrialOrder) -> None:
     }
     with atomic_path(root / keys.EXPERIMENT_DESIGN) as temporary:
         scipy.io.savemat(temporary, fields, do_compression=True)
+        with open(temporary, "r+b") as file:
+            file.write(_MAT_TEXT)
 
 
 def write_stimulus_info(root: Path, order: TrialOrder, pictures: CocoPictures) -> None:
