@@ -9,7 +9,6 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,14 +61,14 @@ def plan_all(cases: Mapping[str, tuple]) -> dict[str, Planned]:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["snakemake.cli"])
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=context, max_tasks_per_child=1) as pool:
-        running = {name: pool.submit(dry_run, *case) for name, case in cases.items()}
-        return {name: _result(job) for name, job in running.items()}
+    # Not concurrent.futures: with one task a process it may wait for ever (CPython issue 115634).
+    with context.Pool(os.cpu_count(), maxtasksperchild=1) as pool:
+        return dict(zip(cases, pool.starmap(_planned, cases.values(), chunksize=1), strict=True))
 
 
-def _result(job: Future) -> Planned:
+def _planned(*case) -> Planned:
     """Return what a dry run said, also where it failed: then it planned nothing that a test could expect."""
     try:
-        return job.result()
+        return dry_run(*case)
     except RuntimeError as error:
         return Planned(f"{error}\nJob stats:\nfailed 1\ntotal 1")

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.workflow
 ONE = {"nsd": {"source": "prepared"}, "subjects": {"pretrain": [1], "refine": [1]}}
 PICTURES, TRIALS = 60, 90
+CARD = "results/report/data_card.html"
 
 
 def write_scans(folder):
@@ -77,13 +78,13 @@ def test_the_chain_runs_on_imported_stores_and_never_writes_them(tmp_path):
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(ONE))
     settings = ["--configfile", ROOT / "config.yaml", ROOT / "presets/tiny.yaml", tmp_path / "own.yaml"]
     done = subprocess.run(
-        [str(part) for part in [sys.executable, "-m", "snakemake", *arguments, *settings]],
+        [str(part) for part in [sys.executable, "-m", "snakemake", *arguments, CARD, *settings]],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert {path.name: path.read_bytes() for path in stores.iterdir()} == before
-    card = (tmp_path / "results/report/data_card.html").read_text()
+    card = (tmp_path / CARD).read_text()
     assert "SIMULATED" not in card and "own on fsaverage5" in card
     assert ",own" in (tmp_path / "results/metrics.csv").read_text()
