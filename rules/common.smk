@@ -1,4 +1,5 @@
 # Functions only: what each rule depends on, and where things lie.
+import fcntl
 from pathlib import Path
 
 import yaml
@@ -25,6 +26,7 @@ BACKBONE_PARTS = [
 # Raw sessions on disk at most, fetched or in preprocessing: the profiles' resource sessions.
 SESSIONS_AT_ONCE = 4
 MODELS = ["refined", "pretrained"]
+HELD = []  # files that are locked
 BASELINES = ["ridge_diffusion", "ridge", "mean_picture"]
 
 
@@ -45,6 +47,21 @@ def checked(found):
     ) as error:
         raise WorkflowError(str(error)) from None
     return loaded
+
+
+def work_alone(folder):
+    """Keep other workflows from a folder of results as long as this process lives, however it ends."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    HELD.append(open(Path(folder) / ".lock", "a"))
+    try:
+        fcntl.flock(HELD[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise WorkflowError(
+            f"Another workflow is writing to {folder}; wait until it has ended, or keep results apart, e.g."
+            " --config experiment=second"
+        ) from None
+    except OSError:
+        pass  # A file system without locks: Snakemake's own lock, of the working directory, must do.
 
 
 def tracked(name, section, *only):
