@@ -193,8 +193,8 @@ def cache_latents(
     target
         Folder of the text tower that makes ``text``; None or empty: the backbone's own.
     """
-    verify(stimuli)
     device = prepare_device(runtime)
+    verify(stimuli)
     store = StimulusStore(stimuli)
     model = Backbone.load(backbone, target).to(device)
     if store.size != model.image_size:

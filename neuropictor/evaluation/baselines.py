@@ -78,8 +78,8 @@ def fit_baselines(
     """
     if set(out) != set(MODELS):
         raise ValueError(f"out has the keys {sorted(out)}; allowed are exactly {', '.join(MODELS)}")
-    verify(responses, stimuli, latents)
     device = prepare_device(runtime)
+    verify(responses, stimuli, latents)
     store, pictures = ResponseStore(responses), StimulusStore(stimuli)
     seeds = {"ridge_alphas": config.ridge_alphas, "diffusion_strength": config.diffusion_strength}
     with RunRecord(

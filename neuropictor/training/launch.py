@@ -37,14 +37,16 @@ def launch(stage: Callable[..., None], runtime: "RuntimeConfig", **arguments: An
     Raises
     ------
     RuntimeError
-        If there are fewer GPUs than processes, or more nodes are asked for outside Slurm.
+        If there is no such device as `runtime` asks for, there are fewer GPUs than processes, or more nodes are asked
+        for outside Slurm.
     SystemExit
         If a process fails, or after SIGTERM, when all have saved and ended.
     """
+    if not launched():
+        _check(runtime)
     if runtime.processes == 1 or launched():
         stage(runtime=runtime, **arguments)
         return
-    _check(runtime)
     own = ["--nproc-per-node", str(runtime.processes // runtime.nodes), *sys.argv]
     if runtime.nodes == 1:
         _run_here(["--standalone", *own])
