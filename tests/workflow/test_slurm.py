@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import slurm_cluster
 import yaml
@@ -102,6 +103,21 @@ def test_no_accounting_database_is_needed(chain):
     done = subprocess.run(["sacct"], capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode != 0
     assert "accounting storage is disabled" in done.stderr
+
+
+def test_a_training_on_two_nodes_has_the_losses_of_one(cluster, chain, tmp_path):
+    def losses(folder):
+        table = pd.read_csv(folder / "results/pretrain/history.csv")
+        return table.set_index(["step", "split", "name"])["value"]
+
+    folder = shutil.copytree(chain[0], tmp_path / "two", ignore=shutil.ignore_patterns(".snakemake"))
+    both = {**SETTINGS, "runtime": {**SETTINGS["runtime"], "gpus": 0, "processes": 2, "nodes": 2}}
+    snakemake(cluster, folder, both, "results/pretrain/model_index.json", "-R", "pretrain", "--retries", "0")
+    last = cluster.jobs()[-1]
+    assert (rule_of(last), last["nodes"], last["state"]) == ("pretrain", "2", "COMPLETED")
+    one, two = losses(chain[0]), losses(folder)
+    assert len(two) > 10
+    pd.testing.assert_series_equal(one, two, rtol=1e-3)
 
 
 def test_a_failing_job_shows_its_log(cluster, chain, tmp_path):
