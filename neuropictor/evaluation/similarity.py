@@ -48,13 +48,15 @@ def correlation_matrix(reconstructed: np.ndarray, seen: np.ndarray, precision: t
         means = [side.mean(axis=1, dtype=np.float64, keepdims=True).astype(precision) for side in sides]
         squares = [np.zeros(len(side)) for side in sides]
         products = np.zeros((len(sides[0]), len(sides[1])))
+        # Memory is taken once: blocks are large enough for its pages to cost as much as the sums.
+        centred = [np.empty((len(side), min(_BLOCK, length)), precision) for side in sides]
+        squared = np.empty((max(map(len, sides)), min(_BLOCK, length)), precision)
         for start in range(0, length, _BLOCK):
-            parts = [
-                side[:, start : start + _BLOCK].astype(precision, copy=False) - mean
-                for side, mean in zip(sides, means, strict=True)
-            ]
-            for side, part in enumerate(parts):
-                squares[side] += np.square(part).sum(1)
+            width = min(_BLOCK, length - start)
+            parts = [block[:, :width] for block in centred]
+            for number, (side, mean, part) in enumerate(zip(sides, means, parts, strict=True)):
+                np.subtract(side[:, start : start + width], mean, out=part)
+                squares[number] += np.square(part, out=squared[: len(part), :width]).sum(1)
             products += parts[0] @ parts[1].T
     lengths = [np.sqrt(square) for square in squares]
     for values in lengths:
@@ -121,7 +123,13 @@ def _allowed(pictures: int, groups: np.ndarray | None) -> np.ndarray:
 def _exact(row: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Correlation of one vector with several in float64, each by the same sequence of sums."""
     left = unit_rows(row)
-    return np.array([np.sum(left * unit_rows(other)) for other in others])
+    found = []
+    for other in others:
+        right = other.astype(np.float64)
+        right -= right.mean()
+        length = np.sqrt(np.sum(np.square(right)))
+        found.append(np.sum(left * right) / length if length > 1e-12 * np.sqrt(len(right)) else np.nan)
+    return np.array(found)
 
 
 def identification(similarity: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
