@@ -23,10 +23,6 @@ pathvars:
     logs=settings.logs_folder(),
 
 
-onstart:
-    work_alone(settings.results_folder())
-
-
 wildcard_constraints:
     subject=r"0[1-8]",
     model=r"refined|pretrained",

@@ -336,6 +336,10 @@ rule figures:
 
 
 # Also of a run that failed: what there is, and what it took.
+onstart:
+    work_alone(settings.results_folder())
+
+
 onsuccess:
     list_jobs()
 
