@@ -177,13 +177,14 @@ def check_fit(networks: Networks, backbone: "Backbone", scheduler: Mapping[str, 
             )
 
 
-def save_weights(
-    path: str | Path, state: Mapping[str, torch.Tensor], config: Mapping[str, Any], **metadata: str
-) -> None:
-    """Write tensors and their configuration (as JSON in the metadata) to one safetensors file, atomically."""
+def save_weights(path: str | Path, state: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> None:
+    """Write tensors and their configuration to one safetensors file, atomically.
+
+    The configuration is JSON in one entry of the metadata: safetensors writes several in an order that it draws.
+    """
     tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={**metadata, "config": json.dumps(config, sort_keys=True)})
+        save_file(tensors, temporary, metadata={"config": json.dumps(config, sort_keys=True)})
 
 
 def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -208,13 +209,13 @@ def save_autoencoder(autoencoder: FMRIAutoencoder, path: str | Path, start: str 
     start
         ``scratch``, or the checksum of the weights that its training started from.
     """
-    save_weights(path, autoencoder.state_dict(), plain_config(autoencoder), start=start)
+    save_weights(path, autoencoder.state_dict(), {**plain_config(autoencoder), "start": start})
 
 
 def load_autoencoder(path: str | Path) -> FMRIAutoencoder:
     """Read an autoencoder from a file of `save_autoencoder`."""
     state, config = load_weights(path)
-    autoencoder = FMRIAutoencoder(**config)
+    autoencoder = FMRIAutoencoder(**{name: value for name, value in config.items() if name != "start"})
     autoencoder.load_state_dict(state)
     return autoencoder.eval()
 
@@ -222,4 +223,4 @@ def load_autoencoder(path: str | Path) -> FMRIAutoencoder:
 def autoencoder_start(path: str | Path) -> str:
     """Return what the training of an autoencoder started from, see `save_autoencoder`."""
     with safe_open(path, framework="pt") as file:
-        return (file.metadata() or {}).get("start", "scratch")
+        return json.loads(file.metadata()["config"]).get("start", "scratch")

@@ -1,11 +1,12 @@
 import pytest
 import torch
+from conftest import TINY_ENCODER
 from safetensors.torch import save_file
 
 from neuropictor.models.backbone import Backbone
-from neuropictor.models.encoder import FMRIEncoder
+from neuropictor.models.encoder import FMRIAutoencoder, FMRIEncoder
 from neuropictor.models.guiding import GuidingNetwork
-from neuropictor.models.networks import Networks, load_autoencoder
+from neuropictor.models.networks import Networks, autoencoder_start, load_autoencoder, save_autoencoder
 from neuropictor.models.pipeline import NeuroPictorPipeline
 from neuropictor.models.pipeline_folder import read_networks
 from neuropictor.models.population import population_pipeline
@@ -114,6 +115,16 @@ def test_dropped_contexts_are_the_null_context_and_leave_the_semantic_feature(ne
     assert torch.equal(half.context[0], null[0])
     assert torch.equal(half.context[1], whole.context[1])
     assert torch.equal(half.semantic, whole.semantic)
+
+
+def test_an_autoencoder_is_the_same_file_each_time_and_tells_its_start(tmp_path):
+    autoencoder = FMRIAutoencoder(**TINY_ENCODER)
+    paths = [tmp_path / f"{number}.safetensors" for number in range(12)]
+    for path in paths:
+        save_autoencoder(autoencoder, path, "0123abcd")
+    assert len({path.read_bytes() for path in paths}) == 1
+    assert autoencoder_start(paths[0]) == "0123abcd"
+    assert torch.equal(load_autoencoder(paths[0]).mask_token, autoencoder.mask_token)
 
 
 def test_weights_without_configuration_are_refused(tmp_path):

@@ -161,8 +161,7 @@ def test_stopped_and_continued_ends_in_the_same_weights(start, together, tmp_pat
     assert all((before[name] == after[name]).all() for name in before)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")
-def test_unequal_shares_and_missing_gpus_are_refused():
+def test_unequal_shares_are_refused():
     from neuropictor.config import ConfigError, RuntimeConfig, load
     from neuropictor.training.launch import launch
 
@@ -172,9 +171,16 @@ def test_unequal_shares_and_missing_gpus_are_refused():
         load({"runtime": {"processes": 3, "nodes": 2}})
     with pytest.raises(ConfigError, match=r"processes is 4 and gpus is 1, but each process takes one GPU.*gpus: 4"):
         load({"runtime": {"processes": 4, "gpus": 1}})
-    for missing in ({"device": "cuda"}, {"gpus": 1}):
-        with pytest.raises(RuntimeError, match=r"runtime\.\w+: .* asked for, but torch .* finds no .*; allowed: "):
-            launch(pytest.fail, RuntimeConfig(threads=1, **missing))  # the stage is not called
     across = RuntimeConfig(device="cpu", threads=1, processes=2, nodes=2)
     with pytest.raises(RuntimeError, match=r"runtime.nodes: 2 asked for, but this is no Slurm job; allowed: nodes: 1"):
         launch(print, across)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("missing", [{"device": "cuda"}, {"gpus": 1}])
+def test_a_missing_gpu_is_told_before_the_stage_is_called(missing):
+    from neuropictor.config import RuntimeConfig
+    from neuropictor.training.launch import launch
+
+    with pytest.raises(RuntimeError, match=r"runtime\.\w+: .* asked for, but torch .* finds no .*; allowed: "):
+        launch(pytest.fail, RuntimeConfig(threads=1, **missing))
