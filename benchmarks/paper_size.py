@@ -5,17 +5,23 @@ an encoder of depth 24 and width 1024. Weights are torch's and diffusers' initia
 process has the same; those that start at zero get small random numbers, so that nothing is multiplied by zero.
 """
 
+import argparse
 import json
 import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from machine import machine, processor
+
+RESULTS = Path(__file__).parent / "results"
+T = TypeVar("T")
 
 UNET_PARAMETERS = 865_910_724
 UNET = {
@@ -97,6 +103,44 @@ def measure_in_turns(script: str, ways: Sequence[str], rounds: int, arguments: S
             found[way].append(json.loads(record.read_text()))
             print(way, found[way][-1], file=sys.stderr, flush=True)
     return found
+
+
+def asked(description: str, ways: Sequence[str], usual: Sequence[str], steps: str) -> argparse.Namespace:
+    """Read the command line of a benchmark that measures ways in turns."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=("paper", "small"), default="paper")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=2, help="processes of each way, in turns")
+    parser.add_argument("--steps", type=int, default=2, help=steps)
+    parser.add_argument("--ways", nargs="+", choices=ways, default=list(usual))
+    parser.add_argument("--out", type=Path, help="default: results/NAME-SIZE-DEVICE-batch-N.json beside this file")
+    parser.add_argument("--way", choices=ways, help="measure one way and print it (used by the script itself)")
+    parser.add_argument(
+        "--folder", type=Path, help="where measurements lie, so that they can go on later; default: temporary"
+    )
+    return parser.parse_args()
+
+
+def compare_in_turns(
+    script: str, given: argparse.Namespace, difference: Callable[[Path, str], T], ways: Sequence[str]
+) -> tuple[dict[str, list[dict]], dict[str, T]]:
+    """Measure all ways that are asked for, and how those of `ways` differ from the plain one."""
+    options = {"size": given.size, "device": given.device, "batch": given.batch, "steps": given.steps}
+    arguments = [item for name, value in options.items() for item in (f"--{name}", str(value))]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = given.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        found = measure_in_turns(script, given.ways, given.rounds, arguments, folder)
+        return found, {way: difference(folder, way) for way in found if way in ways and "plain" in found}
+
+
+def write(name: str, given: argparse.Namespace, result: dict) -> None:
+    """Write and print the result."""
+    out = given.out or RESULTS / f"{name}-{given.size}-{given.device.type}-batch-{given.batch}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
 
 
 def counted_tflop() -> dict[str, float]:

@@ -19,27 +19,26 @@ Latents after the last step are compared with the plain ones (relative, float32)
 same. What comes once a picture (encoder, networks in front of the loop, decoding) is measured apart for ours.
 """
 
-import argparse
 import json
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from paper_size import (
+    asked,
     build,
+    compare_in_turns,
     counted_tflop,
     described_machine,
     floor,
     matrix_rates,
-    measure_in_turns,
     peak_gib,
     synchronise,
+    write,
 )
 
-RESULTS = Path(__file__).parent / "results"
 WAYS = ("plain", "plain_fp16", "ours", "ours_compiled", "ours_bf16", "ours_bf16_compiled", "ours_fp16")
 PAPER_STEPS, GUIDANCE = 50, 5.0
 #: Relative difference of latents that a precision explains.
@@ -195,32 +194,12 @@ def difference(folder: Path, way: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=("paper", "small"), default="paper")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=2, help="processes of each way, in turns")
-    parser.add_argument("--steps", type=int, default=2, help="steps of DDIM")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["plain", "ours", "ours_bf16"])
-    parser.add_argument("--out", type=Path, help="default: results/sampling-SIZE-DEVICE-batch-N.json beside this file")
-    parser.add_argument("--way", choices=WAYS, help="measure one way and print it (used by the script itself)")
-    parser.add_argument(
-        "--folder", type=Path, help="where measurements lie, so that they can go on later; default: temporary"
-    )
-    given = parser.parse_args()
-    device = torch.device(given.device)
+    given = asked(__doc__, WAYS, ("plain", "ours", "ours_bf16"), "steps of DDIM")
     if given.way:
-        print(json.dumps(measure(given.way, given.size, device, given.batch, given.steps, given.folder)))
+        print(json.dumps(measure(given.way, given.size, given.device, given.batch, given.steps, given.folder)))
         return
-    described = described_machine(device)
-    options = {"size": given.size, "device": given.device, "batch": given.batch, "steps": given.steps}
-    arguments = [item for name, value in options.items() for item in (f"--{name}", str(value))]
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = given.folder or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        found = measure_in_turns(__file__, given.ways, given.rounds, arguments, folder)
-        compared = [way for way in given.ways if way != "plain" and "plain" in found]
-        differences = {way: difference(folder, way) for way in compared}
+    described = described_machine(given.device)
+    found, differences = compare_in_turns(__file__, given, difference, [way for way in WAYS if way != "plain"])
     # The least: whatever else runs on a machine only adds.
     seconds = {way: min(run["step_seconds"] for run in runs) for way, runs in found.items()}
     cpu_seconds = {way: min(run["step_cpu_seconds"] for run in runs) for way, runs in found.items()}
@@ -246,10 +225,7 @@ def main() -> None:
             "share_that_is_the_same_in_both_branches": round(tflop["shared"] / (2 * tflop["forward"]), 4),
             "share_of_keys_and_values_of_the_context": round(tflop["context"] / tflop["forward"], 4),
         }
-    out = given.out or RESULTS / f"sampling-{given.size}-{device.type}-batch-{given.batch}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    write("sampling", given, result)
     if any(differences[way] > EQUAL_WITHIN.get(way, LOW_PRECISION) for way in differences):
         sys.exit("latents differ by more than the stated precision")
 

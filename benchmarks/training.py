@@ -18,10 +18,8 @@ is reading from disk (PNG, resizing and one file a trial in the official trainin
 scaled_dot_product_attention. Gradients are compared on every 1000th element (small: every one).
 """
 
-import argparse
 import json
 import sys
-import tempfile
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -29,17 +27,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from paper_size import (
+    asked,
     build,
+    compare_in_turns,
     counted_tflop,
     described_machine,
     floor,
     matrix_rates,
-    measure_in_turns,
     peak_gib,
     synchronise,
+    write,
 )
 
-RESULTS = Path(__file__).parent / "results"
 WAYS = ("plain", "ours", "ours_checkpointing", "plain_bf16", "ours_bf16")
 #: Ways whose results are compared, and the relative difference of gradients that their precision explains.
 COMPARED = {"ours": 1e-3, "ours_checkpointing": 1e-3, "plain_bf16": 5e-2, "ours_bf16": 5e-2}
@@ -182,31 +181,12 @@ def difference(folder: Path, way: str) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=("paper", "small"), default="paper")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=2, help="processes of each way, in turns")
-    parser.add_argument("--steps", type=int, default=2, help="timed steps of a process")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--out", type=Path, help="default: results/training-SIZE-DEVICE-batch-N.json beside this file")
-    parser.add_argument("--way", choices=WAYS, help="measure one way and print it (used by the script itself)")
-    parser.add_argument(
-        "--folder", type=Path, help="where measurements lie, so that they can go on later; default: temporary"
-    )
-    given = parser.parse_args()
-    device = torch.device(given.device)
+    given = asked(__doc__, WAYS, WAYS, "timed steps of a process")
     if given.way:
-        print(json.dumps(measure(given.way, given.size, device, given.batch, given.steps, given.folder)))
+        print(json.dumps(measure(given.way, given.size, given.device, given.batch, given.steps, given.folder)))
         return
-    described = described_machine(device)
-    options = {"size": given.size, "device": given.device, "batch": given.batch, "steps": given.steps}
-    arguments = [item for name, value in options.items() for item in (f"--{name}", str(value))]
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = given.folder or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        found = measure_in_turns(__file__, given.ways, given.rounds, arguments, folder)
-        differences = {way: difference(folder, way) for way in given.ways if way in COMPARED and "plain" in found}
+    described = described_machine(given.device)
+    found, differences = compare_in_turns(__file__, given, difference, COMPARED)
     # The least: whatever else runs on a machine only adds.
     seconds = {way: min(s for run in runs for s in run["seconds"]) for way, runs in found.items()}
     cpu_seconds = {way: min(s for run in runs for s in run["cpu_seconds"]) for way, runs in found.items()}
@@ -239,10 +219,7 @@ def main() -> None:
             "tflop_a_picture": {"plain": round(plain, 3), "ours": round(ours, 3)},
             "arithmetic_of_plain_over_ours": round(plain / ours, 2),
         }
-    out = given.out or RESULTS / f"training-{given.size}-{device.type}-batch-{given.batch}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    write("training", given, result)
     if any(differences[way]["all"] > COMPARED[way] for way in differences):
         sys.exit("gradients differ by more than the stated precision")
 

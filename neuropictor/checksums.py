@@ -56,8 +56,9 @@ def of_outputs(outputs: Iterable[str | Path], record: Path) -> dict[str, str]:
     for path in map(Path, outputs):
         inside = sorted(path.rglob("*")) if path.is_dir() else [path]
         for file in inside:
-            if file.is_file() and file != record and not set(file.relative_to(record.parent).parts) & set(_PASSING):
-                found[file.relative_to(record.parent).as_posix()] = checksum(file)
+            name = Path(os.path.relpath(file, record.parent))
+            if file.is_file() and file != record and not set(name.parts) & set(_PASSING):
+                found[name.as_posix()] = checksum(file)
     return found
 
 

@@ -34,15 +34,18 @@ def runs(
     results: Annotated[Path, typer.Option(exists=True, file_okay=False, help="folder of an experiment's results")],
     out: Out,
     prepared: Annotated[Path | None, typer.Option(exists=True, file_okay=False, help="folder of prepared data")] = None,
+    logs: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="folder of an experiment's logs")
+    ] = None,
 ) -> None:
     """List all jobs so far as CSV: time, memory, GPU, seed, revision. The workflow does so itself whenever it ends.
 
-    Example: neuropictor runs --results results --prepared data/prepared --out results/runs.csv
+    Example: neuropictor runs --results results --prepared data/prepared --logs logs --out results/runs.csv
     """
     from neuropictor.evaluation.runs import write_runs
 
     start(None)
-    typer.echo(f"{write_runs(results, prepared, out)} jobs")
+    typer.echo(f"{write_runs(results, out, prepared, logs)} jobs")
 
 
 @app.command()

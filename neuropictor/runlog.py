@@ -32,6 +32,7 @@ __all__ = [
     "checksum",
     "duration",
     "is_first",
+    "job_record",
     "launched",
     "process_share",
     "progress",
@@ -281,6 +282,27 @@ class RunRecord:
         }
         with atomic_path(self.path) as temporary:
             temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def job_record(
+    rule: str, log: str | Path, parameters: Iterable[tuple[str, Any]], inputs: Iterable[str], outputs: Iterable[str]
+) -> RunRecord:
+    """Return the record of a job whose function keeps none: pages, figures, and what lies among NSD's own files.
+
+    Parameters
+    ----------
+    rule
+        Name of the job's rule.
+    log
+        The job's log; the record lies beside it.
+    parameters
+        Names and values of the rule's parameters.
+    inputs, outputs
+        The job's files.
+    """
+    config = dict(parameters)
+    seed = next((value["seed"] for value in config.values() if isinstance(value, Mapping) and "seed" in value), None)
+    return RunRecord(record_path(log), rule, config=config, seed=seed, inputs=inputs, outputs=outputs)
 
 
 def _plain(config: Any) -> Any:

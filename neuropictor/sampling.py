@@ -9,6 +9,8 @@ import json
 import logging
 import shutil
 import time
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,35 +131,137 @@ def sample_subject(
     backbone
         Where the backbone that the pipeline names lies, if it has been moved.
     """
-    out = Path(out)
-    verify(pipeline)
-    inputs = {path.name: path for path in pipeline_paths(pipeline)} | {"responses": Path(responses)}
-    if components is not None:
-        inputs["components"] = Path(components)
-    with RunRecord(
-        record_path(out), "sample", config=config, seed=config.seed, inputs=inputs.values(), outputs=[out]
-    ) as record:
-        store = ResponseStore(responses)
-        nsd_ids = store.pictures("test")
-        jobs = [(int(nsd_id), sample) for nsd_id in nsd_ids for sample in range(config.samples)]
-        aligned = None if components is None else ComponentStore(components, store)
-        guard = {"config": config.model_dump(mode="json"), "precision": runtime.precision, "model": model}
-        chunks = Chunks(out, guard | {name: checksum(path) for name, path in inputs.items()})
-        batches = [jobs[start : start + config.batch_size] for start in range(0, len(jobs), config.batch_size)]
-        rank, processes = process_share()
-        sampler = Sampler(pipeline, backbone, store, aligned, config, runtime)
-        for index in progress(range(rank, len(batches), processes), f"Sampling {model} pictures", unit="batch"):
-            if chunks.load(index) is None:
-                chunks.save(index, sampler.pictures(batches[index]))
-        if not is_first():
+    out, scans = Path(out), _Scans(pipeline, responses, components)
+    with scans.record(out, config) as record:
+        chunks, pictures = _draw(scans, config, runtime, model, out, (1, 1), backbone)
+        if pictures is None:
             return
-        pictures = np.concatenate([chunks.wait_for(index) for index in range(len(batches))])
-        pictures = pictures.reshape(len(nsd_ids), config.samples, *pictures.shape[1:])
-        if config.choose == "consensus":
-            pictures = most_agreed(pictures)
-        write_reconstructions(out, Reconstructions(pictures, nsd_ids, model, store.subject, store.data))
-        record.add(pictures=len(nsd_ids), samples=config.samples, kept=pictures.shape[1])
+        _write(pictures, scans.store, config, model, out, record)
     chunks.clear()
+
+
+def sample_share(
+    pipeline: str | Path,
+    responses: str | Path,
+    config: "SampleConfig",
+    runtime: "RuntimeConfig",
+    model: str,
+    out: str | Path,
+    share: tuple[int, int],
+    components: str | Path | None = None,
+    backbone: str | Path | None = None,
+) -> None:
+    """Draw one of several jobs' share of what `sample_subject` draws: some of its batches, so the same pictures.
+
+    Parameters
+    ----------
+    pipeline, responses, config, runtime, model, components, backbone
+        As of `sample_subject`.
+    out
+        Array uint8 ``[n, S, S, 3]`` (.npy) of this share's pictures; empty if there are more jobs than batches.
+    share
+        Number of this job, from 1, and of all jobs.
+    """
+    out = Path(out)
+    chunks, pictures = _draw(_Scans(pipeline, responses, components), config, runtime, model, out, share, backbone)
+    if pictures is None:
+        return
+    with atomic_path(out) as temporary:
+        np.save(temporary, pictures, allow_pickle=False)
+    chunks.clear()
+
+
+def join_shares(
+    shares: Sequence[Path],
+    pipeline: str | Path,
+    responses: str | Path,
+    config: "SampleConfig",
+    model: str,
+    out: str | Path,
+    components: str | Path | None = None,
+) -> None:
+    """Write the file of `sample_subject` from what several jobs have drawn.
+
+    Parameters
+    ----------
+    shares
+        Files of `sample_share`, in order.
+    pipeline, responses, config, model, out, components
+        As of `sample_subject`.
+
+    Raises
+    ------
+    ValueError
+        If the shares are not all pictures.
+    """
+    out, scans = Path(out), _Scans(pipeline, responses, components)
+    with scans.record(out, config) as record:
+        drawn = [np.load(path, allow_pickle=False) for path in shares]
+        pictures = np.concatenate([part for part in drawn if len(part)])
+        wanted = len(scans.store.pictures("test")) * config.samples
+        if len(pictures) != wanted:
+            raise ValueError(
+                f"{', '.join(map(str, shares))}: {len(pictures)} pictures found, {wanted} expected; remove these files"
+                " and run snakemake again"
+            )
+        _write(pictures, scans.store, config, model, out, record)
+
+
+class _Scans:
+    """What pictures are made from: a pipeline, compared with its record, responses and components."""
+
+    def __init__(self, pipeline: str | Path, responses: str | Path, components: str | Path | None):
+        verify(pipeline)
+        self.pipeline = pipeline
+        self.files = {path.name: path for path in pipeline_paths(pipeline)} | {"responses": Path(responses)}
+        if components is not None:
+            self.files["components"] = Path(components)
+
+    @cached_property
+    def store(self) -> ResponseStore:
+        return ResponseStore(self.files["responses"])
+
+    def record(self, out: Path, config: "SampleConfig") -> RunRecord:
+        files = self.files.values()
+        return RunRecord(record_path(out), "sample", config=config, seed=config.seed, inputs=files, outputs=[out])
+
+
+def _draw(
+    scans: _Scans,
+    config: "SampleConfig",
+    runtime: "RuntimeConfig",
+    model: str,
+    out: Path,
+    share: tuple[int, int],
+    backbone: str | Path | None,
+) -> tuple[Chunks, np.ndarray | None]:
+    """Draw a share of all batches; return them to the first process, and where they are kept until `out` is written."""
+    store, files = scans.store, scans.files
+    jobs = [(int(nsd_id), sample) for nsd_id in store.pictures("test") for sample in range(config.samples)]
+    batches = [jobs[start : start + config.batch_size] for start in range(0, len(jobs), config.batch_size)]
+    own = np.array_split(np.arange(len(batches)), share[1])[share[0] - 1].tolist()
+    components = ComponentStore(files["components"], store) if "components" in files else None
+    guard = {"config": config.model_dump(mode="json"), "precision": runtime.precision, "model": model}
+    chunks = Chunks(out, guard | {name: checksum(path) for name, path in files.items()})
+    rank, processes = process_share()
+    sampler = Sampler(scans.pipeline, backbone, store, components, config, runtime)
+    for index in progress(own[rank::processes], f"Sampling {model} pictures", unit="batch"):
+        if chunks.load(index) is None:
+            chunks.save(index, sampler.pictures(batches[index]))
+    if not is_first():
+        return chunks, None
+    return chunks, np.concatenate([chunks.wait_for(index) for index in own]) if own else np.empty(0, np.uint8)
+
+
+def _write(
+    pictures: np.ndarray, store: ResponseStore, config: "SampleConfig", model: str, out: Path, record: RunRecord
+) -> None:
+    nsd_ids = store.pictures("test")
+    pictures = pictures.reshape(len(nsd_ids), config.samples, *pictures.shape[1:])
+    if config.choose == "consensus":
+        pictures = most_agreed(pictures)
+    write_reconstructions(out, Reconstructions(pictures, nsd_ids, model, store.subject, store.data))
+    record.add(pictures=len(nsd_ids), samples=config.samples, kept=pictures.shape[1])
 
 
 class Sampler:

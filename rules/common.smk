@@ -92,6 +92,16 @@ def code(script):
     return f"code behind workflow_scripts/{script}.py: {digest}"
 
 
+def numbered(files):
+    """Name outputs file_1, file_2, ..., as Snakemake's cache wants of rules with several: `output: **numbered(...)`."""
+    return {f"file_{number}": file for number, file in enumerate(files, start=1)}
+
+
+def told_apart(wildcards, output, threads):
+    """What a job is for: Snakemake's cache looks at parameters and inputs alone, and would give one session's betas to the next."""
+    return [*wildcards, *(Path(file).name for file in output)]
+
+
 def runtime(wildcards, threads):
     """Say how to run; as it takes `threads`, Snakemake leaves it out when it asks whether parameters changed."""
     return {**settings.runtime.model_dump(), "threads": threads}
@@ -267,7 +277,8 @@ def list_jobs():
     """Write runs.csv, one line for each job so far."""
     results = Path(settings.results_folder())
     if results.is_dir():
-        runs.write_runs(results, settings.paths.prepared, results / "runs.csv")
+        out, prepared = results / "runs.csv", settings.paths.prepared
+        runs.write_runs(results, out, prepared, settings.logs_folder())
 
 
 def weights_source(wildcards, threads):
@@ -307,6 +318,17 @@ def samples():
         "<results>/sample/sub-{subject}/{model}.h5",
         subject=refined(),
         model=[*MODELS, *BASELINES],
+    )
+
+
+def sample_shares(wildcards):
+    """What each of several jobs draws of one subject and model, in order."""
+    return expand(
+        "<results>/sample/sub-{subject}/{model}.{share}-of-{jobs}.npy",
+        subject=wildcards.subject,
+        model=wildcards.model,
+        share=range(1, settings.runtime.sample_jobs + 1),
+        jobs=settings.runtime.sample_jobs,
     )
 
 

@@ -9,8 +9,6 @@ rule fetch_plan:
         plan="<nsd>/plan.json",
     log:
         "<logs>/fetch_plan.log",
-    benchmark:
-        "<results>/benchmarks/fetch_plan.jsonl"
     conda:
         "../envs/neuropictor.yaml"
     threads: 1
@@ -32,11 +30,9 @@ rule fetch_design:
     input:
         ancient("<nsd>/plan.json"),
     output:
-        fetched([keys.EXPERIMENT_DESIGN, keys.STIMULUS_INFO]),
+        **numbered(fetched([keys.EXPERIMENT_DESIGN, keys.STIMULUS_INFO])),
     log:
         "<logs>/fetch_design.log",
-    benchmark:
-        "<results>/benchmarks/fetch_design.jsonl"
     priority: 20  # sessions can be prepared, and their betas removed, only with it
     conda:
         "../envs/neuropictor.yaml"
@@ -48,6 +44,7 @@ rule fetch_design:
     params:
         source=fetch_source,
         root=nsd_folder,
+        job=told_apart,
         code=code("fetch_files"),
     message:
         "Fetching the order of trials and the table of pictures"
@@ -60,8 +57,6 @@ use rule fetch_design as fetch_pictures with:
         fetched([keys.STIMULI]),
     log:
         "<logs>/fetch_pictures.log",
-    benchmark:
-        "<results>/benchmarks/fetch_pictures.jsonl"
     priority: 0
     resources:
         network=1,
@@ -75,11 +70,9 @@ rule fetch_annotations:
     input:
         ancient("<nsd>/plan.json"),
     output:
-        annotation_files(),
+        **numbered(annotation_files()),
     log:
         "<logs>/fetch_annotations.log",
-    benchmark:
-        "<results>/benchmarks/fetch_annotations.jsonl"
     conda:
         "../envs/neuropictor.yaml"
     threads: 1
@@ -90,6 +83,7 @@ rule fetch_annotations:
     params:
         source=fetch_source,
         root=nsd_folder,
+        job=told_apart,
         code=code("fetch_annotations"),
     message:
         "Fetching COCO's captions and objects of the pictures"
@@ -99,11 +93,9 @@ rule fetch_annotations:
 
 use rule fetch_design as fetch_subject with:
     output:
-        fetched(subject_keys(1)),
+        **numbered(fetched(subject_keys(1))),
     log:
         "<logs>/fetch_subject/sub-{subject}.log",
-    benchmark:
-        "<results>/benchmarks/fetch_subject/sub-{subject}.jsonl"
     priority: 0
     resources:
         network=1,
@@ -115,11 +107,9 @@ use rule fetch_design as fetch_subject with:
 
 use rule fetch_design as fetch_betas with:
     output:
-        raw(fetched(beta_keys(1, [1]))),
+        **numbered(raw(fetched(beta_keys(1, [1])))),
     log:
         "<logs>/fetch_betas/sub-{subject}/session-{session}.log",
-    benchmark:
-        "<results>/benchmarks/fetch_betas/sub-{subject}/session-{session}.jsonl"
     wildcard_constraints:
         session=r"[0-4]\d",
     priority: 0
@@ -140,8 +130,6 @@ rule preprocess_session:
         fetched([keys.kept_session(1, 1, settings.nsd.beta_version)]),
     log:
         "<logs>/preprocess_session/sub-{subject}/session-{session}.log",
-    benchmark:
-        "<results>/benchmarks/preprocess_session/sub-{subject}/session-{session}.jsonl"
     wildcard_constraints:
         session=r"[0-4]\d",
     priority: 10  # before the next session is fetched: raw betas are large, and removed after this
@@ -155,6 +143,7 @@ rule preprocess_session:
     params:
         **tracked("nsd", "nsd", "beta_version"),
         root=nsd_folder,
+        job=told_apart,
         code=code("preprocess_session"),
     message:
         "Keeping what visual cortex needs of subject {wildcards.subject}, session {wildcards.session}"

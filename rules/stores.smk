@@ -11,8 +11,6 @@ rule preprocess_stimuli:
         run="<prepared>/sub-{subject}/stimuli.run.json",
     log:
         "<logs>/preprocess_stimuli/sub-{subject}.log",
-    benchmark:
-        "<results>/benchmarks/preprocess_stimuli/sub-{subject}.jsonl"
     conda:
         "../envs/neuropictor.yaml"
     threads: 1
@@ -23,6 +21,7 @@ rule preprocess_stimuli:
         **tracked("config", "preprocess", "picture_size"),
         **tracked("nsd", "nsd", "release", "sessions"),
         root=nsd_folder,
+        job=told_apart,
         code=code("preprocess_stimuli"),
     message:
         "Collecting pictures and captions of subject {wildcards.subject}"
@@ -40,8 +39,6 @@ rule preprocess_subject:
         run="<prepared>/sub-{subject}/responses.run.json",
     log:
         "<logs>/preprocess_subject/sub-{subject}.log",
-    benchmark:
-        "<results>/benchmarks/preprocess_subject/sub-{subject}.jsonl"
     conda:
         "../envs/neuropictor.yaml"
     threads: 1
@@ -52,6 +49,7 @@ rule preprocess_subject:
         **preprocessing(),
         **tracked("nsd", "nsd", "beta_version", "release", "sessions"),
         root=nsd_folder,
+        job=told_apart,
         code=code("preprocess_subject"),
     message:
         "Preparing the responses of subject {wildcards.subject}"

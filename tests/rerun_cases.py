@@ -101,7 +101,14 @@ OTHER_VALUES = {
 }
 #: Keys that say where files lie or which rules there are, or go only with another: they have tests of their own.
 NOT_HERE = {"experiment", "subjects", "paths", "nsd.source", "backbone.source", "calibrate.init", "pretrain.init"}
-NOT_HERE |= {"runtime.track_code", "runtime.nodes", "nsd.beta_version", "evaluate.networks", "evaluate.protocols"}
+NOT_HERE |= {
+    "runtime.track_code",
+    "runtime.nodes",
+    "runtime.sample_jobs",
+    "nsd.beta_version",
+    "evaluate.networks",
+    "evaluate.protocols",
+}
 NOT_HERE |= {"backbone.revision", "backbone.target", "backbone.target_revision", "controls"}
 #: Controls are left out: they have rules and tests of their own.
 WITHOUT_CONTROLS = {"controls": {"made": []}}

@@ -4,22 +4,23 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = [ROOT / "config.yaml", ROOT / "presets/tiny.yaml"]
 
 
-def command(folder: Path, *arguments: str) -> list[str]:
-    """Give the command that runs the workflow of this checkout in another folder."""
+def command(folder: Path, *arguments: str, further: Iterable[Path] = ()) -> list[str]:
+    """Give the command that runs the workflow of this checkout in another folder, with further settings."""
     start = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder, "--cores", 2]
     profile = ["--workflow-profile", ROOT / "profiles/default"]
-    return [str(part) for part in [*start, *profile, *arguments, "--configfile", *SETTINGS]]
+    return [str(part) for part in [*start, *profile, *arguments, "--configfile", *SETTINGS, *further]]
 
 
-def snakemake(folder: Path, *arguments: str) -> str:
+def snakemake(folder: Path, *arguments: str, further: Iterable[Path] = ()) -> str:
     """Run the workflow of this checkout in another folder."""
-    done = subprocess.run(command(folder, *arguments), capture_output=True, text=True, check=False)
+    done = subprocess.run(command(folder, *arguments, further=further), capture_output=True, text=True, check=False)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     return output

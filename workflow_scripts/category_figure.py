@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-from neuropictor.runlog import start_log
+from neuropictor.runlog import job_record, start_log
 
 start_log(snakemake.log[0])
 
 from neuropictor.evaluation.score_figures import category_figure
 
-category_figure(
-    scores=Path(snakemake.input.scores),
-    stimuli=[Path(path) for path in snakemake.input.stimuli],
-    out=Path(snakemake.output[0]),
-)
+with job_record(snakemake.rule, snakemake.log[0], snakemake.params.items(), snakemake.input, snakemake.output):
+    category_figure(
+        scores=Path(snakemake.input.scores),
+        stimuli=[Path(path) for path in snakemake.input.stimuli],
+        out=Path(snakemake.output[0]),
+    )

@@ -3,15 +3,16 @@
 from pathlib import Path
 
 from neuropictor.config import EvaluateConfig
-from neuropictor.runlog import start_log
+from neuropictor.runlog import job_record, start_log
 
 start_log(snakemake.log[0])
 
 from neuropictor.evaluation.figures import contact_sheet
 
-contact_sheet(
-    samples={Path(path).stem: Path(path) for path in snakemake.input.samples},
-    stimuli=Path(snakemake.input.stimuli),
-    config=EvaluateConfig(**snakemake.params.config),
-    out=Path(snakemake.output[0]),
-)
+with job_record(snakemake.rule, snakemake.log[0], snakemake.params.items(), snakemake.input, snakemake.output):
+    contact_sheet(
+        samples={Path(path).stem: Path(path) for path in snakemake.input.samples},
+        stimuli=Path(snakemake.input.stimuli),
+        config=EvaluateConfig(**snakemake.params.config),
+        out=Path(snakemake.output[0]),
+    )

@@ -3,17 +3,18 @@
 from pathlib import Path
 
 from neuropictor.config import EvaluateConfig, SampleConfig
-from neuropictor.runlog import start_log
+from neuropictor.runlog import job_record, start_log
 
 start_log(snakemake.log[0])
 
 from neuropictor.evaluation.datacard import data_card
 
-data_card(
-    responses=dict(zip(snakemake.params.subjects, map(Path, snakemake.input.responses), strict=True)),
-    stimuli=[Path(path) for path in snakemake.input.stimuli],
-    config=EvaluateConfig(**snakemake.params.config),
-    sample=SampleConfig(**snakemake.params.sample),
-    out=Path(snakemake.output[0]),
-    metrics=Path(snakemake.input.metrics),
-)
+with job_record(snakemake.rule, snakemake.log[0], snakemake.params.items(), snakemake.input, snakemake.output):
+    data_card(
+        responses=dict(zip(snakemake.params.subjects, map(Path, snakemake.input.responses), strict=True)),
+        stimuli=[Path(path) for path in snakemake.input.stimuli],
+        config=EvaluateConfig(**snakemake.params.config),
+        sample=SampleConfig(**snakemake.params.sample),
+        out=Path(snakemake.output[0]),
+        metrics=Path(snakemake.input.metrics),
+    )

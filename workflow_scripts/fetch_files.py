@@ -3,15 +3,16 @@
 from pathlib import Path
 
 from neuropictor.config import NsdConfig
-from neuropictor.runlog import start_log
+from neuropictor.runlog import job_record, start_log
 
 start_log(snakemake.log[0])
 
 from neuropictor.nsd.fetch import fetch
 
-root = Path(snakemake.params.root)
-fetch(
-    wanted=[Path(file).relative_to(root).as_posix() for file in snakemake.output],
-    root=root,
-    config=NsdConfig(**snakemake.params.source),
-)
+with job_record(snakemake.rule, snakemake.log[0], snakemake.params.items(), snakemake.input, snakemake.output):
+    root = Path(snakemake.params.root)
+    fetch(
+        wanted=[Path(file).relative_to(root).as_posix() for file in snakemake.output],
+        root=root,
+        config=NsdConfig(**snakemake.params.source),
+    )

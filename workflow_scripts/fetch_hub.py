@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-from neuropictor.runlog import start_log
+from neuropictor.runlog import job_record, start_log
 
 start_log(snakemake.log[0])
 
 from neuropictor.models.hub import fetch_repository
 
-fetch_repository(
-    repository=snakemake.wildcards.repository.replace("--", "/", 1),
-    commit=snakemake.wildcards.commit,
-    out=Path(snakemake.output[0]).parent,
-)
+with job_record(snakemake.rule, snakemake.log[0], snakemake.params.items(), snakemake.input, snakemake.output):
+    fetch_repository(
+        repository=snakemake.wildcards.repository.replace("--", "/", 1),
+        commit=snakemake.wildcards.commit,
+        out=Path(snakemake.output[0]).parent,
+    )

@@ -3,15 +3,16 @@
 from pathlib import Path
 
 from neuropictor.config import NsdConfig
-from neuropictor.runlog import start_log
+from neuropictor.runlog import job_record, start_log
 
 start_log(snakemake.log[0])
 
 from neuropictor.nsd.fetch import plan_fetch
 
-plan_fetch(
-    **snakemake.params.files,
-    root=Path(snakemake.params.root),
-    config=NsdConfig(**snakemake.params.source),
-    out=Path(snakemake.output.plan),
-)
+with job_record(snakemake.rule, snakemake.log[0], snakemake.params.items(), snakemake.input, snakemake.output):
+    plan_fetch(
+        **snakemake.params.files,
+        root=Path(snakemake.params.root),
+        config=NsdConfig(**snakemake.params.source),
+        out=Path(snakemake.output.plan),
+    )

@@ -2,16 +2,17 @@
 
 from pathlib import Path
 
-from neuropictor.runlog import start_log
+from neuropictor.runlog import job_record, start_log
 
 start_log(snakemake.log[0])
 
 from neuropictor.data.sessions import preprocess_session
 
-preprocess_session(
-    nsd_root=Path(snakemake.params.root),
-    subject=int(snakemake.wildcards.subject),
-    session=int(snakemake.wildcards.session),
-    beta_version=snakemake.params.nsd["beta_version"],
-    out=Path(snakemake.output[0]),
-)
+with job_record(snakemake.rule, snakemake.log[0], snakemake.params.items(), snakemake.input, snakemake.output):
+    preprocess_session(
+        nsd_root=Path(snakemake.params.root),
+        subject=int(snakemake.wildcards.subject),
+        session=int(snakemake.wildcards.session),
+        beta_version=snakemake.params.nsd["beta_version"],
+        out=Path(snakemake.output[0]),
+    )

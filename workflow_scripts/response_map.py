@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from neuropictor.runlog import start_log
+from neuropictor.runlog import job_record, start_log
 
 start_log(snakemake.log[0])
 
 from neuropictor.evaluation.figures import response_map
 
-response_map(responses=Path(snakemake.input.responses), out=Path(snakemake.output[0]))
+with job_record(snakemake.rule, snakemake.log[0], snakemake.params.items(), snakemake.input, snakemake.output):
+    response_map(responses=Path(snakemake.input.responses), out=Path(snakemake.output[0]))

@@ -3,14 +3,15 @@
 from pathlib import Path
 
 from neuropictor.config import SimulateConfig
-from neuropictor.runlog import start_log
+from neuropictor.runlog import job_record, start_log
 
 start_log(snakemake.log[0])
 
 from neuropictor.simulation.nsd_writer import write_pictures
 
-write_pictures(
-    root=Path(snakemake.params.root),
-    config=SimulateConfig(**snakemake.params.config),
-    threads=snakemake.threads,
-)
+with job_record(snakemake.rule, snakemake.log[0], snakemake.params.items(), snakemake.input, snakemake.output):
+    write_pictures(
+        root=Path(snakemake.params.root),
+        config=SimulateConfig(**snakemake.params.config),
+        threads=snakemake.threads,
+    )

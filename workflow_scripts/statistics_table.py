@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from neuropictor.runlog import start_log
+from neuropictor.runlog import job_record, start_log
 
 start_log(snakemake.log[0])
 
 from neuropictor.evaluation.score_pages import statistics_table
 
-statistics_table(statistics=Path(snakemake.input[0]), out=Path(snakemake.output[0]))
+with job_record(snakemake.rule, snakemake.log[0], snakemake.params.items(), snakemake.input, snakemake.output):
+    statistics_table(statistics=Path(snakemake.input[0]), out=Path(snakemake.output[0]))

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from neuropictor.runlog import start_log
+from neuropictor.runlog import job_record, start_log
 
 start_log(snakemake.log[0])
 
 from neuropictor.evaluation.figures import training_curves
 
-histories = {"calibrate": Path(snakemake.input.calibrate), "pretrain": Path(snakemake.input.pretrain)}
-for subject, path in zip(snakemake.params.subjects, snakemake.input.refine, strict=True):
-    histories[f"refine sub-{subject}"] = Path(path)
-training_curves(histories=histories, out=Path(snakemake.output[0]))
+with job_record(snakemake.rule, snakemake.log[0], snakemake.params.items(), snakemake.input, snakemake.output):
+    histories = {"calibrate": Path(snakemake.input.calibrate), "pretrain": Path(snakemake.input.pretrain)}
+    for subject, path in zip(snakemake.params.subjects, snakemake.input.refine, strict=True):
+        histories[f"refine sub-{subject}"] = Path(path)
+    training_curves(histories=histories, out=Path(snakemake.output[0]))

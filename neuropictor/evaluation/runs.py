@@ -49,21 +49,21 @@ _JOBS = (
 )
 
 
-def write_runs(results: str | Path, prepared: str | Path | None, out: str | Path) -> int:
+def write_runs(results: str | Path, out: str | Path, prepared: str | Path | None, logs: str | Path | None) -> int:
     """Write the table of all jobs so far, in the order in which they began; return their number.
 
     Parameters
     ----------
     results
         Folder of the results of one experiment, with ``benchmarks`` in it.
-    prepared
-        Folder of prepared data, whose records are listed too; None to leave them out.
     out
         CSV file with the columns of `COLUMNS`. ``wall_seconds`` is the stage's own time, ``job_seconds`` that of the
-        whole job with its start; memory is the larger of what both saw.
+        whole job with its start, where Snakemake measured it; memory is the larger of what both saw.
+    prepared, logs
+        Folders of prepared data and of logs, whose records are listed too; None to leave them out.
     """
     rows = {}
-    for folder in (Path(results), *([Path(prepared)] if prepared else [])):
+    for folder in map(Path, filter(None, (results, prepared, logs))):
         for path in sorted(folder.rglob("*run.json")):
             if "experiments" not in path.relative_to(folder).parts:
                 record = _read(path)

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from neuropictor.evaluation.runs import COLUMNS, write_runs
-from neuropictor.runlog import RunRecord
+from neuropictor.runlog import RunRecord, job_record
 
 
 def read(path: Path) -> dict[str, dict[str, str]]:
@@ -19,7 +19,7 @@ def benchmark(path: Path, **values: object) -> None:
 
 
 def test_records_and_benchmarks_of_a_job_share_a_row(tmp_path):
-    results, prepared = tmp_path / "results", tmp_path / "prepared"
+    results, prepared, logs = tmp_path / "results", tmp_path / "prepared", tmp_path / "logs"
     with RunRecord(results / "refine/sub-01/run.json", "refine", seed=13) as record:
         record.add(data="simulated", steps_per_second=2.5)
     with RunRecord(results / "sample/sub-01/refined.run.json", "sample", seed=14):
@@ -30,12 +30,14 @@ def test_records_and_benchmarks_of_a_job_share_a_row(tmp_path):
         pass
     with RunRecord(results / "experiments/other/metrics.run.json", "evaluate"):
         pass
+    with job_record("data_card", logs / "data_card.log", [("config", {"seed": 16})], [], []):
+        pass
     jobs = ["refine/sub-01", "sample/sub-01_refined", "evaluate", "preprocess_subject/sub-01"]
     for job in [*jobs, "contact_sheet/sub-01"]:
         benchmark(results / f"benchmarks/{job}.jsonl")
-    assert write_runs(results, prepared, results / "runs.csv") == 5
+    assert write_runs(results, results / "runs.csv", prepared, logs) == 6
     rows = read(results / "runs.csv")
-    assert rows.keys() == {*jobs, "contact_sheet/sub-01"}
+    assert rows.keys() == {*jobs, "contact_sheet/sub-01", "data_card"}
     refine = rows["refine/sub-01"]
     assert tuple(refine) == COLUMNS
     assert (refine["stage"], refine["seed"], refine["data"], refine["steps_per_second"]) == (
@@ -49,12 +51,13 @@ def test_records_and_benchmarks_of_a_job_share_a_row(tmp_path):
     assert refine["record"].endswith("refine/sub-01/run.json")
     assert rows["contact_sheet/sub-01"]["job_seconds"] == "12.35"
     assert rows["contact_sheet/sub-01"]["record"] == ""
+    assert (rows["data_card"]["stage"], rows["data_card"]["seed"]) == ("data_card", "16")
 
 
 def test_what_cannot_be_read_is_named_and_left_out(tmp_path, caplog):
     (tmp_path / "pretrain").mkdir()
     (tmp_path / "pretrain/run.json").touch()
     benchmark(tmp_path / "benchmarks/calibrate.jsonl", cpu_time="NA", max_rss="NA")
-    assert write_runs(tmp_path, None, tmp_path / "runs.csv") == 1
+    assert write_runs(tmp_path, tmp_path / "runs.csv", None, None) == 1
     assert "pretrain/run.json cannot be read" in caplog.text
     assert read(tmp_path / "runs.csv")["calibrate"]["cpu_seconds"] == ""

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from stand_in_bucket import Mischief, packed, serving
 
+from neuropictor.checksums import verify
 from neuropictor.config import NsdConfig, PreprocessConfig, SimulateConfig
 from neuropictor.data.preprocess import preprocess_subject
 from neuropictor.nsd import fetch, keys, manifest
@@ -51,23 +52,29 @@ def finished(process: subprocess.Popen) -> str:
     return output
 
 
+def write_settings(folder: Path, address: str, sessions: int = 2) -> None:
+    """Write settings that fetch from the local server."""
+    nsd = {
+        "source": "fetch",
+        "terms_accepted": True,
+        "sessions": sessions,
+        "endpoint": address,
+        "coco_endpoint": address,
+    }
+    settings = {
+        "subjects": {"pretrain": SUBJECTS, "refine": SUBJECTS},
+        "nsd": nsd,
+        "preprocess": {"validation_pictures": PREPROCESS.validation_pictures},
+    }
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+
+
 def test_fetched_killed_and_continued_responses_are_those_of_the_original(original, tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     objects = packed(original, ARCHIVES)
     slow = Mischief(bytes_per_second=3e6)
     with serving(objects, slow) as server:
-        settings = {
-            "subjects": {"pretrain": SUBJECTS, "refine": SUBJECTS},
-            "nsd": {
-                "source": "fetch",
-                "terms_accepted": True,
-                "sessions": 2,
-                "endpoint": server.address,
-                "coco_endpoint": server.address,
-            },
-            "preprocess": {"validation_pictures": PREPROCESS.validation_pictures},
-        }
-        (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
+        write_settings(tmp_path, server.address)
         running = workflow(tmp_path, "preprocess")
         beta = tmp_path / "data/nsd" / keys.betas(1, 1, "lh", NsdConfig().beta_version)
         stimuli = tmp_path / "data/nsd" / keys.STIMULI
@@ -95,3 +102,27 @@ def test_fetched_killed_and_continued_responses_are_those_of_the_original(origin
                 np.testing.assert_array_equal(fetched[field][()], direct[field][()])
             assert fetched.attrs["data"] == "simulated"
         assert (tmp_path / "data/prepared" / f"sub-{subject:02d}" / "stimuli.h5").is_file()
+
+
+def test_what_another_folder_has_fetched_and_prepared_comes_from_snakemakes_cache(original, tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("SNAKEMAKE_OUTPUT_CACHE", str(tmp_path / "cache"))
+    rules = ["fetch_design", "fetch_pictures", "fetch_annotations", "fetch_subject", "fetch_betas"]
+    rules += ["preprocess_session", "preprocess_subject", "preprocess_stimuli"]
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in (tmp_path / "cache", *folders):
+        folder.mkdir()
+    with serving(packed(original, ARCHIVES)) as server:
+        for folder in folders:
+            write_settings(folder, server.address, sessions=1)
+            server.requests.clear()
+            finished(workflow(folder, "preprocess", "--cache", *rules))
+            fetched = {key for method, key, *_ in server.requests if method == "GET"}
+            assert (keys.STIMULI in fetched) == (folder == folders[0])
+        assert fetched <= {keys.SIMULATED}  # the plan asks whether the endpoint's data are simulated
+    for subject in SUBJECTS:
+        for name in (f"sub-{subject:02d}/{store}" for store in ("responses.h5", "stimuli.h5", "responses.run.json")):
+            first, second = (folder / "data/prepared" / name for folder in folders)
+            assert second.is_symlink()
+            assert second.read_bytes() == first.read_bytes()
+        verify(folders[1] / f"data/prepared/sub-{subject:02d}/responses.h5")

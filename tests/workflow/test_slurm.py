@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -21,9 +22,9 @@ pytestmark = [pytest.mark.workflow, pytest.mark.slurm]
 SETTINGS = {
     "subjects": {"pretrain": [1], "refine": [1]},
     "encoder": {"dropout": 0.1},
-    "runtime": {"device": "cpu", "gpus": 1, "threads": 1, "checkpoint_interval": 200},
+    "runtime": {"device": "cpu", "gpus": 1, "threads": 1, "checkpoint_interval": 200, "sample_jobs": 2},
 }
-ON_GPUS = {"cache_latents", "calibrate", "pretrain", "refine", "sample", "baselines", "evaluate"}
+ON_GPUS = {"cache_latents", "calibrate", "pretrain", "refine", "sample_share", "baselines", "evaluate"}
 ON_PROCESSORS = {
     "simulate_pictures",
     "simulate_subject",
@@ -31,6 +32,7 @@ ON_PROCESSORS = {
     "preprocess_subject",
     "align",
     "align_space",
+    "sample",  # puts together what several jobs have drawn
 }
 PATIENCE = 900
 
@@ -94,7 +96,9 @@ def test_the_chain_runs_as_jobs_and_those_with_gpus_where_there_are_some(chain):
     assert {job["state"] for job in jobs} == {"COMPLETED"}
     partitions = {rule: {job["partition"] for job in jobs if rule_of(job) == rule} for rule in map(rule_of, jobs)}
     assert partitions == {rule: {"gpu" if rule in ON_GPUS else "cpu"} for rule in ON_GPUS | ON_PROCESSORS}
-    assert len(jobs) == len(ON_GPUS | ON_PROCESSORS) + 1  # refined and pretrained networks are sampled
+    sampling = [rule for rule in map(rule_of, jobs) if rule.startswith("sample")]
+    assert Counter(sampling) == {"sample": 2, "sample_share": 4}  # refined and pretrained networks, in two jobs each
+    assert len(jobs) == len(ON_GPUS | ON_PROCESSORS) + 4
 
 
 def test_no_accounting_database_is_needed(chain):
