@@ -111,17 +111,27 @@ def gallery(
     stimuli: Files,
     samples: list[Path],
     scores: Annotated[list[Path], typer.Option(exists=True, help="scores.csv, and tables of its form")],
+    controls: Annotated[
+        list[Path] | None, typer.Option(exists=True, file_okay=False, help="folder of stage control; may be repeated")
+    ] = None,
     out: Out = Path("results/gallery.html"),
 ) -> None:
     """Make one page to browse all test pictures and their reconstructions, which needs no server and no network.
 
+    Folders of controls are named after their subject, like those of the reconstructions.
+
     Example: neuropictor gallery --stimuli data/prepared/sub-01/stimuli.h5 --scores results/scores.csv
-    results/sample/sub-01/*.h5
+    --controls results/controls/sub-01 results/sample/sub-01/*.h5
     """
     from neuropictor.evaluation.gallery import gallery as stage
 
     start(None)
-    stage(samples=_by_subject(samples), stimuli=stimuli, scores=scores, out=out)
+    for folder in controls or []:
+        if not any(folder.glob("*.h5")):
+            allowed = "allowed: a folder of files of stage control, e.g. results/controls/sub-01"
+            raise typer.BadParameter(f"no .h5 file in {folder}; {allowed}", param_hint="--controls")
+    drawn = _by_subject([path for folder in controls or [] for path in sorted(folder.glob("*.h5"))])
+    stage(samples=_by_subject(samples), stimuli=stimuli, scores=scores, out=out, controls=drawn)
 
 
 @app.command()

@@ -184,6 +184,7 @@ rule gallery:
         samples=samples(),
         stimuli=expand("<prepared>/sub-{subject}/stimuli.h5", subject=refined()),
         scores="<results>/scores.csv",
+        controls=control_pictures(),
     output:
         "<results>/gallery.html",
     log:

@@ -14,4 +14,5 @@ gallery(
     stimuli=[Path(path) for path in snakemake.input.stimuli],
     scores=[Path(snakemake.input.scores)],
     out=Path(snakemake.output[0]),
+    controls=by_subject(map(Path, snakemake.input.controls)),
 )

@@ -1,7 +1,7 @@
 """The gallery: one HTML page, without server or network, to browse every test picture with all its reconstructions.
 
-Pictures are embedded as sheets of thumbnails (WebP), one of the seen pictures and one of each subject and model, which
-the page takes apart when it shows them. The template lies beside this module. Loads no torch.
+Pictures are embedded as sheets of thumbnails (WebP), one of the seen pictures and one of each subject and model or
+control, which the page takes apart when it shows them. The template lies beside this module. Loads no torch.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -20,6 +20,7 @@ from PIL import Image
 
 from neuropictor.data.reconstructions import StoredReconstructions
 from neuropictor.data.stimuli import StimulusStore, resize_pictures
+from neuropictor.evaluation.gallery_controls import ShownControl, read_controls
 from neuropictor.evaluation.measures import LOWER_IS_BETTER
 from neuropictor.evaluation.protocols import OURS
 from neuropictor.evaluation.tables import METRIC_NAMES, MODEL_NAMES, order_models, read_scores, title_mark
@@ -29,12 +30,19 @@ MOST_PIXELS = 160_000_000
 """Of all thumbnails together: with 982 pictures, 4 subjects and 5 models they get 88 pixels a side and 20 to 40 MB."""
 LARGEST, SMALLEST = 128, 48
 """Sides of thumbnails in pixels."""
-_SHEET_COLUMNS = 40
+_LEAST_COLUMNS = 40
+"""Of a sheet; large ones have more, about as many as rows: a WebP picture has at most 16,383 pixels a side."""
 _QUALITY = {True: 90, False: 75}
 """WebP quality of pictures that are shown whole, and of reduced ones."""
 
 
-def gallery(samples: dict[int, dict[str, Path]], stimuli: Sequence[Path], scores: Sequence[Path], out: Path) -> None:
+def gallery(
+    samples: dict[int, dict[str, Path]],
+    stimuli: Sequence[Path],
+    scores: Sequence[Path],
+    out: Path,
+    controls: Mapping[int, Mapping[str, Path]] | None = None,
+) -> None:
     """Write the page.
 
     Parameters
@@ -47,29 +55,23 @@ def gallery(samples: dict[int, dict[str, Path]], stimuli: Sequence[Path], scores
         Tables of the form of `scores.csv`; a model or control that has none is shown without scores.
     out : Path
         HTML page, which needs no other file.
+    controls : mapping of mapping of Path, optional
+        `controls[subject][kind]`: files of stage control, of any of these subjects.
 
     Raises
     ------
     ValueError
-        If a file is of another subject than it was given as.
+        If a file is of another subject than it was given as, or one of `controls` is no control's.
     """
-    found = {
-        subject: {model: StoredReconstructions(path) for model, path in models.items()}
-        for subject, models in samples.items()
-    }
-    for subject, models in found.items():
-        for model, item in models.items():
-            if item.subject != subject:
-                raise ValueError(
-                    f"{samples[subject][model]}: is of subject {item.subject}, but was given as subject {subject}'s"
-                )
+    found = _opened(samples)
     store = StimulusStore(*stimuli)
     ids = {
         subject: np.unique(np.concatenate([item.nsd_id for item in models.values()]))
         for subject, models in found.items()
     }
     everyone = np.unique(np.concatenate(list(ids.values())))
-    side = thumbnail_side(store.size, len(everyone), found)
+    drawn = read_controls(controls or {}, ids)
+    side = thumbnail_side(store.size, len(everyone), found, sum(item.tiles for own in drawn.values() for item in own))
     data = {
         "tile": side,
         "metrics": [],
@@ -86,49 +88,75 @@ def gallery(samples: dict[int, dict[str, Path]], stimuli: Sequence[Path], scores
             "background": store.background(everyone).tolist(),
             "caption": [captions[0] if captions else "" for captions in store.captions(everyone)],
         },
+        "controls": {str(subject): [item.described(ids[subject]) for item in own] for subject, own in drawn.items()},
         "sprites": {},
         "scores": {},
     }
     _add_scores(data, scores, {str(subject): own for subject, own in ids.items()})
-    sheets = {"seen": _sheet(store.pictures(everyone), side)}
-    data["sprites"]["seen"] = {"columns": _SHEET_COLUMNS, "samples": 1}
+    sheets: dict[str, bytes] = {}
+    _add_sheet(data, sheets, "seen", store.pictures(everyone)[:, None], side)
     pairs = [(subject, model) for subject, models in found.items() for model in models]
     for subject, model in progress(pairs, "Reducing pictures", unit="model"):
-        item = found[subject][model]
-        sheets[f"{subject}/{model}"] = _sheet(_aligned(item, ids[subject]), side)
-        data["sprites"][f"{subject}/{model}"] = {"columns": _SHEET_COLUMNS, "samples": item.shape[1]}
-    _write(data, sheets, "Seen pictures and reconstructions" + title_mark(store.data), _note(data, store), out)
+        _add_sheet(data, sheets, f"{subject}/{model}", _aligned(found[subject][model], ids[subject]), side)
+    shown = [(subject, item) for subject, own in drawn.items() for item in own]
+    for subject, item in progress(shown, "Reducing pictures of controls", unit="control"):
+        _add_sheet(data, sheets, f"{subject}/control/{item.kind}", item.reduced(side), side, item.file.shape[2])
+    note = _note(data, store, drawn)
+    _write(data, sheets, "Seen pictures and reconstructions" + title_mark(store.data), note, out)
 
 
-def thumbnail_side(size: int, seen: int, found: dict[int, dict[str, StoredReconstructions]]) -> int:
+def _opened(samples: dict[int, dict[str, Path]]) -> dict[int, dict[str, StoredReconstructions]]:
+    found = {
+        subject: {model: StoredReconstructions(path) for model, path in models.items()}
+        for subject, models in samples.items()
+    }
+    for subject, models in found.items():
+        for model, item in models.items():
+            if item.subject != subject:
+                raise ValueError(
+                    f"{samples[subject][model]}: is of subject {item.subject}, but was given as subject {subject}'s"
+                )
+    return found
+
+
+def thumbnail_side(
+    size: int, seen: int, found: dict[int, dict[str, StoredReconstructions]], of_controls: int = 0
+) -> int:
     """Side of the thumbnails in pixels: the pictures' own, unless these are large or many."""
-    tiles = seen + sum(item.shape[0] * item.shape[1] for models in found.values() for item in models.values())
+    tiles = seen + of_controls
+    tiles += sum(item.shape[0] * item.shape[1] for models in found.values() for item in models.values())
     most = int(np.sqrt(MOST_PIXELS / tiles)) // 8 * 8
     return min(size, LARGEST, max(SMALLEST, most))
 
 
 def _aligned(item: StoredReconstructions, ids: np.ndarray) -> np.ndarray:
-    """Samples of all pictures in the order of `ids`, uint8 [n K, S, S, 3]; black where a model has none."""
+    """Samples of all pictures in the order of `ids`, uint8 [n, K, S, S, 3]; black where a model has none."""
     rows = np.searchsorted(ids, item.nsd_id)
     if len(rows) == len(ids):
-        pictures = item.pictures
-    else:
-        pictures = np.zeros((len(ids), *item.shape[1:]), np.uint8)
-        pictures[rows] = item.pictures
-    return pictures.reshape(-1, *pictures.shape[2:])
+        return item.pictures
+    pictures = np.zeros((len(ids), *item.shape[1:]), np.uint8)
+    pictures[rows] = item.pictures
+    return pictures
 
 
-def _sheet(pictures: np.ndarray, side: int) -> bytes:
-    """Lay pictures uint8 [n, S, S, 3] out row by row and encode them as one WebP picture."""
-    whole = pictures.shape[1] <= side
-    small = resize_pictures(pictures, side)
-    rows = -(-len(small) // _SHEET_COLUMNS)
-    canvas = np.zeros((rows * _SHEET_COLUMNS, side, side, 3), np.uint8)
+def _add_sheet(
+    data: dict, sheets: dict[str, bytes], name: str, pictures: np.ndarray, side: int, size: int | None = None
+) -> None:
+    """Lay pictures uint8 [n, K, S, S, 3] out row by row and encode them as one WebP picture.
+
+    `size` was their side before they were reduced, if it is not theirs now.
+    """
+    samples, own = pictures.shape[1:3]
+    small = resize_pictures(pictures, side).reshape(-1, side, side, 3)
+    columns = max(_LEAST_COLUMNS, int(np.ceil(np.sqrt(len(small)))))
+    rows = -(-len(small) // columns)
+    canvas = np.zeros((rows * columns, side, side, 3), np.uint8)
     canvas[: len(small)] = small
-    laid = canvas.reshape(rows, _SHEET_COLUMNS, side, side, 3).swapaxes(1, 2).reshape(rows * side, -1, 3)
+    laid = canvas.reshape(rows, columns, side, side, 3).swapaxes(1, 2).reshape(rows * side, -1, 3)
     file = io.BytesIO()
-    Image.fromarray(laid).save(file, "WEBP", quality=_QUALITY[whole], method=4)
-    return file.getvalue()
+    Image.fromarray(laid).save(file, "WEBP", quality=_QUALITY[(size or own) <= side], method=4)
+    sheets[name] = file.getvalue()
+    data["sprites"][name] = {"columns": columns, "samples": samples}
 
 
 def _add_scores(data: dict, tables: Sequence[Path], ids: dict[str, np.ndarray]) -> None:
@@ -165,13 +193,15 @@ def _add_scores(data: dict, tables: Sequence[Path], ids: dict[str, np.ndarray]) 
     data["metrics"] = first + [item for item in data["metrics"] if item not in first]
 
 
-def _note(data: dict, store: StimulusStore) -> str:
+def _note(data: dict, store: StimulusStore, drawn: dict[int, list[ShownControl]]) -> str:
     """What a visitor should know."""
     real = "Rendered scenes and simulated brains; nobody was measured. " if store.data == "simulated" else ""
+    of_controls = len({number for own in drawn.values() for item in own for number in item.nsd_id.tolist()})
+    told = f" {of_controls} of the pictures are shown with controls, below their scores." if of_controls else ""
     return (
         f"{real}{len(data['pictures']['id'])} test pictures, {len(data['subjects'])} "
         f"subject{'s' if len(data['subjects']) > 1 else ''}, {len(data['models'])} models. None was picked: order and "
-        "view are yours. Scores are those of single pictures; tables with intervals are in the report."
+        f"view are yours. Scores are those of single pictures; tables with intervals are in the report.{told}"
     )
 
 

@@ -153,7 +153,9 @@ ARGUMENTS = {
     "import-official": ["{file}", "--out", "o"],
     "sample": ["--pipeline", "{folder}", "--responses", "{file}", "--out", "o"],
     "fetch-weights": ["--out", "o"],
-    "gallery": ["--stimuli", "{file}", "--scores", "{file}", "{folder}/sub-01/refined.h5"],
+    "gallery": [
+        *("--stimuli", "{file}", "--scores", "{file}", "--controls", "{folder}/sub-01", "{folder}/sub-01/refined.h5")
+    ],
     "evaluate-samples": ["--stimuli", "{file}", "--out", "o", "{folder}/sub-01/refined.h5"],
 }
 
@@ -164,8 +166,16 @@ def test_commands_call_stages_as_their_signatures_ask(name, tmp_path, monkeypatc
     stage = pytest.importorskip(module)
     signature, calls = inspect.signature(getattr(stage, function)), []
     monkeypatch.setattr(stage, function, lambda **given: calls.append(signature.bind(**given)))
-    file = tmp_path / "file.bin"
+    file, controls = tmp_path / "file.bin", tmp_path / "sub-01"
     file.touch()
+    controls.mkdir()
+    (controls / "areas.h5").touch()
     done = run(name, *[item.format(folder=tmp_path, file=file) for item in ARGUMENTS[name]])
     assert done.exit_code == 0, (done.output, done.exception)
     assert len(calls) == 1
+    if name == "gallery":
+        assert calls[0].arguments["controls"] == {1: {"areas": controls / "areas.h5"}}
+        (controls / "areas.h5").unlink()
+        done = run(name, *[item.format(folder=tmp_path, file=file) for item in ARGUMENTS[name]])
+        assert done.exit_code == 2
+        assert "no .h5 file in" in " ".join(done.output.replace("\u2502", " ").split())

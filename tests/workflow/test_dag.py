@@ -201,7 +201,7 @@ AFTER_REFINING = AFTER_SAMPLING | {"refine": 3, "sample": 3, "contact_sheet": 3,
     [
         ({"evaluate": {"bootstrap": 77}}, AFTER_SAMPLING),
         ({"controls": {"sheet_rows": 2}}, {"score_controls": 1, "all": 1}),
-        ({"controls": {"repeats": [2]}}, {"control": 1, "score_controls": 1, "all": 1}),
+        ({"controls": {"repeats": [2]}}, {"control": 1, "score_controls": 1, "gallery": 1, "all": 1}),
         ({"refine": {"weight_decay": 0.5}}, AFTER_REFINING | {"control": CONTROLS}),
     ],
     ids=str,

@@ -5,6 +5,7 @@ The table of docs/reliability.md is made from the cases here: `pytest tests/work
 
 import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterable
 from functools import reduce
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from dry_runs import plan_all
 from rerun_cases import CASES, KEYS, ORDER, TINY, WITHOUT_CONTROLS, behind, leaves, nothing, tiny_settings
-from tiny_chain import ROOT, variant
+from tiny_chain import ROOT, snakemake, variant
 
 pytestmark = pytest.mark.workflow
 UNREAD = "all keys that no stage reads"
@@ -21,10 +22,20 @@ ALONE = {"runtime.gpus"}  # must be the number of processes, which is changed to
 TABLE = ROOT / "docs/reliability.md"
 
 
+def without_controls(chain: Path, folder: Path) -> Path:
+    """Copy a finished run, and make its gallery, which shows controls, as if none had been made."""
+    for part in ("results", "logs", ".snakemake"):
+        shutil.copytree(chain / part, folder / part)
+    (folder / "data").symlink_to(chain / "data")
+    snakemake(folder, "results/gallery.html", "--config", f"controls={json.dumps(WITHOUT_CONTROLS['controls'])}")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def plans(chain, tmp_path_factory):
     """What dry runs say to all cases and to all keys, planned together."""
     folder = tmp_path_factory.mktemp("reruns")
+    chain = without_controls(chain, folder / "finished")
     unedited = variant(chain, folder / "unedited")
     # What makes nothing run again is changed at once: one of them that did would show.
     unread = {key: settings for key, (settings, jobs) in KEYS.items() if not jobs and key not in ALONE}
