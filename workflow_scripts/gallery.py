@@ -2,17 +2,18 @@
 
 from pathlib import Path
 
-from neuropictor.runlog import start_log
+from neuropictor.runlog import job_record, start_log
 
 start_log(snakemake.log[0])
 
 from neuropictor.data.reconstructions import by_subject
 from neuropictor.evaluation.gallery import gallery
 
-gallery(
-    samples=by_subject(map(Path, snakemake.input.samples)),
-    stimuli=[Path(path) for path in snakemake.input.stimuli],
-    scores=[Path(snakemake.input.scores)],
-    out=Path(snakemake.output[0]),
-    controls=by_subject(map(Path, snakemake.input.controls)),
-)
+with job_record(snakemake.rule, snakemake.log[0], snakemake.params.items(), snakemake.input, snakemake.output):
+    gallery(
+        samples=by_subject(map(Path, snakemake.input.samples)),
+        stimuli=[Path(path) for path in snakemake.input.stimuli],
+        scores=[Path(snakemake.input.scores)],
+        out=Path(snakemake.output[0]),
+        controls=by_subject(map(Path, snakemake.input.controls)),
+    )
