@@ -38,6 +38,9 @@ RECEIVERS = ("one job", "the workflow", "all processes")
 #: What differs from run to run by its nature: times, and what Snakemake and TensorBoard keep for themselves.
 VARYING = {".snakemake", "logs", "benchmarks", "tensorboard", "runs.csv", "manifest.jsonl"}
 
+#: Seconds in which a job loads what it needs, where only the stage itself was timed.
+STARTING = 2.0
+
 
 def lasting(folder: Path) -> list[Path]:
     """Give all files of a finished run whose content must not depend on what happened."""
@@ -102,7 +105,7 @@ def _link(old: str, new: str) -> None:
 def _longest(finished: Path, stage: str) -> float:
     with open(finished / "results/runs.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["job"].split("/")[0] == stage]
-    return max(float(row["job_seconds"] or row["wall_seconds"]) for row in rows)
+    return max(float(row["job_seconds"] or float(row["wall_seconds"]) + STARTING) for row in rows)
 
 
 def _members(group: int) -> Iterator[tuple[int, str]]:
