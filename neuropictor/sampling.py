@@ -132,7 +132,7 @@ def sample_subject(
         Where the backbone that the pipeline names lies, if it has been moved.
     """
     out, scans = Path(out), _Scans(pipeline, responses, components)
-    with scans.record(out, config) as record:
+    with scans.record("sample", out, config) as record:
         chunks, pictures = _draw(scans, config, runtime, model, out, (1, 1), backbone)
         if pictures is None:
             return
@@ -162,12 +162,14 @@ def sample_share(
     share
         Number of this job, from 1, and of all jobs.
     """
-    out = Path(out)
-    chunks, pictures = _draw(_Scans(pipeline, responses, components), config, runtime, model, out, share, backbone)
-    if pictures is None:
-        return
-    with atomic_path(out) as temporary:
-        np.save(temporary, pictures, allow_pickle=False)
+    out, scans = Path(out), _Scans(pipeline, responses, components)
+    with scans.record("sample_share", out, config) as record:
+        chunks, pictures = _draw(scans, config, runtime, model, out, share, backbone)
+        if pictures is None:
+            return
+        with atomic_path(out) as temporary:
+            np.save(temporary, pictures, allow_pickle=False)
+        record.add(pictures=len(pictures))
     chunks.clear()
 
 
@@ -185,7 +187,7 @@ def join_shares(
     Parameters
     ----------
     shares
-        Files of `sample_share`, in order.
+        Files of `sample_share`, in order, with their records beside them.
     pipeline, responses, config, model, out, components
         As of `sample_subject`.
 
@@ -195,7 +197,7 @@ def join_shares(
         If the shares are not all pictures.
     """
     out, scans = Path(out), _Scans(pipeline, responses, components)
-    with scans.record(out, config) as record:
+    with scans.record("sample", out, config, shares) as record:
         drawn = [np.load(path, allow_pickle=False) for path in shares]
         pictures = np.concatenate([part for part in drawn if len(part)])
         wanted = len(scans.store.pictures("test")) * config.samples
@@ -221,9 +223,9 @@ class _Scans:
     def store(self) -> ResponseStore:
         return ResponseStore(self.files["responses"])
 
-    def record(self, out: Path, config: "SampleConfig") -> RunRecord:
-        files = self.files.values()
-        return RunRecord(record_path(out), "sample", config=config, seed=config.seed, inputs=files, outputs=[out])
+    def record(self, stage: str, out: Path, config: "SampleConfig", shares: Sequence[Path] = ()) -> RunRecord:
+        inputs = [*self.files.values(), *shares]
+        return RunRecord(record_path(out), stage, config=config, seed=config.seed, inputs=inputs, outputs=[out])
 
 
 def _draw(

@@ -3,22 +3,21 @@
 from pathlib import Path
 
 from neuropictor.config import RuntimeConfig, SampleConfig
-from neuropictor.runlog import job_record, start_log
+from neuropictor.runlog import start_log
 
 start_log(snakemake.log[0])
 
 from neuropictor.sampling import sample_share
 from neuropictor.training.launch import launch
 
-with job_record(snakemake.rule, snakemake.log[0], snakemake.params.items(), snakemake.input, snakemake.output):
-    launch(
-        sample_share,
-        pipeline=Path(snakemake.input.index).parent,
-        responses=Path(snakemake.input.responses),
-        config=SampleConfig(**snakemake.params.config),
-        runtime=RuntimeConfig(**snakemake.params.runtime),
-        model=snakemake.wildcards.model,
-        share=(int(snakemake.wildcards.share), int(snakemake.wildcards.jobs)),
-        out=Path(snakemake.output[0]),
-        components=next(map(Path, snakemake.input.components), None),
-    )
+launch(
+    sample_share,
+    pipeline=Path(snakemake.input.index).parent,
+    responses=Path(snakemake.input.responses),
+    config=SampleConfig(**snakemake.params.config),
+    runtime=RuntimeConfig(**snakemake.params.runtime),
+    model=snakemake.wildcards.model,
+    share=(int(snakemake.wildcards.share), int(snakemake.wildcards.jobs)),
+    out=Path(snakemake.output[0]),
+    components=next(map(Path, snakemake.input.components), None),
+)

@@ -36,6 +36,7 @@ COLUMNS = (
 _JOBS = (
     (r"sample/(sub-\d+)/baselines", r"baselines/\1"),
     (r"sample/(sub-\d+)/(\w+)", r"sample/\1_\2"),
+    (r"sample/(sub-\d+)/(\w+)\.(\d+-of-\d+)", r"sample_share/\1_\2_\3"),
     (r"align/(sub-\d+)/components", r"align/\1"),
     (r"align/space", "align_space"),
     (r"latents/(sub-\d+)", r"cache_latents/\1"),

@@ -6,6 +6,7 @@ import torch
 from small_stores import first_test_trials
 
 from neuropictor import sampling
+from neuropictor.checksums import DamagedFileError
 from neuropictor.config import SampleConfig
 from neuropictor.data.alignment import ComponentStore
 from neuropictor.data.reconstructions import read_reconstructions
@@ -119,6 +120,9 @@ def test_several_jobs_draw_the_pictures_of_one(networks, tiny_backbone, tiny_pre
     assert not list(tmp_path.glob("*.chunks"))
     with pytest.raises(ValueError, match=r"share-2\.npy.*: 2 pictures found, 6 expected; remove these files"):
         join_shares(shares[1:], networks, responses, config, "refined", tmp_path / "lacking.h5")
+    shares[0].write_bytes(shares[0].read_bytes()[:-1])
+    with pytest.raises(DamagedFileError, match=r"share-1\.npy is not what its stage wrote"):
+        join_shares(shares, networks, responses, config, "refined", tmp_path / "damaged.h5")
 
 
 def test_components_reach_the_networks(tiny_backbone, tiny_prepared, tiny_components, tiny_runtime, tmp_path):
