@@ -101,3 +101,6 @@ rule evaluate:
         "Scoring all reconstructions"
     script:
         "../workflow_scripts/evaluate.py"
+
+
+include: "controls.smk"

@@ -9,6 +9,8 @@ rule fetch_plan:
         plan="<nsd>/plan.json",
     log:
         "<logs>/fetch_plan.log",
+    benchmark:
+        "<results>/benchmarks/fetch_plan.jsonl"
     conda:
         "../envs/neuropictor.yaml"
     threads: 1

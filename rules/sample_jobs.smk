@@ -36,7 +36,7 @@ rule sample_share:
         "../workflow_scripts/sample_share.py"
 
 
-rule sample:
+rule join_shares:
     input:
         parts=model_parts,
         index=model_index,

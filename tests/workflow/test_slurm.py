@@ -32,7 +32,7 @@ ON_PROCESSORS = {
     "preprocess_subject",
     "align",
     "align_space",
-    "sample",  # puts together what several jobs have drawn
+    "join_shares",  # puts together what several jobs have drawn
 }
 PATIENCE = 900
 
@@ -96,8 +96,8 @@ def test_the_chain_runs_as_jobs_and_those_with_gpus_where_there_are_some(chain):
     assert {job["state"] for job in jobs} == {"COMPLETED"}
     partitions = {rule: {job["partition"] for job in jobs if rule_of(job) == rule} for rule in map(rule_of, jobs)}
     assert partitions == {rule: {"gpu" if rule in ON_GPUS else "cpu"} for rule in ON_GPUS | ON_PROCESSORS}
-    sampling = [rule for rule in map(rule_of, jobs) if rule.startswith("sample")]
-    assert Counter(sampling) == {"sample": 2, "sample_share": 4}  # refined and pretrained networks, in two jobs each
+    count = Counter(map(rule_of, jobs))
+    assert (count["sample_share"], count["join_shares"]) == (4, 2)  # refined and pretrained networks, two jobs each
     assert len(jobs) == len(ON_GPUS | ON_PROCESSORS) + 4
 
 
