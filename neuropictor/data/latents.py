@@ -17,7 +17,6 @@ from neuropictor.checksums import verify
 from neuropictor.data.rows import read_rows
 from neuropictor.data.stimuli import CAPTIONS_PER_PICTURE, StimulusStore
 from neuropictor.data.stores import expect, finite, open_store
-from neuropictor.models.backbone import Backbone
 from neuropictor.models.device import prepare_device
 from neuropictor.runlog import RunRecord, atomic_path, progress, record_path
 
@@ -193,6 +192,8 @@ def cache_latents(
     target
         Folder of the text tower that makes ``text``; None or empty: the backbone's own.
     """
+    from neuropictor.models.backbone import Backbone  # takes seconds to load, and readers of latents do without
+
     device = prepare_device(runtime)
     verify(stimuli)
     store = StimulusStore(stimuli)
