@@ -7,16 +7,16 @@ import subprocess
 import time
 
 import pytest
-from killed_chain import STAGES, one_run
+from killed_chain import one_run
 from tiny_chain import command
 
 pytestmark = pytest.mark.workflow
+SEED = 937  # of the campaign: refine, killed after three fifths of its time
 
 
-@pytest.mark.parametrize("stage", ["refine"])
-def test_what_is_killed_and_continued_is_the_same(chain, tmp_path, stage):
-    seen = one_run(list(STAGES).index(stage) + len(STAGES), chain, tmp_path)
-    assert seen["stages"][0] == stage
+def test_what_is_killed_and_continued_is_the_same(chain, tmp_path):
+    seen = one_run(SEED, chain, tmp_path)
+    assert (seen["stages"], seen["signal"], seen["to"]) == (["refine"], "SIGKILL", "all processes")
     assert seen["continued"], seen["output"]
     assert not seen["half-written"]
     assert not seen["differing"]
