@@ -1,5 +1,7 @@
-# Functions only: what each rule depends on, and where things lie.
+# Functions: what each rule depends on, and where things lie.
 import fcntl
+import os
+import shutil
 from pathlib import Path
 
 import yaml
@@ -28,6 +30,9 @@ SESSIONS_AT_ONCE = 4
 MODELS = ["refined", "pretrained"]
 HELD = []  # files that are locked
 BASELINES = ["ridge_diffusion", "ridge", "mean_picture"]
+# A cluster without `sacct`: the executor plugin needs some such program.
+if shutil.which("sbatch") and not shutil.which("sacct"):
+    os.environ["PATH"] += f"{os.pathsep}{workflow.basedir}/profiles/slurm/bin"
 
 
 def checked(found):

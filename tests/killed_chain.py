@@ -29,6 +29,8 @@ STAGES = {
     "sample": "results/sample/sub-*/[rp]e*ed.h5",
     "baselines": "results/sample/sub-*/ridge.h5",
     "evaluate": "results/metrics.csv",
+    "control": "results/controls/sub-*/*.h5",
+    "score_controls": "results/controls/controls.csv",
     "metric_table": "results/report/metrics.html",
     "gallery": "results/gallery.html",
     "contact_sheet": "results/report/contact_sheet_sub-*.png",

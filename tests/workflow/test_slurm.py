@@ -102,11 +102,40 @@ def test_the_chain_runs_as_jobs_and_those_with_gpus_where_there_are_some(chain):
 
 
 def test_no_accounting_database_is_needed(chain):
-    # The executor plugin wants the program to be there, but here it has nothing to ask.
+    # The program is there, but has nothing to ask.
     assert shutil.which("sacct")
     done = subprocess.run(["sacct"], capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode != 0
     assert "accounting storage is disabled" in done.stderr
+
+
+def path_without(program: str, folder: Path) -> str:
+    """Return PATH, with links to all else that lies beside the program in its place."""
+    places = []
+    for number, place in enumerate(os.environ["PATH"].split(os.pathsep)):
+        if (Path(place) / program).exists():
+            links = folder / str(number)
+            links.mkdir()
+            for file in Path(place).iterdir():
+                if file.name != program:
+                    (links / file.name).symlink_to(file)
+            place = str(links)
+        places.append(place)
+    return os.pathsep.join(places)
+
+
+@pytest.mark.parametrize("status_command", ["squeue", "sacct"])
+def test_sacct_may_be_absent(cluster, chain, tmp_path, status_command):
+    folder = shutil.copytree(chain[0], tmp_path / "folder", ignore=shutil.ignore_patterns(".snakemake"))
+    path = path_without("sacct", tmp_path)
+    assert shutil.which("sacct", path=path) is None
+    assert shutil.which("sbatch", path=path)
+    target = "results/align/space.safetensors"
+    options = ["-R", "align_space", "--slurm-status-command", status_command]
+    output = snakemake(cluster, folder, SETTINGS, target, *options, PATH=path)
+    assert "Unable to guess SLURM account" in output
+    last = cluster.jobs()[-1]
+    assert (rule_of(last), last["state"]) == ("align_space", "COMPLETED")
 
 
 def test_a_training_on_two_nodes_has_the_losses_of_one(cluster, chain, tmp_path):
