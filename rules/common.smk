@@ -32,7 +32,8 @@ HELD = []  # files that are locked
 BASELINES = ["ridge_diffusion", "ridge", "mean_picture"]
 # A cluster without `sacct`: the executor plugin needs some such program.
 if shutil.which("sbatch") and not shutil.which("sacct"):
-    os.environ["PATH"] += f"{os.pathsep}{workflow.basedir}/profiles/slurm/bin"
+    places = [*os.get_exec_path(), f"{workflow.basedir}/profiles/slurm/bin"]
+    os.environ.update(PATH=os.pathsep.join(places))
 
 
 def checked(found):

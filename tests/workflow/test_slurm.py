@@ -111,17 +111,15 @@ def test_no_accounting_database_is_needed(chain):
 
 def path_without(program: str, folder: Path) -> str:
     """Return PATH, with links to all else that lies beside the program in its place."""
-    places = []
-    for number, place in enumerate(os.environ["PATH"].split(os.pathsep)):
-        if (Path(place) / program).exists():
-            links = folder / str(number)
-            links.mkdir()
-            for file in Path(place).iterdir():
+    places = [Path(place) for place in os.get_exec_path()]
+    for number, place in enumerate(places):
+        if (place / program).exists():
+            places[number] = folder / str(number)
+            places[number].mkdir()
+            for file in place.iterdir():
                 if file.name != program:
-                    (links / file.name).symlink_to(file)
-            place = str(links)
-        places.append(place)
-    return os.pathsep.join(places)
+                    (places[number] / file.name).symlink_to(file)
+    return os.pathsep.join(map(str, places))
 
 
 @pytest.mark.parametrize("status_command", ["squeue", "sacct"])

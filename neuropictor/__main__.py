@@ -1,0 +1,5 @@
+"""`python -m neuropictor`, as launchers such as accelerate's call it."""
+
+from neuropictor.cli import app
+
+app(prog_name="neuropictor")
