@@ -195,7 +195,6 @@ def import_official(
     from neuropictor.models.official import import_official as stage
     from neuropictor.models.official_sizes import Options
 
-    start(None)
     options = Options(heads=heads, head_width=head_width, latent_size=latent_size)
     stage(checkpoint=checkpoint, out=out, options=options, backbone=backbone)
 

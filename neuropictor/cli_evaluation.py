@@ -125,7 +125,6 @@ def gallery(
     """
     from neuropictor.evaluation.gallery import gallery as stage
 
-    start(None)
     for folder in controls or []:
         if not any(folder.glob("*.h5")):
             allowed = "allowed: a folder of files of stage control, e.g. results/controls/sub-01"

@@ -26,9 +26,14 @@ Components = Annotated[list[Path] | None, typer.Option(exists=True, dir_okay=Fal
 Source = Annotated[str, typer.Option(help="miniature, or a folder in the layout of diffusers' Stable Diffusion")]
 
 
+@app.callback()
+def begin() -> None:
+    """Run the stages one by one, for those who do not want the workflow."""
+    start_log()  # before a command imports libraries, some of which read only then how loud they may be
+
+
 def start(settings: Path | None) -> tuple[Config, RuntimeConfig]:
-    """Start the log, read the settings, and fit the threads to this machine."""
-    start_log()
+    """Read the settings, and fit the threads to this machine."""
     try:
         loaded = configuration.read(settings) if settings else Config()
     except configuration.ConfigError as error:

@@ -44,7 +44,6 @@ def runs(
     """
     from neuropictor.evaluation.runs import write_runs
 
-    start(None)
     typer.echo(f"{write_runs(results, out, prepared, logs)} jobs")
 
 
@@ -58,5 +57,4 @@ def compare(
     """
     from neuropictor.evaluation.comparison import compare as stage
 
-    start(None)
     stage(metrics=metrics, out=out)

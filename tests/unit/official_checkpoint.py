@@ -36,7 +36,7 @@ def awaken(*modules):
     return modules
 
 
-def small_parts():
+def small_parts(maps=(16, 32)):
     """Networks with the official proportions: norms of 32 groups, three levels, the last without attention."""
     torch.manual_seed(3)
     unet = UNet2DConditionModel(
@@ -71,7 +71,7 @@ def small_parts():
         pad_token_id=0,
     )
     text = CLIPTextModelWithProjection(config)
-    encoder = FMRIEncoder((16, 32), 8, width=16, depth=2, heads=4)
+    encoder = FMRIEncoder(maps, 8, width=16, depth=2, heads=4)
     guiding = GuidingNetwork(encoder.n_tokens, 16, LENGTH, WIDTH, hidden=6, variant="refine")
     manipulation = ManipulationNetwork.from_unet(unet, encoder.n_tokens, 16, (8, 8), hidden=10)
     awaken(unet, vae, text, encoder, guiding, manipulation)

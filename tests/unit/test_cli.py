@@ -1,6 +1,8 @@
 """The commands: help with an example each, settings checked, and the right library calls."""
 
 import inspect
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -19,6 +21,11 @@ def run(*arguments):
 @pytest.fixture(autouse=True)
 def _no_log(monkeypatch):
     monkeypatch.setattr(cli_options, "start_log", lambda: None)
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "neuropictor", "config"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "The default settings are valid.\n", "")
 
 
 def test_help_lists_the_stages():

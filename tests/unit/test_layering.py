@@ -20,7 +20,9 @@ FLOORS = {
 ROOM_OF = dict.fromkeys(["config_drawing", "config_evaluation", "config_runtime", "config_sections"], "config")
 ROOM_OF |= dict.fromkeys(["config_text", "config_types"], "config") | {"progress": "runlog", "checksums": "runlog"}
 ROOM_OF |= {"steering": "sampling"}
-ROOM_OF |= dict.fromkeys(["cli_controls", "cli_data", "cli_evaluation", "cli_options", "cli_results"], "cli")
+ROOM_OF |= dict.fromkeys(
+    ["cli_controls", "cli_data", "cli_evaluation", "cli_options", "cli_results", "__main__"], "cli"
+)
 LIGHT = [
     "neuropictor",
     "neuropictor.config",

@@ -3,6 +3,8 @@ import pickle
 import shutil
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 from diffusers.loaders import single_file_utils
@@ -10,6 +12,10 @@ from official_checkpoint import LENGTH, official_state, small_parts, text_state
 from safetensors import safe_open
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
+from neuropictor.config import RefineConfig, SampleConfig
+from neuropictor.data.latents import cache_latents
+from neuropictor.data.reconstructions import read_reconstructions
+from neuropictor.data.stimuli import StimulusWriter
 from neuropictor.models import official_names as names
 from neuropictor.models.backbone import Backbone
 from neuropictor.models.networks import load_autoencoder
@@ -17,6 +23,8 @@ from neuropictor.models.official import PREFIXES, import_official, make_plan, pa
 from neuropictor.models.official_parts import write_clip_tokenizer
 from neuropictor.models.official_sizes import Options
 from neuropictor.models.pipeline import NeuroPictorPipeline
+from neuropictor.sampling import sample_subject
+from neuropictor.training.reconstruct import refine
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SMALL = Options(heads=4, head_width=8)
@@ -124,6 +132,28 @@ def test_round_trip(small, tmp_path, nested):
     record = json.loads((tmp_path / "out" / "run.json").read_text())["results"]
     assert (record["kind"], record["unmapped"]) == ("neuropictor", 0)
     assert record["mapped"] + record["ignored"] == len(state)
+
+
+def test_released_networks_reconstruct_and_are_refined(tiny_prepared, tiny_runtime, tmp_path):
+    """The way of docs/official.md, from a released checkpoint to pictures."""
+    released, responses = tmp_path / "official", tiny_prepared / "sub-01" / "responses.h5"
+    import_official(written(official_state(*small_parts(maps=(32, 32))), tmp_path / "epoch_015.pth"), released, SMALL)
+    shutil.copytree(tiny_tokenizer(tmp_path), released / "tokenizer")
+    stimuli, latents = tmp_path / "stimuli.h5", tmp_path / "latents.h5"
+    with h5py.File(stimuli, "w") as file:
+        writer = StimulusWriter(file, np.arange(100, 126), 16, "simulated")
+        writer.append(np.random.default_rng(0).integers(0, 256, (26, 16, 16, 3), dtype=np.uint8))
+        writer.finish([["a red ball"]] * 26, ["ball"] * 26, ["sky"] * 26)
+    cache_latents(stimuli, released, tiny_runtime, latents)
+    short = RefineConfig(steps=2, batch_size=4, validation_interval=2)
+    refine(responses, latents, released, released, short, tiny_runtime, tmp_path / "refined")
+    drawn = {}
+    for folder in (released, tmp_path / "refined"):
+        out = tmp_path / f"{folder.name}.h5"
+        sample_subject(folder, responses, SampleConfig(steps=2), tiny_runtime, folder.name, out)
+        drawn[folder.name] = read_reconstructions(out).pictures
+    assert drawn["official"].shape == drawn["refined"].shape == (3, 1, 16, 16, 3)
+    assert (drawn["official"] != drawn["refined"]).any()
 
 
 def test_frozen_parts_are_named_where_the_backbone_is_at_hand(small, tmp_path):
