@@ -20,7 +20,7 @@ from diffusers.utils.logging import disable_progress_bar
 
 from neuropictor.checksums import checksum, verify
 from neuropictor.data.alignment import ComponentStore
-from neuropictor.data.reconstructions import Reconstructions, write_reconstructions
+from neuropictor.data.reconstructions import Reconstructions, write_array, write_reconstructions
 from neuropictor.data.responses import ResponseStore
 from neuropictor.models.device import prepare_device
 from neuropictor.models.networks import check_space
@@ -93,7 +93,7 @@ class Chunks:
     def save(self, index: int, pictures: np.ndarray) -> None:
         """Keep a finished part."""
         with atomic_path(self._path(index)) as temporary:
-            np.save(temporary, pictures, allow_pickle=False)
+            write_array(temporary, pictures)
 
     def clear(self) -> None:
         """Remove the folder."""
@@ -168,7 +168,7 @@ def sample_share(
         if pictures is None:
             return
         with atomic_path(out) as temporary:
-            np.save(temporary, pictures, allow_pickle=False)
+            write_array(temporary, pictures)
         record.add(pictures=len(pictures))
     chunks.clear()
 

@@ -62,6 +62,14 @@ def write_reconstructions(path: Path, reconstructions: Reconstructions) -> None:
         file.attrs.update(model=reconstructions.model, subject=reconstructions.subject, data=reconstructions.data)
 
 
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write an array as `numpy.save` does, whose own writing would say how much it could not write, but not why."""
+    array = np.ascontiguousarray(array)
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)
+
+
 class StoredReconstructions:
     """A file of reconstructions, whose pictures are read when they are asked for.
 

@@ -178,6 +178,8 @@ WRITERS = {
     "h5": "import h5py, numpy; h5py.File(temporary, 'w').create_dataset('x', data=numpy.zeros(10**6))",
     "safetensors": "import numpy, safetensors.numpy as s; s.save_file({'x': numpy.zeros(10**6)}, temporary)",
     "csv": "temporary.write_bytes(bytes(10**6))",
+    # Numpy's own np.save says how much it could not write, and not why.
+    "npy": "import numpy as n; from neuropictor.data import reconstructions as r; r.write_array(temporary, n.zeros(10**6))",
 }
 
 
