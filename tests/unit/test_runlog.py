@@ -179,7 +179,7 @@ WRITERS = {
     "safetensors": "import numpy, safetensors.numpy as s; s.save_file({'x': numpy.zeros(10**6)}, temporary)",
     "csv": "temporary.write_bytes(bytes(10**6))",
     # Numpy's own np.save says how much it could not write, and not why.
-    "npy": "import numpy as n; from neuropictor.data import reconstructions as r; r.write_array(temporary, n.zeros(10**6))",
+    "npy": "import numpy; import neuropictor.data.reconstructions as r; r.write_array(temporary, numpy.zeros(10**6))",
 }
 
 
