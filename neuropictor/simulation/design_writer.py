@@ -69,7 +69,8 @@ def write_stimulus_info(root: Path, order: TrialOrder, pictures: CocoPictures) -
         trials = np.zeros((n, REPEATS), np.int64)
         count = np.zeros(n, np.int64)
         for trial, nsd_id in enumerate(order.pictures_of_subject[row, order.master_order]):
-            trials[nsd_id, count[nsd_id]] = trial + 1
+            if count[nsd_id] < REPEATS:  # the table has room for no more
+                trials[nsd_id, count[nsd_id]] = trial + 1
             count[nsd_id] += 1
         table[f"subject{subject}"] = (count > 0).astype(int)
         repeats |= {f"subject{subject}_rep{repeat}": trials[:, repeat] for repeat in range(REPEATS)}

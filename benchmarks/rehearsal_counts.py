@@ -1,0 +1,2 @@
+COUNTS = {}
+RULES = {}
