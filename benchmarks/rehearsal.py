@@ -7,8 +7,9 @@ Takes two cores, 24 GiB, no GPU, 45 GB of disk in DIR and at most 150 minutes; s
 1. Makes what is fetched (`rehearsal_data.py`): a simulated NSD on the full fsaverage, COCO's annotations, a backbone in
    the sizes of Stable Diffusion 2.1-base and the published networks, with random weights.
 2. Runs `rule all` under presets/nsd.yaml and an overlay (DIR/overlay.yaml) with few images, two training steps and one
-   or two denoising steps; large jobs take both cores, so one runs at a time. All is fetched from a local server, by the real rules; the bank of images lacks the bytes of
-   images that nobody looks at. Only the checksums that torchvision puts into its files' names are not compared.
+   or two denoising steps; large jobs take both cores, so one runs at a time. All is fetched from a local server, by the
+   real rules; the bank of images lacks the bytes of images that nobody looks at. Only the checksums that torchvision
+   puts into its files' names are not compared.
 3. Measures what grows with the counts of NSD (982 test images, 8,859 training images, 78,848 text features, 213,000
    trials) at these counts, with cheap stand-ins for the networks (`rehearsal_counts.py`).
 
@@ -23,6 +24,7 @@ import argparse
 import ast
 import contextlib
 import json
+import math
 import os
 import pickle
 import re
@@ -36,7 +38,7 @@ from pathlib import Path
 
 import yaml
 from machine import machine
-from rehearsal_counts import COUNTS, RULES
+from rehearsal_counts import COUNTS, LIMITS, RULES
 from rehearsal_data import PUBLISHED, SESSIONS_FETCHED, make_all, served
 from stand_in_bucket import serving
 
@@ -260,27 +262,31 @@ def run_workflow(work: Path, arguments: list[str]) -> int:
 
 
 def run_count(work: Path, name: str) -> bool:
-    """Measure one of `rehearsal_counts.COUNTS` in a process of its own, unless it is measured; return whether it is."""
+    """Measure one of `rehearsal_counts.COUNTS`, unless it is measured; return whether it is.
+
+    One process makes the input, and another one is measured.
+    """
     out = work / "counts" / f"{name}.json"
-    if not out.is_file():
-        out.parent.mkdir(exist_ok=True)
-        print(f"Measuring {name}", flush=True)
-        started = out.with_suffix(".jsonl")
-        started.unlink(missing_ok=True)
-        command = [sys.executable, str(HERE / "rehearsal_counts.py"), name, "--work", str(work)]
-        job = Job(RULES[name], time.monotonic(), need_mb=given_mb(RULES[name]))
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            watch = Watch(os.getpid(), _count_of, lambda _: job, started)
-            watch.start()
-            output, _ = process.communicate()
-            watch.done.set()
-            watch.join()
-        if process.returncode:
-            return False
-        told = json.loads(output.splitlines()[-1])
-        measured = json.loads(started.read_text().splitlines()[-1])
-        # The time of what is measured alone; the process has also made its input.
-        out.write_text(json.dumps(measured | told) + "\n")
+    if out.is_file():
+        return True
+    out.parent.mkdir(exist_ok=True)
+    print(f"Measuring {name}", flush=True)
+    watched = out.with_suffix(".jsonl")
+    watched.unlink(missing_ok=True)
+    command = [sys.executable, str(HERE / "rehearsal_counts.py"), name, "--work", str(work)]
+    if subprocess.run([*command, "--make"], check=False).returncode:
+        return False
+    job = Job(name, time.monotonic(), need_mb=round(min(given_mb(RULES[name]), 1024 * LIMITS.get(name, math.inf))))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        watch = Watch(os.getpid(), _count_of, lambda _: job, watched)
+        watch.start()
+        output, _ = process.communicate()
+        watch.done.set()
+        watch.join()
+    if process.returncode:
+        return False
+    told = json.loads(output.splitlines()[-1])
+    out.write_text(json.dumps(json.loads(watched.read_text()) | told | {"rule": f"{RULES[name]} (count)"}) + "\n")
     return True
 
 

@@ -85,7 +85,7 @@ def make_all(work: Path) -> None:
     make = {
         keys.EXPERIMENT_DESIGN: lambda: write_experiment_design(root, design),
         keys.STIMULUS_INFO: lambda: write_stimulus_info(root, design, coco),
-        keys.SIMULATED: lambda: _write_notice(root / keys.SIMULATED),
+        keys.SIMULATED: lambda: write_notice(root / keys.SIMULATED),
         keys.STIMULI: lambda: _write_bank(root / keys.STIMULI, design),
     }
     make |= {key: functools.partial(_write_archive, root, key, kinds, coco) for key, kinds in ARCHIVES.items()}
@@ -145,7 +145,7 @@ def _shown(design: TrialOrder, subject: int) -> np.ndarray:
     return np.sort(design.pictures_of_subject[subject - 1, _slots(design)])
 
 
-def _write_notice(path: Path) -> None:
+def write_notice(path: Path) -> None:
     notice = {
         "notice": "SIMULATED. Rendered scenes and a simulated brain in the layout of the Natural Scenes Dataset, for a"
         " rehearsal of the workflow; no person was measured. Only a few sessions and images are there.",
