@@ -53,7 +53,7 @@ class SampleConfig(Section):
         "nearest",
         description="from colours to whole numbers of 0 to 255: the nearest, or, as the official code, the next lower",
     )
-    batch_size: Count = Field(50, description="pictures at a time; does not change them")
+    batch_size: Count = Field(50, description="pictures at a time; changes them by rounding at most")
     seed: Seed = Field(14, description="seed from which each picture's noise seed is derived")
 
     @property
