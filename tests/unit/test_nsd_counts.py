@@ -70,11 +70,6 @@ def test_shared_pictures_seen(design):
     assert [(seen >= times).sum() for times in (1, 2, 3)] == [907, 766, 515]
 
 
-def test_the_table_of_pictures_agrees(design):
-    for subject in SUBJECTS:
-        np.testing.assert_array_equal(design.trials_by("csv", subject), design.trials_by("mat", subject))
-
-
 def test_release_40(design):
     assert [pictures(design, s, TEST) for s in PAPER] == [(1000, 3000)] * 4
     assert [pictures(design, s, TRAIN) for s in PAPER] == [(9000, 27_000)] * 4

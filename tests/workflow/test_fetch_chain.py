@@ -107,7 +107,7 @@ def test_fetched_killed_and_continued_responses_are_those_of_the_original(origin
 def test_what_another_folder_has_fetched_and_prepared_comes_from_snakemakes_cache(original, tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("SNAKEMAKE_OUTPUT_CACHE", str(tmp_path / "cache"))
-    rules = ["fetch_design", "fetch_pictures", "fetch_annotations", "fetch_subject", "fetch_betas"]
+    rules = ["fetch_design", "fetch_pictures", "fetch_annotations", "fetch_betas"]
     rules += ["preprocess_session", "preprocess_subject", "preprocess_stimuli"]
     folders = [tmp_path / "first", tmp_path / "second"]
     for folder in (tmp_path / "cache", *folders):
