@@ -15,7 +15,7 @@ from scipy.stats import binom, spearmanr
 
 from neuropictor.data.stimuli import resize_pictures
 from neuropictor.evaluation import measures
-from neuropictor.evaluation.controls import Judge
+from neuropictor.evaluation.judges import Judge, blocks, look
 from neuropictor.evaluation.similarity import correlation_matrix, identification
 from neuropictor.evaluation.statistics import bootstrap_mean
 
@@ -24,7 +24,7 @@ COLUMNS = (
     *("value", "ci_low", "ci_high", "null_low", "null_high", "n_images", "data"),
 )
 TABLE_METRICS = ("pixcorr", "similarity", "two_way", "two_way_category", "category")
-"""Scores against the seen picture; similarity is the cosine in the space of the backbone's CLIP."""
+"""Scores against the seen picture; similarity is the cosine in the space of who judges."""
 LAYOUT_CELLS = 8
 """`light_follows_own` compares mean brightness of so many by so many parts of a picture: layout without colour."""
 
@@ -58,8 +58,10 @@ class PairScores:
 
     def __init__(self, judge: Judge, repetitions: int, seed: int):
         self.judge, self.seed = judge, seed
-        self._pixels = judge.seen.reshape(len(judge.seen), -1).astype(np.float32)
-        self._light = _light(judge.seen)
+        # Every picture is compared with every other one: the seen ones stay in memory as they are stored.
+        seen = judge.seen.read(np.arange(len(judge.seen)))
+        self._pixels = seen.reshape(len(seen), -1)
+        self._light = _light(seen)
         self._orders = np.argsort(np.random.default_rng(seed).random((repetitions, len(judge.seen))), axis=1)
 
     def tables(self, pictures: np.ndarray) -> dict[str, np.ndarray]:
@@ -70,8 +72,8 @@ class PairScores:
         pictures : uint8 array [n, S, S, 3]
         """
         judge = self.judge
-        pictures = resize_pictures(pictures, judge.seen.shape[1])
-        features = judge.look(pictures)
+        pictures = resize_pictures(pictures, judge.size)
+        features = np.concatenate([look(judge.describer, pictures[rows]) for rows in blocks(len(pictures))])
         correlations = correlation_matrix(features, judge.features)
         # Own pictures may come without categories; they get no score that needs one.
         names = judge.prompts if judge.prompts is not None else np.zeros((1, features.shape[1]))

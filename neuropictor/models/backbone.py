@@ -24,6 +24,8 @@ from transformers import (
     ResNetModel,
 )
 
+from neuropictor.models.decoding import DECODE_MEMORY, decode, encode
+
 MINIATURE = "miniature"
 PREDICTIONS = ("epsilon", "v_prediction")
 # Files only: no network, and no pickles.
@@ -257,20 +259,19 @@ class Backbone:
         return torch.tensor(pictures, device=self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
     @torch.no_grad()
-    def encode_pictures(self, pictures: np.ndarray) -> tuple[Tensor, Tensor]:
+    def encode_pictures(self, pictures: np.ndarray, memory: float = DECODE_MEMORY) -> tuple[Tensor, Tensor]:
         """Pictures uint8 [B, S, S, 3] -> mean and log variance [B, C, h, w] of the VAE's posterior, unscaled."""
-        posterior = self.vae.encode(self.to_tensor(pictures)).latent_dist
-        return posterior.mean, posterior.logvar
+        return encode(self.vae, self.to_tensor(pictures), memory)
 
     def latents(self, mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
         """Draw scaled latents [B, C, h, w] from the posterior with given standard normal noise."""
         return self.vae.config.scaling_factor * (mean + torch.exp(0.5 * logvar) * noise)
 
     @torch.no_grad()
-    def decode(self, latents: Tensor) -> np.ndarray:
-        """Scaled latents [B, C, h, w] -> pictures uint8 [B, S, S, 3], rounded."""
-        pictures = self.vae.decode(latents / self.vae.config.scaling_factor).sample
-        return ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    def decode(self, latents: Tensor, memory: float = DECODE_MEMORY) -> np.ndarray:
+        """Scaled latents [B, C, h, w] -> pictures uint8 [B, S, S, 3], rounded; `memory` in GiB as for `decode`."""
+        pictures = decode(self.vae, latents.to(self.device), memory)
+        return ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
     @torch.no_grad()
     def image_features(self, pictures: np.ndarray, batch_size: int = 256) -> Tensor:

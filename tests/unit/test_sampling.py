@@ -78,26 +78,26 @@ def test_continues_where_it_was_stopped(
     args = (networks, tiny_backbone, tiny_prepared, tiny_runtime)
     whole = run(*args, tmp_path / "whole.h5")
     made = []
-    original = sampling.Sampler.pictures
+    original = sampling.Sampler.draw
 
-    def stop_after_one(self, jobs):
+    def stop_after_one(self, jobs, inputs):
         if len(made) == 1:
             raise KeyboardInterrupt
         made.append(jobs)
-        return original(self, jobs)
+        return original(self, jobs, inputs)
 
-    monkeypatch.setattr(sampling.Sampler, "pictures", stop_after_one)
+    monkeypatch.setattr(sampling.Sampler, "draw", stop_after_one)
     with pytest.raises(KeyboardInterrupt):
         run(*args, tmp_path / "cut.h5")
     assert not (tmp_path / "cut.h5").exists()
     assert (tmp_path / "cut.chunks" / "00000.npy").is_file()
     resumed = []
 
-    def count(self, jobs):
+    def count(self, jobs, inputs):
         resumed.append(jobs)
-        return original(self, jobs)
+        return original(self, jobs, inputs)
 
-    monkeypatch.setattr(sampling.Sampler, "pictures", count)
+    monkeypatch.setattr(sampling.Sampler, "draw", count)
     again = run(*args, tmp_path / "cut.h5")
     assert len(resumed) == 1
     assert not set(resumed[0]) & set(made[0])
