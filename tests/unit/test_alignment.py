@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from neuropictor.config import AlignConfig
+from neuropictor.data import alignment
 from neuropictor.data.alignment import ComponentSpace, ComponentStore, align_subject, latent_features, make_space
 from neuropictor.data.datasets import PictureResponses, TrainingBatches
 from neuropictor.data.latents import LatentStore
@@ -155,3 +156,25 @@ def test_features_that_hardly_differ_are_named(stores):
         ValueError, match=r"align\.text_components: 3 are more than the 1 directions .* allowed: 1 to 1,"
     ):
         ComponentSpace.fit(latents, np.arange(70), {"text": 3, "latent": 4}, seed=0)
+
+
+def test_components_and_axes_take_features_in_parts(stores, monkeypatch):
+    """Text features of all images of a subject would take the memory of the job several times over."""
+    latents, ids = LatentStore(stores / "latents.h5"), np.arange(70)
+    space = ComponentSpace.fit(latents, ids, {"text": 3, "latent": 4}, seed=0)
+    whole, sizes = space.components(latents, ids), []
+    monkeypatch.setattr(alignment, "_IMAGES_AT_ONCE", 16)
+    monkeypatch.setattr(alignment, "_FEATURES_AT_ONCE", 5)
+    kept = dict(alignment._FEATURES)
+    monkeypatch.setattr(
+        alignment,
+        "_FEATURES",
+        {kind: lambda *given, k=kind: sizes.append(len(given[1])) or kept[k](*given) for kind in kept},
+    )
+    np.testing.assert_allclose(space.components(latents, ids), whole, atol=1e-5)
+    assert max(sizes) <= 16
+    few = np.arange(6)  # fewer images than features
+    expected = ComponentSpace.fit(latents, few, {"text": 3, "latent": 4}, seed=0).components(latents, few)
+    monkeypatch.setattr(alignment, "_FEATURES_AT_ONCE", 8192)
+    found = ComponentSpace.fit(latents, few, {"text": 3, "latent": 4}, seed=0).components(latents, few)
+    np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-4)

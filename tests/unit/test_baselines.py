@@ -15,7 +15,9 @@ from small_stores import (
     write_stimuli,
 )
 
+from neuropictor import sampling
 from neuropictor.config import EvaluateConfig, RuntimeConfig, SampleConfig
+from neuropictor.data import ridge
 from neuropictor.data.reconstructions import read_reconstructions
 from neuropictor.data.ridge import Decomposition, Ridge
 from neuropictor.data.stimuli import StimulusStore
@@ -49,6 +51,24 @@ def test_ridge_is_the_closed_form_with_the_best_penalty_of_each_group(trials, ve
     found, offsets = fit.weights()
     assert found.shape == (vertices, 5)
     assert np.allclose(new @ found + offsets, expected)
+
+
+def test_ridge_works_on_parts_of_its_targets(monkeypatch):
+    generator = np.random.default_rng(3)
+    x, held = generator.standard_normal((40, 12)), generator.standard_normal((9, 12))
+    y, held_y = generator.standard_normal((40, 10)), generator.standard_normal((9, 10))
+    groups = np.repeat([0, 1], 5)
+    whole = Ridge.fit(Decomposition.of(x), y, held, held_y, groups, [1.0, 100.0])
+    monkeypatch.setattr(ridge, "_TARGETS_AT_ONCE", 3)  # parts that end within a group
+    widths, project = [], Decomposition.project
+    monkeypatch.setattr(
+        Decomposition, "project", lambda self, block: widths.append(block.shape) or project(self, block)
+    )
+    parts = Ridge.fit(Decomposition.of(x), y, held, held_y, groups, [1.0, 100.0])
+    assert widths == [(40, 3), (40, 3), (40, 3), (40, 1)]
+    assert np.array_equal(whole.penalty, parts.penalty)
+    for rescale in (0.0, 1.0):
+        assert np.allclose(whole.predict(held, rescale), parts.predict(held, rescale))
 
 
 def test_rescaling_restores_the_training_spread_on_validation():
@@ -151,6 +171,33 @@ def test_fit_baselines_is_deterministic_and_free_of_batches(run):
     first, second = run("first", batch_size=7), run("second", batch_size=20)
     for name in first:
         assert first[name].read_bytes() == second[name].read_bytes()
+
+
+def test_the_diffusion_baseline_is_drawn_as_the_networks_images_are(run, monkeypatch):
+    """The same noise seeds, rounding, choice, solver and precision: else the comparison favours one side."""
+    seeds, dtypes, whole = [], [], []
+    generator, prepare, rounded = sampling.picture_generator, sampling.prepare_sampling, sampling.to_bytes
+
+    def noted(*seed):
+        seeds.append(seed)
+        return generator(*seed)
+
+    def prepared(pipeline, runtime):
+        prepare(pipeline, runtime)
+        dtypes.append((runtime.precision, type(pipeline.scheduler).__name__))
+
+    def down(images, rounding):
+        whole.append(rounding)
+        return rounded(images, rounding)
+
+    monkeypatch.setattr(sampling, "picture_generator", noted)
+    monkeypatch.setattr(sampling, "prepare_sampling", prepared)
+    monkeypatch.setattr(sampling, "to_bytes", down)
+    out = run("first", samples=3, choose="consensus", rounding="down", scheduler="dpm++", batch_size=7, seed=9)
+    assert set(seeds) >= {(9, 2, nsd_id, sample) for nsd_id in TEST for sample in range(3)}
+    assert dtypes == [("fp32", "DPMSolverMultistepScheduler")]
+    assert set(whole) == {"down"}
+    assert read_reconstructions(out["ridge_diffusion"]).pictures.shape == (len(TEST), 1, SIZE, SIZE, 3)
 
 
 def test_baselines_see_the_same_single_trials(run, tmp_path):

@@ -63,6 +63,25 @@ def test_batch_size_does_not_change_pictures(networks, tiny_backbone, tiny_prepa
     )  # last-digit differences may cross a rounding step
 
 
+def test_a_last_smaller_batch_is_padded_where_networks_are_compiled(
+    networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path, monkeypatch
+):
+    """Another size would be compiled once more, for minutes."""
+    args, sizes = (networks, tiny_backbone, tiny_prepared), []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: None)
+    call = NeuroPictorPipeline.__call__
+
+    def counted(self, **options):
+        sizes.append((len(options["responses"]), len(options["generators"])))
+        return call(self, **options)
+
+    expected = run(*args, tiny_runtime, tmp_path / "a.h5")
+    monkeypatch.setattr(NeuroPictorPipeline, "__call__", counted)
+    compiled = run(*args, tiny_runtime.model_copy(update={"compile": True}), tmp_path / "b.h5")
+    assert sizes == [(4, 4), (4, 4)]  # of six images
+    assert np.abs(expected.pictures.astype(int) - compiled.pictures).max() <= 1
+
+
 def test_single_trials_are_the_first_of_each_picture(networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path):
     args = (networks, tiny_backbone, tiny_prepared, tiny_runtime)
     reduced = first_test_trials(tiny_prepared / "sub-01" / "responses.h5", tmp_path / "responses.h5")
