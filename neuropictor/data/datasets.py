@@ -5,6 +5,7 @@ from the seed and the step, so that batches do not depend on workers or on the n
 sees what an uninterrupted one would have seen.
 """
 
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -118,6 +119,15 @@ def _groups(store: ResponseStore, kept: np.ndarray) -> list[np.ndarray]:
     return np.split(order, np.flatnonzero(np.diff(store.nsd_id[order])) + 1)
 
 
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Let a loader worker live through signals to its whole process group, as Slurm sends them at the time limit.
+
+    The trainer decides what follows: it saves, and closes its workers itself. One killed before would raise there.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class TrainingBatches(Dataset):
     """Batches by step number; use through `loader`.
 
@@ -209,11 +219,21 @@ class TrainingBatches(Dataset):
             }
         return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in batch.items()}
 
-    def loader(self, start: int, stop: int, workers: int = 0) -> DataLoader:
-        """Return an iterable over the batches of steps ``start`` to ``stop - 1``, in order whatever the workers."""
-        # By default a loader draws from torch's global generator, which would then differ after a resume.
-        own = torch.Generator()
-        return DataLoader(self, batch_size=None, sampler=range(start, stop), num_workers=workers, generator=own)
+    def loader(self, start: int, stop: int, workers: int = 0, pinned: bool = False) -> DataLoader:
+        """Return an iterable over the batches of steps ``start`` to ``stop - 1``, in order whatever the workers.
+
+        With `pinned`, batches lie in memory from which they are copied to a GPU while it computes.
+        """
+        return DataLoader(
+            self,
+            batch_size=None,
+            sampler=range(start, stop),
+            num_workers=workers,
+            pin_memory=pinned,
+            worker_init_fn=_leave_signals_to_the_trainer,
+            # By default a loader draws from torch's global generator, which would then differ after a resume.
+            generator=torch.Generator(),
+        )
 
     def fixed(self, limit: int = 256) -> Iterator[dict[str, torch.Tensor]]:
         """Yield the batches of a validation: the first `limit` items, mean of all repeats, the same noise every time.
