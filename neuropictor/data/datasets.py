@@ -15,8 +15,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from neuropictor.data.alignment import ComponentStore
-from neuropictor.data.latents import MEMORY_LIMIT, LatentStore, Rows
+from neuropictor.data.latents import LatentStore
 from neuropictor.data.responses import SPLITS, ResponseStore
+from neuropictor.data.rows import Rows
+from neuropictor.data.stimuli import CAPTIONS_PER_PICTURE
 
 TrialAveraging = Literal["random", "mean", "single"]
 _VALIDATION_STREAM = 2**32  # entropy word that keeps validation's random numbers apart from those of any training step
@@ -33,8 +35,6 @@ class PictureResponses:
         ``train``, ``validation`` or ``test``.
     components
         Component files of the same subjects in the same order; None for none.
-    memory_limit
-        Bytes up to which a subject's responses are kept in memory.
 
     Attributes
     ----------
@@ -53,10 +53,9 @@ class PictureResponses:
         paths: Sequence[str | Path],
         split: str,
         components: Sequence[str | Path] | None = None,
-        memory_limit: int = MEMORY_LIMIT,
     ):
         stores = [ResponseStore(path) for path in paths]
-        self._rows = {"responses": [Rows(store.path, "responses", memory_limit) for store in stores]}
+        self._rows = {"responses": [store.rows for store in stores]}
         self.space = None
         if components is not None:
             aligned = [ComponentStore(path, store) for path, store in zip(components, stores, strict=True)]
@@ -132,9 +131,9 @@ class TrainingBatches(Dataset):
     """Batches by step number; use through `loader`.
 
     A batch is a dictionary: ``responses`` f4 ``[B, V]``; with an alignment ``components`` f4 ``[B, K]``; with latents
-    also ``latents`` ``[B, C, h, w]`` drawn from the VAE's posterior and scaled, ``text`` ``[B, L, D]`` of the captions,
-    ``noise`` as the latents, ``timesteps`` ``[B]``, and ``uniform`` ``[B]`` in 0..1, to be compared with the share of
-    contexts to drop.
+    also ``latents`` ``[B, C, h, w]`` drawn from the VAE's posterior and scaled, ``noise`` as the latents, ``timesteps``
+    ``[B]``, and ``uniform`` ``[B]`` in 0..1, to be compared with the share of contexts to drop; and of the captions, by
+    `captions`, ``text`` f2 ``[B, L, D]`` or ``caption`` i8 ``[B, L]``.
 
     Parameters
     ----------
@@ -153,7 +152,8 @@ class TrainingBatches(Dataset):
     n_timesteps
         Training time steps of the scheduler.
     captions
-        ``mean``: the text is the mean over a picture's captions; ``random``: it is that of one of them.
+        ``mean``: the mean over a picture's captions of their text features; ``random``: the tokens of one of them;
+        None: neither is read.
     share
         ``(rank, count)`` of the devices: this process gets every ``count``-th row of a batch.
     """
@@ -167,7 +167,7 @@ class TrainingBatches(Dataset):
         latents: LatentStore | None = None,
         scaling_factor: float = 1.0,
         n_timesteps: int = 1000,
-        captions: Literal["mean", "random"] = "mean",
+        captions: Literal["mean", "random"] | None = "mean",
         share: tuple[int, int] = (0, 1),
     ):
         self.captions = captions
@@ -204,15 +204,15 @@ class TrainingBatches(Dataset):
             rows = self._latent_rows[mine]
             shape = (2, len(items), *self.latents.mean.shape[1:])
             posterior, noise = random.standard_normal(shape, dtype=np.float32)[:, self.rows]
-            caption = random.integers(0, self.latents.text.shape[1], len(items))[self.rows]
+            caption = random.integers(0, CAPTIONS_PER_PICTURE, len(items))[self.rows]
             if self.captions == "mean":
-                text = self.latents.text[rows].astype(np.float32).mean(1)
-            else:
-                text = self.latents.text.one_of(rows, caption).astype(np.float32)
+                batch["text"] = self.latents.text[rows]
+            elif self.captions == "random":
+                tokens = self.latents.caption_tokens[rows]
+                batch["caption"] = tokens[np.arange(len(rows)), caption].astype(np.int64)
             mean, logvar = (store[rows].astype(np.float32) for store in (self.latents.mean, self.latents.logvar))
             batch |= {
                 "latents": np.float32(self.scaling_factor) * (mean + np.exp(0.5 * logvar) * posterior),
-                "text": text,
                 "noise": noise,
                 "timesteps": timesteps[self.rows],
                 "uniform": random.random(len(items), dtype=np.float32)[self.rows],
