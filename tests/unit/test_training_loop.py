@@ -12,7 +12,7 @@ from neuropictor.training.loop import Recipe, Trainer, learning_rate, make_accel
 class Batches:
     """Stands in for TrainingBatches: a point of a line a step."""
 
-    def loader(self, start, stop, workers):
+    def loader(self, start, stop, workers, pinned):
         for step in range(start, stop):
             yield {"responses": torch.tensor([[float(step % 5)]])}
 

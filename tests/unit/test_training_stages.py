@@ -87,10 +87,10 @@ def task(tiny_backbone):
     return make_task(backbone)
 
 
-def make_task(backbone, variant="refine", **settings):
+def make_task(backbone, variant="refine", tower=None, **settings):
     networks = Networks.build(FMRIEncoder(32, 16, width=16, depth=1, heads=2), backbone, variant)
     maps = MapOperator.shipped(32)
-    return ModulationTask(networks, backbone, maps, RefineConfig(**(SHORT | settings)))
+    return ModulationTask(networks, backbone, maps, RefineConfig(**(SHORT | settings)), tower)
 
 
 def batch(count=4):
