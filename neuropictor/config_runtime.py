@@ -1,4 +1,4 @@
-"""The section `runtime` of the configuration: how it runs, and nothing that changes more of results than last digits."""
+"""The section `runtime` of the configuration: how it runs; of results it changes last digits at most."""
 
 from typing import Annotated, Literal
 

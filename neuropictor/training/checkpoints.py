@@ -186,9 +186,9 @@ def restore_state(
     values: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in _part("optimizer", tensors).items():
         index, name = key.split(".", 1)
-        if tensor.dim():  # in the memory layout of the weight, as the fused optimizer takes for granted
-            tensor = torch.empty_like(parameters[int(index)], device="cpu").copy_(tensor)
-        values.setdefault(int(index), {})[name] = tensor
+        # In the memory layout of the weight, as the fused optimizer takes for granted.
+        like = parameters[int(index)] if tensor.dim() else tensor
+        values.setdefault(int(index), {})[name] = torch.empty_like(like, device="cpu").copy_(tensor)
     optimizer.load_state_dict({"state": values, "param_groups": optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(tensors["random.cpu"])
     devices = _part("random.cuda", tensors)

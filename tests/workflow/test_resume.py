@@ -17,6 +17,7 @@ from neuropictor.models.networks import save_autoencoder
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 24
+ADAPTED = 12
 PROGRAM = """
 import json, logging, sys
 from pathlib import Path
@@ -49,13 +50,15 @@ pretrain(
 """
 SETTINGS = {
     "init": "scratch",
-    "steps": STEPS,
+    "steps": STEPS - ADAPTED,
     "batch_size": 4,
     "warmup": 2,
     "ema": 0.9,
     "validation_interval": 7,
     "guidance_dropout": 0.2,
     "learning_rate": 1e-3,
+    "captions": "random",
+    "guidance_adaptation": {"steps": ADAPTED, "dropout": 0.3},
 }
 
 
