@@ -192,8 +192,10 @@ def _train(
         networks = start(frozen)
         check_fit(networks, frozen, scheduler)
         to = {"device": accelerator.device, "dtype": DTYPES[runtime.precision]}
-        frozen.unet.to(**to, memory_format=torch.channels_last)
-        networks.manipulation.control.to(memory_format=torch.channels_last)
+        frozen.unet.to(**to)
+        if accelerator.device.type == "cuda":  # on a CPU the miniature's steps take 5 % longer with it
+            for part in (frozen.unet, networks.manipulation.control):
+                part.to(memory_format=torch.channels_last)
         if tower is not None:
             tower.to(**to)
         if runtime.gradient_checkpointing:
