@@ -20,6 +20,7 @@ Control = Literal["nearest", "responses", "areas", "strengths", "semantic_swap",
 Scales = Annotated[list[NotNegative], Field(min_length=1), AfterValidator(_each_once)]
 GuidanceScales = Annotated[list[Annotated[float, Field(ge=1)]], Field(min_length=1), AfterValidator(_each_once)]
 Counts = Annotated[list[Count], Field(min_length=1), AfterValidator(_each_once)]
+Scheduler = Literal["ddim", "dpm++", "unipc"]
 
 
 def _rising(interval: list[float]) -> list[float]:
@@ -38,7 +39,7 @@ CONTROL_SETTINGS = {
     "semantic_swap": ("swap_structure_scales", "swap_guidance_scales", "swap_partners"),
     "area_swap": (),
     "guidance": ("guidance_scales",),
-    "steps": ("steps",),
+    "steps": ("steps", "schedulers"),
 }
 """Settings of controls that draw pictures, besides those of all."""
 
@@ -46,7 +47,7 @@ CONTROL_SETTINGS = {
 class SampleConfig(Section):
     """Reconstruction of the test pictures."""
 
-    scheduler: Literal["ddim", "dpm++", "unipc"] = Field(
+    scheduler: Scheduler = Field(
         "ddim", description="how the noise schedule is walked: ddim as in the paper; the others need fewer steps"
     )
     steps: Count = Field(25, description="denoising steps")
@@ -104,6 +105,9 @@ class ControlsConfig(Section):
     swap_partners: Count = Field(1, description="semantic_swap: other test pictures that give a picture its semantics")
     guidance_scales: GuidanceScales = Field([1.0, 2.0, 3.0, 5.0, 8.0], description="guidance: classifier-free guidance")
     steps: Counts = Field([2, 5, 10, 25], description="steps: denoising steps")
+    schedulers: Annotated[list[Scheduler], Field(min_length=1), AfterValidator(_each_once)] = Field(
+        ["ddim", "dpm++", "unipc"], description="steps: how the noise schedule is walked"
+    )
     sheet_rows: Count = Field(4, description="test pictures on a contact sheet")
     seed: Seed = Field(16, description="seed of wrong responses and of pairs")
 

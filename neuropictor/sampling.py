@@ -361,7 +361,7 @@ class Sampler:
     def __init__(self, pipeline: NeuroPictorPipeline, subject: int, config: "SampleConfig", runtime: "RuntimeConfig"):
         self.pipeline, self.subject, self.config = pipeline.to(prepare_device(runtime)), subject, config
         self.padded = runtime.compile  # a last, smaller batch would be compiled once more
-        pipeline.scheduler = make_scheduler(config.scheduler, pipeline.scheduler.config)
+        self.schedule = pipeline.scheduler.config
         prepare_sampling(pipeline, runtime)
         pipeline.set_progress_bar_config(disable=True)  # the stage's own counts batches
 
@@ -375,7 +375,7 @@ class Sampler:
         inputs
             What the pipeline draws each image from: ``responses`` and, if aligned, ``components``; or ``context``.
         options
-            Of the pipeline, where they differ from those of the section.
+            Of the pipeline, and ``scheduler``, where they differ from those of the section.
         """
         config, missing = self.config, self.config.batch_size - len(jobs) if self.padded else 0
         generators = [picture_generator(config.seed, self.subject, *job) for job in (*jobs, *jobs[-1:] * missing)]
@@ -384,6 +384,7 @@ class Sampler:
             "guidance_scale": config.guidance_scale,
             "guidance_interval": config.guidance_interval,
         }
+        self.pipeline.scheduler = make_scheduler(options.pop("scheduler", config.scheduler), self.schedule)
         options = _padded(inputs | options, missing)
         images = self.pipeline(**usual | options, generators=generators, output_type="np").images
         return to_bytes(images[: len(jobs)], config.rounding)

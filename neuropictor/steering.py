@@ -52,7 +52,7 @@ class Condition:
     partner
         Which other test picture, 1 to n - 1 (see `partners`); 0: none.
     strengths
-        Options of the pipeline that differ from those of stage sample.
+        Options of `Sampler.draw` that differ from those of stage sample.
     """
 
     column: str
@@ -137,7 +137,11 @@ def _guidance(config: "ControlsConfig") -> list[Condition]:
 
 
 def _steps(config: "ControlsConfig") -> list[Condition]:
-    return [Condition(f"{steps} steps", strengths={"num_inference_steps": steps}) for steps in config.steps]
+    return [
+        Condition(f"{steps} steps", scheduler, strengths={"num_inference_steps": steps, "scheduler": scheduler})
+        for scheduler in config.schedulers
+        for steps in config.steps
+    ]
 
 
 KINDS = {

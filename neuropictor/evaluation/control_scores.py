@@ -14,7 +14,6 @@ import pandas as pd
 from scipy.stats import binom, spearmanr
 
 from neuropictor.data.stimuli import resize_pictures
-from neuropictor.evaluation import measures
 from neuropictor.evaluation.judges import Judge, blocks, look
 from neuropictor.evaluation.similarity import correlation_matrix, identification
 from neuropictor.evaluation.statistics import bootstrap_mean
@@ -23,7 +22,7 @@ COLUMNS = (
     *("subject", "control", "condition", "row", "column", "metric"),
     *("value", "ci_low", "ci_high", "null_low", "null_high", "n_images", "data"),
 )
-TABLE_METRICS = ("pixcorr", "similarity", "two_way", "two_way_category", "category")
+TABLE_METRICS = ("pixcorr", "similarity", "two_way", "two_way_hard", "two_way_category", "category")
 """Scores against the seen picture; similarity is the cosine in the space of who judges."""
 LAYOUT_CELLS = 8
 """`light_follows_own` compares mean brightness of so many by so many parts of a picture: layout without colour."""
@@ -80,12 +79,11 @@ class PairScores:
         prompts = features.astype(np.float64) @ names.T.astype(np.float64)
         category = (prompts.argmax(1)[:, None] == judge.main[None, :]).astype(np.float64)
         category[:, judge.main < 0] = np.nan
-        groups = measures.groups_of(judge.main)
+        groups = judge.groups(np.arange(len(judge.main)))
         return {
             "pixcorr": np.nan_to_num(correlation_matrix(pictures.reshape(len(pictures), -1), self._pixels)),
             "similarity": features.astype(np.float64) @ judge.features.T.astype(np.float64),
-            "two_way": identification(correlations),
-            "two_way_category": identification(correlations, groups),
+            **{name: identification(correlations, group) for name, group in groups.items()},
             "category": category,
             "light": np.nan_to_num(correlation_matrix(_light(pictures), self._light)),
             "prompts": prompts,

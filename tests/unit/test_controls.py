@@ -12,7 +12,14 @@ from neuropictor.config import ControlsConfig, EvaluateConfig, RuntimeConfig
 from neuropictor.data.reconstructions import Reconstructions, write_reconstructions
 from neuropictor.data.stimuli import StimulusStore
 from neuropictor.evaluation import control_tables
-from neuropictor.evaluation.control_scores import COLUMNS, PairScores, Scored, rank_correlations, table_rows
+from neuropictor.evaluation.control_scores import (
+    COLUMNS,
+    TABLE_METRICS,
+    PairScores,
+    Scored,
+    rank_correlations,
+    table_rows,
+)
 from neuropictor.evaluation.judges import Judge, Seen, look
 
 IDS = np.array(TEST)
@@ -103,13 +110,13 @@ def test_rows_hold_intervals_chance_and_the_mean_over_subjects():
 
 def test_rank_correlation_with_distance():
     far = np.arange(30.0)
-    falling = Scored(dict.fromkeys(("pixcorr", "similarity", "two_way", "two_way_category", "category"), -far))
+    falling = Scored(dict.fromkeys(TABLE_METRICS, -far))
     rows = rank_correlations(falling, far, 100, 0)
     assert [row["metric"] for row in rows][:2] == ["spearman_pixcorr", "spearman_similarity"]
     assert rows[0]["value"] == pytest.approx(-1)
     assert rows[0]["null_low"] < 0 < rows[0]["null_high"]
     assert rows[0]["ci_high"] < rows[0]["null_low"]
-    constant = Scored(dict.fromkeys(("pixcorr", "similarity", "two_way", "two_way_category", "category"), 0 * far))
+    constant = Scored(dict.fromkeys(TABLE_METRICS, 0 * far))
     assert np.isnan(rank_correlations(constant, far, 20, 0)[0]["value"])
 
 

@@ -40,6 +40,20 @@ def test_one_session_trains_and_all_sessions_test():
     assert few.paths.prepared != paper.paths.prepared and few.paths.results != paper.paths.results
 
 
+def test_the_paper_with_alignment_differs_in_nothing_else():
+    paper, aligned = config.read(PRESETS / "nsd.yaml"), config.read(PRESETS / "nsd.yaml", PRESETS / "nsd-aligned.yaml")
+    assert aligned.align.tokens and aligned.align.text_components >= 256
+    assert aligned.paths.results != paper.paths.results
+    changed = {name for name in type(paper).model_fields if getattr(paper, name) != getattr(aligned, name)}
+    assert changed == {"align", "paths"}
+
+
+def test_fast_sampling_lies_over_any_settings():
+    fast = config.read(PRESETS / "nsd.yaml", PRESETS / "fast.yaml")
+    assert fast.sample.scheduler != "ddim" and fast.sample.steps <= 15
+    assert fast.sample.guidance_scale == 5.0 and fast.sample.rounding == "down"  # all else as it was
+
+
 def test_files_are_laid_one_over_the_other_as_snakemake_does(tmp_path):
     import yaml
 

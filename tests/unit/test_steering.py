@@ -31,6 +31,7 @@ SETTINGS = {
     "swap_structure_scales": [1.0],
     "swap_partners": 2,
     "guidance_scales": [1.0, 3.0],
+    "schedulers": ["ddim", "unipc"],
     "steps": [1, 2],
 }
 SAMPLE = SampleConfig(steps=2, batch_size=2)
