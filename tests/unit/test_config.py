@@ -68,7 +68,7 @@ def test_text_from_the_command_line_names_the_way_out():
         ({"pretrain": {"step": 3}}, ["pretrain.step (found: 3)", "did you mean pretrain.steps?", "steps: "]),
         ({"refine": {"guidance_adaptation": {"dropuot": 0}}}, ["refine.guidance_adaptation.dropuot", "dropout"]),
         ({"nsd": {"clip": 3}}, ["nsd.clip", "there is preprocess.clip"]),
-        ({"sample": {"zzz": 3}}, ["allowed in sample: steps, guidance_scale"]),
+        ({"sample": {"zzz": 3}}, ["allowed in sample: scheduler, steps, guidance_scale"]),
         ({"preprocess": {"clip": 0}}, ["preprocess.clip is 0", "a number above 0", "clip: 8.0"]),
         (
             {"nsd": {"source": "real"}},
