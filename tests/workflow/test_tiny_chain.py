@@ -77,6 +77,8 @@ def test_all_jobs_are_listed_with_what_they_took(chain):
         assert float(row["peak_memory_mib"]) > 0
     records = [path for path in chain.rglob("*run.json") if ".snakemake" not in path.parts]
     assert len(records) == len(rows)
+    for path in records:
+        assert json.loads(path.read_text())["outputs"], path  # all are compared with checksums when they are read
     sheet = json.loads((logs / "contact_sheet/sub-01.run.json").read_text())
     assert sheet["config"]["config"] == {"contact_sheet_rows": sheet["config"]["config"]["contact_sheet_rows"]}
     assert "../../results/report/contact_sheet_sub-01.png" in sheet["outputs"]
