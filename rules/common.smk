@@ -46,6 +46,7 @@ def checked(found):
             agreement.check_terms(loaded.nsd.terms_accepted)
         if loaded.nsd.source == "prepared":
             configuration.check_imported(loaded)
+        configuration.check_judge(loaded)
     except (
         configuration.ConfigError,
         FileExistsError,

@@ -143,3 +143,13 @@ def test_an_experiment_has_folders_of_its_own():
     assert (named.results_folder(), named.logs_folder()) == ("out/experiments/short", "logs/experiments/short")
     unnamed = config.load({})
     assert (unnamed.results_folder(), unnamed.logs_folder()) == ("results", "logs")
+
+
+def test_a_backbone_without_an_image_tower_needs_published_networks(tmp_path):
+    (tmp_path / "unet").mkdir()
+    settings = {"backbone": {"source": str(tmp_path)}}
+    with pytest.raises(config.ConfigError, match=r"has no image_encoder/ .* evaluate: \{networks: published\}"):
+        config.check_judge(config.load(settings))
+    config.check_judge(config.load(settings | {"evaluate": {"networks": "published"}}))
+    (tmp_path / "image_encoder").mkdir()
+    config.check_judge(config.load(settings))
