@@ -22,8 +22,7 @@ from machine import machine
 RESULT = Path(__file__).parent / "results" / "solvers.json"
 REFERENCE = ("ddim", 25)
 SETTINGS = [
-    *(("ddim", steps) for steps in (5, 6, 8, 10, 15, 50)),
-    *((solver, steps) for solver in ("dpm++", "unipc") for steps in (4, 5, 6, 8, 10, 15)),
+    *((solver, steps) for solver in ("ddim", "dpm++", "unipc") for steps in (5, 6, 8, 10)),
 ]
 METRICS = ("pixcorr", "ssim", "two_way", "two_way_hard", "distance", "category", "similarity")
 ALPHA = 0.05
@@ -113,11 +112,12 @@ def main() -> None:
                 "seconds": round(seconds[setting], 1),
                 "of_reference": round(seconds[setting] / seconds[REFERENCE], 3),
                 "usable": not any(row.get("significantly_worse") for row in mine),
-                "scores": {row.pop("metric"): row for row in mine},
+                "scores": {
+                    row["metric"]: {key: row[key] for key in row if key not in ("solver", "steps", "metric")}
+                    for row in mine
+                },
             }
         )
-        for row in ways[-1]["scores"].values():
-            del row["solver"], row["steps"]
     result = {"what": "SIMULATED data: refined networks of the demo", "subjects": subjects, "reference": REFERENCE}
     given.out.write_text(json.dumps(result | {"ways": ways, "machine": machine()}, indent=1) + "\n")
     for way in ways:
