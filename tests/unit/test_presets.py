@@ -54,6 +54,13 @@ def test_fast_sampling_lies_over_any_settings():
     assert fast.sample.guidance_scale == 5.0 and fast.sample.rounding == "down"  # all else as it was
 
 
+def test_a_smaller_card_changes_no_result():
+    paper, small = config.read(PRESETS / "nsd.yaml"), config.read(PRESETS / "nsd.yaml", PRESETS / "24gb.yaml")
+    changed = {name for name in type(paper).model_fields if getattr(paper, name) != getattr(small, name)}
+    assert changed == {"runtime"} and small.runtime.gradient_checkpointing
+    assert paper.pretrain.batch_size / small.runtime.accumulation == 16
+
+
 def test_files_are_laid_one_over_the_other_as_snakemake_does(tmp_path):
     import yaml
 
