@@ -206,7 +206,7 @@ class TrainingBatches(Dataset):
             posterior, noise = random.standard_normal(shape, dtype=np.float32)[:, self.rows]
             caption = random.integers(0, CAPTIONS_PER_PICTURE, len(items))[self.rows]
             if self.captions == "mean":
-                batch["text"] = self.latents.text[rows]
+                batch["text"] = self.latents.target[rows]
             elif self.captions == "random":
                 tokens = self.latents.caption_tokens[rows]
                 batch["caption"] = tokens[np.arange(len(rows)), caption].astype(np.int64)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _DATASETS = ("mean", "logvar", "text", "caption_tokens")
+TARGET = "target"
 
 
 class _Joined:
@@ -63,7 +64,9 @@ class LatentStore:
     mean, logvar
         ``[rows, C, h, w]`` by rows of `rows`, unscaled moments of the VAE's posterior.
     text
-        ``[rows, L, D]``, the mean of the semantic loss's targets over the captions, see `Backbone.encode_target`.
+        ``[rows, L, D]``, the mean of the captions' text features as the UNet reads them.
+    target
+        The same of the semantic loss's own text tower; `text` where it has none.
     caption_tokens
         ``[rows, 5, L]``, token numbers of the captions, from which training makes the target of one of them.
     """
@@ -86,9 +89,22 @@ class LatentStore:
                 expect(file, {"text": text, "caption_tokens": tokens})
                 held.append(file["nsd_id"][:])
         self.nsd_id, self._row = np.unique(np.concatenate(held), return_index=True)
-        self.mean, self.logvar, self.text, self.caption_tokens = (
-            _Joined([Rows(path, name) for path in self.paths]) for name in _DATASETS
+        self.mean, self.logvar, self.text, self.caption_tokens, self.target = (
+            _Joined([Rows(path, name) for path in self.paths]) for name in (*_DATASETS, self._target())
         )
+
+    def _target(self) -> str:
+        """Name the data set of the semantic loss's targets; all files have their own, or none."""
+        kinds = set()
+        for path in self.paths:
+            with open_store(path) as file:
+                kinds.add(TARGET if TARGET in file else "text")
+        if len(kinds) > 1:
+            raise ValueError(
+                f"{', '.join(map(str, self.paths))}: made with different settings of backbone.target_text_encoder;"
+                " allowed: one for all, for example by running stage cache_latents again"
+            )
+        return kinds.pop()
 
     def rows(self, nsd_ids: np.ndarray) -> np.ndarray:
         """Return the row of each picture; raise ``KeyError`` naming the first one that is missing."""
@@ -128,12 +144,13 @@ def cache_latents(
     runtime
         Device and threads.
     out
-        HDF5 file: ``mean``, ``logvar`` f2 ``[P, C, h, w]``, ``text`` f2 ``[P, L, D]``, ``caption_tokens`` i4
-        ``[P, 5, L]``, ``nsd_id`` i4 ``[P]``; in one piece each, so that training maps them into memory.
+        HDF5 file: ``mean``, ``logvar`` f2 ``[P, C, h, w]``, ``text`` f2 ``[P, L, D]`` and, with `target`, ``target``
+        as ``text``, ``caption_tokens`` i4 ``[P, 5, L]``, ``nsd_id`` i4 ``[P]``; in one piece each, so that training
+        maps them into memory.
     batch_size
         Pictures read at once; the VAE, in float32, takes as many of them at a time as ``runtime.decode_memory`` allows.
     target
-        Folder of the text tower that makes ``text``; None or empty: the backbone's own.
+        Folder of the semantic loss's own text tower; None or empty: the backbone's.
     """
     from neuropictor.models.backbone import Backbone  # takes seconds to load, and readers of latents do without
 
@@ -153,7 +170,9 @@ def cache_latents(
             for name in ("mean", "logvar"):
                 file.create_dataset(name, shape, "f2")
             length = model.context_shape[0]
-            text = file.create_dataset("text", (len(nsd_ids), *model.context_shape), "f2")
+            towers = {"text": model.text_encoder} | ({TARGET: model.target_encoder} if model.target_encoder else {})
+            for name in towers:
+                file.create_dataset(name, (len(nsd_ids), *model.context_shape), "f2")
             tokens = file.create_dataset("caption_tokens", (len(nsd_ids), CAPTIONS_PER_PICTURE, length), "i4")
             file["nsd_id"] = nsd_ids
             file.attrs.update(data=store.data, backbone=model.name)
@@ -166,8 +185,9 @@ def cache_latents(
                 captions = [caption for texts in store.captions(nsd_ids[part]) for caption in _five(texts)]
                 numbers = model.tokens(captions)
                 tokens[part] = numbers.cpu().numpy().reshape(-1, *tokens.shape[1:])
-                features = model.encode_target(numbers).unflatten(0, (-1, CAPTIONS_PER_PICTURE))
-                text[part] = features.mean(1).float().cpu().numpy()
+                for name, tower in towers.items():
+                    features = tower(input_ids=numbers).last_hidden_state.unflatten(0, (-1, CAPTIONS_PER_PICTURE))
+                    file[name][part] = features.mean(1).float().cpu().numpy()
         record.add(
             pictures=len(nsd_ids), latent_shape=list(model.latent_shape), context_shape=list(model.context_shape)
         )

@@ -138,7 +138,7 @@ class Backbone:
         source
             ``"miniature"`` for the shipped one, or a folder.
         target
-            Folder of the text tower of `encode_target`; None or empty: the backbone's own.
+            Folder of the text tower of the semantic loss; None or empty: the backbone's own.
 
         Raises
         ------
@@ -239,17 +239,12 @@ class Backbone:
 
     @property
     def target_tower(self) -> nn.Module:
-        """The tower of `encode_target`."""
-        return self.text_encoder if self.target_encoder is None else self.target_encoder
+        """The tower that makes the semantic loss's targets: the backbone's own, or `target_encoder`.
 
-    @torch.no_grad()
-    def encode_target(self, tokens: Tensor) -> Tensor:
-        """Token numbers of captions [B, L] -> target of the semantic loss, [B, L, D].
-
-        By default the same as `encode_text`, so in the space that the UNet reads. The official code takes the tower's
-        last layer here, while the UNet reads the last but one: that needs a `target_encoder` with one layer more.
+        The official code takes the tower's last layer, while the UNet reads the last but one: that needs a
+        `target_encoder` with one layer more.
         """
-        return self.target_tower(input_ids=tokens).last_hidden_state
+        return self.text_encoder if self.target_encoder is None else self.target_encoder
 
     @cached_property
     def _null(self) -> Tensor:

@@ -85,14 +85,16 @@ def test_the_target_may_come_from_a_tower_of_its_own(folder, clip, latents):
     captions = ["a red ball", "the sky"]
     plain, official = Backbone.load(folder), Backbone.load(folder, clip)
     tokens = plain.tokens(captions)
-    assert torch.equal(plain.encode_target(tokens), plain.encode_text(captions))
+    assert plain.target_tower is plain.text_encoder
     assert torch.equal(official.encode_text(captions), plain.encode_text(captions))
     assert torch.equal(official.null_context(), plain.null_context())
     whole = CLIPModel.from_pretrained(clip).eval()
     with torch.no_grad():  # all blocks and the final norm, not projected
         expected = whole.text_model(input_ids=tokens).last_hidden_state
-    torch.testing.assert_close(official.encode_target(tokens), expected)
+        torch.testing.assert_close(official.target_tower(input_ids=tokens).last_hidden_state, expected)
     store = LatentStore(latents)
+    assert store.target.shape == store.text.shape
+    assert not np.array_equal(store.target[[0]], store.text[[0]])  # baselines draw with what the UNet reads
     assert (store.text.shape[1:], store.caption_tokens.shape[1:]) == ((77, 16), (5, 77))
 
 
