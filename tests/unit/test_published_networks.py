@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from published_weights import CLIP
 from stand_in_bucket import Stored, serving
 from torch.nn.functional import interpolate
 
@@ -21,12 +21,6 @@ from neuropictor.nsd.bucket import Retries
 
 CPU = torch.device("cpu")
 QUICK = Retries(attempts=2, first_wait=0.001, longest_wait=0.002, timeout=5)
-TINY_CLIP = {
-    "embed_dim": 24,
-    "quick_gelu": True,
-    "vision_cfg": {"image_size": 224, "layers": 1, "width": 64, "patch_size": 56},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-}
 
 
 def note(folder):
@@ -42,34 +36,10 @@ def features(network, images, protocol):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Files as their makers publish them, of the true architectures (CLIP's is a small one)."""
-    import open_clip
-    from torchvision import models
-
-    torch.manual_seed(0)
+def folder(published_weights, tmp_path_factory):
     out = tmp_path_factory.mktemp("weights")
-    (out / "tiny-clip-test.json").write_text(json.dumps(TINY_CLIP))
-    open_clip.add_model_config(out / "tiny-clip-test.json")
-    found = {
-        "alexnet": models.alexnet(weights=None).state_dict(),
-        "inception": models.inception_v3(weights=None, init_weights=False).state_dict(),
-    }
-    effnet = models.efficientnet_b1(weights=None)
-    for module in effnet.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0
-    with torch.no_grad():
-        effnet(torch.randn(4, 3, 96, 96))  # statistics with which random weights do not fade out
-    found["effnet"] = effnet.state_dict()
-    backbone = {k: v for k, v in models.resnet50(weights=None).state_dict().items() if not k.startswith("fc.")}
-    found["swav"] = {f"module.{k}": v for k, v in backbone.items()} | {
-        "module.projection_head.0.weight": torch.zeros(2, 2),
-        "module.prototypes.weight": torch.zeros(2, 2),
-    }
-    for name, state in found.items():
-        torch.save(state, out / WEIGHTS[name].name)
-    save_file(open_clip.create_model("tiny-clip-test").state_dict(), out / WEIGHTS["clip"].name)
+    for file in WEIGHTS.values():
+        (out / file.name).symlink_to(published_weights / file.name)
     note(out)
     return out
 
@@ -77,7 +47,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _small_clip(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(networks, "CLIP_ARCHITECTURE", "tiny-clip-test")
+    monkeypatch.setattr(networks, "CLIP_ARCHITECTURE", CLIP)
 
 
 @pytest.fixture(scope="module")

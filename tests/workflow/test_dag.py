@@ -98,7 +98,7 @@ def test_default_chain(checkout):
 
 
 def test_tiny_preset(checkout):
-    assert planned(checkout, {}, "presets/tiny.yaml") == chain(2) - Counter(control=2)
+    assert planned(checkout, {}, "presets/tiny.yaml") == chain(2) - Counter(control=3)
 
 
 def test_subjects_that_only_pretrain_are_not_sampled(checkout):
