@@ -21,7 +21,6 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 from machine import machine
@@ -60,16 +59,18 @@ def networks(root: Path) -> dict:
     import torch
     from torch.nn.functional import adaptive_avg_pool2d
 
-    from neuropictor.evaluation import published_scores
-    from neuropictor.evaluation.networks import Network
+    from neuropictor.evaluation import networks as published
+    from neuropictor.evaluation import scoring
+    from neuropictor.evaluation.judges import Held, Judge, load_describer
     from neuropictor.evaluation.protocols import NETWORK_METRICS, PROTOCOLS
     from neuropictor.evaluation.statistics import Pairings
+    from neuropictor.models.backbone import Backbone
 
     lengths = {"alexnet_2": (192, 31), "alexnet_5": (256, 15), "inception": (2048, 1), "clip": (768, 1)}
     lengths |= {"effnet": (1280, 1), "swav": (2048, 1)}
     loads, looks = Counter(), Counter()
 
-    def load(name: str, folder: Path, device: torch.device) -> Network:
+    def load(name: str, folder: Path, device: torch.device) -> published.Network:
         loads[name] += 1
         mixes = {
             metric: torch.randn(lengths[metric][0], 3, generator=torch.Generator().manual_seed(7))
@@ -83,10 +84,11 @@ def networks(root: Path) -> dict:
                 for metric, mix in mixes.items()
             }
 
-        return Network(name, forward, device)
+        return published.Network(name, forward, device)
 
-    published_scores.load_network = load
-    published_scores.pixel_scores = no_networks
+    published.load_network = load
+    published.PerceptualDistance = lambda *given: no_networks
+    scoring.PIXEL_MEASURES = dict.fromkeys(scoring.PIXEL_MEASURES, no_pixels)
     generator = np.random.default_rng(1)
     seen = generator.integers(0, 256, (PICTURES, 64, 64, 3), dtype=np.uint8)
     rows = np.arange(PICTURES)
@@ -94,25 +96,30 @@ def networks(root: Path) -> dict:
         f"model {number}": ((0.6 * seen + 0.4 * generator.integers(0, 256, seen.shape)).astype(np.uint8)[:, None], rows)
         for number in range(MODELS)
     }
-    drawn = {name: (SimpleNamespace(pictures=found), rows) for name, (found, rows) in drawn.items()}
+    device, none = torch.device("cpu"), np.full(PICTURES, "")
+    judge = Judge(load_describer("miniature", Backbone.load(), None, device), Held(seen[:, None]), none, none, [])
     start = time.perf_counter()
-    scores, _ = published_scores.score_published(
-        seen, drawn, [PROTOCOLS["mindeye2"]], Path(), torch.device("cpu"), Pairings(PICTURES, 999, 0)
-    )
+    scorer = scoring.Scorer(judge, [PROTOCOLS["mindeye2"]], Path(), device)
+    pairings = Pairings(PICTURES, 999, 0)
+    scores = {name: scorer.score(Held(images), rows, pairings)[0] for name, (images, rows) in drawn.items()}
     return {
         "seconds": round(time.perf_counter() - start, 1),
         "loads": dict(loads),
         "looks": dict(looks),
         "pictures": PICTURES,
         "models": MODELS,
-        "protocols": list(scores),
-        "scores_a_picture": sum(len(next(iter(found.values()))) for found in scores.values()),
+        "protocols": list(next(iter(scores.values()))),
     }
 
 
-def no_networks(*given: object) -> dict:
+def no_networks(made: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Stand in for LPIPS."""
+    return np.zeros(len(made))
+
+
+def no_pixels(made: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Stand in for PixCorr and SSIM, which no network is loaded for."""
-    return {}
+    return np.zeros((len(made), 1))
 
 
 WAYS = {"ours": ours, "corrcoef": corrcoef}

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from neuropictor.cli_evaluation import Weights
 from neuropictor.cli_options import Component, File, Out, Pipeline, Settings, app, start
 
 
@@ -17,6 +18,7 @@ def control(
     components: Component = None,
     backbone: Annotated[str | None, typer.Option(help="where the backbone lies now, if it was moved")] = None,
     judge: Annotated[str, typer.Option(help="backbone whose image tower judges")] = "miniature",
+    weights: Weights = None,
     settings: Settings = None,
 ) -> None:
     """Draw one subject's test pictures at other strengths or from altered responses, and score them.
@@ -47,8 +49,9 @@ def control(
         stimuli={subject: stimuli},
         backbone=judge,
         config=config,
-        evaluate=loaded.evaluate,
+        evaluate=loaded.evaluate.model_copy(update={"networks": "published" if weights else "miniature"}),
         runtime=runtime,
         out=out / "controls.csv",
         figures=out,
+        weights=weights,
     )

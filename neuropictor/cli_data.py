@@ -15,8 +15,6 @@ class Kind(StrEnum):
     DESIGN = "design"
     PICTURES = "pictures"
     ANNOTATIONS = "annotations"
-    BEHAVIOUR = "behaviour"
-    NCSNR = "ncsnr"
     BETAS = "betas"
 
 
@@ -61,8 +59,8 @@ def fetch(
         check_terms(loaded.nsd.terms_accepted)
         kinds, found = set(kind or Kind), loaded.nsd
         wanted = stage.keys_of(kinds, subject or [], session, found.beta_version)
-        if kinds & {Kind.BEHAVIOUR, Kind.NCSNR, Kind.BETAS} and not subject:
-            raise ValueError("no subject given; behaviour, ncsnr and betas are a subject's, e.g. --subject 1")
+        if Kind.BETAS in kinds and not subject:
+            raise ValueError("no subject given; betas are a subject's, e.g. --subject 1")
         if wanted:
             stage.fetch(wanted, nsd, found)
         if Kind.ANNOTATIONS in kinds:

@@ -194,6 +194,26 @@ def check_imported(settings: Config) -> None:
                 )
 
 
+def check_judge(settings: Config) -> None:
+    """Make sure that somebody can judge images, before days of training: Stable Diffusion has no image tower.
+
+    Raises
+    ------
+    ConfigError
+        If the backbone's own image tower is to judge and its folder, where it is there already, holds none.
+    """
+    folder = Path(settings.backbone_folder())
+    if (
+        settings.evaluate.networks == "miniature"
+        and (folder / "unet").is_dir()
+        and not (folder / "image_encoder").is_dir()
+    ):
+        raise ConfigError(
+            f"evaluate.networks is miniature, but the backbone in {folder} has no image_encoder/ that could judge."
+            " Allowed: evaluate: {networks: published}, where CLIP judges, or a backbone with an image tower"
+        )
+
+
 def read(*paths: str | Path) -> Config:
     """Read and check YAML files, laid one over the other; what they leave out has its default.
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from neuropictor.config_types import Count, NotNegative, Section, Seed
+from neuropictor.config_types import Count, NotNegative, Section, Seed, Share
 
 
 def _each_once(values: list) -> list:
@@ -20,6 +20,16 @@ Control = Literal["nearest", "responses", "areas", "strengths", "semantic_swap",
 Scales = Annotated[list[NotNegative], Field(min_length=1), AfterValidator(_each_once)]
 GuidanceScales = Annotated[list[Annotated[float, Field(ge=1)]], Field(min_length=1), AfterValidator(_each_once)]
 Counts = Annotated[list[Count], Field(min_length=1), AfterValidator(_each_once)]
+Scheduler = Literal["ddim", "dpm++", "unipc"]
+
+
+def _rising(interval: list[float]) -> list[float]:
+    if interval[0] >= interval[1]:
+        raise ValueError("the lower end first, e.g. [0.0, 1.0]")
+    return interval
+
+
+Interval = Annotated[list[Share], Field(min_length=2, max_length=2), AfterValidator(_rising)]
 
 
 CONTROL_SETTINGS = {
@@ -29,7 +39,7 @@ CONTROL_SETTINGS = {
     "semantic_swap": ("swap_structure_scales", "swap_guidance_scales", "swap_partners"),
     "area_swap": (),
     "guidance": ("guidance_scales",),
-    "steps": ("steps",),
+    "steps": ("steps", "schedulers"),
 }
 """Settings of controls that draw pictures, besides those of all."""
 
@@ -37,8 +47,16 @@ CONTROL_SETTINGS = {
 class SampleConfig(Section):
     """Reconstruction of the test pictures."""
 
-    steps: Count = Field(25, description="DDIM steps")
+    scheduler: Scheduler = Field(
+        "ddim", description="how the noise schedule is walked: ddim as in the paper; the others need fewer steps"
+    )
+    steps: Count = Field(25, description="denoising steps")
     guidance_scale: Annotated[float, Field(ge=1)] = Field(3.0, description="classifier-free guidance; 1: none")
+    guidance_interval: Interval = Field(
+        [0.0, 1.0],
+        description="shares of the noise schedule (0 clean, 1 pure noise) between which guidance is used; outside, a"
+        " step costs half as much",
+    )
     samples: Count = Field(1, description="pictures drawn a test picture")
     choose: Literal["all", "consensus"] = Field(
         "all",
@@ -53,7 +71,7 @@ class SampleConfig(Section):
         "nearest",
         description="from colours to whole numbers of 0 to 255: the nearest, or, as the official code, the next lower",
     )
-    batch_size: Count = Field(50, description="pictures at a time; does not change them")
+    batch_size: Count = Field(50, description="pictures at a time; changes them by rounding at most")
     seed: Seed = Field(14, description="seed from which each picture's noise seed is derived")
 
     @property
@@ -73,7 +91,7 @@ class ControlsConfig(Section):
     pictures: Annotated[int, Field(ge=2)] = Field(
         24, description="test pictures of each control, evenly spaced; all if there are no more"
     )
-    sampling_steps: Count = Field(10, description="DDIM steps of all controls but steps, in place of sample.steps")
+    sampling_steps: Count = Field(10, description="denoising steps of all controls but steps, in place of sample.steps")
     repeats: Counts = Field([1, 2, 3], description="responses: repeats of a test picture that are averaged")
     structure_scales: Scales = Field(
         [0.0, 1.0, 2.0], description="strengths: factors on the manipulation network's residuals"
@@ -86,7 +104,10 @@ class ControlsConfig(Section):
     swap_guidance_scales: GuidanceScales = Field([2.0], description="semantic_swap: classifier-free guidance")
     swap_partners: Count = Field(1, description="semantic_swap: other test pictures that give a picture its semantics")
     guidance_scales: GuidanceScales = Field([1.0, 2.0, 3.0, 5.0, 8.0], description="guidance: classifier-free guidance")
-    steps: Counts = Field([2, 5, 10, 25], description="steps: DDIM steps")
+    steps: Counts = Field([2, 5, 10, 25], description="steps: denoising steps")
+    schedulers: Annotated[list[Scheduler], Field(min_length=1), AfterValidator(_each_once)] = Field(
+        ["ddim", "dpm++", "unipc"], description="steps: how the noise schedule is walked"
+    )
     sheet_rows: Count = Field(4, description="test pictures on a contact sheet")
     seed: Seed = Field(16, description="seed of wrong responses and of pairs")
 

@@ -6,6 +6,7 @@ laptop's disk from a server's.
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 import re
@@ -30,6 +31,8 @@ VERTICES = 8921
 COMPRESSED = 0.25
 #: Tensors of a weight's size in a checkpoint (weight, average, two moments) and checkpoints kept, plus the result.
 CHECKPOINT_COPIES = 2 * 4 + 1
+# Width from which networks count as large: the miniature and its encoder have 128, the paper's 1024 and 1280.
+_LARGE = 512
 BACKBONE_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
@@ -119,8 +122,17 @@ def _machine(config: "Config") -> list[Finding]:
 
 
 def is_large(config: "Config") -> bool:
-    """Tell whether networks have the paper's order of size, for which a CPU is too slow."""
-    return config.encoder.width >= 512 or config.backbone.source not in {"miniature", "train"}
+    """Tell whether networks have the paper's order of size, for which a CPU is too slow.
+
+    The encoder's width decides, or that of the backbone's UNet (320 to 1280 in Stable Diffusion); a backbone that is
+    not there yet, as one of the hub, is taken for large.
+    """
+    if config.encoder.width >= _LARGE:
+        return True
+    if config.backbone.source in {"miniature", "train"}:
+        return False
+    unet = Path(config.backbone_folder()) / "unet" / "config.json"
+    return not unet.is_file() or max(json.loads(unet.read_text(encoding="utf-8"))["block_out_channels"]) >= _LARGE
 
 
 def _device(config: "Config") -> list[Finding]:
@@ -198,8 +210,8 @@ def needed_bytes(config: "Config") -> dict[str, float]:
         raw = PICTURES + ANNOTATIONS + betas
     kept = 0 if simulated else sum(sessions.values()) * KEPT
     prepared = kept + trials * VERTICES * 2 + pictures * config.preprocess.picture_size**2 * 3
-    # Of each picture: mean and log variance of latents, and five captions, in half precision.
-    latent, context = (2 * 4 * 64 * 64, 5 * 77 * 1024) if is_large(config) else (2 * 8 * 8 * 8, 5 * 16 * 128)
+    # Of each picture: mean and log variance of latents, and the captions' mean, in half precision.
+    latent, context = (2 * 4 * 64 * 64, 77 * 1024) if is_large(config) else (2 * 8 * 8 * 8, 16 * 128)
     weights = _weights_bytes(config)
     results = pictures * (latent + context) * 2 + weights * (len(subjects) + 1) + weights * CHECKPOINT_COPIES
     return {"nsd": raw, "prepared": prepared, "results": results}

@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +20,13 @@ from diffusers.utils.logging import disable_progress_bar
 
 from neuropictor.checksums import checksum, verify
 from neuropictor.data.alignment import ComponentStore
-from neuropictor.data.reconstructions import Reconstructions, write_array, write_reconstructions
+from neuropictor.data.reconstructions import Reconstructions, write_array, writing
 from neuropictor.data.responses import ResponseStore
 from neuropictor.models.device import prepare_device
 from neuropictor.models.networks import check_space
 from neuropictor.models.pipeline import NeuroPictorPipeline
 from neuropictor.models.pipeline_folder import pipeline_paths
+from neuropictor.models.schedules import make_scheduler
 from neuropictor.models.speed import prepare_sampling
 from neuropictor.runlog import RunRecord, atomic_path, is_first, process_share, progress, record_path
 
@@ -36,6 +37,9 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two looks for what another process makes.
 POLL = 0.2
+
+Job = tuple[int, int]
+"""An image to draw: nsd_id and number of the sample."""
 
 
 def picture_generator(seed: int, subject: int, nsd_id: int, sample: int) -> torch.Generator:
@@ -79,16 +83,15 @@ class Chunks:
     def _path(self, index: int) -> Path:
         return self.folder / f"{index:05d}.npy"
 
-    def load(self, index: int) -> np.ndarray | None:
-        """Return a finished part, or None."""
-        path = self._path(index)
-        return np.load(path, allow_pickle=False) if path.is_file() else None
+    def has(self, index: int) -> bool:
+        """Tell whether a part is finished."""
+        return self._path(index).is_file()
 
-    def wait_for(self, index: int) -> np.ndarray:
+    def load(self, index: int) -> np.ndarray:
         """Return a part that this process or another one makes; its launcher ends this one if the other fails."""
-        while (pictures := self.load(index)) is None:
+        while not self.has(index):
             time.sleep(POLL)
-        return pictures
+        return np.load(self._path(index), allow_pickle=False)
 
     def save(self, index: int, pictures: np.ndarray) -> None:
         """Keep a finished part."""
@@ -133,10 +136,10 @@ def sample_subject(
     """
     out, scans = Path(out), _Scans(pipeline, responses, components)
     with scans.record("sample", out, config) as record:
-        chunks, pictures = _draw(scans, config, runtime, model, out, (1, 1), backbone)
-        if pictures is None:
+        chunks, batches = _draw(scans, config, runtime, model, out, (1, 1), backbone)
+        if not is_first():
             return
-        _write(pictures, scans.store, config, model, out, record)
+        _write(map(chunks.load, batches), scans.store, config, model, out, record)
     chunks.clear()
 
 
@@ -164,9 +167,10 @@ def sample_share(
     """
     out, scans = Path(out), _Scans(pipeline, responses, components)
     with scans.record("sample_share", out, config) as record:
-        chunks, pictures = _draw(scans, config, runtime, model, out, share, backbone)
-        if pictures is None:
+        chunks, batches = _draw(scans, config, runtime, model, out, share, backbone)
+        if not is_first():
             return
+        pictures = np.concatenate([chunks.load(index) for index in batches]) if batches else np.empty(0, np.uint8)
         with atomic_path(out) as temporary:
             write_array(temporary, pictures)
         record.add(pictures=len(pictures))
@@ -199,14 +203,13 @@ def join_shares(
     out, scans = Path(out), _Scans(pipeline, responses, components)
     with scans.record("sample", out, config, shares) as record:
         drawn = [np.load(path, allow_pickle=False) for path in shares]
-        pictures = np.concatenate([part for part in drawn if len(part)])
-        wanted = len(scans.store.pictures("test")) * config.samples
-        if len(pictures) != wanted:
+        count, wanted = sum(map(len, drawn)), len(scans.store.pictures("test")) * config.samples
+        if count != wanted:
             raise ValueError(
-                f"{', '.join(map(str, shares))}: {len(pictures)} pictures found, {wanted} expected; remove these files"
+                f"{', '.join(map(str, shares))}: {count} pictures found, {wanted} expected; remove these files"
                 " and run snakemake again"
             )
-        _write(pictures, scans.store, config, model, out, record)
+        _write([part for part in drawn if len(part)], scans.store, config, model, out, record)
 
 
 class _Scans:
@@ -236,86 +239,168 @@ def _draw(
     out: Path,
     share: tuple[int, int],
     backbone: str | Path | None,
-) -> tuple[Chunks, np.ndarray | None]:
-    """Draw a share of all batches; return them to the first process, and where they are kept until `out` is written."""
+) -> tuple[Chunks, list[int]]:
+    """Draw this process's part of a share of all batches; return where they are kept, and the share's batches."""
     store, files = scans.store, scans.files
-    jobs = [(int(nsd_id), sample) for nsd_id in store.pictures("test") for sample in range(config.samples)]
-    batches = [jobs[start : start + config.batch_size] for start in range(0, len(jobs), config.batch_size)]
+    batches = batched(store.pictures("test"), config)
     own = np.array_split(np.arange(len(batches)), share[1])[share[0] - 1].tolist()
     components = ComponentStore(files["components"], store) if "components" in files else None
     guard = {"config": config.model_dump(mode="json"), "precision": runtime.precision, "model": model}
     chunks = Chunks(out, guard | {name: checksum(path) for name, path in files.items()})
     rank, processes = process_share()
-    sampler = Sampler(scans.pipeline, backbone, store, components, config, runtime)
+    sampler = network_sampler(scans.pipeline, backbone, store, components, config, runtime)
     for index in progress(own[rank::processes], f"Sampling {model} pictures", unit="batch"):
-        if chunks.load(index) is None:
-            chunks.save(index, sampler.pictures(batches[index]))
-    if not is_first():
-        return chunks, None
-    return chunks, np.concatenate([chunks.wait_for(index) for index in own]) if own else np.empty(0, np.uint8)
+        if not chunks.has(index):
+            ids = [nsd_id for nsd_id, _ in batches[index]]
+            chunks.save(index, sampler.draw(batches[index], inputs(store, components, ids, config.most_repeats)))
+    return chunks, own
 
 
 def _write(
-    pictures: np.ndarray, store: ResponseStore, config: "SampleConfig", model: str, out: Path, record: RunRecord
+    batches: Iterable[np.ndarray],
+    store: ResponseStore,
+    config: "SampleConfig",
+    model: str,
+    out: Path,
+    record: RunRecord,
 ) -> None:
-    nsd_ids = store.pictures("test")
-    pictures = pictures.reshape(len(nsd_ids), config.samples, *pictures.shape[1:])
-    if config.choose == "consensus":
-        pictures = most_agreed(pictures)
-    write_reconstructions(out, Reconstructions(pictures, nsd_ids, model, store.subject, store.data))
-    record.add(pictures=len(nsd_ids), samples=config.samples, kept=pictures.shape[1])
+    """Write the file from images in the order of `batched`."""
+    about = Reconstructions(np.empty(0), store.pictures("test"), model, store.subject, store.data)
+    write_drawn(out, about, batches, config)
+    record.add(pictures=len(about.nsd_id), samples=config.samples, kept=kept_samples(config))
+
+
+def batched(nsd_ids: np.ndarray, config: "SampleConfig") -> list[list[Job]]:
+    """Return all images to draw in batches, the samples of a test image behind each other."""
+    jobs = [(int(nsd_id), sample) for nsd_id in nsd_ids for sample in range(config.samples)]
+    return [jobs[start : start + config.batch_size] for start in range(0, len(jobs), config.batch_size)]
+
+
+def kept_samples(config: "SampleConfig") -> int:
+    """Return the number of samples of a test image that are kept."""
+    return 1 if config.choose == "consensus" else config.samples
+
+
+def write_drawn(out: Path, about: Reconstructions, batches: Iterable[np.ndarray], config: "SampleConfig") -> None:
+    """Write a file of reconstructions from batches of `batched`, whatever drew them; one of them is held at a time.
+
+    Parameters
+    ----------
+    out
+        HDF5 file of `neuropictor.data.reconstructions`.
+    about
+        What they are of; its pictures are not looked at.
+    batches
+        uint8 ``[n, S, S, 3]`` each.
+    config
+        ``samples`` and ``choose``.
+    """
+    with writing(out, about, kept_samples(config)) as writer:
+        row = 0
+        for images in _by_image(batches, config.samples):
+            writer.write(row, 0, most_agreed(images) if config.choose == "consensus" else images)
+            row += len(images)
+
+
+def _by_image(batches: Iterable[np.ndarray], samples: int) -> Iterator[np.ndarray]:
+    """Yield uint8 ``[m, samples, S, S, 3]``: a batch may end between the samples of an image."""
+    rest = None
+    for batch in batches:
+        drawn = batch if rest is None else np.concatenate([rest, batch])
+        whole = len(drawn) // samples * samples
+        rest = drawn[whole:]
+        if whole:
+            yield drawn[:whole].reshape(-1, samples, *drawn.shape[1:])
+
+
+def inputs(
+    store: ResponseStore, components: ComponentStore | None, nsd_ids: Sequence[int], most: int | None
+) -> dict[str, torch.Tensor]:
+    """Return what networks are given of images: the means over their first `most` repeats (None: all).
+
+    Returns
+    -------
+    dict
+        ``responses [n, V]`` and, where there are any, ``components [n, K]``.
+    """
+    means = {"responses": torch.from_numpy(store.mean_response(nsd_ids, most))}
+    if components is not None:
+        trials = [store.trials(nsd_id)[:most] for nsd_id in nsd_ids]
+        means["components"] = torch.from_numpy(np.stack([components.rows[rows].mean(0) for rows in trials]))
+    return means
+
+
+def network_sampler(
+    pipeline: str | Path,
+    backbone: str | Path | None,
+    store: ResponseStore,
+    components: ComponentStore | None,
+    config: "SampleConfig",
+    runtime: "RuntimeConfig",
+) -> "Sampler":
+    """Return the sampler of a subject's networks."""
+    disable_progress_bar()  # of loading
+    loaded = NeuroPictorPipeline.from_pretrained(pipeline, backbone)
+    check_space(loaded.alignment, None if components is None else components.space)
+    return Sampler(loaded, store.subject, config, runtime)
 
 
 class Sampler:
-    """The pipeline with all that stays the same from batch to batch."""
+    """Draws images as section ``sample`` says: networks, baselines, controls and ceilings alike.
 
-    def __init__(
-        self,
-        pipeline: str | Path,
-        backbone: str | Path | None,
-        responses: ResponseStore,
-        components: ComponentStore | None,
-        config: "SampleConfig",
-        runtime: "RuntimeConfig",
-    ):
-        self.responses, self.components = responses, components
-        self.config = config
-        self.device = prepare_device(runtime)
-        disable_progress_bar()  # of loading
-        self.pipeline = NeuroPictorPipeline.from_pretrained(pipeline, backbone).to(self.device)
-        prepare_sampling(self.pipeline, runtime)
-        self.pipeline.set_progress_bar_config(disable=True)  # the stage's own counts batches
-        check_space(self.pipeline.alignment, None if components is None else components.space)
+    Parameters
+    ----------
+    pipeline
+        In float32, with networks or without (`NeuroPictorPipeline.from_backbone`).
+    subject
+        Whose images; a part of the noise's seeds.
+    config, runtime
+        Sections of the configuration.
+    """
 
-    def pictures(self, jobs: list[tuple[int, int]]) -> np.ndarray:
-        """Return uint8 ``[n, S, S, 3]``, one for each (nsd_id, sample)."""
-        nsd_ids = [nsd_id for nsd_id, _ in jobs]
-        scans = {"responses": torch.from_numpy(self.responses.mean_response(nsd_ids, self.config.most_repeats))}
-        if self.components is not None:
-            scans["components"] = self._mean_components(self.components, nsd_ids)
-        return self.draw(jobs, scans)
+    def __init__(self, pipeline: NeuroPictorPipeline, subject: int, config: "SampleConfig", runtime: "RuntimeConfig"):
+        self.pipeline, self.subject, self.config = pipeline.to(prepare_device(runtime)), subject, config
+        self.padded = runtime.compile  # a last, smaller batch would be compiled once more
+        self.schedule = pipeline.scheduler.config
+        prepare_sampling(pipeline, runtime)
+        pipeline.set_progress_bar_config(disable=True)  # the stage's own counts batches
 
-    def draw(self, jobs: list[tuple[int, int]], scans: dict[str, torch.Tensor], **options: Any) -> np.ndarray:
-        """Return uint8 ``[n, S, S, 3]`` of any scans, from the starting noise of `jobs`.
+    def draw(self, jobs: Sequence[Job], inputs: dict[str, torch.Tensor], **options: Any) -> np.ndarray:
+        """Return uint8 ``[n, S, S, 3]``, each from the starting noise of its seed.
 
         Parameters
         ----------
         jobs
-            nsd_id and sample of each picture.
-        scans
-            ``responses`` and, if aligned, ``components`` of each picture.
+            nsd_id and sample of each image.
+        inputs
+            What the pipeline draws each image from: ``responses`` and, if aligned, ``components``; or ``context``.
         options
-            Of the pipeline, where they differ from those of the section.
+            Of the pipeline, and ``scheduler``, where they differ from those of the section.
         """
-        generators = [picture_generator(self.config.seed, self.responses.subject, *job) for job in jobs]
-        usual = {"num_inference_steps": self.config.steps, "guidance_scale": self.config.guidance_scale}
-        pictures = self.pipeline(**scans, **usual | options, generators=generators, output_type="np").images
-        return to_bytes(pictures, self.config.rounding)
+        config, missing = self.config, self.config.batch_size - len(jobs) if self.padded else 0
+        generators = [picture_generator(config.seed, self.subject, *job) for job in (*jobs, *jobs[-1:] * missing)]
+        usual = {
+            "num_inference_steps": config.steps,
+            "guidance_scale": config.guidance_scale,
+            "guidance_interval": config.guidance_interval,
+        }
+        self.pipeline.scheduler = make_scheduler(options.pop("scheduler", config.scheduler), self.schedule)
+        options = _padded(inputs | options, missing)
+        images = self.pipeline(**usual | options, generators=generators, output_type="np").images
+        return to_bytes(images[: len(jobs)], config.rounding)
 
-    def _mean_components(self, components: ComponentStore, nsd_ids: list[int]) -> torch.Tensor:
-        """Return the mean over the same repeats, ``[n, K]``."""
-        trials = [self.responses.trials(nsd_id)[: self.config.most_repeats] for nsd_id in nsd_ids]
-        return torch.from_numpy(np.stack([components.rows[rows].mean(0) for rows in trials]))
+
+def _padded(options: dict[str, Any], missing: int) -> dict[str, Any]:
+    """Repeat the last row of all tensors, those of `semantics_from` among them."""
+    if not missing:
+        return options
+    changed = {}
+    for name, value in options.items():
+        if isinstance(value, torch.Tensor):
+            changed[name] = torch.cat([value, value[-1:].expand(missing, *value.shape[1:])])
+        elif isinstance(value, dict):
+            changed[name] = _padded(value, missing)
+    return options | changed
 
 
 def most_agreed(pictures: np.ndarray) -> np.ndarray:

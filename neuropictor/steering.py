@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from neuropictor.data.alignment import ComponentStore
-from neuropictor.data.reconstructions import Reconstructions, write_reconstructions
+from neuropictor.data.reconstructions import Reconstructions, writing
 from neuropictor.data.responses import ResponseStore
 from neuropictor.models.pipeline_folder import pipeline_paths
 from neuropictor.runlog import RunRecord, checksum, progress, record_path
-from neuropictor.sampling import Chunks, Sampler
+from neuropictor.sampling import Chunks, Sampler, network_sampler
 from neuropictor.surface import load_geometry
 from neuropictor.surface.atlas import AREA_GROUPS
 
@@ -52,7 +52,7 @@ class Condition:
     partner
         Which other test picture, 1 to n - 1 (see `partners`); 0: none.
     strengths
-        Options of the pipeline that differ from those of stage sample.
+        Options of `Sampler.draw` that differ from those of stage sample.
     """
 
     column: str
@@ -137,7 +137,11 @@ def _guidance(config: "ControlsConfig") -> list[Condition]:
 
 
 def _steps(config: "ControlsConfig") -> list[Condition]:
-    return [Condition(f"{steps} steps", strengths={"num_inference_steps": steps}) for steps in config.steps]
+    return [
+        Condition(f"{steps} steps", scheduler, strengths={"num_inference_steps": steps, "scheduler": scheduler})
+        for scheduler in config.schedulers
+        for steps in config.steps
+    ]
 
 
 KINDS = {
@@ -235,27 +239,30 @@ def steer_subject(
     if components is not None:
         inputs["components"] = Path(components)
     used = {"controls": config, "sample": sample}
-    with RunRecord(record_path(out), "control", config=used, seed=sample.seed, inputs=inputs.values()) as record:
+    with RunRecord(
+        record_path(out), "control", config=used, seed=sample.seed, inputs=inputs.values(), outputs=[out]
+    ) as record:
         store = ResponseStore(responses)
         nsd_ids = store.pictures("test")
         nsd_ids = nsd_ids[np.unique(np.linspace(0, len(nsd_ids) - 1, min(config.pictures, len(nsd_ids))).astype(int))]
         aligned = None if components is None else ComponentStore(components, store)
         scans = _Scans(store, aligned, nsd_ids, config)
-        sampler = Sampler(pipeline, backbone, store, aligned, sample, runtime)
+        sampler = network_sampler(pipeline, backbone, store, aligned, sample, runtime)
         described = [asdict(condition) for condition in chosen]
         guard = {"conditions": described, "sample": sample.model_dump(mode="json"), "precision": runtime.precision}
         guard |= {"nsd_id": nsd_ids.tolist(), "seed": config.seed, "steps": config.sampling_steps}
         chunks = Chunks(out, guard | {name: checksum(path) for name, path in inputs.items()})
-        drawn = []
-        for number, condition in enumerate(progress(chosen, f"Control {kind}", unit="condition")):
-            pictures = chunks.load(number)
-            if pictures is None:
-                pictures = _draw(sampler, scans, condition, config, sample)
-                chunks.save(number, pictures)
-            drawn.append(pictures)
+        starts = range(0, len(nsd_ids), sample.batch_size)
+        for place, condition in enumerate(progress(chosen, f"Control {kind}", unit="condition")):
+            missing = [(place * len(starts) + number, start) for number, start in enumerate(starts)]
+            missing = [(number, start) for number, start in missing if not chunks.has(number)]
+            given = scans.inputs(scans.responses(condition, sample.most_repeats)) if missing else {}
+            for number, start in missing:
+                rows = slice(start, start + sample.batch_size)
+                chunks.save(number, _draw(sampler, scans, condition, given, rows, config))
         others = np.stack([scans.others(condition) for condition in chosen], axis=1)
-        found = Reconstructions(
-            np.stack(drawn, axis=1),
+        about = Reconstructions(
+            np.empty(0),
             nsd_ids,
             kind,
             store.subject,
@@ -265,25 +272,26 @@ def steer_subject(
             ),
             others=np.where(others < 0, -1, nsd_ids[others]),
         )
-        write_reconstructions(out, found)
+        with writing(out, about, len(chosen)) as writer:
+            for place in range(len(chosen)):
+                for number, start in enumerate(starts):
+                    writer.write(start, place, chunks.load(place * len(starts) + number)[:, None])
         record.add(control=kind, pictures=len(nsd_ids), conditions=[condition.name for condition in chosen])
     chunks.clear()
 
 
 def _draw(
-    sampler: Sampler, scans: _Scans, condition: Condition, config: "ControlsConfig", sample: "SampleConfig"
+    sampler: Sampler,
+    scans: _Scans,
+    condition: Condition,
+    given: dict[str, torch.Tensor],
+    rows: slice,
+    config: "ControlsConfig",
 ) -> np.ndarray:
-    """Return the pictures of one condition, uint8 [n, S, S, 3]."""
-    structure = scans.inputs(scans.responses(condition, sample.most_repeats))
-    semantics = None
-    if condition.semantics == "other":
-        semantics = {name: values[scans.others(condition)] for name, values in structure.items()}
+    """Return some images of one condition, uint8 [n, S, S, 3]; `given` are the inputs of all images."""
     options = {"num_inference_steps": config.sampling_steps, **condition.strengths}
-    parts = []
-    for start in range(0, len(scans.nsd_ids), sample.batch_size):
-        rows = slice(start, start + sample.batch_size)
-        jobs = [(int(nsd_id), 0) for nsd_id in scans.nsd_ids[rows]]
-        own = {name: values[rows] for name, values in structure.items()}
-        other = None if semantics is None else {name: values[rows] for name, values in semantics.items()}
-        parts.append(sampler.draw(jobs, own, semantics_from=other, **options))
-    return np.concatenate(parts)
+    if condition.semantics == "other":
+        other = scans.others(condition)[rows]
+        options["semantics_from"] = {name: values[other] for name, values in given.items()}
+    jobs = [(int(nsd_id), 0) for nsd_id in scans.nsd_ids[rows]]
+    return sampler.draw(jobs, {name: values[rows] for name, values in given.items()}, **options)

@@ -8,7 +8,7 @@ import yaml
 from snakemake.exceptions import WorkflowError
 
 from neuropictor import config as configuration
-from neuropictor import provenance, runlog
+from neuropictor import doctor, provenance, runlog
 from neuropictor.config_drawing import CONTROL_SETTINGS
 from neuropictor.evaluation import runs
 from neuropictor.nsd import agreement, constants, keys
@@ -46,6 +46,7 @@ def checked(found):
             agreement.check_terms(loaded.nsd.terms_accepted)
         if loaded.nsd.source == "prepared":
             configuration.check_imported(loaded)
+        configuration.check_judge(loaded)
     except (
         configuration.ConfigError,
         FileExistsError,
@@ -123,10 +124,13 @@ def growing(amount):
 
 
 def need(rule, what):
-    """Memory, time or GPU memory of a job at the networks' size, see needs.yaml; only time grows with retries."""
-    paper = settings.encoder.width >= 512 or Path(settings.backbone.source).is_dir()
-    paper |= rule == "evaluate" and settings.evaluate.networks != "miniature"
+    """Memory of a node, time or memory of a GPU of a job at the networks' size, see needs.yaml; only time grows with retries."""
+    paper = doctor.is_large(settings)
+    if rule in ("evaluate", "score_controls"):
+        paper |= settings.evaluate.networks != "miniature"
     amount = NEEDS[rule]["paper" if paper else "miniature"][what]
+    if what == "mem_mb" and rule in ("calibrate", "pretrain", "refine", "sample"):
+        amount *= settings.runtime.processes // settings.runtime.nodes
     return growing(amount) if what == "runtime" else amount
 
 

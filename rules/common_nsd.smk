@@ -34,9 +34,9 @@ def simulated_pictures():
 
 
 def simulated_subject():
-    """One subject's folder of betas and file of behaviour in a simulated NSD, with the subject as a wildcard."""
-    names = [keys.beta_folder(1, settings.nsd.beta_version), keys.behaviour(1)]
-    return [f"<nsd>/{name}".replace("subj01", "subj{subject}") for name in names]
+    """One subject's folder of betas in a simulated NSD, with the subject as a wildcard."""
+    folder = keys.beta_folder(1, settings.nsd.beta_version)
+    return f"<nsd>/{folder}".replace("subj01", "subj{subject}")
 
 
 def counted_sessions(subject):
@@ -53,13 +53,6 @@ def beta_keys(subject, sessions=None):
         for session in sessions or range(1, counted_sessions(subject) + 1)
         for side in constants.HEMISPHERES
     ]
-
-
-def subject_keys(subject):
-    """Keys of a subject's noise ceilings and behaviour."""
-    version = settings.nsd.beta_version
-    ceilings = [keys.ncsnr(subject, side, version) for side in constants.HEMISPHERES]
-    return [*ceilings, keys.behaviour(subject)]
 
 
 def fetched(found):
@@ -84,7 +77,6 @@ def planned_files(wildcards, threads):
     """Keys of all files that stay, and of those that are removed after use; more of them are no reason to plan anew."""
     subjects = settings.subjects.everyone()
     kept = [keys.EXPERIMENT_DESIGN, keys.STIMULUS_INFO, keys.STIMULI]
-    kept += [key for subject in subjects for key in subject_keys(subject)]
     betas = [key for subject in subjects for key in beta_keys(subject)]
     if settings.nsd.keep_raw:
         return {"kept": [*kept, *betas], "passing": [], "at_once": 0}
@@ -92,12 +84,12 @@ def planned_files(wildcards, threads):
 
 
 def response_files(wildcards):
-    """One subject's NSD files: those that are simulated or fetched, or those of all sessions found in the folder."""
+    """One subject's betas: those that are simulated, or those of all sessions in the folder; if fetched see session_files."""
     if settings.nsd.source == "simulated":
         return expand(simulated_subject(), subject=wildcards.subject)
-    subject, version = int(wildcards.subject), settings.nsd.beta_version
     if settings.nsd.source == "fetch":
-        return [f"<nsd>/{key}" for key in subject_keys(subject)]
+        return []
+    subject, version = int(wildcards.subject), settings.nsd.beta_version
     folder = Path(settings.paths.nsd) / keys.beta_folder(subject, version)
     found = (
         int(path.stem[-2:]) for path in folder.glob("lh.betas_session[0-9][0-9].mgh")
@@ -111,10 +103,7 @@ def response_files(wildcards):
             f" its bucket, e.g. {settings.paths.nsd}/{keys.betas(subject, 1, 'lh', version)}."
             " With nsd.source: simulated they are made."
         )
-    return [
-        f"<nsd>/{key}"
-        for key in (*beta_keys(subject, sessions), *subject_keys(subject))
-    ]
+    return [f"<nsd>/{key}" for key in beta_keys(subject, sessions)]
 
 
 def session_files(wildcards):

@@ -44,6 +44,7 @@ rule score_controls:
         responses=expand("<prepared>/sub-{subject}/responses.h5", subject=controlled()),
         stimuli=expand("<prepared>/sub-{subject}/stimuli.h5", subject=controlled()),
         backbone=backbone_files,
+        weights=weight_files(),
     output:
         control_figures(),
         table="<results>/controls/controls.csv",
@@ -62,7 +63,7 @@ rule score_controls:
         gpu_mem_mb=need("score_controls", "gpu_mem_mb"),
     params:
         **tracked("config", "controls", "sheet_rows"),
-        **tracked("evaluate", "evaluate", "bootstrap", "seed"),
+        **tracked("evaluate", "evaluate", "bootstrap", "seed", "networks"),
         backbone=backbone(),
         content=backbone_content(),
         runtime=runtime,

@@ -7,6 +7,7 @@ rule baselines:
         stimuli="<prepared>/sub-{subject}/stimuli.h5",
         latents="<results>/latents/sub-{subject}.h5",
         backbone=backbone_files,
+        weights=weight_files(),
     output:
         ridge="<results>/sample/sub-{subject}/ridge.h5",
         ridge_diffusion="<results>/sample/sub-{subject}/ridge_diffusion.h5",
@@ -25,7 +26,9 @@ rule baselines:
         runtime=need("baselines", "runtime"),
         gpu_mem_mb=need("baselines", "gpu_mem_mb"),
     params:
-        **tracked("config", "evaluate", "ridge_alphas", "diffusion_strength"),
+        **tracked(
+            "config", "evaluate", "ridge_alphas", "diffusion_strength", "networks"
+        ),
         **tracked("sample", "sample"),
         backbone=backbone(),
         content=backbone_content(),

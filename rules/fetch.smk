@@ -93,20 +93,6 @@ rule fetch_annotations:
         "../workflow_scripts/fetch_annotations.py"
 
 
-use rule fetch_design as fetch_subject with:
-    output:
-        **numbered(fetched(subject_keys(1))),
-    log:
-        "<logs>/fetch_subject/sub-{subject}.log",
-    priority: 0
-    resources:
-        network=1,
-        mem_mb=growing(500),
-        runtime=growing(60),
-    message:
-        "Fetching noise ceilings and behaviour of subject {wildcards.subject}"
-
-
 use rule fetch_design as fetch_betas with:
     output:
         **numbered(raw(fetched(beta_keys(1, [1])))),

@@ -52,8 +52,7 @@ rule simulate_subject:
         shared=picture_files(),
         own=own_pictures,
     output:
-        betas=directory(simulated_subject()[0]),
-        behaviour=simulated_subject()[1],
+        directory(simulated_subject()),
     log:
         "<logs>/simulate_subject/sub-{subject}.log",
     benchmark:

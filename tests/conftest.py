@@ -163,6 +163,16 @@ def tiny_components(tiny_prepared: Path, tiny_latents: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
+def published_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the published networks' files with random weights; not to be edited."""
+    from published_weights import write_weights
+
+    folder = tmp_path_factory.mktemp("published")
+    write_weights(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder in which the tiny chain has run; not to be edited."""
     from tiny_chain import snakemake

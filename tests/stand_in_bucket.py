@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socketserver import TCPServer
@@ -28,7 +29,7 @@ class Stored:
     part_size: int | None = None
     tells_part_size: bool = True
 
-    @property
+    @cached_property
     def etag(self) -> str:
         if self.part_size is None:
             return hashlib.md5(self.content).hexdigest()

@@ -18,4 +18,5 @@ fit_baselines(
     sample=SampleConfig(**snakemake.params.sample),
     runtime=RuntimeConfig(**snakemake.params.runtime),
     out={model: Path(snakemake.output[model]) for model in ("ridge", "ridge_diffusion", "mean_picture")},
+    weights=Path(snakemake.input.weights).parent if snakemake.input.weights else None,
 )

@@ -25,4 +25,5 @@ score_controls(
     runtime=RuntimeConfig(**snakemake.params.runtime),
     out=Path(snakemake.output.table),
     figures=Path(snakemake.output.table).parents[1] / "report" / "controls",
+    weights=Path(snakemake.input.weights).parent if snakemake.input.weights else None,
 )

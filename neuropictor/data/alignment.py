@@ -21,9 +21,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from neuropictor.checksums import checksum, verify
-from neuropictor.data.latents import LatentStore, Rows
+from neuropictor.data.latents import LatentStore
 from neuropictor.data.responses import ResponseStore
 from neuropictor.data.ridge import Decomposition, Ridge
+from neuropictor.data.rows import Rows
 from neuropictor.data.stores import expect, open_store
 from neuropictor.runlog import RunRecord, atomic_path, progress, record_path
 
@@ -38,13 +39,13 @@ PICTURES_FOR_AXES = 4096
 """Principal axes are found on at most so many pictures: memory for 77 x 1024 text features stays near one gigabyte."""
 
 _TRIALS_AT_ONCE = 1024
+_IMAGES_AT_ONCE = 256
+_FEATURES_AT_ONCE = 8192
 
 
 def text_features(latents: LatentStore, nsd_ids: np.ndarray) -> np.ndarray:
-    """Return the mean of the captions' text features, float32 [n, L * D]; in blocks, since there are five a picture."""
-    rows = latents.rows(nsd_ids)
-    parts = [latents.text[part].astype(np.float32).mean(1) for part in np.array_split(rows, -(-len(rows) // 256))]
-    return np.concatenate(parts).reshape(len(rows), -1)
+    """Return the mean of the captions' text features, float32 [n, L * D]."""
+    return latents.text[latents.rows(nsd_ids)].astype(np.float32).reshape(len(nsd_ids), -1)
 
 
 def latent_features(latents: LatentStore, nsd_ids: np.ndarray) -> np.ndarray:
@@ -96,7 +97,8 @@ class ComponentSpace:
                     f"{features.shape[1]} features give; allowed: 1 to {most}, for example {kind}_components: {most}"
                 )
             mean[kind] = features.mean(0)
-            values, vectors = torch.linalg.eigh(torch.from_numpy(_small_gram(features - mean[kind])))
+            features -= mean[kind]
+            values, vectors = torch.linalg.eigh(torch.from_numpy(_small_gram(features)))
             varied = int((values > 1e-9 * values[-1]).sum()) if values[-1] > 0 else 0
             if size > varied:
                 raise ValueError(
@@ -108,7 +110,8 @@ class ComponentSpace:
             # The smaller Gram matrix's eigenvectors give the axes either way; scaled to unit variance of components.
             values, vectors = values[-size:].flip(0).numpy(), vectors[:, -size:].flip(1).numpy()
             if len(features) < features.shape[1]:
-                found = (features - mean[kind]).T @ vectors / values * np.sqrt(len(features))
+                parts = [part.T.astype(np.float64) @ vectors for part in _feature_blocks(features)]
+                found = np.concatenate(parts) / values * np.sqrt(len(features))
             else:
                 found = vectors / np.sqrt(values / len(features))
             axes[kind] = np.ascontiguousarray(found.T, np.float32)
@@ -116,8 +119,16 @@ class ComponentSpace:
 
     def components(self, latents: LatentStore, nsd_ids: np.ndarray) -> np.ndarray:
         """Return the components of pictures, float32 [n, Kt + Kl], about unit variance."""
-        parts = [(_FEATURES[kind](latents, nsd_ids) - self.mean[kind]) @ self.axes[kind].T for kind in KINDS]
-        return np.concatenate(parts, axis=1)
+        # Text features are 256 times as large as components: block by block, or they would take gigabytes.
+        blocks = np.array_split(nsd_ids, -(-len(nsd_ids) // _IMAGES_AT_ONCE) or 1)
+        return np.concatenate(
+            [
+                np.concatenate(
+                    [(_FEATURES[kind](latents, block) - self.mean[kind]) @ self.axes[kind].T for kind in KINDS], axis=1
+                )
+                for block in blocks
+            ]
+        )
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, atomically; as float16, the precision of text features and latents themselves."""
@@ -138,9 +149,19 @@ class ComponentSpace:
 
 
 def _small_gram(features: np.ndarray) -> np.ndarray:
-    """Return X X' or X' X, whichever is smaller."""
-    features = features.astype(np.float64)
-    return features @ features.T if len(features) < features.shape[1] else features.T @ features
+    """Return X X' or X' X in float64, whichever is smaller; no float64 copy of all features is made."""
+    if len(features) >= features.shape[1]:
+        features = features.astype(np.float64)
+        return features.T @ features
+    gram = np.zeros((len(features), len(features)))
+    for part in _feature_blocks(features):
+        block = part.astype(np.float64)
+        gram += block @ block.T
+    return gram
+
+
+def _feature_blocks(features: np.ndarray) -> list[np.ndarray]:
+    return [features[:, start : start + _FEATURES_AT_ONCE] for start in range(0, features.shape[1], _FEATURES_AT_ONCE)]
 
 
 def make_space(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,44 @@ class Reconstructions:
     others: np.ndarray | None = None
 
 
+class ReconstructionWriter:
+    """Writes a file of reconstructions part by part, so that no more than a part need be in memory.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Open for writing, empty; `writing` opens one that gets its name only when it is whole.
+    about : Reconstructions
+        All but the pictures, which are not looked at.
+    samples : int
+        K.
+    """
+
+    def __init__(self, file: h5py.File, about: Reconstructions, samples: int):
+        self._file, self._count = file, (len(about.nsd_id), samples)
+        file.create_dataset("nsd_id", data=np.asarray(about.nsd_id, np.int32))
+        if about.labels:
+            file.create_dataset("labels", data=np.asarray(about.labels, object), dtype=h5py.string_dtype())
+        if about.others is not None:
+            file.create_dataset("others", data=np.asarray(about.others, np.int32))
+        file.attrs.update(model=about.model, subject=about.subject, data=about.data)
+
+    def write(self, row: int, sample: int, images: np.ndarray) -> None:
+        """Write images uint8 [n, k, S, S, 3] from this row and sample on; the first ones set the size."""
+        if "pictures" not in self._file:
+            # A chunk an image: a reader asks for one sample of some images at a time.
+            shape, chunk = (*self._count, *images.shape[2:]), (1, 1, *images.shape[2:])
+            self._file.create_dataset("pictures", shape, np.uint8, chunks=chunk, compression="gzip")
+        self._file["pictures"][row : row + len(images), sample : sample + images.shape[1]] = images
+
+
+@contextmanager
+def writing(path: Path, about: Reconstructions, samples: int) -> Iterator[ReconstructionWriter]:
+    """Open a file for `ReconstructionWriter`, which appears whole or not at all."""
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        yield ReconstructionWriter(file, about, samples)
+
+
 def write_reconstructions(path: Path, reconstructions: Reconstructions) -> None:
     """Write the file whole or not at all."""
     pictures = reconstructions.pictures
@@ -51,15 +90,8 @@ def write_reconstructions(path: Path, reconstructions: Reconstructions) -> None:
             f"reconstructions of shape {pictures.shape} and type {pictures.dtype} for {len(reconstructions.nsd_id)} "
             "pictures; allowed is uint8 [N, K, S, S, 3], for example (150, 1, 64, 64, 3)"
         )
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-        chunks = (1, *pictures.shape[1:])
-        file.create_dataset("pictures", data=pictures, chunks=chunks, compression="gzip")
-        file.create_dataset("nsd_id", data=np.asarray(reconstructions.nsd_id, np.int32))
-        if reconstructions.labels:
-            file.create_dataset("labels", data=np.asarray(reconstructions.labels, object), dtype=h5py.string_dtype())
-        if reconstructions.others is not None:
-            file.create_dataset("others", data=np.asarray(reconstructions.others, np.int32))
-        file.attrs.update(model=reconstructions.model, subject=reconstructions.subject, data=reconstructions.data)
+    with writing(path, reconstructions, pictures.shape[1]) as writer:
+        writer.write(0, 0, pictures)
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
@@ -81,7 +113,7 @@ class StoredReconstructions:
 
     Attributes
     ----------
-    nsd_id, model, subject, data
+    nsd_id, model, subject, data, labels, others
         As of `Reconstructions`.
     shape : tuple
         (N, K, S, S, 3) of the pictures.
@@ -110,10 +142,34 @@ class StoredReconstructions:
             self.nsd_id, self.shape = file["nsd_id"][:], file["pictures"].shape
             self.model, self.data = str(file.attrs["model"]), str(file.attrs["data"])
             self.subject = int(file.attrs["subject"])
+            self.labels, self.others = (), None
+            if "labels" in file:
+                expect(file, {"labels": ("O", (self.samples,))})
+                self.labels = tuple(file["labels"].asstr()[:])
+            if "others" in file:
+                expect(file, {"others": ("iu", self.shape[:2])})
+                self.others = file["others"][:]
+
+    def __len__(self) -> int:
+        """Return the number of pictures N."""
+        return self.shape[0]
+
+    @property
+    def samples(self) -> int:
+        """Number of samples K of each picture."""
+        return self.shape[1]
+
+    def read(self, rows: np.ndarray, sample: int = 0) -> np.ndarray:
+        """Read one sample of some images, uint8 [n, S, S, 3]; rows in any order."""
+        images = np.empty((len(rows), *self.shape[2:]), np.uint8)
+        with open_store(self.path) as file:
+            for place, row in enumerate(rows):
+                file["pictures"].read_direct(images, np.s_[row, sample], np.s_[place])
+        return images
 
     @property
     def pictures(self) -> np.ndarray:
-        """Read the pictures, uint8 [N, K, S, S, 3]."""
+        """Read all pictures, uint8 [N, K, S, S, 3]: gigabytes at 512 pixels."""
         with open_store(self.path) as file:
             return file["pictures"][:]
 
@@ -121,10 +177,7 @@ class StoredReconstructions:
 def read_reconstructions(path: Path) -> Reconstructions:
     """Read a whole file of reconstructions; FileNotFoundError or ValueError name what is missing."""
     stored = StoredReconstructions(path)
-    with open_store(stored.path) as file:
-        labels = tuple(file["labels"].asstr()[:]) if "labels" in file else ()
-        others = file["others"][:] if "others" in file else None
-    kept = (stored.nsd_id, stored.model, stored.subject, stored.data, labels, others)
+    kept = (stored.nsd_id, stored.model, stored.subject, stored.data, stored.labels, stored.others)
     return Reconstructions(stored.pictures, *kept)
 
 

@@ -5,7 +5,7 @@
 `ridge_diffusion`
     Ridge regression to the latents and to the text context (mean of the captions' text features); the frozen backbone
     starts from the noised latents under that context: the idea of Brain-Diffuser (Ozcelik & VanRullen 2023), the strong
-    one.
+    one. It is drawn by the sampler of the networks: the same noise, solver, guidance, precision, rounding and choice.
 `mean_picture`
     The mean training picture for every test picture.
 
@@ -15,6 +15,7 @@ Everything is fitted on training pictures and chosen on validation pictures.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,15 +26,17 @@ import torch
 from neuropictor.checksums import verify
 from neuropictor.data.alignment import latent_features, text_features
 from neuropictor.data.latents import LatentStore
-from neuropictor.data.reconstructions import Reconstructions, write_reconstructions
+from neuropictor.data.reconstructions import Reconstructions, writing
 from neuropictor.data.responses import ResponseStore
 from neuropictor.data.ridge import Decomposition, Ridge
 from neuropictor.data.stimuli import StimulusStore, resize_pictures
-from neuropictor.evaluation.diffusion import diffuse, picture_noise
+from neuropictor.evaluation.judges import Describer, load_describer, look
 from neuropictor.evaluation.measures import distance, pixcorr
 from neuropictor.models.backbone import Backbone
 from neuropictor.models.device import prepare_device
-from neuropictor.runlog import RunRecord
+from neuropictor.models.pipeline import NeuroPictorPipeline
+from neuropictor.runlog import RunRecord, progress
+from neuropictor.sampling import Job, Sampler, batched, write_drawn
 
 if TYPE_CHECKING:
     from neuropictor.config import EvaluateConfig, RuntimeConfig, SampleConfig
@@ -48,7 +51,7 @@ RESCALES = (0.0, 0.5, 1.0)
 RESCALE_PICTURES, RESCALE_STEPS = 32, 12
 """The choice looks at so many validation pictures, drawn with at most so many steps: a fifth of the test's cost."""
 
-_PICTURES_AT_ONCE = 256
+_PICTURES_AT_ONCE = 64
 
 
 def fit_baselines(
@@ -60,6 +63,7 @@ def fit_baselines(
     sample: SampleConfig,
     runtime: RuntimeConfig,
     out: dict[str, Path],
+    weights: Path | None = None,
 ) -> None:
     """Reconstruct one subject's test pictures by all baselines.
 
@@ -69,23 +73,25 @@ def fit_baselines(
         Prepared stores.
     backbone : str or Path
     config : EvaluateConfig
-        `ridge_alphas` and `diffusion_strength` are used.
+        `ridge_alphas`, `diffusion_strength` and `networks` are used.
     sample : SampleConfig
         All of it is used, so that the diffusion baseline is drawn as the networks' pictures are.
     runtime : RuntimeConfig
     out : dict of Path
         Files to write for "mean_picture", "ridge" and "ridge_diffusion"; one record `baselines.run.json` beside them.
+    weights : Path, optional
+        Folder of `fetch_weights`; needed with `networks: published`.
     """
     if set(out) != set(MODELS):
         raise ValueError(f"out has the keys {sorted(out)}; allowed are exactly {', '.join(MODELS)}")
     device = prepare_device(runtime)
     verify(responses, stimuli, latents)
     store, pictures = ResponseStore(responses), StimulusStore(stimuli)
-    seeds = {"ridge_alphas": config.ridge_alphas, "diffusion_strength": config.diffusion_strength}
+    used = {name: getattr(config, name) for name in ("ridge_alphas", "diffusion_strength", "networks")}
     with RunRecord(
         out["ridge"].parent / "baselines.run.json",
         "baselines",
-        config={"evaluate": seeds, "sample": sample},
+        config={"evaluate": used, "sample": sample},
         seed=sample.seed,
         inputs=[responses, stimuli, latents],
         outputs=out.values(),
@@ -97,22 +103,27 @@ def fit_baselines(
                 raise ValueError(
                     f"{responses}: no {split} pictures; at least one is needed, for example 60 for validation"
                 )
-        empty = Reconstructions(np.empty(0), ids["test"], "", store.subject, store.data)
-
-        def write(model: str, drawn: np.ndarray) -> None:
-            write_reconstructions(out[model], replace(empty, model=model, pictures=drawn))
-
+        about = Reconstructions(np.empty(0), ids["test"], "", store.subject, store.data)
         mean = mean_picture(pictures, ids["train"])
-        write("mean_picture", np.repeat(mean[None, None], len(ids["test"]), axis=0))
+        with writing(out["mean_picture"], replace(about, model="mean_picture"), samples=1) as writer:
+            for row in range(len(ids["test"])):
+                writer.write(row, 0, mean[None, None])
         model = Backbone.load(backbone).to(device)
+        describer = load_describer(config.networks, model, weights, device)
         linear = _Linear(model, store, LatentStore(latents), ids, config.ridge_alphas, sample.most_repeats)
         log.info("Subject %d: ridge penalties %s", store.subject, linear.penalties)
-        write("ridge", linear.decoded(ids["test"])[:, None])
-        draw = _Draw(model, linear, store.subject, sample, config.diffusion_strength)
-        rescale, scores = choose_rescale(draw, ids["validation"], pictures)
+        with writing(out["ridge"], replace(about, model="ridge"), samples=1) as writer:
+            predicted, _ = linear.predict(ids["test"], 0.0)
+            for start in range(0, len(predicted), sample.batch_size):
+                part = model.decode(predicted[start : start + sample.batch_size], runtime.decode_memory)
+                writer.write(start, 0, part[:, None])
+        sampler = Sampler(NeuroPictorPipeline.from_backbone(model), store.subject, sample, runtime)
+        draw = _Draw(sampler, linear, config.diffusion_strength)
+        rescale, scores = choose_rescale(draw, ids["validation"], pictures, describer)
         log.info("Subject %d: ridge_diffusion rescales by %s, validation scores %s", store.subject, rescale, scores)
-        drawn = [draw(ids["test"], rescale, number) for number in range(sample.samples)]
-        write("ridge_diffusion", np.stack(drawn, axis=1))
+        batches = batched(ids["test"], sample)
+        drawn = draw(progress(batches, "Drawing ridge_diffusion", unit="batch"), ids["test"], rescale)
+        write_drawn(out["ridge_diffusion"], replace(about, model="ridge_diffusion"), drawn, sample)
         store.close()
         record.add(
             subject=store.subject,
@@ -183,39 +194,32 @@ class _Linear:
         nothing = torch.zeros_like(moments)
         return self.backbone.latents(moments, nothing, nothing), context.reshape(-1, *self.backbone.context_shape)
 
-    def decoded(self, nsd_ids: np.ndarray) -> np.ndarray:
-        """Decode the predicted latents as they are, uint8 [n, S, S, 3]."""
-        latents, _ = self.predict(nsd_ids, 0.0)
-        parts = torch.split(latents.to(self.backbone.device), _PICTURES_AT_ONCE)
-        return np.concatenate([self.backbone.decode(part) for part in parts])
-
 
 class _Draw:
-    """Draws `ridge_diffusion` pictures."""
+    """Draws `ridge_diffusion` images."""
 
-    def __init__(self, backbone: Backbone, linear: _Linear, subject: int, sample: SampleConfig, strength: float):
-        self.backbone, self.linear, self.subject, self.sample = backbone, linear, subject, sample
-        self.strength = strength
+    def __init__(self, sampler: Sampler, linear: _Linear, strength: float):
+        self.sampler, self.linear, self.strength = sampler, linear, strength
 
-    def __call__(self, nsd_ids: np.ndarray, rescale: float, number: int, most_steps: int | None = None) -> np.ndarray:
-        """Return sample `number` of each picture, uint8 [n, S, S, 3]; with `most_steps`, in no more DDIM steps."""
+    def __call__(
+        self, batches: Iterable[list[Job]], nsd_ids: np.ndarray, rescale: float, most_steps: int | None = None
+    ) -> Iterator[np.ndarray]:
+        """Yield each batch's images, uint8 [n, S, S, 3], of those of `nsd_ids`; with `most_steps`, in no more steps."""
         latents, context = self.linear.predict(nsd_ids, rescale)
-        return diffuse(
-            self.backbone,
-            latents,
-            context,
-            picture_noise(self.backbone.latent_shape, self.sample.seed, self.subject, nsd_ids, number),
-            steps=min(self.sample.steps, most_steps or self.sample.steps),
-            strength=self.strength,
-            guidance_scale=self.sample.guidance_scale,
-            batch_size=self.sample.batch_size,
-        )
+        steps = self.sampler.config.steps
+        for jobs in batches:
+            rows = np.searchsorted(nsd_ids, [nsd_id for nsd_id, _ in jobs])
+            given = {"context": context[rows], "initial_latents": latents[rows]}
+            options = {"strength": self.strength, "num_inference_steps": min(steps, most_steps or steps)}
+            yield self.sampler.draw(jobs, given, **options)
 
 
-def choose_rescale(draw: _Draw, nsd_ids: np.ndarray, stimuli: StimulusStore) -> tuple[float, dict[str, float]]:
+def choose_rescale(
+    draw: _Draw, nsd_ids: np.ndarray, stimuli: StimulusStore, describer: Describer
+) -> tuple[float, dict[str, float]]:
     """Choose how far predictions are rescaled by how much validation reconstructions resemble the seen pictures.
 
-    The score is the mean of pixel correlation and of the correlation in the backbone's image space (where it has one).
+    The score is the mean of pixel correlation and of the correlation in the image space of who judges.
 
     Returns
     -------
@@ -225,12 +229,11 @@ def choose_rescale(draw: _Draw, nsd_ids: np.ndarray, stimuli: StimulusStore) -> 
     """
     nsd_ids = nsd_ids[np.unique(np.linspace(0, len(nsd_ids) - 1, min(RESCALE_PICTURES, len(nsd_ids))).astype(int))]
     seen = stimuli.pictures(nsd_ids)
+    first = batched(nsd_ids, draw.sampler.config.model_copy(update={"samples": 1}))
     scores = {}
     for rescale in RESCALES:
-        drawn = resize_pictures(draw(nsd_ids, rescale, 0, RESCALE_STEPS), stimuli.size)
-        score = pixcorr(drawn[:, None], seen).mean()
-        if draw.backbone.image_encoder is not None:
-            features = [draw.backbone.image_features(pictures).cpu().numpy() for pictures in (drawn, seen)]
-            score = 0.5 * (score + 1.0 - distance(features[0][:, None], features[1]).mean())
-        scores[f"{rescale:g}"] = round(float(score), 4)
+        drawn = resize_pictures(np.concatenate(list(draw(first, nsd_ids, rescale, RESCALE_STEPS))), stimuli.size)
+        features = [look(describer, images) for images in (drawn, seen)]
+        resemblance = 1.0 - distance(features[0][:, None], features[1]).mean()
+        scores[f"{rescale:g}"] = round(float(0.5 * (pixcorr(drawn[:, None], seen).mean() + resemblance)), 4)
     return float(max(scores, key=scores.__getitem__)), scores

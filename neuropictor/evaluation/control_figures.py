@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from neuropictor.data.reconstructions import Reconstructions
+from neuropictor.data.reconstructions import StoredReconstructions
 from neuropictor.evaluation.figures import COLOURS, FAINT, STYLE, picture_grid, save_figure
 from neuropictor.evaluation.tables import title_mark
 
@@ -47,7 +47,7 @@ SHOWN_OF_TWO = {
 
 def draw_sheet(
     kind: str,
-    drawn: Reconstructions,
+    drawn: StoredReconstructions,
     chosen: np.ndarray,
     seen: dict[str, np.ndarray],
     out: Path,
@@ -59,7 +59,7 @@ def draw_sheet(
     ----------
     kind : str
         Key of `TITLES`.
-    drawn : Reconstructions
+    drawn : StoredReconstructions
         With a label for each condition; without labels only `seen` is drawn.
     chosen : int array [r]
         Rows of `drawn`.
@@ -85,7 +85,7 @@ def draw_sheet(
                 columns[name].append(pictures[number] if rank == 0 else None)
             for head in heads:
                 place = places.get((line, head))
-                columns[head].append(None if place is None else drawn.pictures[picture, place])
+                columns[head].append(None if place is None else drawn.read([picture], place)[0])
     title = f"Subject {drawn.subject}: {TITLES[kind]}{title_mark(drawn.data)}"
     with rc_context(STYLE):
         save_figure(picture_grid(columns, names, title), out)

@@ -14,8 +14,7 @@ import pandas as pd
 from scipy.stats import binom, spearmanr
 
 from neuropictor.data.stimuli import resize_pictures
-from neuropictor.evaluation import measures
-from neuropictor.evaluation.controls import Judge
+from neuropictor.evaluation.judges import Judge, blocks, look
 from neuropictor.evaluation.similarity import correlation_matrix, identification
 from neuropictor.evaluation.statistics import bootstrap_mean
 
@@ -23,8 +22,8 @@ COLUMNS = (
     *("subject", "control", "condition", "row", "column", "metric"),
     *("value", "ci_low", "ci_high", "null_low", "null_high", "n_images", "data"),
 )
-TABLE_METRICS = ("pixcorr", "similarity", "two_way", "two_way_category", "category")
-"""Scores against the seen picture; similarity is the cosine in the space of the backbone's CLIP."""
+TABLE_METRICS = ("pixcorr", "similarity", "two_way", "two_way_hard", "two_way_category", "category")
+"""Scores against the seen picture; similarity is the cosine in the space of who judges."""
 LAYOUT_CELLS = 8
 """`light_follows_own` compares mean brightness of so many by so many parts of a picture: layout without colour."""
 
@@ -58,8 +57,10 @@ class PairScores:
 
     def __init__(self, judge: Judge, repetitions: int, seed: int):
         self.judge, self.seed = judge, seed
-        self._pixels = judge.seen.reshape(len(judge.seen), -1).astype(np.float32)
-        self._light = _light(judge.seen)
+        # Every picture is compared with every other one: the seen ones stay in memory as they are stored.
+        seen = judge.seen.read(np.arange(len(judge.seen)))
+        self._pixels = seen.reshape(len(seen), -1)
+        self._light = _light(seen)
         self._orders = np.argsort(np.random.default_rng(seed).random((repetitions, len(judge.seen))), axis=1)
 
     def tables(self, pictures: np.ndarray) -> dict[str, np.ndarray]:
@@ -70,20 +71,19 @@ class PairScores:
         pictures : uint8 array [n, S, S, 3]
         """
         judge = self.judge
-        pictures = resize_pictures(pictures, judge.seen.shape[1])
-        features = judge.look(pictures)
+        pictures = resize_pictures(pictures, judge.size)
+        features = np.concatenate([look(judge.describer, pictures[rows]) for rows in blocks(len(pictures))])
         correlations = correlation_matrix(features, judge.features)
         # Own pictures may come without categories; they get no score that needs one.
         names = judge.prompts if judge.prompts is not None else np.zeros((1, features.shape[1]))
         prompts = features.astype(np.float64) @ names.T.astype(np.float64)
         category = (prompts.argmax(1)[:, None] == judge.main[None, :]).astype(np.float64)
         category[:, judge.main < 0] = np.nan
-        groups = measures.groups_of(judge.main)
+        groups = judge.groups(np.arange(len(judge.main)))
         return {
             "pixcorr": np.nan_to_num(correlation_matrix(pictures.reshape(len(pictures), -1), self._pixels)),
             "similarity": features.astype(np.float64) @ judge.features.T.astype(np.float64),
-            "two_way": identification(correlations),
-            "two_way_category": identification(correlations, groups),
+            **{name: identification(correlations, group) for name, group in groups.items()},
             "category": category,
             "light": np.nan_to_num(correlation_matrix(_light(pictures), self._light)),
             "prompts": prompts,

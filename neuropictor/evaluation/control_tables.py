@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neuropictor.data.reconstructions import Reconstructions, read_reconstructions
+from neuropictor.data.reconstructions import StoredReconstructions
 from neuropictor.data.responses import ResponseStore
 from neuropictor.data.stimuli import StimulusStore, resize_pictures
 from neuropictor.evaluation.control_figures import draw_scores, draw_sheet
 from neuropictor.evaluation.control_scores import PairScores, Scored, frame_of, rank_correlations, table_rows
-from neuropictor.evaluation.controls import Judge
+from neuropictor.evaluation.judges import Describer, Held, Judge, Seen, load_describer
 from neuropictor.models.backbone import Backbone
 from neuropictor.models.device import prepare_device
 from neuropictor.runlog import RunRecord, atomic_path, progress, record_path
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 NEAREST = "nearest"
 """Name of the control that draws nothing: scores by distance to the nearest training picture."""
 QUARTERS = 4
-_PICTURES_AT_ONCE = 512
 
 
 def score_controls(
@@ -38,6 +37,7 @@ def score_controls(
     runtime: RuntimeConfig,
     out: Path,
     figures: Path,
+    weights: Path | None = None,
 ) -> None:
     """Score controls of all subjects.
 
@@ -50,31 +50,37 @@ def score_controls(
     responses, stimuli : dict of Path
         Prepared stores of each subject.
     backbone : str or Path
-        Its image tower judges.
+        Its image tower judges, unless published networks do.
     config, evaluate : ControlsConfig, EvaluateConfig
-        `sheet_rows`; `bootstrap` and `seed`.
+        `sheet_rows`; `bootstrap`, `seed` and `networks`.
     runtime : RuntimeConfig
     out : Path
         `controls.csv`.
     figures : Path
         Folder for `<kind>_sub-<subject>.png`, the contact sheets, and `<kind>_sub-<subject>_scores.png`.
+    weights : Path, optional
+        Folder of `fetch_weights`; needed with `networks: published`.
     """
     device = prepare_device(runtime)
     files = [*(path for kinds in drawn.values() for path in kinds.values()), *samples.values(), *stimuli.values()]
     used = {"sheet_rows": config.sheet_rows, "bootstrap": evaluate.bootstrap, "seed": evaluate.seed}
-    with RunRecord(record_path(out), "score_controls", config=used, seed=evaluate.seed, inputs=files) as record:
-        frozen = Backbone.load(backbone).to(device)
+    used["networks"] = evaluate.networks
+    with RunRecord(
+        record_path(out), "score_controls", config=used, seed=evaluate.seed, inputs=files, outputs=[out]
+    ) as record:
+        describer = load_describer(evaluate.networks, Backbone.load(backbone).to(device), weights, device)
         found: dict[tuple, dict[int, tuple[Scored, np.ndarray]]] = {}
         data, further = "", []
         for subject in progress(sorted({*drawn, *samples}), "Scoring controls", unit="subject"):
-            own = _Subject(subject, responses[subject], stimuli[subject], frozen, evaluate)
+            own = _Subject(subject, responses[subject], stimuli[subject], describer, evaluate)
             data = own.stimuli.data
             for kind, path in drawn.get(subject, {}).items():
-                for key, scored, nsd_ids in own.score(kind, read_reconstructions(path)):
+                drawn_images = StoredReconstructions(path)
+                for key, scored, nsd_ids in own.score(kind, drawn_images):
                     found.setdefault(key, {})[subject] = (scored, nsd_ids)
-                own.sheet(kind, read_reconstructions(path), config.sheet_rows, figures)
+                own.sheet(kind, drawn_images, config.sheet_rows, figures)
             if subject in samples:
-                rows, parts = own.nearest(read_reconstructions(samples[subject]), config.sheet_rows, figures)
+                rows, parts = own.nearest(StoredReconstructions(samples[subject]), config.sheet_rows, figures)
                 further += [row | {"data": data} for row in rows]
                 for key, scored, nsd_ids in parts:
                     found.setdefault(key, {})[subject] = (scored, nsd_ids)
@@ -90,26 +96,26 @@ def score_controls(
         for (subject, kind), part in frame.groupby(["subject", "control"], sort=False):
             if subject != "mean":
                 draw_scores(part, figures / f"{kind}_sub-{int(subject):02d}_scores.png")
-        record.add(data=data, controls=sorted({row["control"] for row in rows}), backbone=frozen.name)
+        record.add(data=data, controls=sorted({row["control"] for row in rows}), judge=describer.name)
 
 
 class _Subject:
     """One subject's test pictures and what is scored against them."""
 
-    def __init__(self, subject: int, responses: Path, stimuli: Path, backbone: Backbone, evaluate: EvaluateConfig):
+    def __init__(self, subject: int, responses: Path, stimuli: Path, describer: Describer, evaluate: EvaluateConfig):
         self.subject, self.evaluate = subject, evaluate
         self.responses, self.stimuli = ResponseStore(responses), StimulusStore(stimuli)
         self.nsd_ids = self.responses.pictures("test")
         self.judge = Judge(
-            backbone,
-            self.stimuli.pictures(self.nsd_ids),
+            describer,
+            Seen(self.stimuli, self.nsd_ids),
             self.stimuli.category(self.nsd_ids),
             self.stimuli.background(self.nsd_ids),
             self.stimuli.categories,
         )
         self.pairs = PairScores(self.judge, evaluate.bootstrap, evaluate.seed)
 
-    def score(self, kind: str, drawn: Reconstructions) -> list[tuple[tuple, Scored, np.ndarray]]:
+    def score(self, kind: str, drawn: StoredReconstructions) -> list[tuple[tuple, Scored, np.ndarray]]:
         """Score all conditions of a control; those of one name (several partners) together."""
         rows = np.searchsorted(self.nsd_ids, drawn.nsd_id)
         together: dict[tuple, list[int]] = {}
@@ -117,7 +123,7 @@ class _Subject:
             together.setdefault((kind, label["name"], label["row"], label["column"]), []).append(place)
         found = []
         for key, places in together.items():
-            tables = [self.pairs.tables(drawn.pictures[:, place]) for place in places]
+            tables = [self.pairs.tables(drawn.read(np.arange(len(drawn)), place)) for place in places]
             scored = self.pairs.against_seen(tables, rows)
             if (drawn.others[:, places] >= 0).all():
                 others = [np.searchsorted(self.nsd_ids, drawn.others[:, place]) for place in places]
@@ -126,7 +132,7 @@ class _Subject:
             found.append((key, scored, drawn.nsd_id))
         return found
 
-    def sheet(self, kind: str, drawn: Reconstructions, rows: int, figures: Path) -> None:
+    def sheet(self, kind: str, drawn: StoredReconstructions, rows: int, figures: Path) -> None:
         """Draw the contact sheet."""
         chosen = np.unique(np.linspace(0, len(drawn.nsd_id) - 1, min(rows, len(drawn.nsd_id))).astype(int))
         seen = {"seen": self.stimuli.pictures(drawn.nsd_id[chosen])}
@@ -135,19 +141,14 @@ class _Subject:
             seen["seen in the other scan"] = self.stimuli.pictures(drawn.others[chosen, partner[0]])
         draw_sheet(kind, drawn, chosen, seen, figures / f"{kind}_sub-{self.subject:02d}.png")
 
-    def nearest(self, drawn: Reconstructions, rows: int, figures: Path) -> tuple[list[dict], list]:
+    def nearest(self, drawn: StoredReconstructions, rows: int, figures: Path) -> tuple[list[dict], list]:
         """Score stage sample's pictures by how near the seen picture is to a training picture."""
         train = self.responses.pictures("train")
-        known = np.concatenate(
-            [
-                self.judge.look(self.stimuli.pictures(part))
-                for part in np.array_split(train, -(-len(train) // _PICTURES_AT_ONCE))
-            ]
-        )
-        pictures = resize_pictures(drawn.pictures[:, 0], self.stimuli.size)
+        known = self.judge.describe(Seen(self.stimuli, train))
+        pictures = resize_pictures(drawn.read(np.arange(len(drawn))), self.stimuli.size)
         places = np.arange(len(self.nsd_ids))
         distance = 1.0 - (self.judge.features @ known.T).max(1)
-        features = self.judge.look(pictures)
+        features = self.judge.describe(Held(pictures[:, None]))
         imitated = train[(features @ known.T).argmax(1)]
         scored = self.pairs.against_seen([self.pairs.tables(pictures)], places)
         instead = self.pairs.against_seen([self.pairs.tables(self.stimuli.pictures(imitated))], places)
@@ -161,7 +162,7 @@ class _Subject:
         chosen = np.argsort(distance)[np.linspace(0, len(places) - 1, min(rows, len(places))).astype(int)]
         by_seen = train[(self.judge.features[chosen] @ known.T).argmax(1)]
         columns = {
-            "seen": self.judge.seen[chosen],
+            "seen": self.judge.seen.read(chosen),
             "reconstruction": pictures[chosen],
             "nearest in training": self.stimuli.pictures(by_seen),
             "reconstruction's nearest": self.stimuli.pictures(imitated[chosen]),

@@ -13,6 +13,7 @@ import numpy as np
 from neuropictor.checksums import verify
 from neuropictor.data.responses import SPLITS, ResponseStore
 from neuropictor.data.stimuli import StimulusStore
+from neuropictor.evaluation.judges import blocks
 from neuropictor.evaluation.measures import pixcorr
 from neuropictor.evaluation.pages import page, table
 from neuropictor.evaluation.tables import title_mark
@@ -82,7 +83,6 @@ def measure(responses: dict[int, Path], stimuli: Sequence[Path], seed: int) -> d
         test.update(one.pictures("test").tolist())
         one.close()
     train_ids, test_ids = np.array(sorted(train)), np.array(sorted(test))
-    seen = store.pictures(test_ids)
     return {
         "data": store.data,
         "subjects": subjects,
@@ -95,8 +95,8 @@ def measure(responses: dict[int, Path], stimuli: Sequence[Path], seed: int) -> d
             "train_and_test": len(train & test),
             "categories": len(store.categories),
             "backgrounds": len(set(store.background(store.nsd_id)) - {""}),
-            "mean_training_picture_pixcorr": _mean_picture_pixcorr(store, train_ids, seen),
-            "random_pair_pixcorr": _pair_pixcorr(seen, seed),
+            "mean_training_picture_pixcorr": _mean_picture_pixcorr(store, train_ids, test_ids),
+            "random_pair_pixcorr": _pair_pixcorr(store, test_ids, seed),
             "commonest_category_share": _largest_share(store.category(test_ids)),
             "commonest_background_share": _largest_share(store.background(test_ids)),
         },
@@ -132,25 +132,29 @@ def _settings(responses: Path) -> dict | None:
     return config if {"preprocess", "nsd"} <= config.keys() else None
 
 
-def _mean_picture_pixcorr(store: StimulusStore, train: np.ndarray, seen: np.ndarray) -> float:
+def _mean_picture_pixcorr(store: StimulusStore, train: np.ndarray, test: np.ndarray) -> float:
     """Mean pixel correlation of the mean training picture (unrounded) with the test pictures."""
     total = np.zeros((store.size, store.size, 3))
     for start in range(0, len(train), _PICTURES_AT_ONCE):
         total += store.pictures(train[start : start + _PICTURES_AT_ONCE]).sum(0, dtype=np.int64)
-    mean = np.broadcast_to(total / max(1, len(train)), (len(seen), 1, *total.shape))
-    return round(float(pixcorr(mean, seen).mean()), 4)
+    mean = total / max(1, len(train))
+    values = [
+        pixcorr(np.broadcast_to(mean, (len(rows), 1, *mean.shape)), store.pictures(test[rows]))
+        for rows in blocks(len(test))
+    ]
+    return round(float(np.concatenate(values).mean()), 4)
 
 
-def _pair_pixcorr(seen: np.ndarray, seed: int) -> float | None:
+def _pair_pixcorr(store: StimulusStore, test: np.ndarray, seed: int) -> float | None:
     """Mean pixel correlation of random pairs of different test pictures."""
-    if len(seen) < 2:
+    if len(test) < 2:
         return None
     generator = np.random.default_rng(seed)
-    left = generator.integers(0, len(seen), _PAIRS)
-    right = (left + generator.integers(1, len(seen), _PAIRS)) % len(seen)
+    left = generator.integers(0, len(test), _PAIRS)
+    right = (left + generator.integers(1, len(test), _PAIRS)) % len(test)
     values = [
-        pixcorr(seen[left[start : start + _PICTURES_AT_ONCE], None], seen[right[start : start + _PICTURES_AT_ONCE]])
-        for start in range(0, _PAIRS, _PICTURES_AT_ONCE)
+        pixcorr(store.pictures(test[left[pairs]])[:, None], store.pictures(test[right[pairs]]))
+        for pairs in blocks(_PAIRS)
     ]
     return round(float(np.concatenate(values).mean()), 4)
 

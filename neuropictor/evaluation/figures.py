@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from neuropictor.checksums import verify
-from neuropictor.data.reconstructions import read_reconstructions
+from neuropictor.data.reconstructions import StoredReconstructions
 from neuropictor.data.responses import ResponseStore
 from neuropictor.data.stimuli import StimulusStore
 from neuropictor.evaluation.tables import MODEL_NAMES, title_mark
@@ -71,7 +71,7 @@ def contact_sheet(samples: dict[str, Path], stimuli: Path, config: EvaluateConfi
         PNG.
     """
     verify(*samples.values(), stimuli)
-    found = {model: read_reconstructions(path) for model, path in samples.items()}
+    found = {model: StoredReconstructions(path) for model, path in samples.items()}
     models = [model for model in _SHEET_COLUMNS if model in found]
     models += [model for model in found if model not in models]
     first = found[models[0]]
@@ -82,7 +82,7 @@ def contact_sheet(samples: dict[str, Path], stimuli: Path, config: EvaluateConfi
     rows = evenly_spaced(len(first.nsd_id), config.contact_sheet_rows)
     nsd_ids = first.nsd_id[rows]
     columns = {"seen": store.pictures(nsd_ids)}
-    columns |= {MODEL_NAMES.get(model, model): found[model].pictures[rows, 0] for model in models}
+    columns |= {MODEL_NAMES.get(model, model): found[model].read(rows) for model in models}
     labels = [
         f"{category or 'picture'}\n{background}" if background else category
         for category, background in zip(store.category(nsd_ids), store.background(nsd_ids), strict=True)

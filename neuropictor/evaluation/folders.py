@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from neuropictor.evaluation.controls import Judge
+from neuropictor.evaluation.judges import Held, Judge, load_describer
 from neuropictor.evaluation.measures import METRICS
-from neuropictor.evaluation.metrics import STATISTICS, describer, published_into, table_rows
+from neuropictor.evaluation.metrics import STATISTICS, score_all, table_rows
 from neuropictor.evaluation.pages import page
-from neuropictor.evaluation.protocols import OURS, PUBLISHED_METRICS
+from neuropictor.evaluation.protocols import OURS, PROTOCOLS, PUBLISHED_METRICS
 from neuropictor.evaluation.score_pages import FOLDER_METRICS, score_table, tests_of_frame
+from neuropictor.evaluation.scoring import Scorer
 from neuropictor.evaluation.significance import tests_of, write_tests
 from neuropictor.evaluation.statistics import Pairings
 from neuropictor.evaluation.tables import METRIC_NAMES, write_metrics, write_scores
@@ -213,23 +213,22 @@ def evaluate_folders(
     files = sorted(path for folder in (images, *reconstructions) for path in _by_name(folder).values())
     with RunRecord(out / "metrics.run.json", "evaluate", config=used, seed=config.seed, inputs=files) as record:
         pairings = Pairings(len(rows), config.permutations, config.seed)
+        backbone = Backbone.load(MINIATURE).to(device)
         judge = Judge(
-            describer(weights, device) if weights else Backbone.load(MINIATURE).to(device),
-            pairs.seen,
+            load_describer(config.networks, backbone, weights, device),
+            Held(pairs.seen[:, None]),
             np.full(len(rows), ""),
             np.full(len(rows), ""),
             [],
             config.seed,
         )
-        scores: dict = {OURS: {}}
-        nulls: dict = {OURS: {}}
-        for model, pictures in pairs.drawn.items():
-            features = judge.look(pictures)
-            found = judge.score(pictures, rows, features)
-            scores[OURS][model] = {metric: found[metric][None] for metric in FOLDER_METRICS if metric in found}
-            nulls[OURS][model] = {"two_way": {0: pairings.null(judge.tables(features, rows)["two_way"], rows)}}
-        drawn = {(0, model): (SimpleNamespace(pictures=found), rows) for model, found in pairs.drawn.items()}
-        published_into(scores, nulls, drawn, judge.seen, pairings, config, weights, device)
+        scorer = Scorer(judge, [PROTOCOLS[name] for name in config.protocols if name in PROTOCOLS], weights, device)
+        drawn = {(0, model): (Held(images), rows) for model, images in pairs.drawn.items()}
+        scores, nulls = score_all(scorer, drawn, (1, len(rows)), pairings, None, config.seed)
+        for tables in (scores[OURS], nulls[OURS]):  # folders have no categories and no kinds of background
+            for by_metric in tables.values():
+                for metric in set(by_metric) - set(FOLDER_METRICS):
+                    del by_metric[metric]
         subject = "pictures"
         table = [row for row in table_rows(scores, [subject], "folders", config) if row["subject"] == subject]
         tests = tests_of(scores, nulls, [subject], places[0], "folders", config)

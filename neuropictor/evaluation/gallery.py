@@ -19,8 +19,9 @@ import pandas as pd
 from PIL import Image
 
 from neuropictor.data.reconstructions import StoredReconstructions
-from neuropictor.data.stimuli import StimulusStore, resize_pictures
+from neuropictor.data.stimuli import StimulusStore
 from neuropictor.evaluation.gallery_controls import ShownControl, read_controls
+from neuropictor.evaluation.judges import Seen, reduced
 from neuropictor.evaluation.measures import LOWER_IS_BETTER
 from neuropictor.evaluation.protocols import OURS
 from neuropictor.evaluation.tables import METRIC_NAMES, MODEL_NAMES, order_models, read_scores, title_mark
@@ -94,13 +95,15 @@ def gallery(
     }
     _add_scores(data, scores, {str(subject): own for subject, own in ids.items()})
     sheets: dict[str, bytes] = {}
-    _add_sheet(data, sheets, "seen", store.pictures(everyone)[:, None], side)
+    seen = reduced(Seen(store, everyone), np.arange(len(everyone)), side)
+    _add_sheet(data, sheets, "seen", seen[:, None], store.size)
     pairs = [(subject, model) for subject, models in found.items() for model in models]
     for subject, model in progress(pairs, "Reducing pictures", unit="model"):
-        _add_sheet(data, sheets, f"{subject}/{model}", _aligned(found[subject][model], ids[subject]), side)
+        item = found[subject][model]
+        _add_sheet(data, sheets, f"{subject}/{model}", _aligned(item, ids[subject], side), item.shape[2])
     shown = [(subject, item) for subject, own in drawn.items() for item in own]
     for subject, item in progress(shown, "Reducing pictures of controls", unit="control"):
-        _add_sheet(data, sheets, f"{subject}/control/{item.kind}", item.reduced(side), side, item.file.shape[2])
+        _add_sheet(data, sheets, f"{subject}/control/{item.kind}", item.reduced(side), item.file.shape[2])
     note = _note(data, store, drawn)
     _write(data, sheets, "Seen pictures and reconstructions" + title_mark(store.data), note, out)
 
@@ -129,32 +132,25 @@ def thumbnail_side(
     return min(size, LARGEST, max(SMALLEST, most))
 
 
-def _aligned(item: StoredReconstructions, ids: np.ndarray) -> np.ndarray:
-    """Samples of all pictures in the order of `ids`, uint8 [n, K, S, S, 3]; black where a model has none."""
-    rows = np.searchsorted(ids, item.nsd_id)
-    if len(rows) == len(ids):
-        return item.pictures
-    pictures = np.zeros((len(ids), *item.shape[1:]), np.uint8)
-    pictures[rows] = item.pictures
-    return pictures
+def _aligned(item: StoredReconstructions, ids: np.ndarray, side: int) -> np.ndarray:
+    """Reduced samples in the order of `ids`, uint8 [n, K, side, side, 3]; black where a model has no image."""
+    small = np.zeros((len(ids), item.samples, side, side, 3), np.uint8)
+    for sample in range(item.samples):
+        small[np.searchsorted(ids, item.nsd_id), sample] = reduced(item, np.arange(len(item)), side, sample)
+    return small
 
 
-def _add_sheet(
-    data: dict, sheets: dict[str, bytes], name: str, pictures: np.ndarray, side: int, size: int | None = None
-) -> None:
-    """Lay pictures uint8 [n, K, S, S, 3] out row by row and encode them as one WebP picture.
-
-    `size` was their side before they were reduced, if it is not theirs now.
-    """
-    samples, own = pictures.shape[1:3]
-    small = resize_pictures(pictures, side).reshape(-1, side, side, 3)
+def _add_sheet(data: dict, sheets: dict[str, bytes], name: str, images: np.ndarray, size: int) -> None:
+    """Lay reduced images uint8 [n, K, s, s, 3] out row by row as one WebP image; `size` was their side before."""
+    samples, side = images.shape[1:3]
+    small = images.reshape(-1, side, side, 3)
     columns = max(_LEAST_COLUMNS, int(np.ceil(np.sqrt(len(small)))))
     rows = -(-len(small) // columns)
     canvas = np.zeros((rows * columns, side, side, 3), np.uint8)
     canvas[: len(small)] = small
     laid = canvas.reshape(rows, columns, side, side, 3).swapaxes(1, 2).reshape(rows * side, -1, 3)
     file = io.BytesIO()
-    Image.fromarray(laid).save(file, "WEBP", quality=_QUALITY[(size or own) <= side], method=4)
+    Image.fromarray(laid).save(file, "WEBP", quality=_QUALITY[size <= side], method=4)
     sheets[name] = file.getvalue()
     data["sprites"][name] = {"columns": columns, "samples": samples}
 

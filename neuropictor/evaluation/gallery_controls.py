@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from neuropictor.data.reconstructions import StoredReconstructions
-from neuropictor.data.stimuli import resize_pictures
-from neuropictor.data.stores import expect, open_store
 from neuropictor.evaluation.control_figures import TITLES
+from neuropictor.evaluation.judges import reduced
 
 MOST_CONDITIONS = 24
 """Of one control: `semantic_swap` may have hundreds of partners."""
@@ -57,13 +56,8 @@ class ShownControl:
         return len(self.rows) * len(self.columns)
 
     def reduced(self, side: int) -> np.ndarray:
-        """Read what is shown, uint8 [n, C, side, side, 3]; never more than one row in its own size."""
-        small = np.empty((len(self.rows), len(self.columns), side, side, 3), np.uint8)
-        with open_store(self.file.path) as file:
-            for place, row in enumerate(self.rows):
-                # A row is one compressed chunk: to select conditions while reading takes ten times as long.
-                small[place] = resize_pictures(file["pictures"][row][self.columns], side)
-        return small
+        """Read what is shown, uint8 [n, C, side, side, 3]; never more than a block of images in its own size."""
+        return np.stack([reduced(self.file, self.rows, side, column) for column in self.columns], axis=1)
 
     def described(self, ids: np.ndarray) -> dict:
         """What the page is told, with places of pictures among a subject's `ids`."""
@@ -121,18 +115,13 @@ def _opened(path: Path, kind: str, subject: int, ids: Mapping[int, np.ndarray]) 
         )
     count, columns = item.shape[1], _evenly(item.shape[1], MOST_CONDITIONS)
     rows = np.flatnonzero(np.isin(item.nsd_id, ids[subject]))
-    with open_store(path) as file:
-        if "labels" not in file:
-            raise ValueError(
-                f"{path}: has no labels, which say what the {count} pictures of each row are; allowed: a file of stage "
-                "control, for example results/controls/sub-01/areas.h5"
-            )
-        expect(file, {"labels": ("O", (count,))})
-        labels = file["labels"].asstr()[:][columns]
-        others = np.full((len(item.nsd_id), count), -1, np.int32)
-        if "others" in file:
-            expect(file, {"others": ("iu", others.shape)})
-            others = file["others"][:]
+    if not item.labels:
+        raise ValueError(
+            f"{path}: has no labels, which say what the {count} pictures of each row are; allowed: a file of stage "
+            "control, for example results/controls/sub-01/areas.h5"
+        )
+    labels = [item.labels[column] for column in columns]
+    others = np.full((len(item.nsd_id), count), -1, np.int32) if item.others is None else item.others
     try:
         names = [json.loads(label)["name"] for label in labels]
     except (ValueError, TypeError, KeyError):

@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from neuropictor.data.reconstructions import StoredReconstructions
-from neuropictor.data.stimuli import StimulusStore, resize_pictures
-from neuropictor.evaluation.controls import Judge, backbone_controls
-from neuropictor.evaluation.measures import FURTHER_METRICS, METRICS
+from neuropictor.data.stimuli import StimulusStore
+from neuropictor.evaluation.controls import backbone_controls
+from neuropictor.evaluation.judges import Images, Judge, Seen, load_describer
 from neuropictor.evaluation.protocols import OURS, PROTOCOLS
+from neuropictor.evaluation.scoring import NULL_PAIRINGS, Scorer
 from neuropictor.evaluation.significance import Nulls, Scores, tests_of, write_tests
-from neuropictor.evaluation.statistics import Pairings, bootstrap_mean, chance_interval, derangements
+from neuropictor.evaluation.statistics import Pairings, bootstrap_mean, chance_interval
 from neuropictor.evaluation.tables import order_models, write_metrics, write_scores
 from neuropictor.models.backbone import Backbone
 from neuropictor.models.device import prepare_device
 from neuropictor.runlog import RunRecord, progress, record_path
 
 if TYPE_CHECKING:
-    import torch
-
     from neuropictor.config import EvaluateConfig, RuntimeConfig
 
 log = logging.getLogger(__name__)
 
 NULL_OF = "refined"
 """Model whose reconstructions are paired with wrong pictures to make the null."""
-NULL_PAIRINGS = 4
-"""Wrong pairings that the null averages over: fewer would leave its own chance in it, more take time."""
 SCORES, STATISTICS = "scores.csv", "statistics.csv"
 """Names of the tables beside `metrics.csv`: scores of every picture, and tests."""
 
@@ -82,24 +79,23 @@ def evaluate(
         store = StimulusStore(*stimuli)
         nsd_ids = np.unique(np.concatenate([next(iter(found.values())).nsd_id for found in reconstructions.values()]))
         frozen = Backbone.load(backbone).to(device)
-        published = config.networks == "published"
         judge = Judge(
-            describer(weights, device) if published else frozen,
-            store.pictures(nsd_ids),
+            load_describer(config.networks, frozen, weights, device),
+            Seen(store, nsd_ids),
             store.category(nsd_ids),
             store.background(nsd_ids),
             store.categories,
             config.seed,
         )
+        drawn = {
+            (row, model): (images, np.searchsorted(nsd_ids, images.nsd_id))
+            for row, models in enumerate(reconstructions.values())
+            for model, images in models.items()
+        }
+        published = weights if config.networks == "published" else None
+        scorer = Scorer(judge, [PROTOCOLS[name] for name in config.protocols if name in PROTOCOLS], published, device)
         pairings = Pairings(len(nsd_ids), config.permutations, config.seed)
-        scores, nulls = _score_all(reconstructions, judge, nsd_ids, pairings, config.seed)
-        if published:
-            drawn = {
-                (row, model): (found, np.searchsorted(nsd_ids, found.nsd_id))
-                for row, models in enumerate(reconstructions.values())
-                for model, found in models.items()
-            }
-            published_into(scores, nulls, drawn, judge.seen, pairings, config, weights, device)
+        scores, nulls = score_all(scorer, drawn, (len(samples), len(nsd_ids)), pairings, NULL_OF, config.seed)
         subjects = [str(subject) for subject in samples]
         rows = table_rows(scores, subjects, store.data, config)
         write_metrics(rows, out)
@@ -117,20 +113,8 @@ def evaluate(
             categories=store.categories,
             null_pairings=NULL_PAIRINGS,
             chance=_chance(nulls[OURS].get(NULL_OF, {}), subjects),
-            controls=backbone_controls(judge, frozen, store.captions(nsd_ids), nsd_ids, config.seed),
+            controls=backbone_controls(judge, frozen, store, nsd_ids, config.seed, runtime),
         )
-
-
-def describer(weights: Path | None, device: torch.device):
-    """Load CLIP ViT-L/14 as the judge of the protocol `ours`."""
-    from neuropictor.evaluation.networks import ClipDescriber
-
-    if weights is None:
-        raise ValueError(
-            "evaluate.networks is published, but no folder of weights was given; allowed: one that `neuropictor"
-            " fetch-weights` filled, e.g. --weights data/weights"
-        )
-    return ClipDescriber(weights, device)
 
 
 def _check(reconstructions: dict[int, dict[str, StoredReconstructions]], samples: dict[int, dict[str, Path]]) -> None:
@@ -149,93 +133,55 @@ def _check(reconstructions: dict[int, dict[str, StoredReconstructions]], samples
                 )
 
 
-def _empty(
-    models: list[str], metrics: tuple[str, ...], subjects: int, pictures: int
-) -> dict[str, dict[str, np.ndarray]]:
-    return {model: {metric: np.full((subjects, pictures), np.nan) for metric in metrics} for model in models}
-
-
-def _score_all(
-    reconstructions: dict[int, dict[str, StoredReconstructions]],
-    judge: Judge,
-    nsd_ids: np.ndarray,
+def score_all(
+    scorer: Scorer,
+    drawn: Mapping[tuple[int, str], tuple[Images, np.ndarray]],
+    shape: tuple[int, int],
     pairings: Pairings,
+    null_of: str | None,
     seed: int,
 ) -> tuple[Scores, Nulls]:
-    """Score every subject and model, and the null, by the protocol `ours`."""
-    models = list(dict.fromkeys(model for found in reconstructions.values() for model in found))
-    models = order_models([*models, "null"] if NULL_OF in models else models)
-    metrics = tuple(metric for metric in (*METRICS, *FURTHER_METRICS) if metric != "lpips")
-    scores = _empty(models, metrics, len(reconstructions), len(nsd_ids))
-    nulls: dict[str, dict[str, dict[int, np.ndarray]]] = {model: {} for model in models if model != "null"}
-
-    def keep(model: str, row: int, columns: np.ndarray, found: dict[str, np.ndarray]) -> None:
-        for metric, values in found.items():
-            scores[model][metric][row, columns] = values
-
-    for row, subject in enumerate(progress(list(reconstructions), "Scoring", unit="subject")):
-        for model, found in reconstructions[subject].items():
-            columns = np.searchsorted(nsd_ids, found.nsd_id)
-            pictures = found.pictures
-            features = judge.look(pictures)
-            keep(model, row, columns, judge.score(pictures, columns, features))
-            for metric, tables in judge.tables(features, columns).items():
-                nulls[model].setdefault(metric, {})[row] = pairings.null(tables, columns)
-            if model == NULL_OF:
-                wrong = derangements(len(columns), NULL_PAIRINGS, seed)
-                first = pictures[:, 0][wrong].swapaxes(0, 1)
-                keep("null", row, columns, judge.score(first, columns, features[:, 0][wrong].swapaxes(0, 1)))
-    return {OURS: scores}, {OURS: nulls}
-
-
-def published_into(
-    scores: Scores,
-    nulls: Nulls,
-    drawn: dict[tuple[int, str], tuple[StoredReconstructions, np.ndarray]],
-    seen: np.ndarray,
-    pairings: Pairings,
-    config: EvaluateConfig,
-    weights: Path | None,
-    device: torch.device,
-) -> None:
-    """Add the scores of published protocols, and LPIPS to `ours`.
+    """Score all models.
 
     Parameters
     ----------
-    scores, nulls : dict
-        As of `significance`; added to.
-    drawn : dict
-        By row of the subject and model: what has `pictures` uint8 [n, K, s, s, 3], and which of the seen ones they are
-        of.
-    seen : uint8 array [N, S, S, 3]
+    scorer : Scorer
+    drawn : mapping
+        By row of the subject and model: images, and their rows among the seen ones.
+    shape : (int, int)
+        Numbers of subjects and of seen images.
     pairings : Pairings
-    config : EvaluateConfig
-        `protocols` is used.
-    weights : Path or None
-        Without it only PixCorr and SSIM, which need no network.
-    device : torch.device
-    """
-    from neuropictor.evaluation.networks import PerceptualDistance
-    from neuropictor.evaluation.published_scores import score_published
+    null_of : str or None
+        Model whose images are paired with wrong ones, which makes the model "null"; None for no such model.
+    seed : int
+        Of the wrong pairs.
 
-    shape = next(iter(next(iter(scores[OURS].values())).values())).shape
-    if weights:
-        perceptual = PerceptualDistance(weights, device)
-        for (row, model), (stored, columns) in drawn.items():
-            sized = resize_pictures(stored.pictures, seen.shape[1])
-            found = np.mean([perceptual(sized[:, k], seen[columns]) for k in range(sized.shape[1])], axis=0)
-            scores[OURS][model].setdefault("lpips", np.full(shape, np.nan))[row, columns] = found
-    protocols = [PROTOCOLS[name] for name in config.protocols if name in PROTOCOLS]
-    values, chance = score_published(seen, drawn, protocols, weights, device, pairings)
-    for label in values:
-        scores[label], nulls[label] = {}, {}
-        for (row, model), found in values[label].items():
-            for metric, by_picture in found.items():
-                table = scores[label].setdefault(model, {}).setdefault(metric, np.full(shape, np.nan))
-                table[row, drawn[row, model][1]] = by_picture
-            nulls[label].setdefault(model, {})
-            for metric, null in chance[label][row, model].items():
-                nulls[label][model].setdefault(metric, {})[row] = null
+    Returns
+    -------
+    scores, nulls : dict
+        As of `significance`.
+    """
+    models = list(dict.fromkeys(model for _, model in drawn))
+    models = order_models([*models, "null"] if null_of in models else models)
+    scores: Scores = {OURS: {model: {} for model in models}}
+    nulls: Nulls = {OURS: {model: {} for model in models if model != "null"}}
+
+    def keep(label: str, model: str, row: int, columns: np.ndarray, by_metric: dict[str, np.ndarray]) -> None:
+        for metric, values in by_metric.items():
+            table = scores.setdefault(label, {}).setdefault(model, {}).setdefault(metric, np.full(shape, np.nan))
+            table[row, columns] = values
+
+    for row, model in progress(list(drawn), "Scoring", unit="model"):
+        images, columns = drawn[row, model]
+        scored, null, features = scorer.score(images, columns, pairings)
+        for label, by_metric in scored.items():
+            keep(label, model, row, columns, by_metric)
+            of_model = nulls.setdefault(label, {}).setdefault(model, {})
+            for metric, values in null[label].items():
+                of_model.setdefault(metric, {})[row] = values
+        if model == null_of:
+            keep(OURS, "null", row, columns, scorer.wrong_pairs(images, columns, features, seed))
+    return scores, nulls
 
 
 def _chance(nulls: dict[str, dict[int, np.ndarray]], subjects: list[str]) -> dict[str, dict[str, list[float]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,45 +49,33 @@ class Network:
         self.name, self.forward, self.device = name, forward, device
 
     @torch.no_grad()
-    def features(self, pictures: np.ndarray, protocol: Protocol) -> dict[str, np.ndarray]:
-        """Describe pictures uint8 [n, s, s, 3] as a protocol asks; float32 [n, E] for each score."""
-        mean, std = (torch.tensor(values)[:, None, None] for values in (CLIP if self.name == "clip" else IMAGENET))
+    def features(self, common: Tensor, protocol: Protocol) -> dict[str, np.ndarray]:
+        """Describe images of `common_images` as a protocol asks; float32 [n, E] for each score."""
+        mean, std = (common.new_tensor(values)[:, None, None] for values in (CLIP if self.name == "clip" else IMAGENET))
         bicubic = self.name == "clip" and protocol.clip_resize == "bicubic"
         kind = InterpolationMode.BICUBIC if bicubic else InterpolationMode.BILINEAR
-        found: dict[str, np.ndarray] = {}
-        for rows, part in common_pictures(pictures, protocol):
-            sized = _resized(part, SIZES[self.name], kind)
-            for score, values in self.forward(((sized - mean) / std).to(self.device)).items():
-                flat = values.float().flatten(1).cpu().numpy()
-                if score not in found:
-                    found[score] = np.empty((len(pictures), flat.shape[1]), np.float32)
-                found[score][rows] = flat
-        return found
+        sized = _resized(common, SIZES[self.name], kind)
+        described = self.forward(((sized - mean) / std).to(self.device))
+        return {score: values.float().flatten(1).cpu().numpy() for score, values in described.items()}
 
 
-def _resized(pictures: Tensor, size: int, kind: InterpolationMode = InterpolationMode.BILINEAR) -> Tensor:
-    """Resize pictures [n, 3, s, s] without antialias, as torchvision did with tensors until 0.16."""
-    return pictures if pictures.shape[-1] == size else resize(pictures, [size, size], kind, antialias=False)
+def _resized(images: Tensor, size: int, kind: InterpolationMode = InterpolationMode.BILINEAR) -> Tensor:
+    """Resize images [n, 3, s, s] without antialias, as torchvision did with tensors until 0.16."""
+    return images if images.shape[-1] == size else resize(images, [size, size], kind, antialias=False)
 
 
-def common_pictures(pictures: np.ndarray, protocol: Protocol) -> Iterator[tuple[slice, Tensor]]:
-    """Give pictures uint8 [n, s, s, 3] at a protocol's common size, in blocks: rows, float32 [b, 3, S, S] in 0..1."""
-    for start in range(0, len(pictures), _PICTURES_AT_ONCE):
-        rows = slice(start, start + _PICTURES_AT_ONCE)
-        part = pictures[rows]
-        if protocol.saved_size and part.shape[1] != protocol.saved_size:
-            size = (protocol.saved_size, protocol.saved_size)
-            part = np.stack(
-                [np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR)) for picture in part]
-            )
-        values = torch.from_numpy(np.ascontiguousarray(part)).permute(0, 3, 1, 2).float() / 255
-        yield rows, _resized(values, protocol.common_size)
+def common_images(images: np.ndarray, protocol: Protocol, device: torch.device) -> Tensor:
+    """Bring images uint8 [n, s, s, 3] to a protocol's common size, float32 [n, 3, S, S] in 0..1."""
+    if protocol.saved_size and images.shape[1] != protocol.saved_size:
+        size = (protocol.saved_size, protocol.saved_size)
+        images = np.stack([np.asarray(Image.fromarray(one).resize(size, Image.Resampling.BILINEAR)) for one in images])
+    values = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
+    return _resized(values, protocol.common_size)
 
 
-def pixel_pictures(pictures: np.ndarray, protocol: Protocol) -> Iterator[tuple[slice, np.ndarray]]:
-    """Give pictures as PixCorr and SSIM see them, block by block: rows, float32 [b, S, S, 3] in 0..1."""
-    for rows, part in common_pictures(pictures, protocol):
-        yield rows, _resized(part, protocol.pixel_size).permute(0, 2, 3, 1).contiguous().numpy()
+def pixel_images(common: Tensor, protocol: Protocol) -> np.ndarray:
+    """Bring images of `common_images` to the size at which pixels are compared, float32 [n, S, S, 3] in 0..1."""
+    return _resized(common, protocol.pixel_size).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def load_network(name: str, folder: Path, device: torch.device) -> Network:

@@ -24,6 +24,8 @@ from transformers import (
     ResNetModel,
 )
 
+from neuropictor.models.decoding import DECODE_MEMORY, decode, encode
+
 MINIATURE = "miniature"
 PREDICTIONS = ("epsilon", "v_prediction")
 # Files only: no network, and no pickles.
@@ -121,7 +123,7 @@ class Backbone:
     name: str
     unet: UNet2DConditionModel
     vae: AutoencoderKL
-    text_encoder: CLIPTextModel | CLIPTextModelWithProjection
+    text_encoder: CLIPTextModel | CLIPTextModelWithProjection | None
     tokenizer: PreTrainedTokenizerBase
     scheduler: DDIMScheduler
     image_encoder: ImageTower | None = None
@@ -136,7 +138,7 @@ class Backbone:
         source
             ``"miniature"`` for the shipped one, or a folder.
         target
-            Folder of the text tower of `encode_target`; None or empty: the backbone's own.
+            Folder of the text tower of the semantic loss; None or empty: the backbone's own.
 
         Raises
         ------
@@ -218,31 +220,31 @@ class Backbone:
         """(C, h, w) of the latents."""
         return self.unet.config.in_channels, self.unet.config.sample_size, self.unet.config.sample_size
 
-    @property
+    @cached_property
     def context_shape(self) -> tuple[int, int]:
         """(L, D): tokens and width of the text prompt's embedding."""
         return self.text_encoder.config.max_position_embeddings, self.unet.config.cross_attention_dim
 
-    def _tokens(self, captions: list[str]) -> dict[str, Tensor]:
+    def tokens(self, captions: list[str]) -> Tensor:
+        """Captions -> token numbers [B, L], cut or padded to the tower's length."""
         batch = self.tokenizer(
             captions, padding="max_length", truncation=True, max_length=self.context_shape[0], return_tensors="pt"
         )
-        return {"input_ids": batch["input_ids"].to(self.device)}
+        return batch["input_ids"].to(self.device)
 
     @torch.no_grad()
     def encode_text(self, captions: list[str]) -> Tensor:
         """Captions -> context [B, L, D]: the text tower's last hidden state after its final norm."""
-        return self.text_encoder(**self._tokens(captions)).last_hidden_state
+        return self.text_encoder(input_ids=self.tokens(captions)).last_hidden_state
 
-    @torch.no_grad()
-    def encode_target(self, captions: list[str]) -> Tensor:
-        """Captions -> target of the semantic loss, [B, L, D].
+    @property
+    def target_tower(self) -> nn.Module:
+        """The tower that makes the semantic loss's targets: the backbone's own, or `target_encoder`.
 
-        By default the same as `encode_text`, so in the space that the UNet reads. The official code takes the tower's
-        last layer here, while the UNet reads the last but one: that needs a `target_encoder` with one layer more.
+        The official code takes the tower's last layer, while the UNet reads the last but one: that needs a
+        `target_encoder` with one layer more.
         """
-        tower = self.text_encoder if self.target_encoder is None else self.target_encoder
-        return tower(**self._tokens(captions)).last_hidden_state
+        return self.text_encoder if self.target_encoder is None else self.target_encoder
 
     @cached_property
     def _null(self) -> Tensor:
@@ -252,25 +254,29 @@ class Backbone:
         """Context of the empty caption, [1, L, D]: the unconditional branch of classifier-free guidance."""
         return self._null.to(self.device)
 
+    def drop_towers(self) -> None:
+        """Let go of the towers, whose part in a training is the null context: 1.4 GB in Stable Diffusion."""
+        self.null_context()
+        self.text_encoder = self.image_encoder = self.target_encoder = None
+
     def to_tensor(self, pictures: np.ndarray) -> Tensor:
         """Pictures uint8 [B, S, S, 3] -> float [B, 3, S, S] in -1..1 on the backbone's device."""
         return torch.tensor(pictures, device=self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
     @torch.no_grad()
-    def encode_pictures(self, pictures: np.ndarray) -> tuple[Tensor, Tensor]:
+    def encode_pictures(self, pictures: np.ndarray, memory: float = DECODE_MEMORY) -> tuple[Tensor, Tensor]:
         """Pictures uint8 [B, S, S, 3] -> mean and log variance [B, C, h, w] of the VAE's posterior, unscaled."""
-        posterior = self.vae.encode(self.to_tensor(pictures)).latent_dist
-        return posterior.mean, posterior.logvar
+        return encode(self.vae, self.to_tensor(pictures), memory)
 
     def latents(self, mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
         """Draw scaled latents [B, C, h, w] from the posterior with given standard normal noise."""
         return self.vae.config.scaling_factor * (mean + torch.exp(0.5 * logvar) * noise)
 
     @torch.no_grad()
-    def decode(self, latents: Tensor) -> np.ndarray:
-        """Scaled latents [B, C, h, w] -> pictures uint8 [B, S, S, 3], rounded."""
-        pictures = self.vae.decode(latents / self.vae.config.scaling_factor).sample
-        return ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    def decode(self, latents: Tensor, memory: float = DECODE_MEMORY) -> np.ndarray:
+        """Scaled latents [B, C, h, w] -> pictures uint8 [B, S, S, 3], rounded; `memory` in GiB as for `decode`."""
+        pictures = decode(self.vae, latents.to(self.device), memory)
+        return ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
     @torch.no_grad()
     def image_features(self, pictures: np.ndarray, batch_size: int = 256) -> Tensor:
@@ -293,7 +299,7 @@ class Backbone:
                 f"backbone {self.name}: its text_encoder/ has no projection into a space shared with pictures; "
                 "allowed: a CLIPTextModelWithProjection, for example the miniature's"
             )
-        return nn.functional.normalize(self.text_encoder(**self._tokens(captions)).text_embeds, dim=-1)
+        return nn.functional.normalize(self.text_encoder(input_ids=self.tokens(captions)).text_embeds, dim=-1)
 
     def category_features(self, categories: list[str]) -> Tensor:
         """Category names -> unit vectors [N, E], each the mean over the prompt ensemble."""

@@ -1,4 +1,4 @@
-"""Latents to pictures in a given memory: as many at a time as fit, and in tiles where not even one does."""
+"""Images to latents and back in a given memory: as many at a time as fit, and in tiles where not even one does."""
 
 import logging
 import math
@@ -7,6 +7,9 @@ import torch
 from diffusers import AutoencoderKL
 
 log = logging.getLogger(__name__)
+
+#: GiB for the activations of the VAE where nothing else is said: the default of ``runtime.decode_memory``.
+DECODE_MEMORY = 8.0
 
 #: Tensors of the decoder's widest place that are alive at once: a residual block's input, its normalised and its
 #: convolved copy, and the shortcut (3.3 measured with Stable Diffusion's VAE in float32 on a CPU).
@@ -23,7 +26,24 @@ def latent_bytes(vae: AutoencoderKL) -> int:
     return _ALIVE * widest * vae.dtype.itemsize
 
 
-def decode(vae: AutoencoderKL, latents: torch.Tensor, memory: float = math.inf) -> torch.Tensor:
+def encode(
+    vae: AutoencoderKL, images: torch.Tensor, memory: float = DECODE_MEMORY
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Encode images ``[B, 3, S, S]`` in -1..1, as many at a time as fit into `memory` (GiB).
+
+    Returns
+    -------
+    tuple
+        Mean and log variance ``[B, C, h, w]`` of the posterior, unscaled. The encoder's widest place is no wider than
+        the decoder's, so that the same bound holds.
+    """
+    places = math.prod(images.shape[2:]) // 4 ** (len(vae.config.block_out_channels) - 1)
+    count = max(1, int(min(len(images), memory * 2**30 // (latent_bytes(vae) * places))))
+    posteriors = [vae.encode(part.to(vae.device, vae.dtype)).latent_dist for part in images.split(count)]
+    return torch.cat([part.mean for part in posteriors]), torch.cat([part.logvar for part in posteriors])
+
+
+def decode(vae: AutoencoderKL, latents: torch.Tensor, memory: float = DECODE_MEMORY) -> torch.Tensor:
     """Decode latents.
 
     Parameters

@@ -1,7 +1,6 @@
 """From responses to pictures: the sampling loop of the modulated backbone, as a diffusers pipeline."""
 
 import inspect
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from diffusers.utils import BaseOutput
 
 from neuropictor.models import pipeline_folder
 from neuropictor.models.alignment import AlignmentNetwork
-from neuropictor.models.decoding import decode
+from neuropictor.models.decoding import DECODE_MEMORY, decode
 from neuropictor.models.encoder import FMRIEncoder
 from neuropictor.models.guiding import GuidingNetwork
 from neuropictor.models.manipulation import ManipulationNetwork
@@ -50,7 +49,7 @@ class NeuroPictorPipeline(DiffusionPipeline):
     Parameters
     ----------
     encoder, guiding, manipulation
-        The trained networks.
+        The trained networks; None where the backbone draws without them (see `from_backbone`).
     unet, vae, scheduler
         Parts of the frozen backbone. For the same steps as the official sampler the scheduler is DDIM with leading
         timestep spacing, an offset of one step, and the first alpha (not 1) after the last step; any other of
@@ -63,7 +62,7 @@ class NeuroPictorPipeline(DiffusionPipeline):
     Attributes
     ----------
     decode_memory
-        GiB for decoding, see `neuropictor.models.decoding.decode`; no limit unless set.
+        GiB for decoding, see `neuropictor.models.decoding.decode`.
 
     Examples
     --------
@@ -72,13 +71,13 @@ class NeuroPictorPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "encoder->alignment->guiding->unet->vae"
-    _optional_components = ["alignment"]  # noqa: RUF012
+    _optional_components = ["alignment", "encoder", "guiding", "manipulation"]  # noqa: RUF012
 
     def __init__(
         self,
-        encoder: FMRIEncoder,
-        guiding: GuidingNetwork,
-        manipulation: ManipulationNetwork,
+        encoder: FMRIEncoder | None,
+        guiding: GuidingNetwork | None,
+        manipulation: ManipulationNetwork | None,
         unet: UNet2DConditionModel,
         vae: AutoencoderKL,
         scheduler: SchedulerMixin,
@@ -98,7 +97,7 @@ class NeuroPictorPipeline(DiffusionPipeline):
         )
         self.image_processor = VaeImageProcessor()
         self._maps: MapOperator | None = None
-        self.decode_memory = math.inf
+        self.decode_memory = DECODE_MEMORY
 
     @classmethod
     def from_parts(cls, networks: Networks, backbone: "Backbone") -> "NeuroPictorPipeline":
@@ -106,6 +105,12 @@ class NeuroPictorPipeline(DiffusionPipeline):
         scheduler = backbone.scheduler.from_config(backbone.scheduler.config)
         parts = (networks.encoder, networks.guiding, networks.manipulation, backbone.unet, backbone.vae, scheduler)
         return cls(*parts, NullContext.of(backbone.null_context()), networks.alignment)
+
+    @classmethod
+    def from_backbone(cls, backbone: "Backbone") -> "NeuroPictorPipeline":
+        """Return a pipeline without networks, which draws from a ``context``: what baselines and ceilings need."""
+        scheduler = backbone.scheduler.from_config(backbone.scheduler.config)
+        return cls(None, None, None, backbone.unet, backbone.vae, scheduler, NullContext.of(backbone.null_context()))
 
     @classmethod
     def from_pretrained(
@@ -157,8 +162,12 @@ class NeuroPictorPipeline(DiffusionPipeline):
         maps: torch.Tensor | None = None,
         responses: torch.Tensor | None = None,
         components: torch.Tensor | None = None,
+        context: torch.Tensor | None = None,
+        initial_latents: torch.Tensor | None = None,
+        strength: float = 1.0,
         num_inference_steps: int = 50,
         guidance_scale: float = 5.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
         structure_scale: float | Sequence[float] = 1.0,
         semantics_scale: float = 1.0,
         semantics_from: Mapping[str, torch.Tensor] | None = None,
@@ -176,11 +185,20 @@ class NeuroPictorPipeline(DiffusionPipeline):
             ``[B, V]``, z-scored responses on the shipped geometry's vertices of visual cortex.
         components
             Aligned components ``[B, K]`` of the same scans, if the networks have an alignment.
+        context
+            ``[B, L, D]`` in place of scans: the backbone draws alone, without structure.
+        initial_latents
+            Scaled latents ``[B, C, h, w]`` to start from, noised as far as `strength` says; default: noise alone.
+        strength
+            Share of the noise schedule that is run from `initial_latents`.
         num_inference_steps
-            Denoising steps; 50 of DDIM in the paper.
+            Denoising steps of the whole schedule; 50 of DDIM in the paper.
         guidance_scale
             Classifier-free guidance; 5 in the paper. At 1 the unconditional branch is left out. The hint stays in
             both branches, which run as one batch.
+        guidance_interval
+            Guidance is used between these shares of the noise schedule (0: clean, 1: pure noise) and left out, at half
+            the cost of a step, elsewhere (arXiv 2404.07724).
         structure_scale
             Factor on the manipulation network's residuals, one for all or one a level (the skips in the order of the
             UNet's encoder, then the middle: 13 in Stable Diffusion); 0 switches structure off.
@@ -202,14 +220,31 @@ class NeuroPictorPipeline(DiffusionPipeline):
         ValueError
             If inputs do not fit each other or the networks.
         """
-        tokens = self._tokens(maps, responses, components)
-        count = len(tokens) * num_samples
+        hint = None
+        if context is None:
+            tokens = self._tokens(maps, responses, components)
+            context = self._context(tokens, semantics_from, semantics_scale)
+            hint = self.manipulation.hint(tokens)  # the same for all steps
+        elif any(given is not None for given in (maps, responses, components, semantics_from)):
+            raise ValueError("context: given beside scans; allowed: one of them, for example pipeline(context=context)")
+        count = len(context) * num_samples
         _check_call(count, generators, output_type)
-        context = self._context(tokens, semantics_from, semantics_scale).repeat_interleave(num_samples, 0)
-        hint = self.manipulation.hint(tokens).repeat_interleave(num_samples, 0)  # the same for all steps
-        scales = {"guidance_scale": guidance_scale, "structure_scale": structure_scale}
-        noise = self._noise(count, generators)
-        latents = self._denoise(noise, context, hint, num_inference_steps, **scales, generators=generators)
+        context, hint, start = (
+            None if part is None else part.to(self._execution_device).repeat_interleave(num_samples, 0)
+            for part in (context, hint, initial_latents)
+        )
+        latents = self._denoise(
+            self._noise(count, generators),
+            context,
+            hint,
+            num_inference_steps,
+            guidance_scale=guidance_scale,
+            guidance_interval=guidance_interval,
+            structure_scale=structure_scale,
+            start=start,
+            strength=strength,
+            generators=generators,
+        )
         if output_type == "latent":
             return NeuroPictorOutput(images=latents)
         decoded = decode(self.vae, latents, self.decode_memory)
@@ -219,35 +254,50 @@ class NeuroPictorPipeline(DiffusionPipeline):
         self,
         noise: torch.Tensor,
         context: torch.Tensor,
-        hint: torch.Tensor,
+        hint: torch.Tensor | None,
         steps: int,
         guidance_scale: float,
+        guidance_interval: tuple[float, float],
         structure_scale: float | Sequence[float],
+        start: torch.Tensor | None,
+        strength: float,
         generators: list[torch.Generator] | None,
     ) -> torch.Tensor:
         """Return latents ``[B, C, h, w]`` in float32; `generators` are for schedulers with noise of their own."""
-        guided = guidance_scale != 1.0
-        context, hint = context.to(self.unet.dtype), hint.to(self.unet.dtype)
-        if guided:
-            context = torch.cat([self.null_context().to(context).expand_as(context), context])
-            hint = torch.cat([hint, hint])
+        context = context.to(self.unet.dtype)
         structured = any(structure_scale) if isinstance(structure_scale, Sequence) else structure_scale != 0.0
-        self.scheduler.set_timesteps(steps, device=self._execution_device)
-        latents = noise * float(self.scheduler.init_noise_sigma)
+        hint = hint.to(self.unet.dtype) if structured and hint is not None else None
+        conditions = {False: (context, hint)}
+        if guidance_scale != 1.0:
+            null = self.null_context().to(context).expand_as(context)
+            conditions[True] = (torch.cat([null, context]), None if hint is None else torch.cat([hint, hint]))
+        # The scheduler's own arithmetic reads its tables on the CPU: time steps there spare a wait for the GPU a step.
+        self.scheduler.set_timesteps(steps, device="cpu")
+        first = 0 if start is None else steps - max(1, min(steps, round(steps * strength)))
+        timesteps = self.scheduler.timesteps[first * self.scheduler.order :]
+        if start is None:
+            latents = noise * float(self.scheduler.init_noise_sigma)
+        else:
+            if hasattr(self.scheduler, "set_begin_index"):
+                self.scheduler.set_begin_index(first * self.scheduler.order)
+            latents = self.scheduler.add_noise(start.float(), noise, timesteps[:1].expand(len(start)))
         options = {}
         if "generator" in inspect.signature(self.scheduler.step).parameters:
             options["generator"] = generators
-        for timestep in self.progress_bar(self.scheduler.timesteps):
+        low, high = (share * self.scheduler.config.num_train_timesteps for share in guidance_interval)
+        for timestep, there in zip(self.progress_bar(timesteps), timesteps.to(noise.device), strict=True):
             torch.compiler.cudagraph_mark_step_begin()  # where compiled: a step may overwrite the outputs of the last
+            guided = guidance_scale != 1.0 and bool(low <= timestep <= high)
             noisy = self.scheduler.scale_model_input(latents, timestep).to(self.unet.dtype)
             noisy = torch.cat([noisy, noisy]) if guided else noisy
+            contexts, hints = conditions[guided]
             skips = middle = None
-            if structured:
-                skips, middle = self.manipulation(noisy, timestep, context, hint, structure_scale)
+            if hints is not None:
+                skips, middle = self.manipulation(noisy, there, contexts, hints, structure_scale)
             output = self.unet(
                 noisy,
-                timestep,
-                context,
+                there,
+                contexts,
                 down_block_additional_residuals=skips,
                 mid_block_additional_residual=middle,
                 return_dict=False,
@@ -305,7 +355,7 @@ class NeuroPictorPipeline(DiffusionPipeline):
 
     def _noise(self, count: int, generators: list[torch.Generator] | None) -> torch.Tensor:
         """Return starting noise ``[count, C, h, w]``, drawn on the CPU: the same picture on every device."""
-        shape = (self.unet.config.in_channels, *self.manipulation.config.latent_size)
+        shape = (self.unet.config.in_channels, *2 * (self.unet.config.sample_size,))
         drawn = [torch.randn(shape, generator=generators[i] if generators else None) for i in range(count)]
         return torch.stack(drawn).to(self._execution_device)
 

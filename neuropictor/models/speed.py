@@ -26,12 +26,14 @@ def prepare_sampling(pipeline: NeuroPictorPipeline, runtime: "RuntimeConfig") ->
     runtime
         ``precision``, ``compile`` and ``decode_memory`` are used.
     """
-    control = pipeline.manipulation.control
-    for module in (pipeline.unet, control, pipeline.vae):
+    stepped = [pipeline.unet]
+    if pipeline.manipulation is not None:
+        stepped.append(pipeline.manipulation.control)
+    for module in (*stepped, pipeline.vae):
         module.to(DTYPES[runtime.precision]).to(memory_format=torch.channels_last)
     pipeline.decode_memory = runtime.decode_memory
     if runtime.compile:
         # On a GPU "reduce-overhead" records graphs: else it waits for Python between small kernels.
         mode = "reduce-overhead" if pipeline.unet.device.type == "cuda" else None
-        for module in (pipeline.unet, control):
+        for module in stepped:
             module.compile(mode=mode, dynamic=False)

@@ -1,12 +1,20 @@
 """COCO's annotations of NSD's pictures: captions, main object and background."""
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TextIO
 
 import pandas as pd
 
 from neuropictor.nsd import keys
 from neuropictor.nsd.constants import CAPTIONS_PER_PICTURE
+
+# Characters read at a time, and most that one annotation may have: COCO's longest are some 100,000.
+_AT_ONCE, _LONGEST = 2**20, 2**24
+_SPACE = re.compile(r"[ \t\n\r]*")
+_decode = json.JSONDecoder().raw_decode
 
 
 def load_annotations(root: str | Path, stimulus_info: pd.DataFrame, nsd_ids: list[int] | None = None) -> pd.DataFrame:
@@ -34,7 +42,7 @@ def load_annotations(root: str | Path, stimulus_info: pd.DataFrame, nsd_ids: lis
     FileNotFoundError
         If an annotation file is missing.
     ValueError
-        If a picture has no captions, or is not in the table.
+        If a picture has no captions, or is not in the table; if an annotation file is cut off or damaged.
     """
     wanted = stimulus_info.index if nsd_ids is None else pd.Index(nsd_ids)
     unknown = wanted.difference(stimulus_info.index)
@@ -68,8 +76,8 @@ def parse_crop_box(text: str) -> tuple[float, float, float, float]:
 
 def _of_split(root: Path, split: str, info: pd.DataFrame) -> pd.DataFrame:
     captions: dict[int, list[str]] = {int(coco_id): [] for coco_id in info["cocoId"]}
-    for item in _load(root, "captions", split)["annotations"]:
-        if item["image_id"] in captions:
+    for key, item in _members(root, "captions", split):
+        if key == "annotations" and item["image_id"] in captions:
             captions[item["image_id"]].append(item["caption"].strip())
     bare = [coco_id for coco_id, texts in captions.items() if not texts]
     if bare:
@@ -84,22 +92,31 @@ def _of_split(root: Path, split: str, info: pd.DataFrame) -> pd.DataFrame:
     crops = {int(coco_id): parse_crop_box(box) for coco_id, box in zip(info["cocoId"], info["cropBox"], strict=True)}
     columns = {"captions": five}
     for column, kind in (("category", "instances"), ("background", "stuff")):
-        largest = _largest(_load(root, kind, split), crops)
+        largest = _largest(_members(root, kind, split), crops)
         columns[column] = [largest.get(int(coco_id), "") for coco_id in info["cocoId"]]
     return pd.DataFrame(columns, index=info.index)
 
 
-def _largest(content: dict, crops: dict[int, tuple[float, float, float, float]]) -> dict[int, str]:
+def _largest(
+    members: Iterator[tuple[str, dict]], crops: dict[int, tuple[float, float, float, float]]
+) -> dict[int, str]:
     """Return the category with the largest visible area of each picture."""
-    names = {category["id"]: category["name"] for category in content["categories"]}
-    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"] if image["id"] in crops}
+    names: dict[int, str] = {}
+    sizes: dict[int, tuple[int, int]] = {}
+    regions: list[tuple[int, int, float, list[float]]] = []
+    for key, item in members:
+        if key == "categories":
+            names[item["id"]] = item["name"]
+        elif key == "images" and item["id"] in crops:
+            sizes[item["id"]] = (item["width"], item["height"])
+        elif key == "annotations" and item["image_id"] in crops:
+            regions.append((item["image_id"], item["category_id"], item["area"], item["bbox"]))
     best: dict[int, tuple[float, str]] = {}
-    for item in content["annotations"]:
-        image = item["image_id"]
-        if image in crops and image in sizes:
-            area = item["area"] * _visible_share(item["bbox"], *sizes[image], crops[image])
+    for image, category, whole, box in regions:
+        if image in sizes:
+            area = whole * _visible_share(box, *sizes[image], crops[image])
             if area > best.get(image, (0.0, ""))[0]:
-                best[image] = (area, names[item["category_id"]])
+                best[image] = (area, names[category])
     return {image: name for image, (_, name) in best.items()}
 
 
@@ -111,11 +128,100 @@ def _visible_share(box: list[float], width: int, height: int, crop: tuple[float,
     return max(0.0, across) * max(0.0, down) / max(box[2] * box[3], 1e-9)
 
 
-def _load(root: Path, kind: str, split: str) -> dict:
+def _members(root: Path, kind: str, split: str) -> Iterator[tuple[str, Any]]:
+    """Yield what an annotation file holds, one entry of its lists after the other: read whole, one takes gigabytes."""
     path = root / keys.annotations(kind, split)
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing; unpack COCO's annotations of 2017 (annotations_trainval2017, "
             "stuff_annotations_trainval2017) there"
         )
-    return json.loads(path.read_bytes())
+    with open(path, encoding="utf-8") as file:
+        try:
+            yield from stream_members(file)
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is cut off or damaged ({error}); unpack COCO's annotations of 2017 again"
+            ) from error
+
+
+def stream_members(file: TextIO) -> Iterator[tuple[str, Any]]:
+    """Read a JSON object without ever holding more than some megabytes of it.
+
+    Parameters
+    ----------
+    file
+        Open text.
+
+    Yields
+    ------
+    tuple
+        Name and value of each member; where a member is a list, its name and each entry in turn.
+
+    Raises
+    ------
+    ValueError
+        If the text ends too early, or is no JSON object.
+    """
+    text = _Text(file)
+    text.take("{")
+    if text.next() == "}":
+        return
+    while True:
+        name = text.value()
+        text.take(":")
+        if text.next() != "[":
+            yield name, text.value()
+        else:
+            text.take("[")
+            while text.next() != "]":
+                yield name, text.value()
+                if text.next() != "]":
+                    text.take(",")
+            text.take("]")
+        if text.take(",}") == "}":
+            return
+
+
+class _Text:
+    """JSON text read piece by piece."""
+
+    def __init__(self, file: TextIO):
+        self._file, self._text, self._place = file, "", 0
+
+    def _more(self) -> None:
+        piece = self._file.read(_AT_ONCE)
+        if not piece:
+            raise ValueError("it ends too early")
+        self._text, self._place = self._text[self._place :] + piece, 0
+
+    def next(self) -> str:
+        """Return the next character that is no space, without taking it."""
+        while True:
+            self._place = _SPACE.match(self._text, self._place).end()
+            if self._place < len(self._text):
+                return self._text[self._place]
+            self._more()
+
+    def take(self, allowed: str) -> str:
+        """Take the next character that is no space, which must be one of these."""
+        found = self.next()
+        if found not in allowed:
+            raise ValueError(f"{found!r} where one of {allowed!r} is expected")
+        self._place += 1
+        return found
+
+    def value(self) -> Any:
+        """Take the next value."""
+        self.next()
+        while True:
+            try:
+                value, end = _decode(self._text, self._place)
+            except json.JSONDecodeError as error:
+                if len(self._text) - self._place > _LONGEST:
+                    raise ValueError(str(error)) from error
+            else:
+                if end < len(self._text):  # else it may be the beginning of a longer number
+                    self._place = end
+                    return value
+            self._more()

@@ -23,7 +23,6 @@ __all__ = [
     "is_simulated",
     "mesh_of",
     "read_header",
-    "read_ncsnr",
     "read_session",
     "session_blocks",
 ]
@@ -203,22 +202,6 @@ def session_blocks(
         for path, part, target in zip(paths, parts, targets, strict=True):
             _gather(_map(path, expected, start, count), part, target[:count])
         yield betas[:count]
-
-
-def read_ncsnr(root: str | Path, subject: int, beta_version: str, split: int | None = None) -> np.ndarray:
-    """Read the noise-ceiling signal-to-noise ratio of every vertex.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 [2 * mesh vertices], left then right; NaN where invalid.
-    """
-    parts = []
-    for hemisphere in HEMISPHERES:
-        path = Path(root) / keys.ncsnr(subject, hemisphere, beta_version, split)
-        header = read_header(path)
-        parts.append(_map(path, header.vertices, 0, 1)[0].astype(np.float32))
-    return np.concatenate(parts)
 
 
 def _gather(block: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:

@@ -26,7 +26,6 @@ RUNS_PER_SESSION = 12
 SLOTS_PER_RUN = 75
 BLANK_SLOTS_START = 3
 BLANK_SLOTS_END = 4
-SECONDS_PER_SLOT = 4.0
 
 #: Times that each picture is shown to a subject.
 REPEATS = 3

@@ -1,4 +1,4 @@
-"""Which subject saw which picture in which trial, by each of NSD's three routes; which trials train, validate and test.
+"""Which subject saw which picture in which trial; which trials train, validate and test.
 
 All numbers in NSD's files but the CSV's index count from 1; all numbers returned here count from 0, save sessions and
 subjects.
@@ -18,7 +18,6 @@ from neuropictor.nsd.constants import PLANNED_SESSIONS, SESSIONS, SUBJECTS, coun
 
 #: Values of `Design.splits`.
 TRAIN, VALIDATION, TEST, LEFT_OUT = 0, 1, 2, -1
-ROUTES = ("mat", "csv", "tsv")
 # Fixed, so that every tool and configuration agrees on the validation pictures of a subject.
 _VALIDATION_SEED = 982
 
@@ -77,33 +76,8 @@ class Design:
             If the root does not have the subject, or not so many sessions of it.
         """
         n_sessions = self._check_sessions(subject, sessions)
-        return self._describe(_ids_from_mat(self, subject)[: n_sessions * self.trials_per_session])
-
-    def trials_by(self, route: str, subject: int) -> np.ndarray:
-        """Return the nsd_id of every trial of a subject, found by one route.
-
-        Parameters
-        ----------
-        route
-            ``mat`` (nsd_expdesign.mat), ``csv`` (nsd_stim_info_merged.csv) or ``tsv`` (the subject's responses.tsv).
-        subject
-            1 to 8.
-
-        Returns
-        -------
-        numpy.ndarray
-            int64 [trials].
-        """
-        count = self._check_sessions(subject, None) * self.trials_per_session
-        if route == "mat":
-            return _ids_from_mat(self, subject)[:count]
-        if route == "csv":
-            return _ids_from_csv(self.stimulus_info, subject, count)
-        if route == "tsv":
-            return _ids_from_tsv(self.root, subject)[:count]
-        raise ValueError(
-            f"route {route!r} from trial to picture does not exist; allowed: {', '.join(ROUTES)} (e.g. mat)"
-        )
+        nsd_ids = self.pictures_of_subject[SUBJECTS.index(subject), self.master_order]
+        return self._describe(nsd_ids[: n_sessions * self.trials_per_session])
 
     def pictures(
         self, subjects: tuple[int, ...] | list[int], release: int = PLANNED_SESSIONS, limit: int = PLANNED_SESSIONS
@@ -244,61 +218,6 @@ def load_design(root: str | Path) -> Design:
     else:
         sessions = dict(SESSIONS)
     return Design(root, per_session, sessions, order, pictures, np.sort(shared))
-
-
-def check_design(design: Design, subjects: list[int] | tuple[int, ...] | None = None) -> None:
-    """Make sure that the three routes from trial to picture agree.
-
-    Parameters
-    ----------
-    design
-        From `load_design`.
-    subjects
-        Subjects to check; default: all of the root.
-
-    Raises
-    ------
-    ValueError
-        Naming subject, route and the first trial that differs.
-    """
-    for subject in subjects if subjects is not None else design.subjects:
-        expected = design.trials_by("mat", subject)
-        for route in ROUTES[1:]:
-            found = design.trials_by(route, subject)
-            if len(found) != len(expected):
-                raise ValueError(
-                    f"subject {subject}: the {route} route lists {len(found)} trials, the mat route "
-                    f"{len(expected)}; fetch the files again"
-                )
-            if (found != expected).any():
-                first = int(np.flatnonzero(found != expected)[0])
-                raise ValueError(
-                    f"subject {subject}: trial {first} shows picture {found[first]} by the {route} route but "
-                    f"{expected[first]} by the mat route; "
-                    "the files are of different releases or damaged: fetch them again"
-                )
-
-
-def _ids_from_mat(design: Design, subject: int) -> np.ndarray:
-    return design.pictures_of_subject[SUBJECTS.index(subject), design.master_order]
-
-
-def _ids_from_csv(info: pd.DataFrame, subject: int, count: int) -> np.ndarray:
-    columns = [f"subject{subject}_rep{repeat}" for repeat in range(3)]
-    trial = info[columns].to_numpy(np.int64)
-    # The table holds the planned trials; some subjects stopped before the end.
-    row, column = np.nonzero((trial > 0) & (trial <= count))
-    ids = np.full(count, -1, np.int64)
-    ids[trial[row, column] - 1] = info.index.to_numpy(np.int64)[row]
-    return ids
-
-
-def _ids_from_tsv(root: Path, subject: int) -> np.ndarray:
-    path = _need(root, keys.behaviour(subject))
-    table = pd.read_csv(path, sep="\t", usecols=["SESSION", "RUN", "TRIAL", "73KID"])
-    if not table[["SESSION", "RUN", "TRIAL"]].apply(tuple, axis=1).is_monotonic_increasing:
-        raise ValueError(f"{path}: trials are not in the order of session, run and trial; fetch the file again")
-    return table["73KID"].to_numpy(np.int64) - 1
 
 
 def _read_stimulus_info(root: Path) -> pd.DataFrame:

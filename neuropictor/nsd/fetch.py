@@ -43,7 +43,7 @@ ARCHIVES = {
     "annotations/annotations_trainval2017.zip": ("captions", "instances"),
     "annotations/stuff_annotations_trainval2017.zip": ("stuff",),
 }
-Kind = Literal["design", "pictures", "behaviour", "ncsnr", "betas"]
+Kind = Literal["design", "pictures", "betas"]
 
 
 def keys_of(
@@ -54,14 +54,14 @@ def keys_of(
     Parameters
     ----------
     kinds
-        design: order of trials and picture table; pictures: all 73,000 (39.6 GB); and per subject behaviour, ncsnr
-        (noise ceilings), betas (0.98 GB a session).
+        design: order of trials and picture table; pictures: all 73,000 (39.6 GB); betas: of each subject, 0.98 GB a
+        session.
     subjects
         1..8.
     sessions
         From 1; default: all that each subject has.
     beta_version
-        Of betas and ncsnr.
+        Of betas.
 
     Raises
     ------
@@ -76,10 +76,6 @@ def keys_of(
         beyond = [session for session in sessions or [] if not 1 <= session <= last]
         if beyond:
             raise ValueError(f"session {beyond[0]} of {name} does not exist; allowed: 1 to {last} (e.g. 1)")
-        if "behaviour" in kinds:
-            found.append(keys.behaviour(subject))
-        if "ncsnr" in kinds:
-            found += [keys.ncsnr(subject, side, beta_version, split) for split in (None, 1, 2) for side in HEMISPHERES]
         if "betas" in kinds:
             chosen = sessions or range(1, last + 1)
             found += [keys.betas(subject, session, side, beta_version) for session in chosen for side in HEMISPHERES]

@@ -10,7 +10,6 @@ from neuropictor.nsd.constants import BETA_VERSIONS, HEMISPHERES, SUBJECTS
 STIMULI = "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"
 EXPERIMENT_DESIGN = "nsddata/experiments/nsd/nsd_expdesign.mat"
 STIMULUS_INFO = "nsddata/experiments/nsd/nsd_stim_info_merged.csv"
-LABEL_FOLDER = "nsddata/freesurfer/fsaverage/label"
 #: Not in NSD's bucket: COCO's annotations of 2017, unpacked.
 ANNOTATION_FOLDER = "annotations"
 ANNOTATION_KINDS = ("captions", "instances", "stuff")
@@ -35,11 +34,6 @@ def subject_name(subject: int) -> str:
             f"subject {subject!r} is not one of NSD's; allowed: {', '.join(map(str, SUBJECTS))} (e.g. 1 for subj01)"
         )
     return f"subj{subject:02d}"
-
-
-def behaviour(subject: int) -> str:
-    """Return the key of a subject's button presses, one row a trial."""
-    return f"nsddata/ppdata/{subject_name(subject)}/behav/responses.tsv"
 
 
 def beta_folder(subject: int, beta_version: str) -> str:
@@ -69,22 +63,6 @@ def kept_session(subject: int, session: int, beta_version: str) -> str:
     """Return the name of what is kept of one session's betas; not in NSD's bucket."""
     beta_folder(subject, beta_version)
     return f"visual_cortex/{subject_name(subject)}/{beta_version}/session{session:02d}.h5"
-
-
-def ncsnr(subject: int, hemisphere: str, beta_version: str, split: int | None = None) -> str:
-    """Return the key of a noise-ceiling file: of all pictures, or of the odd (1) or even (2) ones."""
-    ending = "" if split is None else f"_split{split}"
-    return f"{beta_folder(subject, beta_version)}/{_hemisphere(hemisphere)}.ncsnr{ending}.mgh"
-
-
-def label(region: str, hemisphere: str) -> str:
-    """Return the key of an fsaverage label map, e.g. ``HCP_MMP1``, ``nsdgeneral``, ``streams``."""
-    return f"{LABEL_FOLDER}/{_hemisphere(hemisphere)}.{region}.mgz"
-
-
-def label_table(region: str) -> str:
-    """Return the key of a label map's names; NSD's has no hemisphere in its name."""
-    return f"{LABEL_FOLDER}/{region}.mgz.ctab"
 
 
 def annotations(kind: str, coco_split: str) -> str:

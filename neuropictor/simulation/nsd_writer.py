@@ -1,7 +1,7 @@
 """Write a simulated root in NSD's layout: same tree, names, formats, axis orders and id bases, at the configured size.
 
-`write_pictures` writes what all subjects share, `write_subject` one subject's betas and behaviour; subjects may be
-written side by side.
+`write_pictures` writes what all subjects share, `write_subject` one subject's betas; subjects may be written side by
+side.
 """
 
 from __future__ import annotations
@@ -15,24 +15,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import h5py
-import nibabel as nib
 import numpy as np
 from nibabel.freesurfer.mghformat import MGHHeader
 
 import neuropictor
 from neuropictor.nsd import keys, manifest
 from neuropictor.nsd.constants import HEMISPHERES, SUBJECTS
-from neuropictor.nsd.design import Design, load_design
-from neuropictor.nsd.noise_ceiling import compute_ncsnr
+from neuropictor.nsd.design import load_design
 from neuropictor.runlog import atomic_path, progress
 from neuropictor.simulation.brain import SimulatedBrain
 from neuropictor.simulation.coco_writer import CocoPictures, write_annotations
-from neuropictor.simulation.design_writer import write_behaviour, write_experiment_design, write_stimulus_info
+from neuropictor.simulation.design_writer import write_experiment_design, write_stimulus_info
 from neuropictor.simulation.picture_features import SEEN_SIZE
 from neuropictor.simulation.scenes import Scene, reduce_picture, render, scene
 from neuropictor.simulation.trial_order import TrialOrder, make_order, sessions_of
-from neuropictor.simulation.visual_areas import STREAM_NAMES, STREAMS
-from neuropictor.surface import Geometry, load_geometry
+from neuropictor.surface import load_geometry
 
 if TYPE_CHECKING:
     from neuropictor.config import SimulateConfig
@@ -45,7 +42,7 @@ _BIG_ENDIAN = np.dtype(">f4")
 
 
 def write_pictures(root: str | Path, config: SimulateConfig, threads: int = 1) -> None:
-    """Write everything that is not one subject's: pictures, design, annotations, labels; ``SIMULATED.json`` first.
+    """Write everything that is not one subject's: pictures, design, annotations; ``SIMULATED.json`` first.
 
     It is the same whoever is simulated. Pictures that all subjects see, and those of subjects 1, 2 and 5, are drawn
     here; those of another subject by `write_own_pictures`, into a file that the bank refers to (an HDF5 virtual data
@@ -79,7 +76,6 @@ def write_pictures(root: str | Path, config: SimulateConfig, threads: int = 1) -
     write_annotations(root, scenes, coco)
     write_experiment_design(root, order)
     write_stimulus_info(root, order, coco)
-    _write_labels(root, load_geometry(), config.mesh)
     shared = [keys.annotations(kind, split) for kind in keys.ANNOTATION_KINDS for split in keys.COCO_SPLITS]
     manifest.note_simulated(root, [keys.STIMULI, keys.EXPERIMENT_DESIGN, keys.STIMULUS_INFO, *shared])
 
@@ -96,7 +92,7 @@ def write_own_pictures(root: str | Path, subject: int, config: SimulateConfig, t
 
 
 def write_subject(root: str | Path, subject: int, config: SimulateConfig) -> None:
-    """Write one subject's betas of all sessions, noise ceilings and button presses.
+    """Write one subject's betas of all sessions.
 
     Parameters
     ----------
@@ -115,9 +111,7 @@ def write_subject(root: str | Path, subject: int, config: SimulateConfig) -> Non
     root = Path(root)
     design = load_design(root)
     trials = design.trials(subject)
-    slots = design.master_order[: len(trials)]
     n_sessions = design.sessions[subject]
-    pattern = _session_pattern(root)[:n_sessions]
     brain = SimulatedBrain(
         load_geometry(), config.mesh, subject, config.seed, ncsnr=config.ncsnr, smooth_noise=config.smooth_noise
     )
@@ -129,10 +123,8 @@ def write_subject(root: str | Path, subject: int, config: SimulateConfig) -> Non
         scenes = [scene(config.seed, int(nsd_ids[row])) for row in shown]
         signal = brain.signal(seen[shown], scenes)[again]
         write_betas(root, subject, session, brain.response_blocks(signal, session), len(rows), len(brain.columns) // 2)
-    _write_ncsnr(root, design, subject, config.mesh)
-    write_behaviour(root, subject, trials["nsd_id"].to_numpy(), slots, pattern, config.seed)
     betas = [keys.betas(subject, s, side, BETA_VERSION) for s in range(1, n_sessions + 1) for side in HEMISPHERES]
-    manifest.note_simulated(root, [*betas, keys.behaviour(subject)])
+    manifest.note_simulated(root, betas)
 
 
 @contextlib.contextmanager
@@ -217,33 +209,6 @@ def write_betas(
             header.writeftr_to(file)
 
 
-def _write_ncsnr(root: Path, design: Design, subject: int, mesh: str) -> None:
-    log.info("Subject %d: computing the noise ceiling from the written betas", subject)
-    for split, values in compute_ncsnr(root, design, subject, BETA_VERSION, mesh).items():
-        for hemisphere, part in zip(HEMISPHERES, np.split(values, 2), strict=True):
-            _save_surface(root / keys.ncsnr(subject, hemisphere, BETA_VERSION, split), part)
-
-
-def _write_labels(root: Path, geometry: Geometry, mesh: str) -> None:
-    """Write HCP_MMP1, nsdgeneral and streams of fsaverage, and the tables of their names."""
-    areas = geometry.source_area(mesh).astype(np.int64)
-    ids = {name: number for number, name in geometry.area_names.items()}
-    streams = np.zeros_like(areas)
-    for number, names in STREAMS.items():
-        streams[np.isin(areas, [ids[name] for name in names])] = number
-    regions = {
-        "HCP_MMP1": (areas, {number: name for number, name in geometry.area_names.items() if number > 0}),
-        "nsdgeneral": (geometry.source_visual(mesh).astype(np.int64), {1: "nsdgeneral"}),
-        "streams": (streams, dict(enumerate(STREAM_NAMES, start=1))),
-    }
-    for region, (values, names) in regions.items():
-        for hemisphere, part in zip(HEMISPHERES, np.split(values, 2), strict=True):
-            _save_surface(root / keys.label(region, hemisphere), part)
-        lines = [f"{number} {name}\n" for number, name in sorted({0: "Unknown", **names}.items())]
-        with atomic_path(root / keys.label_table(region)) as temporary:
-            temporary.write_text("".join(lines), encoding="utf-8")
-
-
 def _write_notice(root: Path, order: TrialOrder, config: SimulateConfig) -> None:
     notice = {
         "notice": "SIMULATED. Rendered scenes and a simulated brain in the layout of the Natural Scenes "
@@ -261,24 +226,11 @@ def _write_notice(root: Path, order: TrialOrder, config: SimulateConfig) -> None
             "pictures that only subjects who were not simulated would see are black",
             "the bank of pictures is a virtual data set; other subjects than 1, 2 and 5 have files of their own",
             "a finished experiment shows every shared picture three times",
-            "nsdgeneral is the union of the 31 visual areas of NeuroPictor's map",
+            "button presses, noise ceilings and labels of areas, which nothing here reads, are left out",
         ],
     }
     with atomic_path(root / keys.SIMULATED) as temporary:
         temporary.write_text(json.dumps(notice, indent=2) + "\n", encoding="utf-8")
-
-
-def _session_pattern(root: Path) -> np.ndarray:
-    import scipy.io
-
-    return scipy.io.loadmat(root / keys.EXPERIMENT_DESIGN, variable_names=["stimpattern"])["stimpattern"] > 0
-
-
-def _save_surface(path: Path, values: np.ndarray) -> None:
-    """Save one value a vertex as an MGH (or compressed MGZ) file of float32."""
-    image = nib.MGHImage(values.astype(np.float32).reshape(-1, 1, 1), np.eye(4))
-    with atomic_path(path) as temporary:
-        nib.save(image, temporary)
 
 
 def _mgh_header(vertices: int, frames: int) -> MGHHeader:

@@ -77,6 +77,37 @@ def write_samples(path, model, subject, pictures, nsd_ids=tuple(TEST)):
     return path
 
 
+def pretend_unet(scheduler, latent_shape):
+    """Return a UNet that predicts the noise as if the clean latents were zero, nudged by the context."""
+    import torch
+
+    class PretendUNet(torch.nn.Module):
+        config = SimpleNamespace(in_channels=latent_shape[0], sample_size=latent_shape[1])
+        dtype, device, calls = torch.float32, torch.device("cpu"), 0
+
+        def forward(self, state, timestep, context, return_dict=False, **residuals):
+            self.calls += 1
+            alpha = scheduler.alphas_cumprod[int(timestep)]
+            nudge = context.mean((1, 2))[:, None, None, None] * 0.01
+            return (torch.sqrt(1 - alpha) * state + nudge,)
+
+    return PretendUNet()
+
+
+def pretend_vae():
+    """Return a VAE whose decoder repeats latents."""
+    import torch
+
+    class PretendVAE(torch.nn.Module):
+        config = SimpleNamespace(block_out_channels=(1, 1, 1), scaling_factor=1.0)
+        dtype, device, use_tiling = torch.float32, torch.device("cpu"), False
+
+        def decode(self, latents, return_dict=False):
+            return (latents.repeat_interleave(SIZE // 4, 2).repeat_interleave(SIZE // 4, 3),)
+
+    return PretendVAE()
+
+
 class PretendBackbone:
     """The methods of `Backbone` with arithmetic in the place of networks: latents are 4 x 4 block means."""
 
@@ -89,7 +120,7 @@ class PretendBackbone:
 
         self.scheduler = DDIMScheduler(num_train_timesteps=100)
         self.device = torch.device("cpu")
-        self.calls = 0
+        self.unet, self.vae = pretend_unet(self.scheduler, self.latent_shape), pretend_vae()
 
     @classmethod
     def load(cls, source):
@@ -97,15 +128,6 @@ class PretendBackbone:
 
     def to(self, device):
         return self
-
-    def unet(self, state, timestep, context):
-        """Predict the noise as if the clean latents were zero, nudged by the context."""
-        import torch
-
-        self.calls += 1
-        alpha = self.scheduler.alphas_cumprod[int(timestep)]
-        nudge = context.mean((1, 2))[:, None, None, None] * 0.01
-        return SimpleNamespace(sample=torch.sqrt(1 - alpha) * state + nudge)
 
     def encode_text(self, captions):
         import torch
@@ -116,7 +138,7 @@ class PretendBackbone:
     def null_context(self):
         return self.encode_text([""])
 
-    def encode_pictures(self, pictures):
+    def encode_pictures(self, pictures, memory=8.0):
         import torch
 
         values = torch.from_numpy(pictures.astype(np.float32)).permute(0, 3, 1, 2) / 127.5 - 1
@@ -128,7 +150,7 @@ class PretendBackbone:
 
         return mean + torch.exp(0.5 * logvar) * noise
 
-    def decode(self, latents):
+    def decode(self, latents, memory=8.0):
         values = ((latents.clamp(-1, 1) + 1) * 127.5).round().permute(0, 2, 3, 1).numpy().astype(np.uint8)
         return values.repeat(SIZE // 4, 1).repeat(SIZE // 4, 2)
 
@@ -152,9 +174,10 @@ def write_latents(path, stimuli):
     store, backbone = StimulusStore(stimuli), PretendBackbone()
     mean, logvar = backbone.encode_pictures(store.pictures(store.nsd_id))
     texts = [[lines[i % len(lines)] for i in range(5)] for lines in store.captions(store.nsd_id)]
-    text = np.stack([backbone.encode_text(lines).numpy() for lines in texts])
+    text = np.stack([backbone.encode_text(lines).numpy().mean(0) for lines in texts])
     with h5py.File(path, "w") as file:
         file["nsd_id"] = store.nsd_id
         file["mean"], file["logvar"] = mean.numpy().astype(np.float16), logvar.numpy().astype(np.float16)
         file["text"] = text.astype(np.float16)
+        file["caption_tokens"] = np.zeros((len(text), 5, text.shape[1]), np.int32)
     return path

@@ -15,13 +15,16 @@ from small_stores import (
     write_stimuli,
 )
 
+from neuropictor import sampling
 from neuropictor.config import EvaluateConfig, RuntimeConfig, SampleConfig
+from neuropictor.data import ridge
 from neuropictor.data.reconstructions import read_reconstructions
 from neuropictor.data.ridge import Decomposition, Ridge
 from neuropictor.data.stimuli import StimulusStore
 from neuropictor.evaluation import baselines
-from neuropictor.evaluation.diffusion import diffuse, picture_noise
 from neuropictor.evaluation.measures import pixcorr
+from neuropictor.models.pipeline import NeuroPictorPipeline
+from neuropictor.models.schedules import make_scheduler
 
 
 @pytest.mark.parametrize(("trials", "vertices"), [(30, 12), (12, 30)])
@@ -50,6 +53,24 @@ def test_ridge_is_the_closed_form_with_the_best_penalty_of_each_group(trials, ve
     assert np.allclose(new @ found + offsets, expected)
 
 
+def test_ridge_works_on_parts_of_its_targets(monkeypatch):
+    generator = np.random.default_rng(3)
+    x, held = generator.standard_normal((40, 12)), generator.standard_normal((9, 12))
+    y, held_y = generator.standard_normal((40, 10)), generator.standard_normal((9, 10))
+    groups = np.repeat([0, 1], 5)
+    whole = Ridge.fit(Decomposition.of(x), y, held, held_y, groups, [1.0, 100.0])
+    monkeypatch.setattr(ridge, "_TARGETS_AT_ONCE", 3)  # parts that end within a group
+    widths, project = [], Decomposition.project
+    monkeypatch.setattr(
+        Decomposition, "project", lambda self, block: widths.append(block.shape) or project(self, block)
+    )
+    parts = Ridge.fit(Decomposition.of(x), y, held, held_y, groups, [1.0, 100.0])
+    assert widths == [(40, 3), (40, 3), (40, 3), (40, 1)]
+    assert np.array_equal(whole.penalty, parts.penalty)
+    for rescale in (0.0, 1.0):
+        assert np.allclose(whole.predict(held, rescale), parts.predict(held, rescale))
+
+
 def test_rescaling_restores_the_training_spread_on_validation():
     generator = np.random.default_rng(1)
     x, held = generator.standard_normal((200, 20)), generator.standard_normal((50, 20))
@@ -63,47 +84,42 @@ def test_rescaling_restores_the_training_spread_on_validation():
     assert np.allclose(constant.predict(held, 1.0), 1)
 
 
-def test_noise_belongs_to_the_picture():
-    shape = (2, 3, 3)
-    noise = picture_noise(shape, 5, 1, np.array([7, 8, 9]))
-    assert torch.equal(noise[1:2], picture_noise(shape, 5, 1, np.array([8])))
-    others = [picture_noise(shape, 6, 1, [7]), picture_noise(shape, 5, 2, [7]), picture_noise(shape, 5, 1, [7], 1)]
-    assert not any(torch.equal(noise[:1], other) for other in others)
-    assert abs(picture_noise((4, 30, 30), 0, 1, [1]).std() - 1) < 0.05
-
-
-def test_diffuse_does_not_depend_on_batches_and_runs_its_share_of_steps():
+def test_the_start_leaves_its_mark_and_only_its_share_of_steps_is_run():
     backbone = PretendBackbone()
-    ids = np.arange(5)
-    noise = picture_noise(backbone.latent_shape, 1, 1, ids)
-    start = torch.rand(5, *backbone.latent_shape) - 0.5
-    context = backbone.encode_text([str(i) for i in ids])
-    options = {"steps": 8, "guidance_scale": 3.0}
-    whole = diffuse(backbone, start, context, noise, strength=0.75, batch_size=5, **options)
-    assert backbone.calls == 6
-    assert np.array_equal(whole, diffuse(backbone, start, context, noise, strength=0.75, batch_size=2, **options))
-    assert whole.shape == (5, SIZE, SIZE, 3)
-    backbone.calls = 0
-    diffuse(backbone, start, context, noise, strength=1.0, batch_size=5, **options)
-    assert backbone.calls == 8
+    pipeline = NeuroPictorPipeline.from_backbone(backbone)
+    context, start = backbone.encode_text([str(i) for i in range(5)]), torch.rand(5, *backbone.latent_shape) - 0.5
+
+    def draw(rows, **options):
+        seeds = [torch.Generator().manual_seed(i) for i in range(5)][rows]
+        options = {"num_inference_steps": 8, "guidance_scale": 3.0, "initial_latents": start[rows]} | options
+        return pipeline(context=context[rows], generators=seeds, output_type="np", **options).images
+
+    whole = draw(slice(None), strength=0.75)
+    assert backbone.unet.calls == 6
+    parts = [draw(rows, strength=0.75) for rows in (slice(0, 2), slice(2, 5))]
+    np.testing.assert_allclose(whole, np.concatenate(parts), atol=1e-6)
+    backbone.unet.calls = 0
+    draw(slice(None), strength=1.0)
+    assert backbone.unet.calls == 8
 
 
-def test_a_little_noise_leaves_the_start_in_place():
+@pytest.mark.parametrize("solver", ["ddim", "dpm++", "unipc"])
+def test_a_little_noise_leaves_the_start_in_place(solver):
     """With the true noise predicted, denoising gives the latents back."""
     backbone = PretendBackbone()
-    noise = picture_noise(backbone.latent_shape, 1, 1, np.arange(3))
     start = torch.rand(3, *backbone.latent_shape) - 0.5
+    pipeline = NeuroPictorPipeline.from_backbone(backbone)
+    pipeline.scheduler = make_scheduler(solver, pipeline.scheduler.config)
 
-    def oracle(state, timestep, context):
+    def oracle(state, timestep, context, **options):
         alpha = backbone.scheduler.alphas_cumprod[int(timestep)]
-        from types import SimpleNamespace
+        return ((state - alpha.sqrt() * start) / (1 - alpha).sqrt(),)
 
-        return SimpleNamespace(sample=(state - alpha.sqrt() * start) / (1 - alpha).sqrt())
-
-    backbone.unet = oracle
+    backbone.unet.forward = oracle
+    options = {"num_inference_steps": 10, "strength": 0.5, "guidance_scale": 1.0, "initial_latents": start}
     context = backbone.null_context().expand(3, -1, -1)
-    drawn = diffuse(backbone, start, context, noise, steps=10, strength=0.5, guidance_scale=1.0, batch_size=3)
-    assert np.abs(drawn.astype(int) - backbone.decode(start)).max() <= 2
+    latents = pipeline(context=context, output_type="latent", **options).images
+    torch.testing.assert_close(latents, start, atol=0.02, rtol=0)
 
 
 @pytest.fixture
@@ -143,7 +159,11 @@ def test_fit_baselines_writes_all_models(run, tmp_path):
     scores = {name: pixcorr(item.pictures, seen).mean() for name, item in found.items()}
     assert scores["ridge"] > 0.5 > abs(scores["mean_picture"])
     record = json.loads((tmp_path / "first" / "baselines.run.json").read_text())
-    assert record["config"]["evaluate"] == {"ridge_alphas": [0.1, 10.0, 1000.0], "diffusion_strength": 0.5}
+    assert record["config"]["evaluate"] == {
+        "ridge_alphas": [0.1, 10.0, 1000.0],
+        "diffusion_strength": 0.5,
+        "networks": "miniature",
+    }
     assert set(record["results"]["rescale_validation_scores"]) == {"0", "0.5", "1"}
 
 
@@ -151,6 +171,37 @@ def test_fit_baselines_is_deterministic_and_free_of_batches(run):
     first, second = run("first", batch_size=7), run("second", batch_size=20)
     for name in first:
         assert first[name].read_bytes() == second[name].read_bytes()
+
+
+def test_the_diffusion_baseline_is_drawn_as_the_networks_images_are(run, monkeypatch):
+    """The same noise seeds, rounding, choice, solver and precision: else the comparison favours one side."""
+    seeds, dtypes, whole, solvers, make = [], [], [], [], sampling.make_scheduler
+    generator, prepare, rounded = sampling.picture_generator, sampling.prepare_sampling, sampling.to_bytes
+
+    def noted(*seed):
+        seeds.append(seed)
+        return generator(*seed)
+
+    def prepared(pipeline, runtime):
+        prepare(pipeline, runtime)
+        dtypes.append(runtime.precision)
+
+    def down(images, rounding):
+        whole.append(rounding)
+        return rounded(images, rounding)
+
+    monkeypatch.setattr(sampling, "picture_generator", noted)
+    monkeypatch.setattr(
+        sampling, "make_scheduler", lambda solver, config: solvers.append(solver) or make(solver, config)
+    )
+    monkeypatch.setattr(sampling, "prepare_sampling", prepared)
+    monkeypatch.setattr(sampling, "to_bytes", down)
+    out = run("first", samples=3, choose="consensus", rounding="down", scheduler="dpm++", batch_size=7, seed=9)
+    assert set(seeds) >= {(9, 2, nsd_id, sample) for nsd_id in TEST for sample in range(3)}
+    assert dtypes == ["fp32"]
+    assert set(solvers) == {"dpm++"}
+    assert set(whole) == {"down"}
+    assert read_reconstructions(out["ridge_diffusion"]).pictures.shape == (len(TEST), 1, SIZE, SIZE, 3)
 
 
 def test_baselines_see_the_same_single_trials(run, tmp_path):

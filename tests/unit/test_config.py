@@ -68,7 +68,7 @@ def test_text_from_the_command_line_names_the_way_out():
         ({"pretrain": {"step": 3}}, ["pretrain.step (found: 3)", "did you mean pretrain.steps?", "steps: "]),
         ({"refine": {"guidance_adaptation": {"dropuot": 0}}}, ["refine.guidance_adaptation.dropuot", "dropout"]),
         ({"nsd": {"clip": 3}}, ["nsd.clip", "there is preprocess.clip"]),
-        ({"sample": {"zzz": 3}}, ["allowed in sample: steps, guidance_scale"]),
+        ({"sample": {"zzz": 3}}, ["allowed in sample: scheduler, steps, guidance_scale"]),
         ({"preprocess": {"clip": 0}}, ["preprocess.clip is 0", "a number above 0", "clip: 8.0"]),
         (
             {"nsd": {"source": "real"}},
@@ -143,3 +143,13 @@ def test_an_experiment_has_folders_of_its_own():
     assert (named.results_folder(), named.logs_folder()) == ("out/experiments/short", "logs/experiments/short")
     unnamed = config.load({})
     assert (unnamed.results_folder(), unnamed.logs_folder()) == ("results", "logs")
+
+
+def test_a_backbone_without_an_image_tower_needs_published_networks(tmp_path):
+    (tmp_path / "unet").mkdir()
+    settings = {"backbone": {"source": str(tmp_path)}}
+    with pytest.raises(config.ConfigError, match=r"has no image_encoder/ .* evaluate: \{networks: published\}"):
+        config.check_judge(config.load(settings))
+    config.check_judge(config.load(settings | {"evaluate": {"networks": "published"}}))
+    (tmp_path / "image_encoder").mkdir()
+    config.check_judge(config.load(settings))

@@ -12,8 +12,15 @@ from neuropictor.config import ControlsConfig, EvaluateConfig, RuntimeConfig
 from neuropictor.data.reconstructions import Reconstructions, write_reconstructions
 from neuropictor.data.stimuli import StimulusStore
 from neuropictor.evaluation import control_tables
-from neuropictor.evaluation.control_scores import COLUMNS, PairScores, Scored, rank_correlations, table_rows
-from neuropictor.evaluation.controls import Judge
+from neuropictor.evaluation.control_scores import (
+    COLUMNS,
+    TABLE_METRICS,
+    PairScores,
+    Scored,
+    rank_correlations,
+    table_rows,
+)
+from neuropictor.evaluation.judges import Judge, Seen, look
 
 IDS = np.array(TEST)
 
@@ -21,7 +28,7 @@ IDS = np.array(TEST)
 @pytest.fixture
 def pairs(tmp_path):
     store = StimulusStore(write_stimuli(tmp_path / "stimuli.h5"))
-    judge = Judge(PretendBackbone(), store.pictures(IDS), store.category(IDS), store.background(IDS), list(CATEGORIES))
+    judge = Judge(PretendBackbone(), Seen(store, IDS), store.category(IDS), store.background(IDS), list(CATEGORIES))
     return PairScores(judge, repetitions=400, seed=0)
 
 
@@ -29,11 +36,12 @@ def test_tables_are_what_loops_give(pairs):
     random = np.random.default_rng(1)
     pictures = random.integers(0, 256, (5, SIZE, SIZE, 3), dtype=np.uint8)
     tables, judge = pairs.tables(pictures), pairs.judge
-    features = judge.look(pictures).astype(float)
+    features = look(judge.describer, pictures).astype(float)
+    seen = judge.seen.read(np.arange(len(IDS)))
     for i in range(5):
-        correlations = [np.corrcoef(features[i], seen.astype(float))[0, 1] for seen in judge.features]
+        correlations = [np.corrcoef(features[i], known.astype(float))[0, 1] for known in judge.features]
         for j in range(len(IDS)):
-            pixels = np.corrcoef(pictures[i].ravel().astype(float), judge.seen[j].ravel().astype(float))[0, 1]
+            pixels = np.corrcoef(pictures[i].ravel().astype(float), seen[j].ravel().astype(float))[0, 1]
             assert abs(tables["pixcorr"][i, j] - pixels) < 1e-6
             assert abs(tables["similarity"][i, j] - features[i] @ judge.features[j]) < 1e-6
             lower = [correlations[k] < correlations[j] for k in range(len(IDS)) if k != j]
@@ -46,7 +54,7 @@ def test_tables_are_what_loops_give(pairs):
 
 
 def test_the_seen_pictures_score_full_and_wrong_pairs_half(pairs):
-    scored = pairs.against_seen([pairs.tables(pairs.judge.seen)], np.arange(len(IDS)))
+    scored = pairs.against_seen([pairs.tables(pairs.judge.seen.read(np.arange(len(IDS))))], np.arange(len(IDS)))
     for metric in ("pixcorr", "two_way", "two_way_category"):
         np.testing.assert_allclose(scored.values[metric], 1.0, atol=1e-6)
     for metric in ("two_way", "two_way_category"):
@@ -58,7 +66,7 @@ def test_the_seen_pictures_score_full_and_wrong_pairs_half(pairs):
 
 def test_pictures_of_two_scans_follow_the_one_they_are_made_of(pairs):
     rows, others = np.arange(len(IDS)), np.roll(np.arange(len(IDS)), 1)  # neighbours have different categories
-    seen = pairs.judge.seen
+    seen = pairs.judge.seen.read(np.arange(len(IDS)))
     own = pairs.follows([pairs.tables(seen)], rows, [others]).values
     other = pairs.follows([pairs.tables(seen[others])], rows, [others]).values
     for metric in ("layout_follows_own", "light_follows_own"):
@@ -102,13 +110,13 @@ def test_rows_hold_intervals_chance_and_the_mean_over_subjects():
 
 def test_rank_correlation_with_distance():
     far = np.arange(30.0)
-    falling = Scored(dict.fromkeys(("pixcorr", "similarity", "two_way", "two_way_category", "category"), -far))
+    falling = Scored(dict.fromkeys(TABLE_METRICS, -far))
     rows = rank_correlations(falling, far, 100, 0)
     assert [row["metric"] for row in rows][:2] == ["spearman_pixcorr", "spearman_similarity"]
     assert rows[0]["value"] == pytest.approx(-1)
     assert rows[0]["null_low"] < 0 < rows[0]["null_high"]
     assert rows[0]["ci_high"] < rows[0]["null_low"]
-    constant = Scored(dict.fromkeys(("pixcorr", "similarity", "two_way", "two_way_category", "category"), 0 * far))
+    constant = Scored(dict.fromkeys(TABLE_METRICS, 0 * far))
     assert np.isnan(rank_correlations(constant, far, 20, 0)[0]["value"])
 
 

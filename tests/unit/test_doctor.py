@@ -1,5 +1,6 @@
 """What doctor finds, and what it advises."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,22 @@ def test_the_command_says_all_and_fails_on_a_problem(tmp_path: Path):
     assert done.exit_code == 1
     assert "problem data: nsd.terms_accepted is false" in done.output
     assert "1 to be mended" in done.output
+
+
+@pytest.mark.parametrize(
+    ("widths", "settings", "large"),
+    [
+        (None, {"backbone": {"source": "backbones/gone"}}, True),
+        (None, {"backbone": {"source": "owner/name", "revision": "0" * 40}}, True),
+        ((8, 16), {"backbone": {"source": "backbones/here"}}, False),
+        ((320, 640, 1280, 1280), {"backbone": {"source": "backbones/here"}}, True),
+        ((8, 16), {"backbone": {"source": "backbones/here"}, "encoder": {"width": 512}}, True),
+        (None, {}, False),
+        (None, {"backbone": {"source": "train"}}, False),
+    ],
+)
+def test_networks_are_large_by_their_widths(tmp_path, widths, settings, large):
+    if widths:
+        (tmp_path / "backbones/here/unet").mkdir(parents=True)
+        (tmp_path / "backbones/here/unet/config.json").write_text(json.dumps({"block_out_channels": widths}))
+    assert doctor.is_large(load(settings)) == large

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from neuropictor import doctor
+from neuropictor.config import load
+
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCK = (ROOT / "requirements.lock").read_text()
@@ -115,3 +118,28 @@ def test_jobs_of_the_networks_say_what_they_need():
                 found[rule] = stated
     whose = {rule: rule for rule in needs} | {"sample_share": "sample"}
     assert found == {rule: {(what, own) for what in ("mem_mb", "runtime", "gpu_mem_mb")} for rule, own in whose.items()}
+
+
+@pytest.mark.parametrize(
+    ("rule", "settings", "size", "processes"),
+    [
+        ("pretrain", {}, "miniature", 1),
+        (
+            "pretrain",
+            {"runtime": {"processes": 4, "gpus": 4, "nodes": 2}},
+            "miniature",
+            2,
+        ),  # of a node
+        ("baselines", {"runtime": {"processes": 4, "gpus": 4, "nodes": 2}}, "miniature", 1),
+        ("sample", {"backbone": {"source": "owner/name", "revision": "0" * 40}}, "paper", 1),
+        ("evaluate", {"evaluate": {"networks": "published"}}, "paper", 1),
+        ("score_controls", {"evaluate": {"networks": "published"}}, "paper", 1),
+    ],
+)
+def test_jobs_ask_for_memory_by_size_and_processes(rule, settings, size, processes):
+    source = re.search(r"^def need\(.*?(?=^def )", (ROOT / "rules/common.smk").read_text(), re.DOTALL | re.MULTILINE)[0]
+    amounts = yaml.safe_load((ROOT / "rules/needs.yaml").read_text())
+    names = {"doctor": doctor, "settings": load(settings), "NEEDS": amounts}
+    exec(source, names)
+    assert names["need"](rule, "mem_mb") == processes * amounts[rule][size]["mem_mb"]
+    assert names["need"](rule, "gpu_mem_mb") == amounts[rule][size]["gpu_mem_mb"]

@@ -13,8 +13,9 @@ FLOORS = {
     **dict.fromkeys(["config", "provenance", "runlog", "surface"], 1),
     **dict.fromkeys(["nsd", "models"], 2),
     **dict.fromkeys(["data", "simulation"], 3),
-    **dict.fromkeys(["training", "sampling", "evaluation", "doctor"], 4),
-    "cli": 5,
+    **dict.fromkeys(["training", "sampling", "doctor"], 4),
+    "evaluation": 5,
+    "cli": 6,
 }
 # Logging and settings serve all floors above; on their own floor nobody needs them. Rooms in several files:
 ROOM_OF = dict.fromkeys(["config_drawing", "config_evaluation", "config_runtime", "config_sections"], "config")

@@ -31,11 +31,6 @@ def rules_in(path: Path) -> dict[str, str]:
 ALL_RULES = {rule: text for path in RULES for rule, text in rules_in(path).items()}
 
 
-@pytest.mark.parametrize("path", PYTHON + RULES, ids=name)
-def test_files_are_short(path):
-    assert lines(path) <= 400
-
-
 def test_the_snakefile_is_short_and_holds_no_functions():
     text = (ROOT / "Snakefile").read_text()
     assert lines(ROOT / "Snakefile") < 60

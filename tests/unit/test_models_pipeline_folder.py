@@ -131,7 +131,8 @@ def test_shipped_start_weights_are_a_pipeline():
     from neuropictor.models.population import population_pipeline
 
     pipe = load(population_pipeline("miniature"))
-    assert torch.equal(pipe.null_context(), Backbone.load().null_context())
+    # The shipped context was computed on another processor: its text tower's sums end in other last digits.
+    torch.testing.assert_close(pipe.null_context(), Backbone.load().null_context(), atol=1e-5, rtol=1e-5)
     size = pipe.encoder.config.image_size
     components = torch.zeros(1, pipe.alignment.config.n_components)
     result = pipe(torch.zeros(1, 1, size, size), components=components, num_inference_steps=2)

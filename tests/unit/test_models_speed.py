@@ -1,5 +1,6 @@
 """What makes sampling faster or smaller changes no picture beyond the stated precision."""
 
+import numpy as np
 import pytest
 import torch
 from test_models_pipeline import make_pipeline, sample
@@ -60,6 +61,22 @@ def test_what_is_constant_is_computed_once_and_both_branches_in_one_batch(backbo
     assert calls == {"encoder": [3], "guiding": [3], "hint": [3], "control": [6] * 4, "unet": [6] * 4}
 
 
+def test_outside_the_guidance_interval_a_step_costs_half(backbone, maps):
+    pipeline, rows, times = prepared(backbone), [], []
+    whole = sample(pipeline, maps, guidance_interval=(0.0, 1.0))
+    assert torch.equal(whole, sample(pipeline, maps))
+
+    def note(_, inputs):
+        rows.append(len(inputs[0]))
+        times.append(int(inputs[1]))
+
+    pipeline.unet.register_forward_pre_hook(note)
+    part = sample(pipeline, maps, guidance_interval=(0.3, 0.8))
+    assert not torch.equal(part, whole)
+    assert {6, 3} == set(rows)
+    assert rows == [6 if 300 <= time <= 800 else 3 for time in times]
+
+
 def test_compiling_is_asked_of_what_runs_in_every_step(backbone, maps, monkeypatch):
     asked = []
 
@@ -82,6 +99,20 @@ def test_decoding_in_less_memory_changes_nothing_as_long_as_a_picture_fits(backb
     torch.testing.assert_close(decode(vae, latents, two), expected, rtol=1e-5, atol=1e-5)
     assert parts == [(2, 4, 4, 4), (2, 4, 4, 4), (1, 4, 4, 4)]
     assert not caplog.records
+
+
+def test_the_backbone_decodes_and_encodes_within_its_memory(backbone):
+    """As baselines, ceilings and cached latents do: all pictures at once took 256 GiB at 512 pixels."""
+    latents, parts = torch.randn(5, 4, 4, 4), []
+    two = 2.5 * 16 * latent_bytes(backbone.vae) / 2**30
+    expected = backbone.decode(latents)
+    moments = backbone.encode_pictures(expected)
+    for module in (backbone.vae.decoder, backbone.vae.encoder):
+        module.register_forward_pre_hook(lambda _, inputs: parts.append(len(inputs[0])))
+    assert np.abs(backbone.decode(latents, two).astype(int) - expected).max() <= 1
+    for less, whole in zip(backbone.encode_pictures(expected, two), moments, strict=True):
+        torch.testing.assert_close(less, whole, rtol=1e-4, atol=1e-4)
+    assert parts == [2, 2, 1] * 2
 
 
 def test_a_picture_that_does_not_fit_is_decoded_in_tiles(backbone, caplog):

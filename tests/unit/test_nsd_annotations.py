@@ -1,10 +1,11 @@
+import io
 import json
 
 import pandas as pd
 import pytest
 
-from neuropictor.nsd import keys
-from neuropictor.nsd.annotations import load_annotations, parse_crop_box
+from neuropictor.nsd import annotations, keys
+from neuropictor.nsd.annotations import load_annotations, parse_crop_box, stream_members
 
 
 @pytest.fixture
@@ -66,3 +67,54 @@ def test_errors(root, info):
     (root / keys.annotations("stuff", "train2017")).unlink()
     with pytest.raises(FileNotFoundError, match=r"stuff_train2017\.json is missing; unpack COCO's annotations"):
         load_annotations(root, info, [0])
+
+
+CONTENT = {
+    "info": {"year": 2017, "words": ["a", "]", "}"]},
+    "images": [{"id": number, "name": f'\u00e9 {number} " [{{'} for number in range(40)],
+    "licenses": [],
+    "version": 12,
+    "annotations": [{"area": 0.5 * number, "segmentation": [[1.25] * number]} for number in range(30)],
+    "none": None,
+}
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("at_once", [1, 7, 100, 2**20])
+def test_streamed_text_is_what_json_reads(monkeypatch, at_once, indent):
+    monkeypatch.setattr(annotations, "_AT_ONCE", at_once)
+    text = json.dumps(CONTENT, indent=indent, ensure_ascii=bool(indent))
+    streamed = {name: [] for name in ("images", "licenses", "annotations")}
+    for name, value in stream_members(io.StringIO(text)):
+        if name in streamed:
+            streamed[name].append(value)
+        else:
+            streamed[name] = value
+    assert streamed == json.loads(text)
+    assert not list(stream_members(io.StringIO(" { } ")))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda text: text[: len(text) // 2], "it ends too early"),
+        (lambda text: text[:-1], "it ends too early"),
+        (lambda text: "", "it ends too early"),
+        (lambda text: f"[{text}]", r"'\[' where one of '\{' is expected"),
+        (lambda text: text.replace(', "categories"', ' "categories"'), "where one of ',}' is expected"),
+    ],
+)
+def test_damaged_files_are_named(root, info, damage, words):
+    path = root / keys.annotations("instances", "train2017")
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(ValueError, match=rf"instances_train2017\.json is cut off or damaged \(.*{words}.* again"):
+        load_annotations(root, info)
+
+
+def test_text_that_is_no_json_is_not_read_to_its_end(monkeypatch):
+    monkeypatch.setattr(annotations, "_AT_ONCE", 10)
+    monkeypatch.setattr(annotations, "_LONGEST", 100)
+    file = io.StringIO('{"images": [{"id": oops}, ' + "1, " * 1000 + "]}")
+    with pytest.raises(ValueError, match="Expecting value"):
+        list(stream_members(file))
+    assert file.tell() < 200

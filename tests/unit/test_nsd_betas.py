@@ -82,9 +82,6 @@ def test_names_of_files():
     assert (
         keys.betas(1, 7, "lh", VERSION) == "nsddata_betas/ppdata/subj01/fsaverage/betas_fithrf/lh.betas_session07.mgh"
     )
-    assert keys.ncsnr(8, "rh", VERSION, 2).endswith("subj08/fsaverage/betas_fithrf/rh.ncsnr_split2.mgh")
-    assert keys.label("HCP_MMP1", "rh").endswith("label/rh.HCP_MMP1.mgz")
-    assert keys.label_table("HCP_MMP1").endswith("label/HCP_MMP1.mgz.ctab")
     with pytest.raises(ValueError, match="subject 9 is not one of NSD's; allowed: 1, 2, 3"):
         keys.betas(9, 1, "lh", VERSION)
     with pytest.raises(

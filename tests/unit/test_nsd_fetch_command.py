@@ -44,7 +44,7 @@ def test_the_manifest_bears_many_writers_and_a_cut_line(tmp_path, caplog):
 
 
 def test_verifying_finds_what_is_wrong_and_what_is_gone(tmp_path):
-    others = [keys.STIMULUS_INFO, keys.behaviour(1), keys.behaviour(2)]
+    others = [keys.STIMULUS_INFO, keys.own_stimuli(3), keys.STIMULI]
     with serving({key: Stored(CONTENT) for key in (KEY, *others)}) as server:
         fetch.fetch([KEY, *others], tmp_path, NsdConfig(terms_accepted=True, endpoint=server.address), QUICK)
     (tmp_path / others[0]).unlink()
@@ -114,7 +114,6 @@ def test_keys_by_kind():
     assert fetch.keys_of(["design"], [], None, "betas_fithrf") == [keys.EXPERIMENT_DESIGN, keys.STIMULUS_INFO]
     assert len(fetch.keys_of(["betas"], [1, 4], None, "betas_fithrf")) == 2 * (40 + 30)
     assert fetch.keys_of(["betas"], [1], [2], "betas_fithrf")[1] == keys.betas(1, 2, "rh", "betas_fithrf")
-    assert len(fetch.keys_of(["ncsnr", "behaviour"], [1], None, "betas_fithrf")) == 7
     with pytest.raises(ValueError, match="session 31 of subj04 does not exist; allowed: 1 to 30"):
         fetch.keys_of(["betas"], [4], [31], "betas_fithrf")
 
@@ -150,7 +149,7 @@ def test_the_command_fetches_then_verifies(tmp_path, command):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["betas"], "no subject given; behaviour, ncsnr and betas are a subject's, e.g. --subject 1"),
+        (["betas"], "no subject given; betas are a subject's, e.g. --subject 1"),
         (["--subject", "4", "--session", "31", "betas"], "session 31 of subj04 does not exist; allowed: 1 to 30"),
         (["design"], "answers 404 (not found)"),
         (["--verify"], "manifest.jsonl is missing or empty"),

@@ -23,6 +23,8 @@ def test_the_paper():
     assert (paper.pretrain.batch_size, paper.refine.batch_size) == (96, 32)
     assert (paper.pretrain.semantic_weight, paper.refine.semantic_weight) == (0.0, 0.1)
     assert paper.refine.guidance_adaptation.model_dump() == {"steps": 5537, "learning_rate": 1e-5, "dropout": 0.05}
+    assert paper.pretrain.guidance_adaptation.model_dump() == {"steps": 14089, "learning_rate": 1e-5, "dropout": 0.05}
+    assert not paper.pretrain.uses_text and paper.refine.runs_tower
     assert (paper.sample.steps, paper.sample.guidance_scale) == (50, 5.0)
     assert {paper.calibrate.init, paper.pretrain.init} == {"scratch"}
 
@@ -36,6 +38,27 @@ def test_one_session_trains_and_all_sessions_test():
     paper = config.read(PRESETS / "nsd.yaml")
     assert few.paths.nsd == paper.paths.nsd  # nothing is fetched twice
     assert few.paths.prepared != paper.paths.prepared and few.paths.results != paper.paths.results
+
+
+def test_the_paper_with_alignment_differs_in_nothing_else():
+    paper, aligned = config.read(PRESETS / "nsd.yaml"), config.read(PRESETS / "nsd.yaml", PRESETS / "nsd-aligned.yaml")
+    assert aligned.align.tokens and aligned.align.text_components >= 256
+    assert aligned.paths.results != paper.paths.results
+    changed = {name for name in type(paper).model_fields if getattr(paper, name) != getattr(aligned, name)}
+    assert changed == {"align", "paths"}
+
+
+def test_fast_sampling_lies_over_any_settings():
+    fast = config.read(PRESETS / "nsd.yaml", PRESETS / "fast.yaml")
+    assert fast.sample.scheduler != "ddim" and fast.sample.steps <= 15
+    assert fast.sample.guidance_scale == 5.0 and fast.sample.rounding == "down"  # all else as it was
+
+
+def test_a_smaller_card_changes_no_result():
+    paper, small = config.read(PRESETS / "nsd.yaml"), config.read(PRESETS / "nsd.yaml", PRESETS / "24gb.yaml")
+    changed = {name for name in type(paper).model_fields if getattr(paper, name) != getattr(small, name)}
+    assert changed == {"runtime"} and small.runtime.gradient_checkpointing
+    assert paper.pretrain.batch_size / small.runtime.accumulation == 16
 
 
 def test_files_are_laid_one_over_the_other_as_snakemake_does(tmp_path):

@@ -2,31 +2,25 @@
 
 import hashlib
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from published_weights import CLIP
 from stand_in_bucket import Stored, serving
 from torch.nn.functional import interpolate
 
 from neuropictor.config import EvaluateConfig, WeightsConfig
 from neuropictor.evaluation import networks, weights
-from neuropictor.evaluation.protocols import NETWORK_METRICS, PROTOCOLS, PUBLISHED_METRICS
-from neuropictor.evaluation.published_scores import score_published
+from neuropictor.evaluation.judges import Held, Judge, load_describer
+from neuropictor.evaluation.protocols import NETWORK_METRICS, OURS, PROTOCOLS, PUBLISHED_METRICS
+from neuropictor.evaluation.scoring import Scorer
 from neuropictor.evaluation.statistics import Pairings
 from neuropictor.evaluation.weights import NOTES, WEIGHTS, WeightFile, WeightsError, fetch_weights, locate
 from neuropictor.nsd.bucket import Retries
 
 CPU = torch.device("cpu")
 QUICK = Retries(attempts=2, first_wait=0.001, longest_wait=0.002, timeout=5)
-TINY_CLIP = {
-    "embed_dim": 24,
-    "quick_gelu": True,
-    "vision_cfg": {"image_size": 224, "layers": 1, "width": 64, "patch_size": 56},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-}
 
 
 def note(folder):
@@ -35,35 +29,17 @@ def note(folder):
     (folder / NOTES).write_text(json.dumps(notes))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Files as their makers publish them, of the true architectures (CLIP's is a small one)."""
-    import open_clip
-    from torchvision import models
+def features(network, images, protocol):
+    """What a network sees in images under a protocol."""
+    chosen = PROTOCOLS[protocol]
+    return network.features(networks.common_images(images, chosen, CPU), chosen)
 
-    torch.manual_seed(0)
+
+@pytest.fixture(scope="module")
+def folder(published_weights, tmp_path_factory):
     out = tmp_path_factory.mktemp("weights")
-    (out / "tiny-clip-test.json").write_text(json.dumps(TINY_CLIP))
-    open_clip.add_model_config(out / "tiny-clip-test.json")
-    found = {
-        "alexnet": models.alexnet(weights=None).state_dict(),
-        "inception": models.inception_v3(weights=None, init_weights=False).state_dict(),
-    }
-    effnet = models.efficientnet_b1(weights=None)
-    for module in effnet.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0
-    with torch.no_grad():
-        effnet(torch.randn(4, 3, 96, 96))  # statistics with which random weights do not fade out
-    found["effnet"] = effnet.state_dict()
-    backbone = {k: v for k, v in models.resnet50(weights=None).state_dict().items() if not k.startswith("fc.")}
-    found["swav"] = {f"module.{k}": v for k, v in backbone.items()} | {
-        "module.projection_head.0.weight": torch.zeros(2, 2),
-        "module.prototypes.weight": torch.zeros(2, 2),
-    }
-    for name, state in found.items():
-        torch.save(state, out / WEIGHTS[name].name)
-    save_file(open_clip.create_model("tiny-clip-test").state_dict(), out / WEIGHTS["clip"].name)
+    for file in WEIGHTS.values():
+        (out / file.name).symlink_to(published_weights / file.name)
     note(out)
     return out
 
@@ -71,7 +47,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _small_clip(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(networks, "CLIP_ARCHITECTURE", "tiny-clip-test")
+    monkeypatch.setattr(networks, "CLIP_ARCHITECTURE", CLIP)
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +63,12 @@ LENGTHS |= {"effnet": 1280, "swav": 2048}
 @pytest.mark.parametrize("name", NETWORK_METRICS)
 def test_features_have_the_published_sizes(folder, pictures, name):
     network = networks.load_network(name, folder, CPU)
-    found = network.features(pictures, PROTOCOLS["neuropictor"])
+    found = features(network, pictures, "neuropictor")
     assert {metric: values.shape for metric, values in found.items()} == {
         metric: (5, LENGTHS[metric]) for metric in NETWORK_METRICS[name]
     }
     assert all(np.isfinite(values).all() and values.std() > 0 for values in found.values())
-    again = network.features(pictures[3:4], PROTOCOLS["neuropictor"])
+    again = features(network, pictures[3:4], "neuropictor")
     for metric, values in found.items():
         # The others' pictures do not matter; without training, EfficientNet makes a lot of rounding errors.
         assert np.corrcoef(again[metric][0], values[3])[0, 1] > (0.5 if name == "effnet" else 0.999)
@@ -107,7 +83,7 @@ def test_alexnet_is_what_its_definition_says(folder, pictures):
     x = torch.conv2d(x, state["features.0.weight"], state["features.0.bias"], stride=4, padding=2).relu()
     x = torch.max_pool2d(x, 3, 2)
     x = torch.conv2d(x, state["features.3.weight"], state["features.3.bias"], padding=2).relu()
-    found = networks.load_network("alexnet", folder, CPU).features(pictures[:2], PROTOCOLS["mindeye2"])
+    found = features(networks.load_network("alexnet", folder, CPU), pictures[:2], "mindeye2")
     assert np.allclose(found["alexnet_2"], x.flatten(1).numpy(), atol=1e-4)
 
 
@@ -115,15 +91,13 @@ def test_protocols_differ_in_how_pictures_come(pictures):
     """NeuroPictor saves at 512 by Pillow and reduces without antialias; MindEye goes to 256 at once."""
     from PIL import Image
 
-    (_, ours), (_, theirs) = (
-        next(networks.common_pictures(pictures, PROTOCOLS[name])) for name in ("neuropictor", "mindeye2")
-    )
+    ours, theirs = (networks.common_images(pictures, PROTOCOLS[name], CPU) for name in ("neuropictor", "mindeye2"))
     saved = np.asarray(Image.fromarray(pictures[0]).resize((512, 512), Image.Resampling.BILINEAR)) / np.float32(255)
     # Halving without antialias takes the mean of the two middle pixels of each axis.
     halved = (saved[::2, ::2] + saved[1::2, ::2] + saved[::2, 1::2] + saved[1::2, 1::2]) / 4
     assert np.allclose(ours[0].permute(1, 2, 0), halved, atol=1e-6)
     assert not torch.allclose(ours, theirs, atol=1e-3)
-    (_, pixels) = next(networks.pixel_pictures(pictures, PROTOCOLS["neuropictor"]))
+    pixels = networks.pixel_images(ours, PROTOCOLS["neuropictor"])
     assert pixels.shape == (5, 425, 425, 3)
     assert (pixels >= 0).all()
     assert (pixels <= 1).all()
@@ -131,11 +105,23 @@ def test_protocols_differ_in_how_pictures_come(pictures):
 
 def test_clip_is_resized_as_the_protocol_says(folder, pictures):
     network = networks.load_network("clip", folder, CPU)
-    bicubic, bilinear = (network.features(pictures, PROTOCOLS[name])["clip"] for name in ("neuropictor", "mindeye2"))
+    bicubic, bilinear = (features(network, pictures, name)["clip"] for name in ("neuropictor", "mindeye2"))
     assert not np.allclose(bicubic, bilinear, atol=1e-3)
 
 
-def test_each_network_is_loaded_once_for_all_models_and_protocols(folder, pictures, monkeypatch):
+class Counted(Held):
+    """Images that count how often each is read."""
+
+    def __init__(self, images):
+        super().__init__(images)
+        self.reads = np.zeros(images.shape[:2], int)
+
+    def read(self, rows, sample=0):
+        self.reads[rows, sample] += 1
+        return super().read(rows, sample)
+
+
+def test_each_network_is_loaded_once_and_each_image_read_once_for_all_protocols(folder, pictures, monkeypatch):
     loaded = []
     load = networks.load_network
 
@@ -143,7 +129,7 @@ def test_each_network_is_loaded_once_for_all_models_and_protocols(folder, pictur
         loaded.append(name)
         return load(name, *rest)
 
-    monkeypatch.setattr("neuropictor.evaluation.published_scores.load_network", counted)
+    monkeypatch.setattr("neuropictor.evaluation.networks.load_network", counted)
     generator = np.random.default_rng(4)
     seen, everything = pictures[:3], np.arange(3)
     noisy = (0.7 * seen[:, None] + 0.3 * generator.integers(0, 256, (3, 2, 64, 64, 3))).astype(np.uint8)
@@ -152,19 +138,29 @@ def test_each_network_is_loaded_once_for_all_models_and_protocols(folder, pictur
         "part": (noisy[1:, :1], everything[1:]),
         "same": (seen[:, None], everything),
     }
-    drawn = {name: (SimpleNamespace(pictures=found), rows) for name, (found, rows) in drawn.items()}
-    protocols = list(PROTOCOLS.values())
-    scores, nulls = score_published(seen, drawn, protocols, folder, CPU, Pairings(3, 99, 0))
+    protocols, none = list(PROTOCOLS.values()), np.full(3, "")
+    judge = Judge(load_describer("published", None, folder, CPU), Held(seen[:, None]), none, none, [])
+    scorer, pairings = Scorer(judge, protocols, folder, CPU), Pairings(3, 99, 0)
+    scored = {}
+    for name, (images, rows) in drawn.items():
+        counted = Counted(images)
+        scored[name] = scorer.score(counted, rows, pairings)
+        assert (counted.reads == 1).all()
     assert loaded == list(NETWORK_METRICS)
+    for label, values in scored["same"][0].items():
+        if label == OURS:
+            assert np.allclose(values["lpips"], 0, atol=1e-6)
+            assert np.allclose(values["pixcorr"], 1)
     for protocol in protocols:
-        found = scores[protocol.label]
+        found = {name: by_label[protocol.label] for name, (by_label, _, _) in scored.items()}
+        nulls = {name: by_label for name, (_, by_label, _) in scored.items()}
         assert set(found["good"]) == set(PUBLISHED_METRICS)
         assert {len(values) for values in found["part"].values()} == {2}
         for metric, values in found["same"].items():
             best = {"effnet": 0, "swav": 0}.get(metric, 1)
             assert np.allclose(values, best, atol=1e-5), metric
-        assert set(nulls[protocol.label]["good"]) == {"alexnet_2", "alexnet_5", "inception", "clip"}
-        assert nulls[protocol.label]["part"]["clip"].shape == (99,)
+        assert set(nulls["good"][protocol.label]) == {"alexnet_2", "alexnet_5", "inception", "clip"}
+        assert nulls["part"][protocol.label]["clip"].shape == (99,)
 
 
 def test_perceptual_distance(folder, pictures):

@@ -63,6 +63,25 @@ def test_batch_size_does_not_change_pictures(networks, tiny_backbone, tiny_prepa
     )  # last-digit differences may cross a rounding step
 
 
+def test_a_last_smaller_batch_is_padded_where_networks_are_compiled(
+    networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path, monkeypatch
+):
+    """Another size would be compiled once more, for minutes."""
+    args, sizes = (networks, tiny_backbone, tiny_prepared), []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: None)
+    call = NeuroPictorPipeline.__call__
+
+    def counted(self, **options):
+        sizes.append((len(options["responses"]), len(options["generators"])))
+        return call(self, **options)
+
+    expected = run(*args, tiny_runtime, tmp_path / "a.h5")
+    monkeypatch.setattr(NeuroPictorPipeline, "__call__", counted)
+    compiled = run(*args, tiny_runtime.model_copy(update={"compile": True}), tmp_path / "b.h5")
+    assert sizes == [(4, 4), (4, 4)]  # of six images
+    assert np.abs(expected.pictures.astype(int) - compiled.pictures).max() <= 1
+
+
 def test_single_trials_are_the_first_of_each_picture(networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path):
     args = (networks, tiny_backbone, tiny_prepared, tiny_runtime)
     reduced = first_test_trials(tiny_prepared / "sub-01" / "responses.h5", tmp_path / "responses.h5")
@@ -78,26 +97,26 @@ def test_continues_where_it_was_stopped(
     args = (networks, tiny_backbone, tiny_prepared, tiny_runtime)
     whole = run(*args, tmp_path / "whole.h5")
     made = []
-    original = sampling.Sampler.pictures
+    original = sampling.Sampler.draw
 
-    def stop_after_one(self, jobs):
+    def stop_after_one(self, jobs, inputs):
         if len(made) == 1:
             raise KeyboardInterrupt
         made.append(jobs)
-        return original(self, jobs)
+        return original(self, jobs, inputs)
 
-    monkeypatch.setattr(sampling.Sampler, "pictures", stop_after_one)
+    monkeypatch.setattr(sampling.Sampler, "draw", stop_after_one)
     with pytest.raises(KeyboardInterrupt):
         run(*args, tmp_path / "cut.h5")
     assert not (tmp_path / "cut.h5").exists()
     assert (tmp_path / "cut.chunks" / "00000.npy").is_file()
     resumed = []
 
-    def count(self, jobs):
+    def count(self, jobs, inputs):
         resumed.append(jobs)
-        return original(self, jobs)
+        return original(self, jobs, inputs)
 
-    monkeypatch.setattr(sampling.Sampler, "pictures", count)
+    monkeypatch.setattr(sampling.Sampler, "draw", count)
     again = run(*args, tmp_path / "cut.h5")
     assert len(resumed) == 1
     assert not set(resumed[0]) & set(made[0])

@@ -31,6 +31,7 @@ SETTINGS = {
     "swap_structure_scales": [1.0],
     "swap_partners": 2,
     "guidance_scales": [1.0, 3.0],
+    "schedulers": ["ddim", "unipc"],
     "steps": [1, 2],
 }
 SAMPLE = SampleConfig(steps=2, batch_size=2)
@@ -187,5 +188,5 @@ def test_a_control_goes_on_where_it_was_stopped(steer, monkeypatch, tmp_path):
 
     monkeypatch.setattr(steering, "_draw", go_on)
     again = steer("strengths")
-    assert drawn == names(again)  # each once
+    assert drawn == [name for name in names(again) for _ in range(2)]  # each of two batches once
     np.testing.assert_array_equal(again.pictures, whole.pictures)

@@ -266,7 +266,7 @@ def test_stores_without_a_record_are_refused_where_shape_type_or_numbers_are_wro
 
 def test_simulated_files_are_listed_with_their_checksums(folder):
     listed = manifest.read(folder / "nsd")
-    for key in (keys.STIMULI, keys.EXPERIMENT_DESIGN, keys.betas(1, 1, "rh", BETAS), keys.behaviour(1)):
+    for key in (keys.STIMULI, keys.EXPERIMENT_DESIGN, keys.betas(1, 1, "rh", BETAS)):
         assert listed[key].size == (folder / "nsd" / key).stat().st_size
 
 

@@ -98,7 +98,7 @@ def test_default_chain(checkout):
 
 
 def test_tiny_preset(checkout):
-    assert planned(checkout, {}, "presets/tiny.yaml") == chain(2) - Counter(control=2)
+    assert planned(checkout, {}, "presets/tiny.yaml") == chain(2) - Counter(control=3)
 
 
 def test_subjects_that_only_pretrain_are_not_sampled(checkout):
@@ -115,11 +115,8 @@ def test_local_source_simulates_nothing(checkout):
     folder = root / "nsddata_betas/ppdata/subj01/fsaverage/betas_fithrf_GLMdenoise_RR"
     folder.mkdir(parents=True)
     for side in ("lh", "rh"):
-        for name in ("betas_session01", "betas_session02", "ncsnr"):
+        for name in ("betas_session01", "betas_session02"):
             (folder / f"{side}.{name}.mgh").touch()
-    behaviour = root / "nsddata/ppdata/subj01/behav/responses.tsv"
-    behaviour.parent.mkdir(parents=True)
-    behaviour.touch()
     settings = {"nsd": {"source": "local"}, "paths": {"nsd": "real"}, "subjects": {"pretrain": [1], "refine": [1]}}
     assert planned(checkout, settings) == Counter(
         {rule: count for rule, count in chain(1).items() if not rule.startswith("simulate")}

@@ -52,12 +52,12 @@ def finished(process: subprocess.Popen) -> str:
     return output
 
 
-def write_settings(folder: Path, address: str, sessions: int = 2) -> None:
+def write_settings(folder: Path, address: str) -> None:
     """Write settings that fetch from the local server."""
     nsd = {
         "source": "fetch",
         "terms_accepted": True,
-        "sessions": sessions,
+        "sessions": 1,
         "endpoint": address,
         "coco_endpoint": address,
     }
@@ -94,7 +94,7 @@ def test_fetched_killed_and_continued_responses_are_those_of_the_original(origin
     assert not list((tmp_path / "data/nsd").rglob("*.part*"))
     assert not list((tmp_path / "data/nsd").rglob("*betas_session*"))  # removed once preprocessed
     for subject in SUBJECTS:
-        preprocess_subject(original, subject, PREPROCESS, NsdConfig(sessions=2), tmp_path / "direct.h5")
+        preprocess_subject(original, subject, PREPROCESS, NsdConfig(sessions=1), tmp_path / "direct.h5")
         name = f"data/prepared/sub-{subject:02d}/responses.h5"
         with h5py.File(tmp_path / name) as fetched, h5py.File(tmp_path / "direct.h5") as direct:
             assert set(fetched) == set(direct)
@@ -107,14 +107,14 @@ def test_fetched_killed_and_continued_responses_are_those_of_the_original(origin
 def test_what_another_folder_has_fetched_and_prepared_comes_from_snakemakes_cache(original, tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("SNAKEMAKE_OUTPUT_CACHE", str(tmp_path / "cache"))
-    rules = ["fetch_design", "fetch_pictures", "fetch_annotations", "fetch_subject", "fetch_betas"]
+    rules = ["fetch_design", "fetch_pictures", "fetch_annotations", "fetch_betas"]
     rules += ["preprocess_session", "preprocess_subject", "preprocess_stimuli"]
     folders = [tmp_path / "first", tmp_path / "second"]
     for folder in (tmp_path / "cache", *folders):
         folder.mkdir()
     with serving(packed(original, ARCHIVES)) as server:
         for folder in folders:
-            write_settings(folder, server.address, sessions=1)
+            write_settings(folder, server.address)
             server.requests.clear()
             finished(workflow(folder, "preprocess", "--cache", *rules))
             fetched = {key for method, key, *_ in server.requests if method == "GET"}

@@ -166,15 +166,10 @@ def local_betas(subject: int, session: int) -> list[str]:
 def test_a_session_more_in_a_folder_is_noticed(tmp_path):
     from test_dag import copy_workflow, picture_files, planned
 
-    from neuropictor.nsd import keys
-
     folder = copy_workflow(tmp_path)
-    version = "betas_fithrf_GLMdenoise_RR"
     files = [f"data/nsd/{name}" for name in picture_files()]
     for subject in (1, 2):
         files += local_betas(subject, 1)
-        files += [f"data/nsd/{keys.ncsnr(subject, side, version)}" for side in ("lh", "rh")]
-        files.append(f"data/nsd/{keys.behaviour(subject)}")
     settings = NSD | {"nsd": {"source": "local"}}
     pretend(folder, settings, files)
     assert planned(folder, settings) == Counter()

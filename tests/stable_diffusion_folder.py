@@ -42,11 +42,11 @@ def text_config(layers=2):
     )
 
 
-def make_stable_diffusion(folder, linear=True, **scheduler):
-    """Write a folder; `linear` as in Stable Diffusion 2, False as in 1.5."""
+def make_stable_diffusion(folder, linear=True, sample_size=4, **scheduler):
+    """Write a folder; `linear` as in Stable Diffusion 2, False as in 1.5; pictures have twice the latents' size."""
     torch.manual_seed(0)
     UNet2DConditionModel(
-        sample_size=4,
+        sample_size=sample_size,
         block_out_channels=(8, 16),
         layers_per_block=2,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -62,7 +62,7 @@ def make_stable_diffusion(folder, linear=True, **scheduler):
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
         norm_num_groups=4,
-        sample_size=8,
+        sample_size=2 * sample_size,
     ).save_pretrained(folder / "vae")
     CLIPTextModel(text_config()).save_pretrained(folder / "text_encoder")
     write_clip_tokenizer(folder / "tokenizer", 77)

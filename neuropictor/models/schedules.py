@@ -1,0 +1,27 @@
+"""Ways of denoising: a backbone's noise schedule, walked by one of several solvers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, SchedulerMixin, UniPCMultistepScheduler
+
+#: Second order is what DPM-Solver++ (arXiv 2211.01095) and UniPC (arXiv 2302.04867) advise for guided sampling.
+SOLVERS: dict[str, tuple[type[SchedulerMixin], dict[str, Any]]] = {
+    "ddim": (DDIMScheduler, {}),
+    "dpm++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "unipc": (UniPCMultistepScheduler, {"solver_type": "bh2", "solver_order": 2}),
+}
+
+
+def make_scheduler(solver: str, config: Mapping[str, Any]) -> SchedulerMixin:
+    """Return a scheduler of diffusers that walks a backbone's noise schedule.
+
+    Parameters
+    ----------
+    solver
+        ``ddim`` (the paper's), or for fewer steps ``dpm++`` or ``unipc``.
+    config
+        Of the backbone's own scheduler: betas, prediction type and spacing of the time steps are taken from it.
+    """
+    kind, options = SOLVERS[solver]
+    return kind.from_config(config, **options)
