@@ -40,7 +40,7 @@ from neuropictor.simulation.nsd_writer import BETA_VERSION
 from neuropictor.simulation.scenes import BACKGROUNDS, CATEGORIES
 
 SUBJECT, RELEASE, VERTICES, SIDE = 1, 37, 8921, 512
-LATENTS, TEXTS = (4, 64, 64), (5, 77, 1024)
+LATENTS, TEXT_SHAPE = (4, 64, 64), (77, 1024)
 MODELS = ("refined", "pretrained", "ridge_diffusion", "ridge", "mean_picture")
 #: Length of the features that each published network gives.
 FEATURES = {
@@ -112,12 +112,11 @@ def _write_stores(design: Design, subject: int, release: int, out: Path, random:
         writer.finish(ncsnr=np.full(VERTICES, 0.4), split=split, **fields)
     nsd_ids = np.unique(trials["nsd_id"])
     with atomic_path(out / "latents.h5") as temporary, h5py.File(temporary, "w") as file:
-        shapes = {"mean": (1, *LATENTS), "logvar": (1, *LATENTS), "text": (1, 1, *TEXTS[1:])}
-        sizes = {"mean": LATENTS, "logvar": LATENTS, "text": TEXTS}
-        made = {
-            name: file.create_dataset(name, (len(nsd_ids), *sizes[name]), "f2", chunks=chunk)
-            for name, chunk in shapes.items()
-        }
+        sizes = {"mean": LATENTS, "logvar": LATENTS, "text": TEXT_SHAPE}
+        made = {name: file.create_dataset(name, (len(nsd_ids), *size), "f2") for name, size in sizes.items()}
+        made["caption_tokens"] = file.create_dataset("caption_tokens", (len(nsd_ids), 5, TEXT_SHAPE[0]), "i4")
+        for dataset in made.values():
+            dataset[-1] = 0  # its place in the file is taken, and no bytes but these
         file["nsd_id"] = nsd_ids.astype(np.int32)
         file.attrs.update(data="simulated", backbone="stand-in")
         if random:
@@ -259,11 +258,11 @@ def _nsd() -> NsdConfig:
     return NsdConfig(source="fetch", release=RELEASE, terms_accepted=True)
 
 
-def evaluate(work: Path) -> dict:
+def stand_in_judges() -> None:
+    """Put what cuts pixels off in the place of the published networks; their outputs have the true lengths."""
     import torch
 
     from neuropictor.evaluation import networks
-    from neuropictor.evaluation.metrics import evaluate
 
     class Clip(torch.nn.Module):
         visual = argparse.Namespace(image_size=(224, 224))
@@ -282,6 +281,12 @@ def evaluate(work: Path) -> dict:
     networks._BUILDERS = {name: stand_in(lengths) for name, lengths in FEATURES.items()}
     networks.PerceptualDistance.__init__ = lambda self, *arguments: None
     networks.PerceptualDistance.__call__ = lambda self, one, other: np.zeros(len(one))
+
+
+def evaluate(work: Path) -> dict:
+    from neuropictor.evaluation.metrics import evaluate
+
+    stand_in_judges()
     place = folder(work) / "sample" / f"sub-{SUBJECT:02d}"
     evaluate(
         samples={SUBJECT: {model: place / f"{model}.h5" for model in MODELS}},
@@ -303,7 +308,7 @@ def align_space(work: Path) -> dict:
 
     stores, out = folder(work) / "subject", folder(work) / "aligned/space.safetensors"
     make_space([stores / "latents.h5"], [stores / "responses.h5"], None, ALIGNED, out)
-    return {"text_components": ALIGNED.text_components, "text_features": int(np.prod(TEXTS[1:]))}
+    return {"text_components": ALIGNED.text_components, "text_features": int(np.prod(TEXT_SHAPE))}
 
 
 def align(work: Path) -> dict:
@@ -320,17 +325,19 @@ def baselines(work: Path) -> dict:
     from neuropictor.evaluation.baselines import MODELS, fit_baselines
 
     stores = folder(work) / "subject"
+    stand_in_judges()
     fit_baselines(
         stores / "responses.h5",
         folder(work) / "stimuli.h5",
         stores / "latents.h5",
         folder(work) / "backbone",
-        EvaluateConfig(),
+        EvaluateConfig(networks="published"),
         SampleConfig(steps=1, batch_size=16),
         RUNTIME,
         {model: folder(work) / f"fitted/{model}.h5" for model in MODELS},
+        folder(work),
     )
-    return {**_fitted(work), "latents": int(np.prod(LATENTS)), "text_features": int(np.prod(TEXTS[1:]))}
+    return {**_fitted(work), "latents": int(np.prod(LATENTS)), "text_features": int(np.prod(TEXT_SHAPE))}
 
 
 def _fitted(work: Path) -> dict:

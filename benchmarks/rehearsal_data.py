@@ -19,7 +19,6 @@ from itertools import cycle
 from pathlib import Path
 
 import h5py
-import nibabel
 import numpy as np
 from stable_diffusion_folder import SCHEDULER
 from stand_in_bucket import Stored
@@ -31,7 +30,7 @@ from neuropictor.nsd.fetch import ARCHIVES
 from neuropictor.runlog import atomic_path
 from neuropictor.simulation.brain import SimulatedBrain
 from neuropictor.simulation.coco_writer import CocoPictures, write_annotations
-from neuropictor.simulation.design_writer import write_behaviour, write_experiment_design, write_stimulus_info
+from neuropictor.simulation.design_writer import write_experiment_design, write_stimulus_info
 from neuropictor.simulation.nsd_writer import BETA_VERSION, write_betas
 from neuropictor.simulation.picture_features import SEEN_SIZE
 from neuropictor.simulation.scenes import reduce_picture, render, scene
@@ -218,15 +217,10 @@ def _padded(source: Path, kind: str, others: np.ndarray, size: int) -> Iterator[
 
 
 def _write_subject(root: Path, subject: int, design: TrialOrder) -> None:
-    """Write noise ceilings (without meaning here), behaviour, and last the betas."""
-    for hemisphere in HEMISPHERES:
-        path = root / keys.ncsnr(subject, hemisphere, BETA_VERSION)
-        with atomic_path(path) as temporary:
-            nibabel.save(nibabel.MGHImage(np.zeros((VERTICES, 1, 1), np.float32), np.eye(4)), temporary)
+    """Write a subject's betas."""
     trials = SESSIONS_FETCHED * TRIALS_PER_SESSION
     slots = design.master_order[:trials]
     nsd_ids = design.pictures_of_subject[subject - 1, slots]
-    write_behaviour(root, subject, nsd_ids, slots, design.pattern[:SESSIONS_FETCHED], SEED)
     brain = SimulatedBrain(load_geometry(), MESH, subject, SEED)
     shown = _shown(design, subject)
     scenes = [scene(SEED, int(nsd_id)) for nsd_id in shown]

@@ -1,13 +1,12 @@
-"""Which solver with how many steps: scores of the demo's test images by each, and paired tests against the reference.
+"""Which solver with how many steps: scores of the demo's images by each, and paired tests against the reference.
 
     python benchmarks/solvers.py --results results --prepared data/prepared
 
-Draws every test image of every subject with the refined networks of a finished run, from the same starting noise, by
-each setting in turn, and scores them as stage evaluate does. For each setting: means over subjects with 95 % intervals
-(bootstrap over images), and the difference from the reference by image with the p value of a sign-flip test, corrected
-by Holm's method over all settings and scores. A setting is usable where no score is significantly worse. Seconds are
-those of the loop of drawing, decoding included, one setting after the other in one process. Test images are looked at
-to compare ways of computing the same thing; nothing of the networks is chosen by them.
+Draws every validation image (what the demo's setting is chosen by) or test image of every subject with the refined
+networks of a finished run, from the same starting noise, by each setting in turn, and scores them as stage evaluate
+does. For each setting: means over subjects with 95 % intervals (bootstrap over images), and the difference from the
+reference by image with the p value of a sign-flip test, corrected by Holm's method over all settings and scores. A setting is usable where no score is significantly worse. Seconds are
+those of the loop of drawing, decoding included, one setting after the other in one process.
 """
 
 import argparse
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from machine import machine
 
-RESULT = Path(__file__).parent / "results" / "solvers.json"
+RESULTS = Path(__file__).parent / "results"
 REFERENCE = ("ddim", 25)
 SETTINGS = [
     *((solver, steps) for solver in ("ddim", "dpm++", "unipc") for steps in (5, 6, 8, 10)),
@@ -28,7 +27,7 @@ METRICS = ("pixcorr", "ssim", "two_way", "two_way_hard", "distance", "category",
 ALPHA = 0.05
 
 
-def draw(results: Path, prepared: Path, subject: str, settings: list, threads: int) -> dict:
+def draw(results: Path, prepared: Path, subject: str, split: str, settings: list, threads: int) -> dict:
     """Return images uint8 [N, S, S, 3] and seconds of one subject by setting."""
     from neuropictor.config import RuntimeConfig, SampleConfig
     from neuropictor.data.alignment import ComponentStore
@@ -42,7 +41,7 @@ def draw(results: Path, prepared: Path, subject: str, settings: list, threads: i
     for solver, steps in settings:
         config = SampleConfig(scheduler=solver, steps=steps)
         sampler = network_sampler(results / "refine" / subject, None, store, components, config, runtime)
-        batches = batched(store.pictures("test"), config)
+        batches = batched(store.pictures(split), config)
         given = [inputs(store, components, [nsd_id for nsd_id, _ in jobs], None) for jobs in batches]
         start = time.perf_counter()
         images = np.concatenate([sampler.draw(jobs, part) for jobs, part in zip(batches, given, strict=True)])
@@ -55,9 +54,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results"), help="of a finished run")
     parser.add_argument("--prepared", type=Path, default=Path("data/prepared"))
+    parser.add_argument("--split", choices=["validation", "test"], default="validation")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--out", type=Path)
     given = parser.parse_args()
+    out = given.out or RESULTS / f"solvers-{given.split}.json"
 
     import torch
 
@@ -76,9 +77,9 @@ def main() -> None:
     scores: dict[tuple, list] = {setting: [] for setting in settings}
     seconds = dict.fromkeys(settings, 0.0)
     for subject in subjects:
-        drawn = draw(given.results, given.prepared, subject, settings, given.threads)
+        drawn = draw(given.results, given.prepared, subject, given.split, settings, given.threads)
         store = StimulusStore(given.prepared / subject / "stimuli.h5")
-        ids = ResponseStore(given.prepared / subject / "responses.h5").pictures("test")
+        ids = ResponseStore(given.prepared / subject / "responses.h5").pictures(given.split)
         describer = load_describer("miniature", Backbone.load(), None, torch.device("cpu"))
         judge = Judge(describer, Seen(store, ids), store.category(ids), store.background(ids), store.categories)
         scorer = Scorer(judge, [], None, torch.device("cpu"))
@@ -118,8 +119,9 @@ def main() -> None:
                 },
             }
         )
-    result = {"what": "SIMULATED data: refined networks of the demo", "subjects": subjects, "reference": REFERENCE}
-    given.out.write_text(json.dumps(result | {"ways": ways, "machine": machine()}, indent=1) + "\n")
+    what = f"SIMULATED data: refined networks of the demo, {given.split} images"
+    result = {"what": what, "subjects": subjects, "reference": REFERENCE}
+    out.write_text(json.dumps(result | {"ways": ways, "machine": machine()}, indent=1) + "\n")
     for way in ways:
         shown = "  ".join(f"{name} {row['value']:.3f}" for name, row in way["scores"].items())
         print(f"{way['solver']:6}{way['steps']:4}{way['seconds']:8.1f} s {way['of_reference']:6.2f}  {shown}", end="  ")

@@ -48,9 +48,9 @@ class SampleConfig(Section):
     """Reconstruction of the test pictures."""
 
     scheduler: Scheduler = Field(
-        "ddim", description="how the noise schedule is walked: ddim as in the paper; the others need fewer steps"
+        "dpm++", description="how the noise schedule is walked: ddim as in the paper; the others need fewer steps"
     )
-    steps: Count = Field(25, description="denoising steps")
+    steps: Count = Field(6, description="denoising steps")
     guidance_scale: Annotated[float, Field(ge=1)] = Field(3.0, description="classifier-free guidance; 1: none")
     guidance_interval: Interval = Field(
         [0.0, 1.0],
@@ -91,7 +91,7 @@ class ControlsConfig(Section):
     pictures: Annotated[int, Field(ge=2)] = Field(
         24, description="test pictures of each control, evenly spaced; all if there are no more"
     )
-    sampling_steps: Count = Field(10, description="denoising steps of all controls but steps, in place of sample.steps")
+    sampling_steps: Count = Field(6, description="denoising steps of all controls but steps, in place of sample.steps")
     repeats: Counts = Field([1, 2, 3], description="responses: repeats of a test picture that are averaged")
     structure_scales: Scales = Field(
         [0.0, 1.0, 2.0], description="strengths: factors on the manipulation network's residuals"
