@@ -102,7 +102,7 @@ def test_all_controls_have_a_table_and_figures(paper):
     rows = paper.rows("controls/controls.csv")
     assert {row["control"] for row in rows} == kinds
     assert {row["data"] for row in rows} == {"simulated"}
-    assert {row["metric"] for row in rows} >= {"pixcorr", "two_way_category", "two_way"}
+    assert {row["metric"] for row in rows} >= {"pixcorr", "category", "two_way"}
     figures = {path.name for path in (paper.results / "report/controls").iterdir()}
     assert figures == {f"{kind}_sub-01{end}.png" for kind in kinds for end in ("", "_scores")}
 
