@@ -3,8 +3,8 @@
     python benchmarks/loading.py --root /scratch/loading
 
 Writes, once, what a subject of 40 sessions has at the paper's size (numbers without meaning, on real shapes): responses
-of 30,000 trials x 8,921 vertices, and of 8,859 pictures the VAE's moments (4 x 64 x 64 each) and the text features of
-five captions (77 x 1024), all float16; 8.1 GB. Then reads batches of 16 as training does:
+of 30,000 trials x 8,921 vertices, and of 8,859 pictures the VAE's moments (4 x 64 x 64 each) and the captions' mean
+text features (77 x 1024), all float16; 2.5 GB. Then reads batches of 16 as training does:
 
 - alone: in the main process, one after the other, with files in the page cache and without (dropped from it before);
 - waited: what a training waits for a batch, with worker processes that load while it computes (here: sleeps).
@@ -66,15 +66,12 @@ def write_stores(root: Path) -> None:
         split = np.where(nsd_id < PICTURES, 0, 2)
         fields = {"session": np.arange(TRIALS) // 750 + 1, "repeat": np.zeros(TRIALS)}
         writer.finish(ncsnr=np.ones(VERTICES), nsd_id=nsd_id[order], split=split[order], **fields)
-    text = (PICTURES, CAPTIONS_PER_PICTURE, *CONTEXT)
     with h5py.File(root / "latents.h5", "w") as file:
         file["nsd_id"] = np.arange(PICTURES)
-        for name, shape, chunk in (
-            *((name, (PICTURES, *LATENT), (1, *LATENT)) for name in ("mean", "logvar")),
-            ("text", text, (1, 1, *CONTEXT)),
-        ):
-            rows = random.standard_normal((100, *shape[1:]), np.float32).astype(np.float16)
-            dataset = file.create_dataset(name, shape, "f2", chunks=chunk)
+        file["caption_tokens"] = np.zeros((PICTURES, CAPTIONS_PER_PICTURE, CONTEXT[0]), np.int32)
+        for name, shape in (("mean", LATENT), ("logvar", LATENT), ("text", CONTEXT)):
+            rows = random.standard_normal((100, *shape), np.float32).astype(np.float16)
+            dataset = file.create_dataset(name, (PICTURES, *shape), "f2")
             for start in range(0, PICTURES, len(rows)):
                 dataset[start : start + len(rows)] = rows[: PICTURES - start]
 

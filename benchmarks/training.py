@@ -99,13 +99,13 @@ def prepare_plain(backbone, networks, drawn: dict):
 
 def prepare_ours(backbone, networks, drawn: dict, cache: Path, checkpointing: bool, bf16: bool):
     from neuropictor.config import RefineConfig
-    from neuropictor.models.memory import cast_once, recompute_activations
+    from neuropictor.models.memory import recompute_activations
     from neuropictor.training.reconstruct import ModulationTask
 
     with np.load(cache, allow_pickle=False) as file:
         mean, logvar, text = (torch.from_numpy(file[name]).float() for name in ("mean", "logvar", "text"))
     if bf16:
-        cast_once(backbone.unet, torch.bfloat16)
+        backbone.unet.to(torch.bfloat16)
     if checkpointing:
         recompute_activations(networks, backbone.unet)
     latents = backbone.latents(mean, logvar, drawn["posterior"].cpu())

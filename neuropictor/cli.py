@@ -128,7 +128,8 @@ def pretrain(
     loaded, runtime = start(settings)
     files = {"responses": responses, "latents": latents, "autoencoder": autoencoder}
     sections = {"config": loaded.pretrain, "runtime": runtime, "aligned_tokens": loaded.align.tokens}
-    launch(stage, **files, backbone=backbone, **sections, out=out, components=components or None)
+    options = {"components": components or None, "target": loaded.target_folder()}
+    launch(stage, **files, backbone=backbone, **sections, out=out, **options)
 
 
 @app.command()
@@ -151,7 +152,8 @@ def refine(
 
     loaded, runtime = start(settings)
     files = {"responses": responses, "latents": latents, "pretrained": pretrained}
-    launch(stage, **files, backbone=backbone, config=loaded.refine, runtime=runtime, out=out, components=components)
+    options = {"components": components, "target": loaded.target_folder()}
+    launch(stage, **files, backbone=backbone, config=loaded.refine, runtime=runtime, out=out, **options)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The section `runtime` of the configuration: how it runs, and nothing that changes results."""
+"""The section `runtime` of the configuration: how it runs; of results it changes last digits at most."""
 
 from typing import Annotated, Literal
 
@@ -8,13 +8,18 @@ from neuropictor.config_types import Count, Positive, Section
 
 
 class RuntimeConfig(Section):
-    """How it runs; nothing here changes results, so nothing but `sample_jobs` makes a stage run again."""
+    """How it runs; nothing here changes more than last digits, so nothing but `sample_jobs` makes a stage run again."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto takes a GPU where there is one")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32",
         description="arithmetic of frozen networks and of training (it does change the last digits); bf16 pays on GPUs"
-        " and on CPUs with instructions for it; fp16: sampling only, for GPUs without bf16",
+        " and on CPUs with instructions for it; fp16: sampling only, for GPUs without bf16. On GPUs fp32 is without"
+        " TF32; with the others what is left in float32 may use it",
+    )
+    deterministic: bool = Field(
+        False,
+        description="the same bytes each time on the same type of GPU, by slower algorithms; on CPUs it is so anyway",
     )
     threads: Annotated[int, Field(ge=0)] = Field(
         8, description="most CPU cores that one job takes (it gets fewer where --cores gives fewer)"

@@ -310,6 +310,14 @@ class CalibrateConfig(_TrainingConfig):
     weight_decay: NotNegative = Field(0.05, description="weight decay of AdamW")
 
 
+class GuidanceAdaptationConfig(Section):
+    """A short adaptation to classifier-free guidance at the end of a training, with fresh optimizer state."""
+
+    steps: Annotated[int, Field(ge=0)] = Field(0, description="steps; 0: none")
+    learning_rate: Positive = Field(1.0e-5, description="learning rate")
+    dropout: Dropout = Field(0.05, description="share of the samples whose context is replaced by the empty prompt")
+
+
 class _ModulationConfig(_TrainingConfig):
     """What pretraining and refining have in common."""
 
@@ -330,6 +338,17 @@ class _ModulationConfig(_TrainingConfig):
     mapper_rate: Positive = Field(
         1.0, description="learning rate of the token, width and hint mappers as a multiple of learning_rate; paper: 1"
     )
+    guidance_adaptation: GuidanceAdaptationConfig = Field(GuidanceAdaptationConfig(), description="optional last part")
+
+    @property
+    def uses_text(self) -> bool:
+        """Whether the semantic loss takes part at all."""
+        return self.semantic_weight > 0 or self.semantic_steps > 0
+
+    @property
+    def runs_tower(self) -> bool:
+        """Whether steps run the text tower that makes the semantic loss's target."""
+        return self.uses_text and self.captions == "random"
 
 
 class ReconstructConfig(_ModulationConfig):
@@ -343,18 +362,9 @@ class ReconstructConfig(_ModulationConfig):
     seed: Seed = Field(12, description="seed of weights, noise and order of pictures")
 
 
-class GuidanceAdaptationConfig(Section):
-    """A short adaptation to classifier-free guidance after refining."""
-
-    steps: Annotated[int, Field(ge=0)] = Field(0, description="steps; 0: none")
-    learning_rate: Positive = Field(1.0e-5, description="learning rate")
-    dropout: Dropout = Field(0.05, description="share of the samples whose context is replaced by the empty prompt")
-
-
 class RefineConfig(_ModulationConfig):
     """Training of the networks on one subject, from the pretrained ones."""
 
     steps: Count = Field(250, description="training steps")
     learning_rate: Positive = Field(2.0e-4, description="highest learning rate")
     seed: Seed = Field(13, description="seed of noise and order of pictures")
-    guidance_adaptation: GuidanceAdaptationConfig = Field(GuidanceAdaptationConfig(), description="optional last part")

@@ -198,8 +198,8 @@ def needed_bytes(config: "Config") -> dict[str, float]:
         raw = PICTURES + ANNOTATIONS + betas
     kept = 0 if simulated else sum(sessions.values()) * KEPT
     prepared = kept + trials * VERTICES * 2 + pictures * config.preprocess.picture_size**2 * 3
-    # Of each picture: mean and log variance of latents, and five captions, in half precision.
-    latent, context = (2 * 4 * 64 * 64, 5 * 77 * 1024) if is_large(config) else (2 * 8 * 8 * 8, 5 * 16 * 128)
+    # Of each picture: mean and log variance of latents, and the captions' mean, in half precision.
+    latent, context = (2 * 4 * 64 * 64, 77 * 1024) if is_large(config) else (2 * 8 * 8 * 8, 16 * 128)
     weights = _weights_bytes(config)
     results = pictures * (latent + context) * 2 + weights * (len(subjects) + 1) + weights * CHECKPOINT_COPIES
     return {"nsd": raw, "prepared": prepared, "results": results}

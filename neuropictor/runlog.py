@@ -351,8 +351,13 @@ def _peak_memory_mib() -> int:
 
 
 def _device() -> dict[str, Any] | None:
-    """Return the GPU's name and peak memory where a stage has used one."""
+    """Return the GPU's name, peak memory and arithmetic where a stage has used one."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
         return None
-    return {"gpu": torch.cuda.get_device_name(), "peak_memory_mib": round(torch.cuda.max_memory_allocated() / 2**20)}
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "peak_memory_mib": round(torch.cuda.max_memory_allocated() / 2**20),
+        "tf32": torch.backends.cuda.matmul.allow_tf32,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }

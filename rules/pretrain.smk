@@ -8,6 +8,7 @@ rule pretrain:
         latents=expand("<results>/latents/sub-{subject}.h5", subject=pretraining()),
         autoencoder="<results>/calibrate/autoencoder.safetensors",
         backbone=backbone_files,
+        target=target_files() if settings.pretrain.runs_tower else [],
         start=start_files("pretrain"),
     output:
         pipeline_parts("<results>/pretrain"),
@@ -32,6 +33,7 @@ rule pretrain:
         start=start_weights("pretrain", *pipeline_files()),
         backbone=backbone(),
         content=backbone_content(),
+        target=settings.target_folder() if settings.pretrain.runs_tower else "",
         runtime=runtime,
         code=code("pretrain"),
     message:

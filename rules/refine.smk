@@ -9,6 +9,7 @@ rule refine:
         parts=pipeline_parts("<results>/pretrain"),
         index="<results>/pretrain/model_index.json",
         backbone=backbone_files,
+        target=target_files() if settings.refine.runs_tower else [],
     output:
         pipeline_parts("<results>/refine/sub-{subject}"),
         index="<results>/refine/sub-{subject}/model_index.json",
@@ -30,6 +31,7 @@ rule refine:
         **tracked("config", "refine"),
         backbone=backbone(),
         content=backbone_content(),
+        target=settings.target_folder() if settings.refine.runs_tower else "",
         runtime=runtime,
         code=code("refine"),
     message:

@@ -21,4 +21,5 @@ launch(
     out=Path(snakemake.output.index).parent,
     components=[Path(path) for path in snakemake.input.components] or None,
     aligned_tokens=snakemake.params.align["tokens"],
+    target=snakemake.params.target,
 )

@@ -20,4 +20,5 @@ launch(
     runtime=RuntimeConfig(**snakemake.params.runtime),
     out=Path(snakemake.output.index).parent,
     components=next(map(Path, snakemake.input.components), None),
+    target=snakemake.params.target,
 )

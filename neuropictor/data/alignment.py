@@ -21,9 +21,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from neuropictor.checksums import checksum, verify
-from neuropictor.data.latents import LatentStore, Rows
+from neuropictor.data.latents import LatentStore
 from neuropictor.data.responses import ResponseStore
 from neuropictor.data.ridge import Decomposition, Ridge
+from neuropictor.data.rows import Rows
 from neuropictor.data.stores import expect, open_store
 from neuropictor.runlog import RunRecord, atomic_path, progress, record_path
 
@@ -43,10 +44,8 @@ _FEATURES_AT_ONCE = 8192
 
 
 def text_features(latents: LatentStore, nsd_ids: np.ndarray) -> np.ndarray:
-    """Return the mean of the captions' text features, float32 [n, L * D]; in blocks, since there are five a picture."""
-    rows = latents.rows(nsd_ids)
-    parts = [latents.text[part].astype(np.float32).mean(1) for part in np.array_split(rows, -(-len(rows) // 256))]
-    return np.concatenate(parts).reshape(len(rows), -1)
+    """Return the mean of the captions' text features, float32 [n, L * D]."""
+    return latents.text[latents.rows(nsd_ids)].astype(np.float32).reshape(len(nsd_ids), -1)
 
 
 def latent_features(latents: LatentStore, nsd_ids: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from the seed and the step, so that batches do not depend on workers or on the n
 sees what an uninterrupted one would have seen.
 """
 
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -14,8 +15,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from neuropictor.data.alignment import ComponentStore
-from neuropictor.data.latents import MEMORY_LIMIT, LatentStore, Rows
+from neuropictor.data.latents import LatentStore
 from neuropictor.data.responses import SPLITS, ResponseStore
+from neuropictor.data.rows import Rows
+from neuropictor.data.stimuli import CAPTIONS_PER_PICTURE
 
 TrialAveraging = Literal["random", "mean", "single"]
 _VALIDATION_STREAM = 2**32  # entropy word that keeps validation's random numbers apart from those of any training step
@@ -32,8 +35,6 @@ class PictureResponses:
         ``train``, ``validation`` or ``test``.
     components
         Component files of the same subjects in the same order; None for none.
-    memory_limit
-        Bytes up to which a subject's responses are kept in memory.
 
     Attributes
     ----------
@@ -52,10 +53,9 @@ class PictureResponses:
         paths: Sequence[str | Path],
         split: str,
         components: Sequence[str | Path] | None = None,
-        memory_limit: int = MEMORY_LIMIT,
     ):
         stores = [ResponseStore(path) for path in paths]
-        self._rows = {"responses": [Rows(store.path, "responses", memory_limit) for store in stores]}
+        self._rows = {"responses": [store.rows for store in stores]}
         self.space = None
         if components is not None:
             aligned = [ComponentStore(path, store) for path, store in zip(components, stores, strict=True)]
@@ -118,13 +118,22 @@ def _groups(store: ResponseStore, kept: np.ndarray) -> list[np.ndarray]:
     return np.split(order, np.flatnonzero(np.diff(store.nsd_id[order])) + 1)
 
 
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Let a loader worker live through signals to its whole process group, as Slurm sends them at the time limit.
+
+    The trainer decides what follows: it saves, and closes its workers itself. One killed before would raise there.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class TrainingBatches(Dataset):
     """Batches by step number; use through `loader`.
 
     A batch is a dictionary: ``responses`` f4 ``[B, V]``; with an alignment ``components`` f4 ``[B, K]``; with latents
-    also ``latents`` ``[B, C, h, w]`` drawn from the VAE's posterior and scaled, ``text`` ``[B, L, D]`` of the captions,
-    ``noise`` as the latents, ``timesteps`` ``[B]``, and ``uniform`` ``[B]`` in 0..1, to be compared with the share of
-    contexts to drop.
+    also ``latents`` ``[B, C, h, w]`` drawn from the VAE's posterior and scaled, ``noise`` as the latents, ``timesteps``
+    ``[B]``, and ``uniform`` ``[B]`` in 0..1, to be compared with the share of contexts to drop; and of the captions, by
+    `captions`, ``text`` f2 ``[B, L, D]`` or ``caption`` i8 ``[B, L]``.
 
     Parameters
     ----------
@@ -143,7 +152,8 @@ class TrainingBatches(Dataset):
     n_timesteps
         Training time steps of the scheduler.
     captions
-        ``mean``: the text is the mean over a picture's captions; ``random``: it is that of one of them.
+        ``mean``: the mean over a picture's captions of their text features; ``random``: the tokens of one of them;
+        None: neither is read.
     share
         ``(rank, count)`` of the devices: this process gets every ``count``-th row of a batch.
     """
@@ -157,7 +167,7 @@ class TrainingBatches(Dataset):
         latents: LatentStore | None = None,
         scaling_factor: float = 1.0,
         n_timesteps: int = 1000,
-        captions: Literal["mean", "random"] = "mean",
+        captions: Literal["mean", "random"] | None = "mean",
         share: tuple[int, int] = (0, 1),
     ):
         self.captions = captions
@@ -194,26 +204,36 @@ class TrainingBatches(Dataset):
             rows = self._latent_rows[mine]
             shape = (2, len(items), *self.latents.mean.shape[1:])
             posterior, noise = random.standard_normal(shape, dtype=np.float32)[:, self.rows]
-            caption = random.integers(0, self.latents.text.shape[1], len(items))[self.rows]
+            caption = random.integers(0, CAPTIONS_PER_PICTURE, len(items))[self.rows]
             if self.captions == "mean":
-                text = self.latents.text[rows].astype(np.float32).mean(1)
-            else:
-                text = self.latents.text.one_of(rows, caption).astype(np.float32)
+                batch["text"] = self.latents.text[rows]
+            elif self.captions == "random":
+                tokens = self.latents.caption_tokens[rows]
+                batch["caption"] = tokens[np.arange(len(rows)), caption].astype(np.int64)
             mean, logvar = (store[rows].astype(np.float32) for store in (self.latents.mean, self.latents.logvar))
             batch |= {
                 "latents": np.float32(self.scaling_factor) * (mean + np.exp(0.5 * logvar) * posterior),
-                "text": text,
                 "noise": noise,
                 "timesteps": timesteps[self.rows],
                 "uniform": random.random(len(items), dtype=np.float32)[self.rows],
             }
         return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in batch.items()}
 
-    def loader(self, start: int, stop: int, workers: int = 0) -> DataLoader:
-        """Return an iterable over the batches of steps ``start`` to ``stop - 1``, in order whatever the workers."""
-        # By default a loader draws from torch's global generator, which would then differ after a resume.
-        own = torch.Generator()
-        return DataLoader(self, batch_size=None, sampler=range(start, stop), num_workers=workers, generator=own)
+    def loader(self, start: int, stop: int, workers: int = 0, pinned: bool = False) -> DataLoader:
+        """Return an iterable over the batches of steps ``start`` to ``stop - 1``, in order whatever the workers.
+
+        With `pinned`, batches lie in memory from which they are copied to a GPU while it computes.
+        """
+        return DataLoader(
+            self,
+            batch_size=None,
+            sampler=range(start, stop),
+            num_workers=workers,
+            pin_memory=pinned,
+            worker_init_fn=_leave_signals_to_the_trainer,
+            # By default a loader draws from torch's global generator, which would then differ after a resume.
+            generator=torch.Generator(),
+        )
 
     def fixed(self, limit: int = 256) -> Iterator[dict[str, torch.Tensor]]:
         """Yield the batches of a validation: the first `limit` items, mean of all repeats, the same noise every time.

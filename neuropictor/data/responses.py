@@ -1,8 +1,7 @@
-"""The prepared responses of one subject: a lazily read HDF5 file, chunked by trial."""
+"""The prepared responses of one subject: an HDF5 file of which trials are read as they are asked for."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -10,8 +9,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from neuropictor.data.rows import read_rows
-from neuropictor.data.stores import expect, finite, open_store
+from neuropictor.data.rows import Rows
+from neuropictor.data.stores import expect, open_store
 
 SPLITS = ("train", "validation", "test")
 """Names of the values 0, 1, 2 of the `split` data set."""
@@ -24,7 +23,7 @@ _ATTRIBUTES = ("subject", "data", "beta_version", "mesh")
 class ResponseStore:
     """Read access to a subject's `responses.h5`.
 
-    The file is opened on first use and once per process, so that a store may be handed to worker processes.
+    A store may be handed to worker processes.
 
     Parameters
     ----------
@@ -43,6 +42,8 @@ class ResponseStore:
         Of each trial: 0-based picture number, 1-based session, 0-based repeat, index into `SPLITS`.
     ncsnr : float32 array [V]
         Noise ceiling signal-to-noise ratio of each vertex, unitless.
+    rows : Rows
+        Responses of the trials [T, V] as stored, float16.
 
     Raises
     ------
@@ -54,8 +55,6 @@ class ResponseStore:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._file: h5py.File | None = None
-        self._process = -1
         if not self.path.is_file():
             raise FileNotFoundError(f"responses: no file {self.path}; the stage 'preprocess' writes it")
         with open_store(self.path) as file:
@@ -74,6 +73,7 @@ class ResponseStore:
             self.ncsnr = file["ncsnr"][:]
             self.subject = int(file.attrs["subject"])
             self.data, self.beta_version, self.mesh = (str(file.attrs[name]) for name in _ATTRIBUTES[1:])
+        self.rows = Rows(self.path, "responses")
         self._order = np.argsort(self.nsd_id, kind="stable")
         self._sorted_ids = self.nsd_id[self._order]
 
@@ -81,25 +81,14 @@ class ResponseStore:
         """Return the number of trials."""
         return self.shape[0]
 
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_file": None, "_process": -1}
-
     @property
     def n_vertices(self) -> int:
         """Number of vertices V."""
         return self.shape[1]
 
-    def _dataset(self) -> h5py.Dataset:
-        """Open the file anew in a forked or spawned process: HDF5 handles cannot be shared."""
-        if self._file is None or self._process != os.getpid():
-            self._file, self._process = h5py.File(self.path, "r"), os.getpid()
-        return self._file["responses"]
-
     def close(self) -> None:
         """Close the file; the next read opens it again."""
-        if self._file is not None and self._process == os.getpid():
-            self._file.close()
-        self._file = None
+        self.rows.close()
 
     def responses(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Read trials.
@@ -120,7 +109,7 @@ class ResponseStore:
                 f"{self.path}: trial {indices.min() if indices.min() < 0 else indices.max()} does not exist; "
                 f"allowed are 0..{len(self) - 1}"
             )
-        return finite(read_rows(self._dataset(), indices), self.path, "responses").astype(np.float32)
+        return self.rows[indices].astype(np.float32)
 
     def pictures(self, split: str) -> np.ndarray:
         """Return the picture numbers of a split ("train", "validation" or "test"), ascending and unique, int32 [n]."""
@@ -190,7 +179,7 @@ class ResponseWriter:
     def __init__(
         self, file: h5py.File, trials: int, n_vertices: int, *, subject: int, data: str, beta_version: str, mesh: str
     ):
-        self.dataset = file.create_dataset("responses", (trials, n_vertices), np.float16, chunks=(1, n_vertices))
+        self.dataset = file.create_dataset("responses", (trials, n_vertices), np.float16)
         self._file = file
         self._filled = 0
         file.attrs.update(subject=subject, data=data, beta_version=beta_version, mesh=mesh)

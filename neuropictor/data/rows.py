@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import h5py
 import numpy as np
+
+from neuropictor.data.stores import finite, open_store
 
 
 def read_rows(dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
@@ -26,3 +31,55 @@ def read_rows(dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
         if run.size:
             dataset.read_direct(values, np.s_[wanted[run[0]] : wanted[run[-1]] + 1], np.s_[run[0] : run[-1] + 1])
     return values[inverse]
+
+
+class Rows:
+    """Rows of one HDF5 data set, read as they are asked for; nothing is read before.
+
+    A data set in one piece, as the stages write it, is mapped into memory: all processes of a machine share what the
+    system keeps of the file, and it is given up where memory is needed. One in chunks is read through HDF5. Safe to
+    use in data loader workers: each process opens its own handle.
+
+    Parameters
+    ----------
+    path, name
+        File and data set.
+
+    Attributes
+    ----------
+    shape, dtype
+        Of the data set.
+    """
+
+    def __init__(self, path: str | Path, name: str):
+        self.path, self.name = str(path), name
+        with open_store(self.path) as file:
+            dataset = file[name]
+            self.shape, self.dtype = dataset.shape, dataset.dtype
+            self._offset = dataset.id.get_offset() if dataset.size else None
+        self._held: np.memmap | h5py.Dataset | None = None
+        self._process = -1
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """Return ``[len(rows), ...]`` in the stored type; rows in any order, repeated or not."""
+        held = self._open()
+        values = read_rows(held, rows) if isinstance(held, h5py.Dataset) else np.asarray(held[rows])
+        return finite(values, self.path, self.name)
+
+    def _open(self) -> np.memmap | h5py.Dataset:
+        if self._process != os.getpid():
+            if self._offset is None:
+                self._held = h5py.File(self.path, "r")[self.name]
+            else:
+                self._held = np.memmap(self.path, self.dtype, "r", self._offset, self.shape)
+            self._process = os.getpid()
+        return self._held
+
+    def close(self) -> None:
+        """Let go of the file; the next read opens it again."""
+        if self._process == os.getpid() and isinstance(self._held, h5py.Dataset):
+            self._held.file.close()
+        self._held, self._process = None, -1
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_held": None, "_process": -1}

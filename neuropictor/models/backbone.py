@@ -123,7 +123,7 @@ class Backbone:
     name: str
     unet: UNet2DConditionModel
     vae: AutoencoderKL
-    text_encoder: CLIPTextModel | CLIPTextModelWithProjection
+    text_encoder: CLIPTextModel | CLIPTextModelWithProjection | None
     tokenizer: PreTrainedTokenizerBase
     scheduler: DDIMScheduler
     image_encoder: ImageTower | None = None
@@ -220,31 +220,36 @@ class Backbone:
         """(C, h, w) of the latents."""
         return self.unet.config.in_channels, self.unet.config.sample_size, self.unet.config.sample_size
 
-    @property
+    @cached_property
     def context_shape(self) -> tuple[int, int]:
         """(L, D): tokens and width of the text prompt's embedding."""
         return self.text_encoder.config.max_position_embeddings, self.unet.config.cross_attention_dim
 
-    def _tokens(self, captions: list[str]) -> dict[str, Tensor]:
+    def tokens(self, captions: list[str]) -> Tensor:
+        """Captions -> token numbers [B, L], cut or padded to the tower's length."""
         batch = self.tokenizer(
             captions, padding="max_length", truncation=True, max_length=self.context_shape[0], return_tensors="pt"
         )
-        return {"input_ids": batch["input_ids"].to(self.device)}
+        return batch["input_ids"].to(self.device)
 
     @torch.no_grad()
     def encode_text(self, captions: list[str]) -> Tensor:
         """Captions -> context [B, L, D]: the text tower's last hidden state after its final norm."""
-        return self.text_encoder(**self._tokens(captions)).last_hidden_state
+        return self.text_encoder(input_ids=self.tokens(captions)).last_hidden_state
+
+    @property
+    def target_tower(self) -> nn.Module:
+        """The tower of `encode_target`."""
+        return self.text_encoder if self.target_encoder is None else self.target_encoder
 
     @torch.no_grad()
-    def encode_target(self, captions: list[str]) -> Tensor:
-        """Captions -> target of the semantic loss, [B, L, D].
+    def encode_target(self, tokens: Tensor) -> Tensor:
+        """Token numbers of captions [B, L] -> target of the semantic loss, [B, L, D].
 
         By default the same as `encode_text`, so in the space that the UNet reads. The official code takes the tower's
         last layer here, while the UNet reads the last but one: that needs a `target_encoder` with one layer more.
         """
-        tower = self.text_encoder if self.target_encoder is None else self.target_encoder
-        return tower(**self._tokens(captions)).last_hidden_state
+        return self.target_tower(input_ids=tokens).last_hidden_state
 
     @cached_property
     def _null(self) -> Tensor:
@@ -253,6 +258,11 @@ class Backbone:
     def null_context(self) -> Tensor:
         """Context of the empty caption, [1, L, D]: the unconditional branch of classifier-free guidance."""
         return self._null.to(self.device)
+
+    def drop_towers(self) -> None:
+        """Let go of the towers, whose part in a training is the null context: 1.4 GB in Stable Diffusion."""
+        self.null_context()
+        self.text_encoder = self.image_encoder = self.target_encoder = None
 
     def to_tensor(self, pictures: np.ndarray) -> Tensor:
         """Pictures uint8 [B, S, S, 3] -> float [B, 3, S, S] in -1..1 on the backbone's device."""
@@ -294,7 +304,7 @@ class Backbone:
                 f"backbone {self.name}: its text_encoder/ has no projection into a space shared with pictures; "
                 "allowed: a CLIPTextModelWithProjection, for example the miniature's"
             )
-        return nn.functional.normalize(self.text_encoder(**self._tokens(captions)).text_embeds, dim=-1)
+        return nn.functional.normalize(self.text_encoder(input_ids=self.tokens(captions)).text_embeds, dim=-1)
 
     def category_features(self, categories: list[str]) -> Tensor:
         """Category names -> unit vectors [N, E], each the mean over the prompt ensemble."""

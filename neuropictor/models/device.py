@@ -1,6 +1,9 @@
-"""Where tensors live: the device and thread count that the runtime section asks for."""
+"""Where tensors live and how exactly they are computed with: what the runtime section asks for, decided here alone."""
 
+import logging
 import os
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -8,9 +11,41 @@ import torch
 if TYPE_CHECKING:
     from neuropictor.config import RuntimeConfig
 
+log = logging.getLogger(__name__)
+
+_CPU_DESCRIPTION = Path("/proc/cpuinfo")
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Tell whether a device has instructions for bf16; a CPU that does not describe itself is taken to have them."""
+    if device.type != "cpu" or not _CPU_DESCRIPTION.is_file():
+        return True
+    # x86-64: avx512_bf16, amx_bf16; Arm: bf16.
+    return re.search(r"\b(avx512_|amx_)?bf16\b", _CPU_DESCRIPTION.read_text()) is not None
+
+
+def _set_arithmetic(runtime: "RuntimeConfig", device: torch.device) -> None:
+    """Decide for this process what float32 means on a GPU, and whether a computation repeats bit for bit there.
+
+    With precision fp32 products are products of float32 numbers; in the lower precisions those products that are left
+    in float32 may have factors of TF32's 11 digits, which are more than those of bf16.
+    """
+    tf32 = runtime.precision != "fp32"
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = not runtime.deterministic
+    if runtime.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by cuBLAS, before its first use
+    torch.use_deterministic_algorithms(runtime.deterministic, warn_only=True)
+    if runtime.precision == "bf16" and not fast_bf16(device):
+        log.warning(
+            "runtime.precision: bf16 asked for, but this processor has no instructions for it and takes about 12 times"
+            " as long as with fp32; allowed: fp32, for example runtime: {precision: fp32}"
+        )
+
 
 def prepare_device(runtime: "RuntimeConfig") -> torch.device:
-    """Set the thread count and return the device of a runtime section.
+    """Set thread count and arithmetic, and return the device of a runtime section.
 
     ``auto`` takes CUDA where there is one, else Apple's MPS, else the CPU.
 
@@ -25,6 +60,12 @@ def prepare_device(runtime: "RuntimeConfig") -> torch.device:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if there["cuda"] and "LOCAL_RANK" in os.environ:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # what "cuda" then means in this process
+    device = _chosen(runtime, there)
+    _set_arithmetic(runtime, device)
+    return device
+
+
+def _chosen(runtime: "RuntimeConfig", there: dict[str, bool]) -> torch.device:
     if runtime.device == "auto":
         if runtime.gpus and not there["cuda"]:
             raise RuntimeError(

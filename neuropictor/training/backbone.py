@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuropictor.models.backbone import PROMPTS, Backbone
-from neuropictor.models.device import prepare_device
+from neuropictor.models.device import fast_bf16, prepare_device
 from neuropictor.runlog import RunRecord, progress
 from neuropictor.simulation.scenes import CATEGORIES, Scene, captions
 from neuropictor.training.loop import write_history
@@ -187,7 +187,7 @@ def train_vae(
 
     def loss_of(rows: np.ndarray) -> Tensor:
         truth = backbone.to_tensor(pictures[rows]).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(truth.device.type, torch.bfloat16):
+        with torch.autocast(truth.device.type, torch.bfloat16, enabled=fast_bf16(truth.device)):
             posterior = vae.encode(truth).latent_dist
             loss = _vae_loss(backbone, vae.decode(posterior.sample()).sample, truth)
         return loss + 3e-4 * 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
@@ -229,7 +229,7 @@ def train_decoder(
     def loss_of(rows: np.ndarray) -> Tensor:
         truth = backbone.to_tensor(pictures[rows]).contiguous(memory_format=torch.channels_last)
         latents = mean[rows] + (0.5 * logvar[rows]).exp() * torch.randn_like(mean[rows])
-        with torch.autocast(truth.device.type, torch.bfloat16):
+        with torch.autocast(truth.device.type, torch.bfloat16, enabled=fast_bf16(truth.device)):
             return _vae_loss(backbone, vae.decode(latents).sample, truth)
 
     def check() -> dict[str, float]:

@@ -137,6 +137,7 @@ def calibrate(
             save_autoencoder(module, out, start)
             write_history(out.parent / "history.csv", history)
         record.add(data=batches.responses.data, pictures=len(batches.responses))
+        record.add(precision=runtime.precision)
         record.add(parameters=sum(p.numel() for p in module.parameters()))
         record.add(**{f"{split}_{name}": value for _, split, name, value in history[-2:]})
     if accelerator.is_main_process:

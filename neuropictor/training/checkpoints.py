@@ -182,10 +182,13 @@ def restore_state(
     module.load_state_dict(_part("module", tensors))
     for name, tensor in _part("average", tensors).items():
         average[name].copy_(tensor)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     values: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in _part("optimizer", tensors).items():
         index, name = key.split(".", 1)
-        values.setdefault(int(index), {})[name] = tensor
+        # In the memory layout of the weight, as the fused optimizer takes for granted.
+        like = parameters[int(index)] if tensor.dim() else tensor
+        values.setdefault(int(index), {})[name] = torch.empty_like(like, device="cpu").copy_(tensor)
     optimizer.load_state_dict({"state": values, "param_groups": optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(tensors["random.cpu"])
     devices = _part("random.cuda", tensors)

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 Batch = Mapping[str, torch.Tensor]
 ADAM_BETAS = (0.9, 0.999)  # official training, neuropictor.md section 2
 SIGTERM_STATUS = 128 + signal.SIGTERM
+#: Steps between two questions of several processes whether one of them was asked to end; each waits for the device.
+AGREEMENT_INTERVAL = 10
 HISTORY_COLUMNS = ("step", "split", "name", "value")
 
 
@@ -79,6 +81,8 @@ class Recipe:
         Decay of the moving average of the weights; 0 for none.
     validation_interval
         Steps between validations; there is always one at the end.
+    fresh_optimizer_at
+        Step, counted from 0, that the optimizer takes without memory of those before; None for none.
     """
 
     steps: int
@@ -86,6 +90,7 @@ class Recipe:
     weight_decay: float
     ema: float
     validation_interval: int
+    fresh_optimizer_at: int | None = None
 
 
 def learning_rate(step: int, steps: int, highest: float, warmup: int, schedule: str) -> float:
@@ -109,18 +114,30 @@ def split_batch(batch: Batch, parts: int) -> Iterator[tuple[float, Batch]]:
         yield min(size, rows - start) / rows, part
 
 
-def make_accelerator(runtime: "RuntimeConfig") -> Accelerator:
-    """Return accelerate's helper for the device and precision of a runtime section; refuse fp16, it loses gradients."""
+def make_accelerator(runtime: "RuntimeConfig", parts_unused: bool = False) -> Accelerator:
+    """Return accelerate's helper for the device of a runtime section; refuse fp16, it loses gradients.
+
+    Parameters
+    ----------
+    runtime
+        Section of the configuration. Its precision is the business of `Trainer`: accelerate would make all outputs of
+        the module float32.
+    parts_unused
+        Whether some steps leave trained weights without a gradient, for which several processes must then search in
+        every step.
+    """
     if runtime.precision == "fp16":
         raise ValueError(
             "runtime.precision: 'fp16' is for sampling, small gradients are lost in it; allowed for training: fp32 or "
             "bf16, for example runtime: {precision: bf16}"
         )
     device = prepare_device(runtime)
-    precision = "bf16" if runtime.precision == "bf16" else "no"
-    # The first steps may be on the semantic loss alone, in which some weights have no part.
-    parallel = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(mixed_precision=precision, cpu=device.type == "cpu", kwargs_handlers=[parallel])
+    # All processes have the same buffers, which no step changes. A static graph would save little more and fails with
+    # no_sync (torch 2.13: "expect_autograd_hooks_").
+    parallel = DistributedDataParallelKwargs(
+        broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=parts_unused
+    )
+    return Accelerator(mixed_precision="no", cpu=device.type == "cpu", kwargs_handlers=[parallel])
 
 
 class _Average:
@@ -154,10 +171,15 @@ class _Termination:
         self.requested = False
         self.accelerator, self.parent = accelerator, os.getppid()
 
-    def agreed(self) -> bool:
-        """Tell whether to end after this step: all processes do if one was asked to or has lost its launcher."""
+    def agreed(self, due: bool) -> bool:
+        """Tell whether to end after this step: all processes do if one was asked to or has lost its launcher.
+
+        Several processes ask each other where it is `due`, a function of the step alone.
+        """
         if self.accelerator.num_processes == 1:
             return self.requested
+        if not due:
+            return False
         asked = self.requested or os.getppid() != self.parent
         return bool(self.accelerator.reduce(torch.tensor(float(asked), device=self.accelerator.device)).item())
 
@@ -190,7 +212,7 @@ class Trainer:
     recipe
         How long and how fast.
     runtime
-        Workers and intervals of log and checkpoints.
+        Precision, parts of a batch, workers, and intervals of log and checkpoints.
     checkpoints
         Where to save and from where to continue.
     accelerator
@@ -283,7 +305,8 @@ class Trainer:
         running: dict[str, list[torch.Tensor]] = {}
         self.module.train()
         counted, since = start, time.monotonic()
-        loader = self.batches.loader(start, steps, self.runtime.workers)
+        pinned = self.accelerator.device.type == "cuda"
+        loader = self.batches.loader(start, steps, self.runtime.workers, pinned)
         with progress(steps, description, start=start, unit="step") as bar:
             for step, batch in enumerate(loader, start=start):
                 losses = self._step(step, batch)
@@ -302,9 +325,9 @@ class Trainer:
                     bar.advance(1)
                 if done % self.recipe.validation_interval == 0 or done == steps:
                     self._validate(done)
-                ending = termination.agreed() and done < steps
-                last = done == steps or ending
-                if last or done % self.runtime.checkpoint_interval == 0:
+                due = done % self.runtime.checkpoint_interval == 0
+                ending = termination.agreed(due or done % AGREEMENT_INTERVAL == 0) and done < steps
+                if due or ending or done == steps:
                     self._check(done, "train", {name: value.item() for name, value in losses.items()})
                     self._save(done)
                 if ending:
@@ -315,13 +338,15 @@ class Trainer:
     def _step(self, step: int, batch: Batch) -> dict[str, torch.Tensor]:
         for group, factor in zip(self._adam.param_groups, self.factors, strict=True):
             group["lr"] = self.recipe.rate(step) * factor
+        if step == self.recipe.fresh_optimizer_at:
+            self._adam.state.clear()
         means: dict[str, torch.Tensor] = {}
         parts = list(split_batch(batch, self.runtime.accumulation))
         for number, (share, part) in enumerate(parts, start=1):
             # Gradients of several devices are exchanged once a step, with the last part.
             waiting = self.accelerator.no_sync(self.module) if number < len(parts) else nullcontext()
             with waiting:
-                with self.accelerator.autocast():
+                with self._autocast():
                     losses = self.task.losses(self.module, self._to_device(part), step)
                 self.accelerator.backward(losses["loss"] * share)
             for name, value in losses.items():
@@ -330,6 +355,10 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update(step + 1)
         return means
+
+    def _autocast(self) -> torch.autocast:
+        low = self.runtime.precision == "bf16"
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=low)
 
     def _over_processes(self, value: torch.Tensor) -> float:
         """Return the mean of a value over all processes, whose shares of a batch are equal."""
@@ -364,7 +393,7 @@ class Trainer:
         count = 0
         for batch in self.validation.fixed():
             size = len(batch["responses"])
-            with self.accelerator.autocast():
+            with self._autocast():
                 losses = self.task.losses(self.task.module, self._to_device(batch), None)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value.item() * size

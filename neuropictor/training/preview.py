@@ -29,14 +29,10 @@ class Preview:
         Its UNet is on the device of the training; its VAE goes there while it decodes.
     batch
         First batch of a validation, see `neuropictor.data.datasets.TrainingBatches.fixed`.
-    dtype
-        Arithmetic of the UNet, as in training.
     """
 
-    def __init__(
-        self, networks: "Networks", backbone: "Backbone", batch: "Mapping[str, torch.Tensor]", dtype: torch.dtype
-    ):
-        self.networks, self.backbone, self.dtype = networks, backbone, dtype
+    def __init__(self, networks: "Networks", backbone: "Backbone", batch: "Mapping[str, torch.Tensor]"):
+        self.networks, self.backbone = networks, backbone
         self.batch = {name: values[:PICTURES] for name, values in batch.items()}
         self._seen: np.ndarray | None = None
 
@@ -47,7 +43,8 @@ class Preview:
         pipeline = NeuroPictorPipeline.from_parts(self.networks, self.backbone)
         pipeline.set_progress_bar_config(disable=True)
         seeds = [torch.Generator().manual_seed(number) for number in range(len(self.batch["latents"]))]
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+        low = self.backbone.unet.dtype == torch.bfloat16
+        with torch.autocast(device.type, torch.bfloat16, enabled=low):
             latents = pipeline(
                 responses=self.batch["responses"],
                 components=self.batch.get("components"),

@@ -2,13 +2,13 @@
 
 Both minimise the backbone's own diffusion loss plus, with a weight, the squared distance between the guiding network's
 semantic feature and the text tower's output for the picture's captions. The first steps may be taken on the semantic
-loss alone, which costs a small part of a whole step. Refining starts from pretrained weights,
-switches the guiding network's extra branch on, and may end in a short adaptation to classifier-free guidance, in which
-some contexts are replaced by that of the empty prompt. The backbone never gets weight gradients.
+loss alone, which costs a small part of a whole step. Refining starts from pretrained weights and switches the guiding
+network's extra branch on. Both may end in a short adaptation to classifier-free guidance, in which some contexts are
+replaced by that of the empty prompt. The backbone never gets weight gradients.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +25,19 @@ from neuropictor.models.alignment import AlignmentNetwork
 from neuropictor.models.backbone import Backbone, backbone_folder
 from neuropictor.models.encoder import FMRIEncoder
 from neuropictor.models.maps import MapOperator
-from neuropictor.models.memory import cast_once, recompute_activations
-from neuropictor.models.networks import Networks, autoencoder_start, check_fit, check_space, load_autoencoder
+from neuropictor.models.memory import recompute_activations
+from neuropictor.models.networks import (
+    Modulation,
+    Networks,
+    autoencoder_start,
+    check_fit,
+    check_space,
+    load_autoencoder,
+)
 from neuropictor.models.pipeline import NeuroPictorPipeline
 from neuropictor.models.pipeline_folder import pipeline_paths, read_networks, read_schedule
 from neuropictor.models.population import AUTOENCODER, population_file, population_pipeline
+from neuropictor.models.speed import DTYPES
 from neuropictor.runlog import RunRecord
 from neuropictor.training.board import BOARD_FOLDER, Board
 from neuropictor.training.checkpoints import CheckpointFolder, make_guard
@@ -52,21 +60,28 @@ class ModulationTask:
     module
         The networks; with the ``pretrain`` variant the unused extra branch is left out of training.
     backbone
-        On its device; only the UNet, the scheduler and the null context are used.
+        On its device; only the UNet, the scheduler and the null context are used. The UNet computes in the precision of
+        its weights: it is called outside autocast, under which CUDA would compute its norms in float32.
     maps
         Map operator on the same device.
     config
         Section of the stage.
+    tower
+        Text tower that makes the semantic loss's targets of captions' tokens; None where batches have them made.
     """
 
     def __init__(
-        self, module: Networks, backbone: Backbone, maps: MapOperator, config: "ReconstructConfig | RefineConfig"
+        self,
+        module: Networks,
+        backbone: Backbone,
+        maps: MapOperator,
+        config: "ReconstructConfig | RefineConfig",
+        tower: nn.Module | None = None,
     ):
-        self.module, self.maps, self.config = module, maps, config
+        self.module, self.maps, self.config, self.tower = module, maps, config, tower
         self.unet, self.scheduler = backbone.unet, backbone.scheduler
         self.null_context = backbone.null_context()
-        adapted = getattr(config, "guidance_adaptation", None)
-        self.adaptation = adapted if adapted is not None and adapted.steps else None
+        self.adaptation = config.guidance_adaptation if config.guidance_adaptation.steps else None
         if module.guiding.config.variant == "pretrain":
             for part in (module.guiding.extra, module.guiding.extra_out):
                 part.requires_grad_(False)
@@ -95,30 +110,42 @@ class ModulationTask:
         return batch["uniform"] < share if share else None
 
     def losses(self, module: nn.Module, batch: Batch, step: int | None) -> dict[str, torch.Tensor]:
-        """Return ``loss`` and its parts ``diffusion`` and ``semantic`` (unweighted), means over the batch."""
+        """Return ``loss`` and its parts ``diffusion`` and ``semantic`` (unweighted), means over the batch.
+
+        Where the semantic loss has no weight it is not computed.
+        """
         maps, components = self.maps(batch["responses"]), batch.get("components")
         if step is not None and step < self.config.semantic_steps:
-            modulation = module(maps, None, None, components=components)
-            semantic = functional.mse_loss(modulation.semantic.float(), batch["text"])
+            semantic = self._semantic(module(maps, None, None, components=components), batch)
             return {"loss": semantic, "semantic": semantic}
         latents, noise, timesteps = batch["latents"], batch["noise"], batch["timesteps"]
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         modulation = module(maps, noisy, timesteps, self.null_context, self._dropped(batch, step), components)
-        predicted = self.unet(
-            noisy,
-            timesteps,
-            modulation.context,
-            down_block_additional_residuals=modulation.skips,
-            mid_block_additional_residual=modulation.middle,
-            return_dict=False,
-        )[0]
+        dtype = self.unet.dtype
+        with torch.autocast(noisy.device.type, enabled=False):
+            predicted = self.unet(
+                noisy.to(dtype),
+                timesteps,
+                modulation.context.to(dtype),
+                down_block_additional_residuals=[skip.to(dtype) for skip in modulation.skips],
+                mid_block_additional_residual=modulation.middle.to(dtype),
+                return_dict=False,
+            )[0]
         diffusion = functional.mse_loss(predicted.float(), self._target(latents, noise, timesteps))
-        semantic = functional.mse_loss(modulation.semantic.float(), batch["text"])
-        return {
-            "loss": diffusion + self.config.semantic_weight * semantic,
-            "diffusion": diffusion,
-            "semantic": semantic,
-        }
+        if not self.config.uses_text:
+            return {"loss": diffusion, "diffusion": diffusion}
+        semantic = self._semantic(modulation, batch)
+        loss = diffusion + self.config.semantic_weight * semantic
+        return {"loss": loss, "diffusion": diffusion, "semantic": semantic}
+
+    def _semantic(self, modulation: Modulation, batch: Batch) -> torch.Tensor:
+        """Return the squared distance between the semantic feature and the captions' target."""
+        if self.tower is None:
+            target = batch["text"]
+        else:
+            with torch.no_grad(), torch.autocast(batch["caption"].device.type, enabled=False):
+                target = self.tower(input_ids=batch["caption"]).last_hidden_state
+        return functional.mse_loss(modulation.semantic.float(), target.float())
 
     def _target(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """Return what the UNet was trained to predict."""
@@ -134,7 +161,7 @@ class ModulationTask:
 
 def _train(
     stage: str,
-    networks: Networks,
+    start: Callable[[Backbone], Networks],
     responses: Sequence[str | Path],
     components: Sequence[str | Path] | None,
     latents: Sequence[str | Path],
@@ -144,27 +171,37 @@ def _train(
     inputs: Mapping[str, str | Path],
     out: Path,
     scheduler: Mapping[str, Any] | None = None,
+    target: str | Path | None = None,
 ) -> None:
-    """Train `networks` on all `responses` and write a pipeline's folder, with history and record beside its parts."""
+    """Train the networks that `start` makes on all `responses`; write a pipeline's folder with history and record."""
     inputs = {"backbone": backbone_folder(backbone), **inputs}
     inputs |= {f"latents.{i}": path for i, path in enumerate(latents)}
     inputs |= {f"responses.{i}": path for i, path in enumerate(responses)}
     inputs |= {f"components.{i}": path for i, path in enumerate(components or ())}
+    target = target if config.runs_tower and target else None
+    if target is not None:
+        inputs["target"] = target
     guard = make_guard({stage: config}, inputs, __file__ if runtime.track_code else None)
-    accelerator = make_accelerator(runtime)
+    accelerator = make_accelerator(runtime, parts_unused=config.semantic_steps > 0)
     with RunRecord(
         out / "run.json", stage, config=config, seed=config.seed, inputs=inputs.values(), outputs=[out]
     ) as record:
-        frozen = Backbone.load(backbone)
+        frozen = Backbone.load(backbone, target)
+        tower = frozen.target_tower if config.runs_tower else None
+        frozen.drop_towers()
+        networks = start(frozen)
         check_fit(networks, frozen, scheduler)
-        frozen.null_context()  # made before the UNet moves: VAE and text tower are not used by steps and stay behind
-        frozen.unet.to(accelerator.device)
-        if runtime.precision == "bf16":
-            cast_once(frozen.unet, torch.bfloat16)
+        to = {"device": accelerator.device, "dtype": DTYPES[runtime.precision]}
+        frozen.unet.to(**to)
+        if accelerator.device.type == "cuda":  # on a CPU the miniature's steps take 5 % longer with it
+            for part in (frozen.unet, networks.manipulation.control):
+                part.to(memory_format=torch.channels_last)
+        if tower is not None:
+            tower.to(**to)
         if runtime.gradient_checkpointing:
             recompute_activations(networks, frozen.unet)
         maps = MapOperator.shipped(networks.encoder.config.image_size).to(accelerator.device)
-        task = ModulationTask(networks, frozen, maps, config)
+        task = ModulationTask(networks, frozen, maps, config, tower)
         share = (accelerator.process_index, accelerator.num_processes)
         store = LatentStore(*latents)
         _check_latents(store, frozen)
@@ -177,17 +214,23 @@ def _train(
                 latents=store,
                 scaling_factor=frozen.vae.config.scaling_factor,
                 n_timesteps=frozen.scheduler.config.num_train_timesteps,
-                captions=config.captions,
+                captions=config.captions if config.uses_text else None,
                 share=part,
             )
             for split, part in (("train", share), ("validation", (0, 1)))
         )
         check_space(networks.alignment, batches.responses.space)
-        recipe = Recipe(task.steps, task.rate, config.weight_decay, config.ema, config.validation_interval)
+        recipe = Recipe(
+            task.steps,
+            task.rate,
+            config.weight_decay,
+            config.ema,
+            config.validation_interval,
+            fresh_optimizer_at=config.steps if task.adaptation else None,
+        )
         checkpoints = CheckpointFolder(out / "checkpoints", guard)
         shown = next(validation.fixed(PICTURES), None)
-        dtype = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
-        preview = Preview(networks, frozen, shown, dtype) if shown else None
+        preview = Preview(networks, frozen, shown) if shown else None
         board = Board(out / BOARD_FOLDER, batches.responses.data, preview)
         trainer = Trainer(task, batches, validation, recipe, runtime, checkpoints, accelerator, board)
         history = trainer.run({"pretrain": "Pretraining", "refine": "Refining"}[stage])
@@ -196,7 +239,7 @@ def _train(
             write_history(out / "history.csv", history)
         record.add(data=batches.responses.data, pictures=len(batches.responses))
         record.add(subjects=sorted({int(s) for s in batches.responses.subject}))
-        record.add(steps_per_second=round(trainer.steps_per_second, 4))
+        record.add(precision=runtime.precision, steps_per_second=round(trainer.steps_per_second, 4))
         record.add(parameters=sum(p.numel() for p in networks.parameters() if p.requires_grad))
         record.add(**{f"{split}_{name}": value for _, split, name, value in history[-6:]})
     if accelerator.is_main_process:
@@ -208,7 +251,7 @@ def _check_latents(store: LatentStore, backbone: Backbone) -> None:
     """Refuse latents and texts of another backbone's size."""
     for name, found, wanted in (
         ("latents (channels, height, width)", store.mean.shape[1:], backbone.latent_shape),
-        ("texts (tokens, width)", store.text.shape[2:], backbone.context_shape),
+        ("texts (tokens, width)", store.text.shape[1:], backbone.context_shape),
     ):
         if tuple(found) != tuple(wanted):
             raise ValueError(
@@ -227,6 +270,7 @@ def pretrain(
     out: str | Path,
     components: Sequence[str | Path] | None = None,
     aligned_tokens: int = 0,
+    target: str | Path | None = None,
 ) -> None:
     """Train the networks on several subjects together.
 
@@ -251,22 +295,29 @@ def pretrain(
         Component files of the same subjects, see `neuropictor.data.alignment`; None for the paper's networks.
     aligned_tokens
         Number of tokens that new networks make of components.
+    target
+        Folder of the semantic loss's text tower, which is read with ``captions: random`` if that loss has a weight;
+        None or empty: the backbone's own.
     """
     verify(autoencoder)
-    torch.manual_seed(config.seed)
-    encoder = load_autoencoder(autoencoder).encoder
     inputs, schedule = {"autoencoder": autoencoder}, None
     if config.init == "population":
         inputs |= {f"population.{path.name}": path for path in pipeline_paths(population_pipeline(backbone))}
-        networks = _population_start(encoder, autoencoder, backbone)
         schedule = read_schedule(population_pipeline(backbone))
-    else:
+
+    def start(frozen: Backbone) -> Networks:
+        torch.manual_seed(config.seed)
+        encoder = load_autoencoder(autoencoder).encoder
+        if config.init == "population":
+            return _population_start(encoder, autoencoder, backbone)
         alignment = None
         if components is not None:
             aligned = ComponentStore(components[0], ResponseStore(responses[0]))
             alignment = AlignmentNetwork(aligned.size, aligned_tokens, encoder.config.width, aligned.space)
-        networks = Networks.build(encoder, Backbone.load(backbone), "pretrain", alignment)
-    _train("pretrain", networks, responses, components, latents, backbone, config, runtime, inputs, Path(out), schedule)
+        return Networks.build(encoder, frozen, "pretrain", alignment)
+
+    files = (responses, components, latents, backbone)
+    _train("pretrain", start, *files, config, runtime, inputs, Path(out), schedule, target)
 
 
 def _population_start(encoder: FMRIEncoder, autoencoder: str | Path, backbone: str | Path) -> Networks:
@@ -307,11 +358,15 @@ def refine(
     runtime: "RuntimeConfig",
     out: str | Path,
     components: str | Path | None = None,
+    target: str | Path | None = None,
 ) -> None:
     """Tune pretrained networks on one subject; parameters as in `pretrain`, of one subject, `pretrained` its output."""
     verify(pretrained)
-    torch.manual_seed(config.seed)
-    start, schedule = read_networks(pretrained, variant="refine"), read_schedule(pretrained)
-    aligned = None if components is None else [components]
     inputs = {f"pretrained.{path.name}": path for path in pipeline_paths(pretrained)}
-    _train("refine", start, [responses], aligned, [latents], backbone, config, runtime, inputs, Path(out), schedule)
+
+    def start(frozen: Backbone) -> Networks:
+        torch.manual_seed(config.seed)
+        return read_networks(pretrained, variant="refine")
+
+    files = ([responses], None if components is None else [components], [latents], backbone)
+    _train("refine", start, *files, config, runtime, inputs, Path(out), read_schedule(pretrained), target)

@@ -174,9 +174,10 @@ def write_latents(path, stimuli):
     store, backbone = StimulusStore(stimuli), PretendBackbone()
     mean, logvar = backbone.encode_pictures(store.pictures(store.nsd_id))
     texts = [[lines[i % len(lines)] for i in range(5)] for lines in store.captions(store.nsd_id)]
-    text = np.stack([backbone.encode_text(lines).numpy() for lines in texts])
+    text = np.stack([backbone.encode_text(lines).numpy().mean(0) for lines in texts])
     with h5py.File(path, "w") as file:
         file["nsd_id"] = store.nsd_id
         file["mean"], file["logvar"] = mean.numpy().astype(np.float16), logvar.numpy().astype(np.float16)
         file["text"] = text.astype(np.float16)
+        file["caption_tokens"] = np.zeros((len(text), 5, text.shape[1]), np.int32)
     return path

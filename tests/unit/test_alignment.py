@@ -20,11 +20,11 @@ def stores(tmp_path):
     """A subject whose vertices mix the pictures' latents and text features; two noisy repeats of each picture."""
     random = np.random.default_rng(0)
     mean = random.standard_normal((PICTURES, 2, 2, 2)) * np.array([4, 3, 2, 1, 0.1, 0.1, 0.1, 0.1]).reshape(2, 2, 2)
-    text = np.repeat(random.standard_normal((PICTURES, 1, 3, 4)) * [[[[3, 2, 1, 0.1]]]], 5, axis=1)
+    text = random.standard_normal((PICTURES, 3, 4)) * [[[3, 2, 1, 0.1]]]
     with h5py.File(tmp_path / "latents.h5", "w") as file:
         file["mean"], file["logvar"], file["text"] = mean, np.zeros_like(mean), text
-        file["nsd_id"] = np.arange(PICTURES)
-    features = np.concatenate([mean.reshape(PICTURES, -1), text[:, 0].reshape(PICTURES, -1)], 1)
+        file["nsd_id"], file["caption_tokens"] = np.arange(PICTURES), np.zeros((PICTURES, 5, 3), np.int32)
+    features = np.concatenate([mean.reshape(PICTURES, -1), text.reshape(PICTURES, -1)], 1)
     signal = features @ random.standard_normal((features.shape[1], VERTICES))
     nsd_id = random.permutation(np.repeat(np.arange(PICTURES), 2))
     with h5py.File(tmp_path / "responses.h5", "w") as file:
@@ -149,7 +149,7 @@ def test_tokens_have_the_encoders_width():
 
 def test_features_that_hardly_differ_are_named(stores):
     with h5py.File(stores / "latents.h5", "r+") as file:
-        file["text"][...] = file["text"][:1] + np.arange(PICTURES).reshape(-1, 1, 1, 1) % 3
+        file["text"][...] = file["text"][:1] + np.arange(PICTURES).reshape(-1, 1, 1) % 3
     latents = LatentStore(stores / "latents.h5")
     with pytest.raises(
         ValueError, match=r"align\.text_components: 3 are more than the 1 directions .* allowed: 1 to 1,"

@@ -43,7 +43,10 @@ def test_latents_are_the_backbones(tiny_latents, tiny_prepared, tiny_backbone):
     np.testing.assert_allclose(store.logvar[rows], logvar.numpy(), atol=2e-2)
     captions = [(texts * 5)[:5] for texts in stimuli.captions(ids)]
     for row, texts in zip(rows, captions, strict=True):
-        np.testing.assert_allclose(store.text[[row]][0], backbone.encode_text(texts).numpy(), atol=2e-3)
+        features = backbone.encode_text(texts)
+        np.testing.assert_allclose(store.text[[row]][0], features.mean(0).numpy(), atol=2e-3)
+        tokens = torch.from_numpy(store.caption_tokens[[row]][0]).long()
+        torch.testing.assert_close(backbone.encode_target(tokens), features, rtol=0, atol=0)
     assert (tiny_latents.parent / "latents.run.json").is_file()
     with pytest.raises(KeyError, match="nsd_id 7 is not among its 26"):
         store.rows(np.array([103, 7]))
@@ -55,25 +58,57 @@ def test_several_latents_files_are_read_as_one(tiny_latents, tmp_path):
         with h5py.File(tiny_latents) as source, h5py.File(path, "w") as file:
             for name in source:
                 file[name] = source[name][part]
-    for limit in (0, 2**30):
-        both = LatentStore(*split, memory_limit=limit)
-        np.testing.assert_array_equal(both.nsd_id, whole.nsd_id)
-        ids = np.array([125, 100, 112, 113, 100, 124])
-        places = np.array([0, 4, 2, 2, 1, 3])
-        for store in (whole, LatentStore(tiny_latents, memory_limit=0), both):
-            rows = store.rows(ids)
-            np.testing.assert_array_equal(store.text.one_of(rows, places), store.text[rows][np.arange(6), places])
-        for name in ("mean", "logvar", "text"):
-            found, expected = getattr(both, name), getattr(whole, name)
-            np.testing.assert_array_equal(found[both.rows(ids)], expected[whole.rows(ids)])
-            assert found.shape[1:] == expected.shape[1:]
+    both = LatentStore(*split)
+    np.testing.assert_array_equal(both.nsd_id, whole.nsd_id)
+    ids = np.array([125, 100, 112, 113, 100, 124])
+    for name in ("mean", "logvar", "text", "caption_tokens"):
+        found, expected = getattr(both, name), getattr(whole, name)
+        np.testing.assert_array_equal(found[both.rows(ids)], expected[whole.rows(ids)])
+        assert found.shape[1:] == expected.shape[1:]
 
 
-def test_rows_are_the_same_from_memory_and_from_the_file(tiny_latents):
-    memory, lazy = Rows(tiny_latents, "text"), Rows(tiny_latents, "text", memory_limit=0)
+def in_chunks(path, copy):
+    """Copy a store with its data sets in chunks, as older ones are."""
+    with h5py.File(path) as source, h5py.File(copy, "w") as file:
+        file.attrs.update(source.attrs)
+        for name, values in source.items():
+            file.create_dataset(name, data=values[:], chunks=(1, *values.shape[1:]))
+    return copy
+
+
+def test_rows_are_mapped_into_memory_and_read_from_chunks_of_older_files(tiny_latents, tmp_path):
+    chunked = in_chunks(tiny_latents, tmp_path / "chunked.h5")
+    with h5py.File(tiny_latents) as file:
+        expected = file["text"][:]
     rows = np.array([9, 2, 2, 25])
-    np.testing.assert_array_equal(memory[rows], lazy[rows])
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(lazy))[rows], memory[rows])
+    for path, kind in ((tiny_latents, np.memmap), (chunked, h5py.Dataset)):
+        held = Rows(path, "text")
+        assert held._held is None  # nothing is read before it is asked for
+        np.testing.assert_array_equal(held[rows], expected[rows])
+        assert isinstance(held._held, kind) and not isinstance(held[rows], np.memmap)
+        again = pickle.dumps(held)
+        assert len(again) < 1000
+        np.testing.assert_array_equal(pickle.loads(again)[rows], expected[rows])
+        held.close()
+        np.testing.assert_array_equal(held[rows], expected[rows])
+
+
+def test_what_is_not_finite_is_named_when_it_is_read(paths, tmp_path):
+    copy = shutil.copy(paths[0], tmp_path / "responses.h5")
+    with h5py.File(copy, "r+") as file:
+        file["responses"][4, 7] = np.nan
+    rows = Rows(copy, "responses")
+    assert np.isfinite(rows[np.array([3, 5])]).all()
+    with pytest.raises(ValueError, match=r"responses.h5: 1 of 17842 values read of responses are not finite"):
+        rows[np.array([3, 4])]
+
+
+def test_the_responses_of_a_split_are_read_when_they_are_asked_for(paths):
+    for split in ("train", "validation"):
+        pictures = PictureResponses(paths, split)
+        assert all(rows._held is None for rows in pictures._rows["responses"])
+        pictures.read(np.array([0]), pictures.choose(np.array([0]), "mean", np.random.default_rng(0)))
+        assert isinstance(pictures._rows["responses"][0]._held, np.memmap)
 
 
 def test_maps_are_the_operators():
@@ -86,9 +121,8 @@ def test_maps_are_the_operators():
         MapOperator(operator)(responses[:, :-1])
 
 
-@pytest.mark.parametrize("memory_limit", [0, 2**30])
-def test_mean_of_all_repeats(paths, memory_limit):
-    pictures = PictureResponses(paths, "validation", memory_limit=memory_limit)
+def test_mean_of_all_repeats(paths):
+    pictures = PictureResponses(paths, "validation")
     items = np.arange(len(pictures))[::-1]
     read = pictures.read(items, pictures.choose(items, "mean", np.random.default_rng(0)))["responses"]
     for row, item in zip(read, items, strict=True):
@@ -174,11 +208,26 @@ def read_steps(batches, steps):
     return [{name: values.numpy() for name, values in batches[step].items()} for step in steps]
 
 
+def test_captions_are_read_as_asked_for(paths, tiny_latents):
+    mean, one, none = (make(paths, tiny_latents, captions=captions)[4] for captions in ("mean", "random", None))
+    assert mean.keys() - none.keys() == {"text"} and one.keys() - none.keys() == {"caption"}
+    for batch in (mean, one):
+        assert_same(none, {name: batch[name] for name in none})  # all other draws are the same
+    batches, store = make(paths, tiny_latents), LatentStore(tiny_latents)
+    rows = store.rows(batches.responses.nsd_id[batches._items(4)])
+    np.testing.assert_array_equal(mean["text"], store.text[rows])
+    for tokens, five in zip(one["caption"].numpy(), store.caption_tokens[rows], strict=True):
+        assert any((tokens == caption).all() for caption in five)
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["mapped", "chunked"])
 @pytest.mark.parametrize("captions", ["mean", "random"])
-def test_many_processes_read_the_same_files_at_once(paths, tiny_latents, captions):
-    """With stores read from their files: forked readers share no handle with the process that opened them."""
-    responses = PictureResponses(paths, "train", memory_limit=0)
-    latents = LatentStore(tiny_latents, memory_limit=0)
+def test_many_processes_read_the_same_files_at_once(paths, tiny_latents, captions, chunked, tmp_path):
+    """Forked readers share no handle with the process that opened the files."""
+    if chunked:
+        paths = [in_chunks(path, tmp_path / f"{number}.h5") for number, path in enumerate(paths)]
+        tiny_latents = in_chunks(tiny_latents, tmp_path / "latents.h5")
+    responses, latents = PictureResponses(paths, "train"), LatentStore(tiny_latents)
     batches = TrainingBatches(responses, 6, "random", seed=3, latents=latents, captions=captions)
     expected = read_steps(batches, range(8))  # and the handles are open when the others start
     with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("fork")) as pool:

@@ -84,14 +84,16 @@ def test_the_hubs_scheduler_becomes_the_official_sampler(folder):
 def test_the_target_may_come_from_a_tower_of_its_own(folder, clip, latents):
     captions = ["a red ball", "the sky"]
     plain, official = Backbone.load(folder), Backbone.load(folder, clip)
-    assert torch.equal(plain.encode_target(captions), plain.encode_text(captions))
+    tokens = plain.tokens(captions)
+    assert torch.equal(plain.encode_target(tokens), plain.encode_text(captions))
     assert torch.equal(official.encode_text(captions), plain.encode_text(captions))
     assert torch.equal(official.null_context(), plain.null_context())
     whole = CLIPModel.from_pretrained(clip).eval()
     with torch.no_grad():  # all blocks and the final norm, not projected
-        expected = whole.text_model(**official._tokens(captions)).last_hidden_state
-    torch.testing.assert_close(official.encode_target(captions), expected)
-    assert LatentStore(latents).text.shape[1:] == (5, 77, 16)
+        expected = whole.text_model(input_ids=tokens).last_hidden_state
+    torch.testing.assert_close(official.encode_target(tokens), expected)
+    store = LatentStore(latents)
+    assert (store.text.shape[1:], store.caption_tokens.shape[1:]) == ((77, 16), (5, 77))
 
 
 @pytest.mark.parametrize("kind", ["2.1-base", "1.5", "v-prediction"])

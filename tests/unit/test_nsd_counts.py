@@ -134,14 +134,16 @@ def test_steps_of_the_presets_are_the_papers_epochs(design):
     presets = Path(__file__).resolve().parents[2] / "presets"
     paper, few = config.read(presets / "nsd.yaml"), config.read(presets / "nsd.yaml", presets / "nsd-1-session.yaml")
     everyone = sum(pictures(design, s, TRAIN, paper.nsd.release)[0] for s in paper.subjects.pretrain)
-    assert everyone == 67_628 and epochs(paper.pretrain, everyone) == pytest.approx(100, abs=0.01)
+    assert everyone == 67_628 and epochs(paper.pretrain, everyone) == pytest.approx(80, abs=0.01)
+    assert paper.pretrain.guidance_adaptation.steps * 96 / everyone == pytest.approx(20, abs=0.01)
     for settings, found in ((paper, 8859), (few, 526)):
         assert pictures(design, 1, TRAIN, settings.nsd.release, **sessions_of(settings, 1))[0] == found
         assert epochs(settings.refine, found) == pytest.approx(160, abs=0.05)
         adapted = settings.refine.guidance_adaptation.steps * settings.refine.batch_size
         assert adapted / found == pytest.approx(20, abs=0.05)
     others = sum(pictures(design, s, TRAIN, 40, **sessions_of(few, s))[0] for s in few.subjects.pretrain)
-    assert others == 60_566 and epochs(few.pretrain, others) == pytest.approx(100, abs=0.01)
+    assert others == 60_566 and epochs(few.pretrain, others) == pytest.approx(80, abs=0.01)
+    assert few.pretrain.guidance_adaptation.steps * 96 / others == pytest.approx(20, abs=0.01)
     assert pictures(design, 1, TEST, 40, **sessions_of(few, 1)) == (1000, 3000)
 
 

@@ -23,6 +23,8 @@ def test_the_paper():
     assert (paper.pretrain.batch_size, paper.refine.batch_size) == (96, 32)
     assert (paper.pretrain.semantic_weight, paper.refine.semantic_weight) == (0.0, 0.1)
     assert paper.refine.guidance_adaptation.model_dump() == {"steps": 5537, "learning_rate": 1e-5, "dropout": 0.05}
+    assert paper.pretrain.guidance_adaptation.model_dump() == {"steps": 14089, "learning_rate": 1e-5, "dropout": 0.05}
+    assert not paper.pretrain.uses_text and paper.refine.runs_tower
     assert (paper.sample.steps, paper.sample.guidance_scale) == (50, 5.0)
     assert {paper.calibrate.init, paper.pretrain.init} == {"scratch"}
 

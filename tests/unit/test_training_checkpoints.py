@@ -91,3 +91,26 @@ def test_state_round_trip_continues_identically():
     assert values["0.weight"].all()
     for one, two in zip(module.parameters(), other.parameters(), strict=True):
         assert torch.equal(one, two)
+
+
+def test_moments_come_back_in_the_memory_layout_of_their_weights():
+    """The fused optimizer goes through weights and moments side by side, whatever their strides."""
+
+    def trained(steps, state=None):
+        torch.manual_seed(0)
+        module = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        optimizer = torch.optim.AdamW(module.parameters(), fused=True)
+        if state:
+            restore_state(state, module, optimizer, {})
+        for step in steps:
+            module(torch.full((1, 3, 5, 5), step + 1.0).cumsum(2)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return module, optimizer
+
+    whole, _ = trained(range(4))
+    state = {name: tensor.clone().contiguous() for name, tensor in training_state(*trained(range(2)), {}).items()}
+    resumed, optimizer = trained(range(2, 4), state)
+    assert optimizer.state[resumed.weight]["exp_avg"].stride() == resumed.weight.stride()
+    for one, two in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, two)

@@ -5,6 +5,7 @@ import signal
 import pytest
 import torch
 
+from neuropictor.training import loop
 from neuropictor.training.checkpoints import CheckpointFolder
 from neuropictor.training.loop import Recipe, Trainer, learning_rate, make_accelerator, write_history
 
@@ -12,7 +13,7 @@ from neuropictor.training.loop import Recipe, Trainer, learning_rate, make_accel
 class Batches:
     """Stands in for TrainingBatches: a point of a line a step."""
 
-    def loader(self, start, stop, workers):
+    def loader(self, start, stop, workers, pinned):
         for step in range(start, stop):
             yield {"responses": torch.tensor([[float(step % 5)]])}
 
@@ -38,8 +39,8 @@ class Task:
         return {"0.bias": 0.5}
 
 
-def make(folder, runtime, steps=20, ema=0.0, task=None, validation=True):
-    recipe = Recipe(steps, lambda step: 0.05, weight_decay=0.0, ema=ema, validation_interval=8)
+def make(folder, runtime, steps=20, ema=0.0, task=None, validation=True, fresh=None):
+    recipe = Recipe(steps, lambda step: 0.05, 0.0, ema=ema, validation_interval=8, fresh_optimizer_at=fresh)
     checkpoints = CheckpointFolder(folder, {"config": {}})
     batches = Batches()
     return Trainer(
@@ -132,3 +133,32 @@ def test_trains_where_no_picture_was_held_out_for_validation(tmp_path, tiny_runt
     trainer = make(tmp_path, tiny_runtime)
     trainer.validation.fixed = lambda: iter(())
     assert {row[1] for row in trainer.run("Fitting")} == {"train"}
+
+
+@pytest.mark.parametrize("stopped_after", [9, 10, 11])
+def test_an_adaptation_starts_with_a_fresh_optimizer_also_when_it_is_continued(tmp_path, tiny_runtime, stopped_after):
+    whole = make(tmp_path / "whole", tiny_runtime, fresh=10)
+    counts = []
+    whole._adam.register_step_post_hook(lambda adam, *_: counts.append({int(s["step"]) for s in adam.state.values()}))
+    whole.run("Fitting")
+    assert counts == [{step} for step in (*range(1, 11), *range(1, 11))]
+
+    def terminate():
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 1.0
+
+    stopped = make(tmp_path / "cut", tiny_runtime, task=Task({stopped_after - 1: terminate}), fresh=10)
+    with pytest.raises(SystemExit):
+        stopped.run("Fitting")
+    assert stopped.checkpoints.newest().step == stopped_after
+    resumed = make(tmp_path / "cut", tiny_runtime, fresh=10)
+    resumed.run("Fitting")
+    for one, two in zip(whole.task.module.parameters(), resumed.task.module.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_several_processes_ask_each_other_every_ten_steps_and_with_checkpoints(tmp_path, tiny_runtime, monkeypatch):
+    trainer, asked = make(tmp_path, tiny_runtime.model_copy(update={"checkpoint_interval": 8}), steps=33), []
+    monkeypatch.setattr(loop._Termination, "agreed", lambda self, due: asked.append(due))
+    trainer.run("Fitting")
+    assert [step for step, due in enumerate(asked, start=1) if due] == [8, 10, 16, 20, 24, 30, 32]

@@ -87,10 +87,10 @@ def task(tiny_backbone):
     return make_task(backbone)
 
 
-def make_task(backbone, variant="refine", **settings):
+def make_task(backbone, variant="refine", tower=None, **settings):
     networks = Networks.build(FMRIEncoder(32, 16, width=16, depth=1, heads=2), backbone, variant)
     maps = MapOperator.shipped(32)
-    return ModulationTask(networks, backbone, maps, RefineConfig(**(SHORT | settings)))
+    return ModulationTask(networks, backbone, maps, RefineConfig(**(SHORT | settings)), tower)
 
 
 def batch(count=4):
@@ -213,3 +213,22 @@ def test_refining_in_little_memory_and_low_precision(
         assert results["steps_per_second"] > 0
         losses.append(results["validation_loss"])
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+def test_the_target_tower_is_an_input_where_random_captions_have_a_weight(
+    chain, responses, tiny_components, tiny_latents, tiny_backbone, tiny_runtime, tmp_path, monkeypatch
+):
+    """And the backbone is read once, without the target where nothing asks for it."""
+    target, read, load = tiny_backbone / "text_encoder", [], Backbone.load
+    monkeypatch.setattr(Backbone, "load", lambda source, target=None: read.append(target) or load(source, target))
+    files = (responses[0], tiny_latents, tiny_backbone, chain["pretrained"])
+    settings = SHORT | {"steps": 1, "captions": "random"}
+    for weight, wanted in ((0.1, target), (0.0, None)):
+        out, config = tmp_path / str(weight), RefineConfig(semantic_weight=weight, **settings)
+        refine(*files, config, tiny_runtime, out, tiny_components[0], target)
+        assert read.pop() == wanted and not read
+        record = json.loads((out / "run.json").read_text())
+        assert (str(target) in record["inputs"]) is (weight > 0)
+        assert record["results"]["precision"] == "fp32"
+        with open(out / "history.csv", newline="") as file:
+            assert ("semantic" in {row["name"] for row in csv.DictReader(file)}) is (weight > 0)

@@ -77,9 +77,10 @@ def start(tiny_prepared, tiny_latents, tiny_backbone, tmp_path_factory):
     return folder, inputs | {"autoencoder": str(folder / "autoencoder.safetensors")}
 
 
-def train(start, out: Path, processes: int, **changes) -> subprocess.Popen:
+def train(start, out: Path, processes: int, runtime: dict | None = None, **changes) -> subprocess.Popen:
     folder, inputs = start
-    given = {**inputs, "out": str(out), "config": SETTINGS | changes, "runtime": {"processes": processes}}
+    given = {**inputs, "out": str(out), "config": SETTINGS | changes}
+    given["runtime"] = {"processes": processes, **(runtime or {})}
     return subprocess.Popen(
         [sys.executable, folder / "train.py", json.dumps(given)],
         cwd=ROOT,
@@ -132,6 +133,17 @@ def test_two_processes_have_the_loss_curve_of_one(alone, together):
     apart = sum(np.square(before[name] - after[name]).sum(dtype=float) for name in before)
     size = sum(np.square(before[name]).sum(dtype=float) for name in before)
     assert (apart / size) ** 0.5 < LOSS_TOLERANCE
+
+
+def test_a_step_that_uses_all_weights_is_the_same_in_parts(start, tmp_path):
+    """Without steps on the semantic loss alone no process searches for weights without gradient."""
+    runtime = {"accumulation": 2, "gradient_checkpointing": True, "tensorboard": False}
+    for processes in (1, 2):
+        finished(train(start, tmp_path / str(processes), processes, runtime, steps=5, semantic_steps=0))
+    one, two = curve(tmp_path / "1"), curve(tmp_path / "2")
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        assert two[key] == pytest.approx(value, rel=LOSS_TOLERANCE), key
 
 
 def test_one_record_one_log_and_nothing_left(together):

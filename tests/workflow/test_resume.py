@@ -17,6 +17,7 @@ from neuropictor.models.networks import save_autoencoder
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 24
+ADAPTED = 12
 PROGRAM = """
 import json, logging, sys
 from pathlib import Path
@@ -43,19 +44,21 @@ pretrain(
     given["backbone"],
     given["autoencoder"],
     ReconstructConfig(**given["config"]),
-    RuntimeConfig(device="cpu", threads=1, checkpoint_interval=5, log_interval=2),
+    RuntimeConfig(device="cpu", threads=1, checkpoint_interval=5, log_interval=2, workers=given["workers"]),
     Path(given["out"]),
 )
 """
 SETTINGS = {
     "init": "scratch",
-    "steps": STEPS,
+    "steps": STEPS - ADAPTED,
     "batch_size": 4,
     "warmup": 2,
     "ema": 0.9,
     "validation_interval": 7,
     "guidance_dropout": 0.2,
     "learning_rate": 1e-3,
+    "captions": "random",
+    "guidance_adaptation": {"steps": ADAPTED, "dropout": 0.3},
 }
 
 
@@ -68,8 +71,8 @@ def start(tiny_prepared, tiny_latents, tiny_backbone, tmp_path_factory):
     return {"prepared": str(tiny_prepared), "backbone": str(tiny_backbone), "autoencoder": str(autoencoder)}
 
 
-def launch(start, out, wait_at=0, **changes):
-    given = {**start, "out": str(out), "config": SETTINGS | changes, "wait_at": wait_at}
+def launch(start, out, wait_at=0, workers=0, **changes):
+    given = {**start, "out": str(out), "config": SETTINGS | changes, "wait_at": wait_at, "workers": workers}
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, json.dumps(given)],
         cwd=ROOT,
@@ -78,6 +81,7 @@ def launch(start, out, wait_at=0, **changes):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
     )
 
 
@@ -88,11 +92,14 @@ def finish(process):
 
 
 def stop(process, at, number):
-    """Send a signal while step `at` is done and the next has not begun, and return the exit status."""
+    """Send a signal to all processes, as Slurm does, while step `at` is done and the next has not begun.
+
+    Returns the exit status.
+    """
     for line in process.stdout:
         if line == f"step {at}\n":
             break
-    process.send_signal(number)
+    os.killpg(process.pid, number)
     time.sleep(0.1)
     if process.poll() is None:
         process.stdin.write("\n")
@@ -117,13 +124,13 @@ def whole(start, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("number", "status", "continued_after"),
-    [(signal.SIGTERM, 143, 13), (signal.SIGKILL, -signal.SIGKILL, 10)],
-    ids=["SIGTERM", "SIGKILL"],
+    ("number", "status", "continued_after", "workers"),
+    [(signal.SIGTERM, 143, 13, 0), (signal.SIGTERM, 143, 13, 2), (signal.SIGKILL, -signal.SIGKILL, 10, 0)],
+    ids=["SIGTERM", "SIGTERM with workers", "SIGKILL"],
 )
-def test_killed_and_continued_equals_uninterrupted(start, whole, tmp_path, number, status, continued_after):
+def test_killed_and_continued_equals_uninterrupted(start, whole, tmp_path, number, status, continued_after, workers):
     out = tmp_path / "out"
-    assert stop(launch(start, out, wait_at=13), 13, number) == status
+    assert stop(launch(start, out, wait_at=13, workers=workers), 13, number) == status
     assert not (out / "model_index.json").exists()
     checkpoints = sorted(path.name for path in (out / "checkpoints").glob("step-*"))
     assert checkpoints[-1] == f"step-{continued_after:08d}.safetensors"
