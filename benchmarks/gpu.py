@@ -21,19 +21,20 @@ Bars, and where they come from:
 - a training continued after SIGTERM against an uninterrupted one: weights 1e-3 likewise (on a CPU: not a bit);
 - an image drawn in batches of 1, 7 and 16: at most 2 of 256 levels in the mean;
 - a last, smaller batch is not compiled once more;
-- memory: within the gpu_mem_mb of rules/needs.yaml for the paper's size;
-- time: ours is no slower than plain_bf16, the obvious way (see training.py, sampling.py).
+- memory, on CUDA at the paper's size: within the gpu_mem_mb of rules/needs.yaml for the paper's size;
+- time, likewise: ours is no slower than plain_bf16, the obvious way (see training.py, sampling.py).
 
-On a machine without network: carry the wheels of what its Python lacks in a folder beside the checkout. Here:
+On a machine without network, with Python 3.12, torch 2.11 or newer, transformers 5.17, accelerate, h5py, pandas,
+scikit-image and scikit-learn: carry what it lacks as wheels in the ignored folder .whl of the checkout (9 MB). Here:
 
     pip download -q --only-binary=:all: --python-version 3.12 --implementation cp --no-deps -d .whl \
         --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
-        diffusers==0.42.1 importlib_metadata==10.2.0 pydantic==2.14.3 pydantic_core==2.50.4 annotated-types==0.8.0 \
-        typing-inspection==0.4.5
+        diffusers==0.42.1 importlib_metadata==10.2.0 lazy-importer==0.1.0 zipp annotated-types==0.8.0 \
+        pydantic==2.14.3 pydantic_core==2.50.4 typing-inspection==0.4.5 typing-extensions
 
 There, in the checkout, with OUT naming a folder for the result:
 
-    python3 -m pip install -q --no-index --no-deps --no-compile --target /tmp/site .whl/*.whl &&
+    python3 -m pip install -q --no-index --no-deps --no-compile --upgrade --target /tmp/site .whl/*.whl &&
     PYTHONUNBUFFERED=1 PYTHONPATH=/tmp/site:$PWD python3 benchmarks/gpu.py --minutes 7 --out $OUT/gpu.json
 """
 
@@ -131,7 +132,7 @@ def machine(run: Run) -> dict:
     found = described_machine(run.device)
     found["packages"] = {name: metadata.version(name) for name in PACKAGES if _installed(name)}
     found["seconds_of_processor_for_imports"] = round(time.process_time(), 1)
-    found["matrix_product_gflops"] = matrix_rates(run.device)
+    found["matrix_product_gflops"] = matrix_rates(run.device, 8192 if run.cuda else 512)
     values = torch.randn(2**30 if run.cuda else 2**24, device=run.device)  # 4 GiB: far more than a cache
     copies = []
     for _ in range(4):
@@ -522,7 +523,7 @@ def whole_trainer(run: Run) -> dict:
     going_on, batches = trainer(run, size_of(run), run.batch, steps + 1, folder)
     start = time.perf_counter()
     going_on.run("Training")
-    bars = {"peak GiB": at_most(round(peak, 2), round(needed_gib("refine"), 1))} if run.size == "paper" else {}
+    bars = bars_of_way(run, "trainer", "ours_bf16", "refine", {"peak_gib": round(peak, 2)})
     return {
         "step_ms": round(1000 * step, 1),
         "images_per_second": round(run.batch / step, 2),
@@ -608,7 +609,7 @@ def pictures(run: Run) -> dict:
     """The batches that cache_latents, baselines and evaluate hand to the VAE."""
     from neuropictor.evaluation.controls import vae_round_trip
 
-    backbone, _ = build(size_of(run), run.device)
+    backbone = build(size_of(run), run.device)[0]
     side, few = backbone.image_size, run.size != "paper"
     random = np.random.default_rng(0)
     seen = random.integers(0, 256, (4 if few else 128, side, side, 3), dtype=np.uint8)
@@ -641,12 +642,12 @@ PARTS: tuple[tuple[str, float, Callable[[Run], dict]], ...] = (
     ("waits for GPU", 10, waits_for_gpu),
     *((f"training: {way}", 10, training_way(way)) for way in ("plain_bf16", "ours_bf16", "official_bf16")),
     *((f"training: {way}", 10, training_way(way)) for way in ("ours_bf16_nchw", "ours_bf16_checkpointing")),
-    *((f"sampling: {way}", 12, sampling_way(way)) for way in ("ours", "plain_fp16", "plain_bf16", "diffusers_bf16")),
+    *((f"sampling: {way}", 20, sampling_way(way)) for way in ("ours", "plain_fp16", "plain_bf16", "diffusers_bf16")),
     *((f"sampling: {way}", 10, sampling_way(way)) for way in ("ours_bf16", "ours_bf16_nchw")),
     ("pictures through the VAE", 25, pictures),
     ("images", 30, images),
     ("attention", 5, attention),
-    ("trainer", 45, whole_trainer),
+    ("trainer", 70, whole_trainer),
     ("largest batch", 20, largest_batch),
     ("short last batch", 45, short_last_batch),
     ("sampling: ours_bf16_compiled", 80, sampling_way("ours_bf16_compiled")),

@@ -201,7 +201,7 @@ def counted_tflop() -> dict[str, float]:
     return {name: round(value, 4) for name, value in found.items()}
 
 
-def matrix_gflops(device: torch.device, dtype: torch.dtype, side: int = 4096) -> float:
+def matrix_gflops(device: torch.device, dtype: torch.dtype, side: int) -> float:
     """Rate of a large matrix product, in GFLOP/s: the best that a step could run at, at this moment."""
     one = torch.randn(side, side, device=device, dtype=dtype)
     times = []
@@ -221,8 +221,9 @@ def floor(tflop: float, described: dict) -> dict:
     return {"tflop_a_step": round(tflop, 3), "matrix_product_gflops": rates, "seconds_at_that_rate": seconds}
 
 
-def matrix_rates(device: torch.device) -> dict[str, float]:
-    return {name: matrix_gflops(device, dtype) for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
+def matrix_rates(device: torch.device, side: int = 4096) -> dict[str, float]:
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    return {name: matrix_gflops(device, dtype, side) for name, dtype in dtypes.items()}
 
 
 def peak_gib(device: torch.device) -> float:
