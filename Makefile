@@ -1,4 +1,4 @@
-# make demo | test | test-slurm | lint | clean | help. Each makes what it needs, from nothing, in .venv.
+# make demo | test | test-slurm | gpu | lint | clean | help. Each makes what it needs, from nothing, in .venv.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
@@ -13,7 +13,7 @@ export UV_SYSTEM_CERTS ?= 1
 export UV_HTTP_TIMEOUT ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slurm lint clean
+.PHONY: help install demo test test-slurm gpu lint clean
 
 help: ## Say what there is.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 18
@@ -45,6 +45,9 @@ test: $(INSTALLED) ## All tests, the tiny chain among them.
 
 test-slurm: $(INSTALLED) ## The tiny chain on a Slurm of two nodes, which is installed and started for it (Debian, as root).
 	$(BIN)/python -m pytest -m slurm
+
+gpu: $(INSTALLED) ## On a GPU, in 7 minutes: is all right there, how fast is it, how much memory does it take.
+	$(BIN)/python benchmarks/gpu.py --minutes 7 --out benchmarks/results/gpu.json
 
 lint: $(INSTALLED) ## Style of Python and Snakemake files.
 	$(BIN)/ruff check

@@ -6,12 +6,12 @@ process has the same; those that start at zero get small random numbers, so that
 """
 
 import argparse
+import ctypes
+import gc
 import json
 import os
-import resource
-import subprocess
+import re
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +21,7 @@ import torch
 from machine import machine, processor
 
 RESULTS = Path(__file__).parent / "results"
+S = TypeVar("S")
 T = TypeVar("T")
 
 UNET_PARAMETERS = 865_910_724
@@ -61,48 +62,55 @@ def paper_backbone():
         eos_token_id=49407,
         pad_token_id=0,
     )
-    return Backbone("random", unet, vae, CLIPTextModelWithProjection(text), None, official_parts.scheduler())
+    with torch.device("cpu"):  # where schedulers keep their tables, wherever the networks are
+        scheduler = official_parts.scheduler()
+    return Backbone("random", unet, vae, CLIPTextModelWithProjection(text), None, scheduler)
 
 
-def build(size: str):
-    """Return backbone and networks: of the paper's size, or the miniature (``small``)."""
+def build(size: str, device: torch.device):
+    """Return backbone and networks on a device, where their weights are drawn: the paper's size, or the miniature's."""
     from neuropictor.config import EncoderConfig
     from neuropictor.models.backbone import Backbone
     from neuropictor.models.encoder import FMRIEncoder
     from neuropictor.models.networks import Networks
 
     torch.manual_seed(0)
-    if size == "paper":
-        backbone, encoder = paper_backbone(), FMRIEncoder()
-    else:
-        backbone, sizes = Backbone.load(), EncoderConfig()
-        encoder = FMRIEncoder(sizes.image_size, sizes.patch_size, 1, sizes.width, sizes.depth, sizes.heads)
-    for module in backbone.modules:
-        module.eval().requires_grad_(False)
-    networks = Networks.build(encoder, backbone, "refine")
-    with torch.no_grad():
-        for parameter in networks.parameters():
-            if not parameter.any():
-                parameter.normal_(std=0.02)
+    backbone = None if size == "paper" else Backbone.load().to(device)
+    with device:
+        if size == "paper":
+            backbone, encoder = paper_backbone(), FMRIEncoder()
+        else:
+            sizes = EncoderConfig()
+            encoder = FMRIEncoder(sizes.image_size, sizes.patch_size, 1, sizes.width, sizes.depth, sizes.heads)
+        for module in backbone.modules:
+            module.eval().requires_grad_(False)
+        networks = Networks.build(encoder, backbone, "refine").to(device)
+        with torch.no_grad():
+            for parameter in networks.parameters():
+                if not parameter.any():
+                    parameter.normal_(std=0.02)
+            # The empty caption as the miniature's towers and Stable Diffusion's see it: this backbone has no tokenizer.
+            captions = torch.ones(1, backbone.context_shape[0], dtype=torch.long)
+            backbone._null = backbone.text_encoder(input_ids=captions).last_hidden_state
     return backbone, networks
 
 
-def measure_in_turns(script: str, ways: Sequence[str], rounds: int, arguments: Sequence[str], folder: Path) -> dict:
-    """Run ``script --way WAY --folder FOLDER ARGUMENTS`` for every way in turns, and return what each printed as JSON.
+def forget(device: torch.device) -> None:
+    """Give back what the way before has left, so that the next one's time and peak of memory are its own."""
+    torch._dynamo.reset()
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts at what is resident now
 
-    Records lie in `folder` too: of a measurement that was interrupted, only what is missing is measured.
-    """
-    found: dict[str, list[dict]] = {way: [] for way in ways}
-    for number in range(rounds):
-        for way in ways:
-            record = folder / f"{way}-{number}.json"
-            if not record.is_file():
-                command = [sys.executable, script, *arguments, "--way", way, "--folder", str(folder)]
-                output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-                record.write_text(output.splitlines()[-1] + "\n")
-            found[way].append(json.loads(record.read_text()))
-            print(way, found[way][-1], file=sys.stderr, flush=True)
-    return found
+
+def torch_defaults() -> None:
+    """Undo what `prepare_device` has decided: the plain ways compute float32 as torch does by itself."""
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True
+    torch.backends.cudnn.benchmark = False
 
 
 def asked(description: str, ways: Sequence[str], usual: Sequence[str], steps: str) -> argparse.Namespace:
@@ -111,28 +119,27 @@ def asked(description: str, ways: Sequence[str], usual: Sequence[str], steps: st
     parser.add_argument("--size", choices=("paper", "small"), default="paper")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=2, help="processes of each way, in turns")
+    parser.add_argument("--rounds", type=int, default=2, help="measurements of each way, in turns")
     parser.add_argument("--steps", type=int, default=2, help=steps)
     parser.add_argument("--ways", nargs="+", choices=ways, default=list(usual))
     parser.add_argument("--out", type=Path, help="default: results/NAME-SIZE-DEVICE-batch-N.json beside this file")
-    parser.add_argument("--way", choices=ways, help="measure one way and print it (used by the script itself)")
-    parser.add_argument(
-        "--folder", type=Path, help="where measurements lie, so that they can go on later; default: temporary"
-    )
     return parser.parse_args()
 
 
 def compare_in_turns(
-    script: str, given: argparse.Namespace, difference: Callable[[Path, str], T], ways: Sequence[str]
+    given: argparse.Namespace, measure: Callable[[str], tuple[dict, S]], difference: Callable[[S, S], T]
 ) -> tuple[dict[str, list[dict]], dict[str, T]]:
-    """Measure all ways that are asked for, and how those of `ways` differ from the plain one."""
-    options = {"size": given.size, "device": given.device, "batch": given.batch, "steps": given.steps}
-    arguments = [item for name, value in options.items() for item in (f"--{name}", str(value))]
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = given.folder or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        found = measure_in_turns(script, given.ways, given.rounds, arguments, folder)
-        return found, {way: difference(folder, way) for way in found if way in ways and "plain" in found}
+    """Measure all ways that are asked for, and how much the results of each differ from the plain one's."""
+    records: dict[str, list[dict]] = {way: [] for way in given.ways}
+    results = {}
+    for _ in range(given.rounds):
+        for way in given.ways:
+            forget(given.device)
+            record, results[way] = measure(way)
+            records[way].append(record)
+            print(way, record, file=sys.stderr, flush=True)
+    others = [way for way in results if way != "plain" and "plain" in results]
+    return records, {way: difference(results["plain"], results[way]) for way in others}
 
 
 def write(name: str, given: argparse.Namespace, result: dict) -> None:
@@ -194,7 +201,7 @@ def counted_tflop() -> dict[str, float]:
     return {name: round(value, 4) for name, value in found.items()}
 
 
-def matrix_gflops(device: torch.device, dtype: torch.dtype, side: int = 4096) -> float:
+def matrix_gflops(device: torch.device, dtype: torch.dtype, side: int) -> float:
     """Rate of a large matrix product, in GFLOP/s: the best that a step could run at, at this moment."""
     one = torch.randn(side, side, device=device, dtype=dtype)
     times = []
@@ -207,23 +214,23 @@ def matrix_gflops(device: torch.device, dtype: torch.dtype, side: int = 4096) ->
     return round(2 * side**3 / min(times) / 1e9, 1)
 
 
-def floor(tflop: float, found: dict[str, list[dict]]) -> dict:
-    """Return the least time for so much arithmetic, at the best rates that the measured processes have seen."""
-    seen = [run["matrix_product_gflops"] for runs in found.values() for run in runs if "matrix_product_gflops" in run]
-    rates = {name: max(rate[name] for rate in seen) for name in (seen[0] if seen else ())}
+def floor(tflop: float, described: dict) -> dict:
+    """Return the least time for so much arithmetic, at the rates of a large matrix product on the machine."""
+    rates = described["matrix_product_gflops"]
     seconds = {name: round(1000 * tflop / rate, 2) for name, rate in rates.items()}
     return {"tflop_a_step": round(tflop, 3), "matrix_product_gflops": rates, "seconds_at_that_rate": seconds}
 
 
-def matrix_rates(device: torch.device) -> dict[str, float]:
-    return {name: matrix_gflops(device, dtype) for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
+def matrix_rates(device: torch.device, side: int = 4096) -> dict[str, float]:
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    return {name: matrix_gflops(device, dtype, side) for name, dtype in dtypes.items()}
 
 
 def peak_gib(device: torch.device) -> float:
-    """Most memory this process has held: on the GPU as torch counts it, else resident."""
+    """Most memory this process has held since `forget`: on the GPU as torch counts it, else resident (Linux)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 2**20
 
 
 def synchronise(device: torch.device) -> None:

@@ -4,27 +4,30 @@
     python benchmarks/training.py --size small        # the miniature, in seconds
     python benchmarks/training.py --device cuda --batch 16
 
-Every way runs in processes of its own, in turns, with the same random weights, pictures, draws and allocator settings:
+The ways run in one process, in turns, each with networks built anew: the same random weights, pictures and draws.
 
 - plain: as the official training does it. The UNet is not in the optimizer but takes weight gradients, which are kept;
   UNet and ControlNet compute their activations again in the backward pass (gradient checkpointing); the VAE encodes the
   picture and the text tower (24 layers) the caption in the step;
-- ours: `ModulationTask.losses` on cached moments and text, float16 as in the store; the UNet frozen;
+- official_bf16: the same under bf16 autocast, in which the official training runs;
+- plain_bf16: what one writes with diffusers and accelerate without looking further: the UNet frozen, all activations
+  kept, VAE and text tower in the step, all of it under bf16 autocast;
+- ours: `ModulationTask.losses` on cached moments, float16 as in the store, with the text tower in the step as
+  presets/nsd.yaml has it; the UNet frozen;
 - ours_checkpointing: the same with runtime.gradient_checkpointing;
-- plain_bf16, ours_bf16: under bf16 autocast, in which the official training runs; ours with frozen weights cast once.
+- ours_bf16, ours_bf16_checkpointing: with runtime.precision bf16: UNet and tower in bf16, outside autocast; on CUDA
+  UNet and ControlNet have their channels last;
+- ours_bf16_nchw, ours_bf16_compiled: without channels last; with both compiled, which no setting does yet.
 
 Measured is loss and gradients of all trained weights. The optimizer is left out of all ways (it is the same in all), so
 is reading from disk (PNG, resizing and one file a trial in the official training). All attention is
 scaled_dot_product_attention. Gradients are compared on every 1000th element (small: every one).
 """
 
-import json
 import sys
 import time
 from contextlib import nullcontext
-from pathlib import Path
 
-import numpy as np
 import torch
 from paper_size import (
     asked,
@@ -33,15 +36,31 @@ from paper_size import (
     counted_tflop,
     described_machine,
     floor,
+    forget,
     matrix_rates,
     peak_gib,
     synchronise,
+    torch_defaults,
     write,
 )
 
-WAYS = ("plain", "ours", "ours_checkpointing", "plain_bf16", "ours_bf16")
-#: Ways whose results are compared, and the relative difference of gradients that their precision explains.
-COMPARED = {"ours": 1e-3, "ours_checkpointing": 1e-3, "plain_bf16": 5e-2, "ours_bf16": 5e-2}
+WAYS = (
+    "plain",
+    "official_bf16",
+    "plain_bf16",
+    "ours",
+    "ours_checkpointing",
+    "ours_bf16",
+    "ours_bf16_checkpointing",
+    "ours_bf16_nchw",
+    "ours_bf16_compiled",
+)
+USUAL = ("plain", "plain_bf16", "ours", "ours_bf16")
+
+
+def equal_within(way: str) -> float:
+    """Return the relative difference of gradients that a way's precision explains."""
+    return 5e-2 if "bf16" in way else 1e-3
 
 
 def draws(backbone, networks, batch: int) -> dict[str, torch.Tensor]:
@@ -63,7 +82,7 @@ def draws(backbone, networks, batch: int) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def encode(backbone, drawn: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Moments of the pictures and text of the captions, as every plain step computes them and ours has cached them."""
+    """Moments of the pictures and text of the captions, as every plain step computes them."""
     moments = backbone.vae.encode(drawn["pictures"]).latent_dist
     text = backbone.text_encoder(input_ids=drawn["captions"]).last_hidden_state
     return moments.mean, moments.logvar, text
@@ -90,115 +109,113 @@ def plain_losses(backbone, networks, drawn: dict) -> torch.Tensor:
     return diffusion + 0.1 * (modulation.semantic.float() - text.float()).square().mean()
 
 
-def prepare_plain(backbone, networks, drawn: dict):
-    backbone.unet.requires_grad_(True)
-    backbone.unet.enable_gradient_checkpointing()
-    networks.manipulation.control.enable_gradient_checkpointing()
+def prepare_plain(backbone, networks, drawn: dict, way: str):
+    torch_defaults()
+    if way != "plain_bf16":
+        backbone.unet.requires_grad_(True)
+        backbone.unet.enable_gradient_checkpointing()
+        networks.manipulation.control.enable_gradient_checkpointing()
     return lambda: plain_losses(backbone, networks, drawn)
 
 
-def prepare_ours(backbone, networks, drawn: dict, cache: Path, checkpointing: bool, bf16: bool):
-    from neuropictor.config import RefineConfig
+def ours(backbone, networks, drawn: dict, way: str):
+    """Return the task of the stage refine and its batch, everything where and how the stage has it."""
+    from neuropictor.config import RefineConfig, RuntimeConfig
+    from neuropictor.models.decoding import encode as encode_within_memory
+    from neuropictor.models.device import prepare_device
     from neuropictor.models.memory import recompute_activations
+    from neuropictor.models.speed import DTYPES
     from neuropictor.training.reconstruct import ModulationTask
 
-    with np.load(cache, allow_pickle=False) as file:
-        mean, logvar, text = (torch.from_numpy(file[name]).float() for name in ("mean", "logvar", "text"))
-    if bf16:
-        backbone.unet.to(torch.bfloat16)
-    if checkpointing:
+    device, precision = drawn["maps"].device, "bf16" if "bf16" in way else "fp32"
+    prepare_device(RuntimeConfig(device=device.type, threads=0, precision=precision))
+    with torch.no_grad():
+        mean, logvar = (values.half().float() for values in encode_within_memory(backbone.vae, drawn["pictures"]))
+    scaling, tower, backbone.vae = backbone.vae.config.scaling_factor, backbone.text_encoder, None
+    backbone.drop_towers()
+    for module in (backbone.unet, tower):
+        module.to(DTYPES[precision])
+    if device.type == "cuda" and not way.endswith("nchw"):
+        for part in (backbone.unet, networks.manipulation.control):
+            part.to(memory_format=torch.channels_last)
+    if way.endswith("checkpointing"):
         recompute_activations(networks, backbone.unet)
-    latents = backbone.latents(mean, logvar, drawn["posterior"].cpu())
-    batch = drawn | {"responses": drawn["maps"], "latents": latents.to(drawn["maps"].device)}
-    batch["text"] = text.to(drawn["maps"].device)
-    backbone.null_context = lambda: None  # no context is dropped, as in the main part of the official training
-    config = RefineConfig(semantic_weight=0.1, guidance_dropout=0.0)
-    task = ModulationTask(networks, backbone, torch.nn.Identity(), config)
-    return lambda: task.losses(networks, batch, 0)["loss"]
+    if way.endswith("compiled"):
+        for part in (backbone.unet, networks.manipulation.control):
+            part.compile(dynamic=False)
+    batch = {name: drawn[name] for name in ("noise", "timesteps", "uniform")}
+    batch |= {"responses": drawn["maps"], "caption": drawn["captions"]}
+    batch["latents"] = scaling * (mean + torch.exp(0.5 * logvar) * drawn["posterior"])
+    config = RefineConfig(semantic_weight=0.1, guidance_dropout=0.0, captions="random")
+    return ModulationTask(networks, backbone, torch.nn.Identity(), config, tower), batch
 
 
-def measure(way: str, size: str, device: torch.device, batch: int, steps: int, folder: Path) -> dict:
-    """Build, warm up, take `steps` timed steps, keep a sample of the gradients in `folder`."""
-    backbone, networks = build(size)
+def measure(way: str, size: str, device: torch.device, batch: int, steps: int) -> tuple[dict, dict[str, torch.Tensor]]:
+    """Build, warm up, take `steps` timed steps; return what was measured, and a sample of the gradients."""
+    backbone, networks = build(size, device)
     networks.train()
-    drawn = draws(backbone, networks, batch)
-    cache = folder / "cache.npz"
-    if not cache.is_file():
-        names = ("mean", "logvar", "text")
-        np.savez(cache, **{n: v.half().numpy() for n, v in zip(names, encode(backbone, drawn), strict=True)})
-    if not way.startswith("plain"):
-        backbone.vae.decoder = backbone.text_encoder = None  # a training stage leaves them in host memory or unread
-    for module in (
-        backbone.unet,
-        networks,
-        *([backbone.vae, backbone.text_encoder] if way.startswith("plain") else []),
-    ):
-        module.to(device)
-    drawn = {name: values.to(device) for name, values in drawn.items()}
-    bf16 = way.endswith("bf16")
-    if way.startswith("plain"):
-        losses = prepare_plain(backbone, networks, drawn)
+    drawn = {name: values.to(device) for name, values in draws(backbone, networks, batch).items()}
+    parameters = {
+        "unet_parameters": sum(p.numel() for p in backbone.unet.parameters()),
+        "trained_parameters": sum(p.numel() for p in networks.parameters()),
+    }
+    if way.startswith("ours"):
+        task, given = ours(backbone, networks, drawn, way)
+        losses = lambda: task.losses(networks, given, 0)["loss"]  # noqa: E731
     else:
-        losses = prepare_ours(backbone, networks, drawn, cache, way == "ours_checkpointing", bf16)
+        losses = prepare_plain(backbone, networks, drawn, way)
     seconds, cpu_seconds = [], []
+    forget(device)
     for _ in range(steps + 1):
         networks.zero_grad(set_to_none=True)
         synchronise(device)
         start, cpu_start = time.perf_counter(), time.process_time()
-        with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
+        with torch.autocast(device.type, torch.bfloat16) if "bf16" in way else nullcontext():
             loss = losses()
         loss.backward()
         synchronise(device)
         seconds.append(time.perf_counter() - start)
         cpu_seconds.append(time.process_time() - cpu_start)
     stride = 1000 if size == "paper" else 1
-    sample = {name: p.grad.flatten()[::stride].float().cpu().numpy() for name, p in networks.named_parameters()}
-    np.savez(folder / f"{way}.npz", **sample)
-    return {
+    sample = {n: p.grad.flatten()[::stride].float().cpu() for n, p in networks.named_parameters() if p.grad is not None}
+    record = {
+        "first_seconds": round(seconds[0], 2),
         "seconds": [round(value, 4) for value in seconds[1:]],
         "cpu_seconds": [round(value, 4) for value in cpu_seconds[1:]],
         "loss": loss.item(),
         "peak_gib": round(peak_gib(device), 2),
-        "matrix_product_gflops": matrix_rates(device),
-        "unet_parameters": sum(p.numel() for p in backbone.unet.parameters()),
-        "trained_parameters": sum(p.numel() for p in networks.parameters()),
+        **parameters,
     }
+    return record, sample
 
 
-def difference(folder: Path, way: str) -> dict:
-    """Relative difference of a way's gradients to the plain ones: of all together, and the worst network."""
-    with np.load(folder / "plain.npz") as file:
-        plain = {name: file[name] for name in file.files}
-    with np.load(folder / f"{way}.npz") as file:
-        found = {name: file[name] for name in file.files}
+def difference(plain: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Relative difference of a way's gradients to the plain ones: of all together, and of each network."""
     parts = {"all": ""} | {part: part for part in sorted({name.split(".")[0] for name in plain})}
     relative = {}
     for part, prefix in parts.items():
         names = [name for name in plain if name.startswith(prefix)]
-        one, two = (np.concatenate([values[name] for name in names]) for values in (plain, found))
-        relative[part] = float(np.linalg.norm(one - two) / np.linalg.norm(one))
-    return {part: float(f"{value:.2e}") for part, value in relative.items()}
+        one, two = (torch.cat([values[name] for name in names]) for values in (plain, other))
+        relative[part] = float(f"{(one - two).norm() / one.norm():.2e}")
+    return relative
 
 
 def main() -> None:
-    given = asked(__doc__, WAYS, WAYS, "timed steps of a process")
-    if given.way:
-        print(json.dumps(measure(given.way, given.size, given.device, given.batch, given.steps, given.folder)))
-        return
-    described = described_machine(given.device)
-    found, differences = compare_in_turns(__file__, given, difference, COMPARED)
+    given = asked(__doc__, WAYS, USUAL, "timed steps of a measurement")
+    described = described_machine(given.device) | {"matrix_product_gflops": matrix_rates(given.device)}
+    found, differences = compare_in_turns(
+        given, lambda way: measure(way, given.size, given.device, given.batch, given.steps), difference
+    )
     # The least: whatever else runs on a machine only adds.
     seconds = {way: min(s for run in runs for s in run["seconds"]) for way, runs in found.items()}
     cpu_seconds = {way: min(s for run in runs for s in run["cpu_seconds"]) for way, runs in found.items()}
-    pairs = (("plain", "ours"), ("plain", "ours_checkpointing"), ("plain_bf16", "ours_bf16"), ("plain", "ours_bf16"))
+    pairs = [(a, b) for a in given.ways for b in given.ways if not a.startswith("ours") and b.startswith("ours")]
     first = next(iter(found.values()))[0]
     result = {
         "what": f"one training step, batch {given.batch}, {given.size} size, without optimizer and reading",
         "wanted": {"plain_over_ours": "at least 2 on a CPU, 2.5 on a GPU"},
-        "ratios": {f"{a}_over_{b}": round(seconds[a] / seconds[b], 2) for a, b in pairs if {a, b} <= seconds.keys()},
-        "ratios_of_cpu_seconds": {
-            f"{a}_over_{b}": round(cpu_seconds[a] / cpu_seconds[b], 2) for a, b in pairs if {a, b} <= seconds.keys()
-        },
+        "ratios": {f"{a}_over_{b}": round(seconds[a] / seconds[b], 2) for a, b in pairs},
+        "ratios_of_cpu_seconds": {f"{a}_over_{b}": round(cpu_seconds[a] / cpu_seconds[b], 2) for a, b in pairs},
         "seconds": {way: round(value, 3) for way, value in seconds.items()},
         "pictures_per_second": {way: float(f"{given.batch / value:.3g}") for way, value in seconds.items()},
         "peak_gib": {way: max(run["peak_gib"] for run in runs) for way, runs in found.items()},
@@ -206,21 +223,21 @@ def main() -> None:
         "all_cpu_seconds": {way: [run["cpu_seconds"] for run in runs] for way, runs in found.items()},
         "loss": {way: runs[-1]["loss"] for way, runs in found.items()},
         "gradients_differ_from_plain": differences,
-        "gradients_equal_within": {way: COMPARED[way] for way in differences},
+        "gradients_equal_within": {way: equal_within(way) for way in differences},
         "parameters": {"unet": first["unet_parameters"], "trained": first["trained_parameters"]},
         "machine": described,
     }
     if given.size == "paper":
         tflop = counted_tflop()
         encoder = 3 * tflop["encoder"]
-        ours = tflop["forward"] + tflop["backward_frozen"] + encoder
+        least = tflop["forward"] + tflop["backward_frozen"] + encoder
         plain = 2 * tflop["forward"] + tflop["backward"] + encoder + tflop["vae_encode"]
-        result["floor"] = floor(given.batch * ours, found) | {
-            "tflop_a_picture": {"plain": round(plain, 3), "ours": round(ours, 3)},
-            "arithmetic_of_plain_over_ours": round(plain / ours, 2),
+        result["floor"] = floor(given.batch * least, described) | {
+            "tflop_a_picture": {"plain": round(plain, 3), "ours": round(least, 3)},
+            "arithmetic_of_plain_over_ours": round(plain / least, 2),
         }
     write("training", given, result)
-    if any(differences[way]["all"] > COMPARED[way] for way in differences):
+    if any(differences[way]["all"] > equal_within(way) for way in differences):
         sys.exit("gradients differ by more than the stated precision")
 
 

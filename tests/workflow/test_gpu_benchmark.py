@@ -1,0 +1,40 @@
+"""benchmarks/gpu.py: every path of it that needs no GPU, and, where there is one, that networks are right on it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(out: Path, device: str, *arguments: str) -> tuple[int, dict[str, dict]]:
+    command = [sys.executable, ROOT / "benchmarks" / "gpu.py", "--device", device, "--size", "tiny", "--out", out]
+    ended = subprocess.run([*command, *arguments], cwd=ROOT, check=False)
+    return ended.returncode, {part["name"]: part for part in json.loads(out.read_text())["parts"]}
+
+
+def test_all_parts_run_without_a_gpu(tmp_path):
+    status, parts = run(tmp_path / "gpu.json", "cpu")
+    assert {name: part.get("error") for name, part in parts.items() if part["status"] != "done"} == {}
+    assert all(bar["holds"] for part in parts.values() for bar in part["bars"].values())
+    assert parts["resume after SIGTERM"]["bars"]["weights"]["value"] == 0.0
+    assert status == 0
+
+
+def test_parts_for_which_there_is_no_time_are_left_out_and_named(tmp_path):
+    status, parts = run(tmp_path / "gpu.json", "cpu", "--minutes", "0")
+    assert {part["status"] for part in parts.values()} == {"left out"}
+    assert "it usually takes" in parts["machine"]["why"]
+    assert status == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_networks_are_right_on_the_gpu(tmp_path):
+    status, parts = run(tmp_path / "gpu.json", "cuda")
+    assert {name: part.get("error") for name, part in parts.items() if part["status"] == "failed"} == {}
+    assert status == 0
