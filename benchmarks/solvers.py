@@ -5,8 +5,9 @@
 Draws every validation image (what the demo's setting is chosen by) or test image of every subject with the refined
 networks of a finished run, from the same starting noise, by each setting in turn, and scores them as stage evaluate
 does. For each setting: means over subjects with 95 % intervals (bootstrap over images), and the difference from the
-reference by image with the p value of a sign-flip test, corrected by Holm's method over all settings and scores. A setting is usable where no score is significantly worse. Seconds are
-those of the loop of drawing, decoding included, one setting after the other in one process.
+reference by image with the p value of a sign-flip test, corrected by Holm's method over all settings and scores. A
+setting is usable where no score is significantly worse. Seconds are those of the loop of drawing, decoding included,
+one setting after the other in one process.
 """
 
 import argparse
