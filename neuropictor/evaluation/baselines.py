@@ -109,8 +109,8 @@ def fit_baselines(
             for row in range(len(ids["test"])):
                 writer.write(row, 0, mean[None, None])
         model = Backbone.load(backbone).to(device)
-        describer = load_describer(config.networks, model, weights, device)
         linear = _Linear(model, store, LatentStore(latents), ids, config.ridge_alphas, sample.most_repeats)
+        describer = load_describer(config.networks, model, weights, device)
         log.info("Subject %d: ridge penalties %s", store.subject, linear.penalties)
         with writing(out["ridge"], replace(about, model="ridge"), samples=1) as writer:
             predicted, _ = linear.predict(ids["test"], 0.0)

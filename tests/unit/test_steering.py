@@ -34,7 +34,7 @@ SETTINGS = {
     "schedulers": ["ddim", "unipc"],
     "steps": [1, 2],
 }
-SAMPLE = SampleConfig(steps=2, batch_size=2)
+SAMPLE = SampleConfig(scheduler="ddim", steps=2, batch_size=2)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_untouched_conditions_are_the_pictures_of_stage_sample(
     for kind, place in (("strengths", 3), ("areas", 0), ("area_swap", 0), ("steps", 1), ("guidance", 1)):
         found = steer(kind)
         assert np.abs(found.pictures[:, place] - expected).max() <= 1, (kind, names(found)[place])
-    single = SampleConfig(steps=2, batch_size=2, trial_averaging="single")
+    single = SampleConfig(scheduler="ddim", steps=2, batch_size=2, trial_averaging="single")
     sample_subject(folder, responses, single, tiny_runtime, "refined", tmp_path / "single.h5", **components)
     one_repeat = read_reconstructions(tmp_path / "single.h5").pictures[:, 0].astype(int)
     assert np.abs(steer("responses").pictures[:, 0] - one_repeat).max() <= 1
