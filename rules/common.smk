@@ -126,10 +126,11 @@ def growing(amount):
 def need(rule, what):
     """Memory of a node, time or memory of a GPU of a job at the networks' size, see needs.yaml; only time grows with retries."""
     paper = doctor.is_large(settings)
-    if rule in ("evaluate", "score_controls"):
-        paper |= settings.evaluate.networks != "miniature"
+    judged = rule in ("evaluate", "score_controls")
+    paper |= judged and settings.evaluate.networks != "miniature"
     amount = NEEDS[rule]["paper" if paper else "miniature"][what]
-    if what == "mem_mb" and rule in ("calibrate", "pretrain", "refine", "sample"):
+    spread = rule in ("calibrate", "pretrain", "refine", "sample")
+    if what == "mem_mb" and spread:
         amount *= settings.runtime.processes // settings.runtime.nodes
     return growing(amount) if what == "runtime" else amount
 
