@@ -96,6 +96,7 @@ OTHER_VALUES = {
     "pretrain.semantic_steps": 1,
     "refine.semantic_steps": 1,
     "sample.guidance_scale": 2.0,
+    "sample.guidance_interval": [0.0, 0.5],
     "weights.clip_sha256": "0123abcd",
     "weights.swav_sha256": "0123abcd",
 }
@@ -281,7 +282,7 @@ CASES: dict[str, tuple[dict, Callable[[Path], None], Counter]] = {
     "logic of fetching (`nsd/fetch.py`)": ({}, more_logic("nsd/fetch.py"), Counter()),
     "logic of one page (`evaluation/datacard.py`)": ({}, more_logic("evaluation/datacard.py"), behind(["data_card"])),
     "logic of the metrics (`evaluation/metrics.py`)": ({}, more_logic("evaluation/metrics.py"), behind(["evaluate"])),
-    "logic of sampling (`sampling.py`)": ({}, more_logic("sampling.py"), behind(SAMPLE)),
+    "logic of sampling (`sampling.py`)": ({}, more_logic("sampling.py"), behind(["baselines", *SAMPLE])),
     "logic of alignment (`data/alignment.py`)": (
         {},
         more_logic("data/alignment.py"),
@@ -290,7 +291,7 @@ CASES: dict[str, tuple[dict, Callable[[Path], None], Counter]] = {
     "logic of the networks (`models/guiding.py`)": (
         {},
         more_logic("models/guiding.py"),
-        behind(["calibrate", "align_space", "pretrain", "refine", *SAMPLE]),
+        behind(["calibrate", "align_space", "baselines", "pretrain", "refine", *SAMPLE]),
     ),
     "logic of preprocessing (`data/z_scores.py`)": (
         {},
