@@ -486,7 +486,9 @@ def sampling_way(way: str) -> Callable[[Run], dict]:
         if way == "ours":
             torch.save(latents, run.folder / "latents.pt")
         elif (run.folder / "latents.pt").is_file():
-            found["latents_differ_from_ours_fp32"] = relative(latents, torch.load(run.folder / "latents.pt"))
+            found["latents_differ_from_ours_fp32"] = relative(
+                latents, torch.load(run.folder / "latents.pt", weights_only=True)
+            )
             bars["latents"] = at_most(found["latents_differ_from_ours_fp32"], LOW_PRECISION)
         return found | {"bars": bars}
 

@@ -135,7 +135,8 @@ def _drawn(path: Path, name: str, scenes: list[Scene], size: int, threads: int) 
         temporary = stack.enter_context(atomic_path(path))
         file = stack.enter_context(h5py.File(temporary, "w"))
         shape = (len(scenes), size, size, 3)
-        brick = file.create_dataset(name, shape, np.uint8, chunks=(1, *shape[1:]), compression="lzf", shuffle=False)
+        # Not lzf: what it writes depends on what lay in memory before, though it reads back the same.
+        brick = file.create_dataset(name, shape, np.uint8, chunks=(1, *shape[1:]), compression="gzip")
         if threads > 1:
             # Forked, so that the workers need not import the main script again.
             pool = stack.enter_context(multiprocessing.get_context("fork").Pool(threads))

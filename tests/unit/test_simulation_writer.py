@@ -105,7 +105,7 @@ def test_pictures_and_annotations(root, design):
             brick.shape == (n, 64, 64, 3)
             and brick.dtype == np.uint8
             and file["first"].chunks == (1, 64, 64, 3)
-            and file["first"].compression == "lzf"
+            and file["first"].compression == "gzip"
         )
         drawn = np.flatnonzero(brick[:].std(axis=(1, 2, 3)) > 1)
         np.testing.assert_array_equal(drawn, np.unique(design.pictures_of_subject[[0, 1, 3, 4]]))
