@@ -267,7 +267,7 @@ def _write(
     """Write the file from images in the order of `batched`."""
     about = Reconstructions(np.empty(0), store.pictures("test"), model, store.subject, store.data)
     write_drawn(out, about, batches, config)
-    record.add(pictures=len(about.nsd_id), samples=config.samples, kept=kept_samples(config))
+    record.add(pictures=len(about.nsd_id), samples=config.samples, kept=chosen_samples(config))
 
 
 def batched(nsd_ids: np.ndarray, config: "SampleConfig") -> list[list[Job]]:
@@ -276,7 +276,7 @@ def batched(nsd_ids: np.ndarray, config: "SampleConfig") -> list[list[Job]]:
     return [jobs[start : start + config.batch_size] for start in range(0, len(jobs), config.batch_size)]
 
 
-def kept_samples(config: "SampleConfig") -> int:
+def chosen_samples(config: "SampleConfig") -> int:
     """Return the number of samples of a test image that are kept."""
     return 1 if config.choose == "consensus" else config.samples
 
@@ -295,7 +295,7 @@ def write_drawn(out: Path, about: Reconstructions, batches: Iterable[np.ndarray]
     config
         ``samples`` and ``choose``.
     """
-    with writing(out, about, kept_samples(config)) as writer:
+    with writing(out, about, chosen_samples(config)) as writer:
         row = 0
         for images in _by_image(batches, config.samples):
             writer.write(row, 0, most_agreed(images) if config.choose == "consensus" else images)

@@ -147,7 +147,7 @@ class Scorer:
             pixels[OURS]["lpips"] = np.empty(count)
         for part in blocks(count):
             made, seen = images.read(part, sample), judge.seen.read(rows[part])
-            _keep(features[OURS], OURS, look(judge.describer, made), part, count)
+            _put(features[OURS], OURS, look(judge.describer, made), part, count)
             sized = resize_pictures(made, judge.size)
             for metric in _OUR_PIXELS:
                 pixels[OURS][metric][part] = PIXEL_MEASURES[metric](sized[:, None], seen)[:, 0]
@@ -168,7 +168,7 @@ class Scorer:
         """Keep what the published networks see in a block of images."""
         for network in self.networks:
             for metric, values in network.features(common, protocol).items():
-                _keep(features[protocol.label], metric, values, part, count)
+                _put(features[protocol.label], metric, values, part, count)
 
     @staticmethod
     def _compare(
@@ -183,8 +183,8 @@ class Scorer:
         return measures.two_way(features, known, None, table)[:, 0], identification(table[0])
 
 
-def _keep(kept: dict[str, np.ndarray], metric: str, values: np.ndarray, part: np.ndarray, count: int) -> None:
+def _put(features: dict[str, np.ndarray], metric: str, values: np.ndarray, part: np.ndarray, count: int) -> None:
     """Put the features of a block into those of all images, which are made with the first block."""
-    if metric not in kept:
-        kept[metric] = np.empty((count, values.shape[1]), np.float32)
-    kept[metric][part] = values
+    if metric not in features:
+        features[metric] = np.empty((count, values.shape[1]), np.float32)
+    features[metric][part] = values
