@@ -45,7 +45,7 @@ RETRIEVAL_POOL, RETRIEVAL_REPEATS = 300, 30
 SSIM_SIGMA = 1.5
 """Standard deviation of the Gaussian window in pixels (Wang et al. 2004; MindEye's and NeuroPictor's evaluation)."""
 _SSIM_RADIUS = 5  # pixels: scikit-image cuts the window at 3.5 sigma
-_SSIM_PIXELS = 4_000_000  # gray pixels filtered at once, bounds memory
+_SSIM_PIXELS = 500_000  # gray pixels filtered at once: what stays in a processor's cache
 
 
 def _check_pair(reconstructed: np.ndarray, seen: np.ndarray) -> None:
@@ -71,9 +71,10 @@ def pixcorr(reconstructed: np.ndarray, seen: np.ndarray) -> np.ndarray:
         A picture of one single value has no correlation; it scores 0.
     """
     _check_pair(reconstructed, seen)
-    left = unit_rows(reconstructed.reshape(*reconstructed.shape[:2], -1))
-    right = unit_rows(seen.reshape(len(seen), -1))
-    return np.nan_to_num(np.einsum("nkp,np->nk", left, right))
+    scores = np.empty(reconstructed.shape[:2])
+    for row, (samples, one) in enumerate(zip(reconstructed, seen, strict=True)):  # one at a time stays in the cache
+        scores[row] = unit_rows(samples.reshape(len(samples), -1)) @ unit_rows(one.ravel())
+    return np.nan_to_num(scores)
 
 
 def ssim(reconstructed: np.ndarray, seen: np.ndarray, reading: str = "2d") -> np.ndarray:
@@ -106,20 +107,19 @@ def ssim(reconstructed: np.ndarray, seen: np.ndarray, reading: str = "2d") -> np
     block = max(1, _SSIM_PIXELS // int(np.prod(seen.shape[1:3])))
     for start in range(0, len(seen), block):
         rows = slice(start, start + block)
-        right = rgb2gray(seen[rows])
-        for sample in range(scores.shape[1]):
-            scores[rows, sample] = _ssim_gray(rgb2gray(reconstructed[rows, sample]), right, reading == "columns")
+        samples = rgb2gray(reconstructed[rows]).swapaxes(0, 1)
+        scores[rows] = _ssim_gray(samples, rgb2gray(seen[rows]), reading == "columns").T
     return scores
 
 
 def _ssim_gray(left: np.ndarray, right: np.ndarray, by_column: bool = False) -> np.ndarray:
-    """scikit-image's `structural_similarity` for stacks of gray pictures [n, S, S] at once, in both readings."""
+    """scikit-image's `structural_similarity` of gray pictures [K, n, S, S] and [n, S, S], in both readings: [K, n]."""
     from scipy.ndimage import correlate1d
 
     offsets = np.arange(-_SSIM_RADIUS, _SSIM_RADIUS + 1)
-    if min(left.shape[1:]) < len(offsets):
+    if min(right.shape[1:]) < len(offsets):
         raise ValueError(
-            f"pictures of {min(left.shape[1:])} pixels a side are smaller than SSIM's window of {len(offsets)} pixels; "
+            f"pictures of {min(right.shape[1:])} pixels a side are smaller than SSIM's window of {len(offsets)} pixels; "
             f"allowed: at least {len(offsets)}, for example 64"
         )
     weights = np.exp(-0.5 * (offsets / SSIM_SIGMA) ** 2)
@@ -127,8 +127,8 @@ def _ssim_gray(left: np.ndarray, right: np.ndarray, by_column: bool = False) -> 
     inside = slice(_SSIM_RADIUS, -_SSIM_RADIUS)  # where the whole window fits
 
     def local_mean(values: np.ndarray) -> np.ndarray:
-        values = correlate1d(values, weights, axis=1)[:, inside]
-        return values if by_column else correlate1d(values, weights, axis=2)[:, :, inside]
+        values = correlate1d(values, weights, axis=-2)[..., inside, :]
+        return values if by_column else correlate1d(values, weights, axis=-1)[..., inside]
 
     mean_left, mean_right = local_mean(left), local_mean(right)
     variance_left = local_mean(left * left) - mean_left**2
@@ -137,7 +137,7 @@ def _ssim_gray(left: np.ndarray, right: np.ndarray, by_column: bool = False) -> 
     c1, c2 = 0.01**2, 0.03**2
     luminance = (2 * mean_left * mean_right + c1) / (mean_left**2 + mean_right**2 + c1)
     structure = (2 * covariance + c2) / (variance_left + variance_right + c2)
-    return (luminance * structure).mean((1, 2))
+    return (luminance * structure).mean((-2, -1))
 
 
 def correlations(reconstructed: np.ndarray, seen: np.ndarray) -> np.ndarray:

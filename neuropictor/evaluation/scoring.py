@@ -128,13 +128,12 @@ class Scorer:
             Of the wrong pairs.
         """
         wrong = derangements(len(rows), NULL_PAIRINGS, seed)
-        scores = {metric: np.zeros(len(rows)) for metric in _OUR_PIXELS}
+        scores = {metric: np.empty(len(rows)) for metric in _OUR_PIXELS}
         for part in blocks(len(rows)):
             seen = self.judge.seen.read(rows[part])
-            for order in wrong:
-                made = resize_pictures(images.read(order[part]), self.judge.size)
-                for metric in _OUR_PIXELS:
-                    scores[metric][part] += PIXEL_MEASURES[metric](made[:, None], seen)[:, 0] / len(wrong)
+            made = [resize_pictures(images.read(order[part]), self.judge.size) for order in wrong]
+            for metric in _OUR_PIXELS:
+                scores[metric][part] = PIXEL_MEASURES[metric](np.stack(made, axis=1), seen).mean(1)
         return scores | self.judge.score(features[:, 0][wrong].swapaxes(0, 1), rows)
 
     def _pass(self, images: Images, sample: int, rows: np.ndarray) -> tuple[ByMetric, dict[str, dict]]:
