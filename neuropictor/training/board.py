@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from neuropictor.runlog import is_first
 
@@ -54,9 +53,7 @@ class Board:
     def pictures(self, step: int) -> None:
         """Add sample pictures."""
         if self._writer is not None and self.preview is not None:
-            # Nothing below is meant to use the global generators; that they stay as they are is made sure of.
-            with torch.random.fork_rng():
-                self._writer.add_image(self.title, self.preview(), step, dataformats="HWC")
+            self._writer.add_image(self.title, self.preview(), step, dataformats="HWC")
 
     def close(self) -> None:
         """Write what is left."""

@@ -1,8 +1,8 @@
 """Checkpoints of a training: whole files, the last two kept, and a guard that decides whether they may be used.
 
-A checkpoint is one safetensors file with weights, optimizer state, moving average and the states of the random number
-generators; its metadata carries step and history as JSON. The guard file beside it holds configuration, code and input
-checksums of the training that wrote it: a training with any other guard starts afresh and says which key differs.
+A checkpoint is one safetensors file with weights, optimizer state and moving average (what is drawn at random depends on
+the step alone); its metadata carries step and history as JSON. The guard file beside it holds configuration, code and
+input checksums of the training that wrote it: a training with any other guard starts afresh and says which key differs.
 """
 
 import json
@@ -166,9 +166,6 @@ def training_state(
     state = _prefixed("module", module.state_dict().items()) | _prefixed("average", average.items())
     for index, values in optimizer.state_dict()["state"].items():
         state |= _prefixed(f"optimizer.{index}", ((name, torch.as_tensor(value)) for name, value in values.items()))
-    state["random.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        state |= _prefixed("random.cuda", ((str(i), s) for i, s in enumerate(torch.cuda.get_rng_state_all())))
     return state
 
 
@@ -190,7 +187,3 @@ def restore_state(
         like = parameters[int(index)] if tensor.dim() else tensor
         values.setdefault(int(index), {})[name] = torch.empty_like(like, device="cpu").copy_(tensor)
     optimizer.load_state_dict({"state": values, "param_groups": optimizer.state_dict()["param_groups"]})
-    torch.set_rng_state(tensors["random.cpu"])
-    devices = _part("random.cuda", tensors)
-    if devices and len(devices) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([devices[str(i)] for i in range(len(devices))])

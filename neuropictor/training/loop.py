@@ -15,12 +15,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import nn
 
 from neuropictor.data.datasets import TrainingBatches
@@ -137,7 +139,9 @@ def make_accelerator(runtime: "RuntimeConfig", parts_unused: bool = False) -> Ac
     parallel = DistributedDataParallelKwargs(
         broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=parts_unused
     )
-    return Accelerator(mixed_precision="no", cpu=device.type == "cpu", kwargs_handlers=[parallel])
+    # The others wait while one writes a checkpoint, 8 GB at the paper's size, perhaps to a slow disk.
+    waiting = InitProcessGroupKwargs(timeout=timedelta(hours=1))
+    return Accelerator(mixed_precision="no", cpu=device.type == "cpu", kwargs_handlers=[parallel, waiting])
 
 
 class _Average:
@@ -336,6 +340,9 @@ class Trainer:
                     raise SystemExit(SIGTERM_STATUS)
 
     def _step(self, step: int, batch: Batch) -> dict[str, torch.Tensor]:
+        # What dropout draws depends on the step and the process alone, also after a kill.
+        entropy = np.random.SeedSequence([self.batches.seed, step, self.accelerator.process_index])
+        torch.manual_seed(int(entropy.generate_state(1)[0]))
         for group, factor in zip(self._adam.param_groups, self.factors, strict=True):
             group["lr"] = self.recipe.rate(step) * factor
         if step == self.recipe.fresh_optimizer_at:

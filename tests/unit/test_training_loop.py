@@ -13,6 +13,8 @@ from neuropictor.training.loop import Recipe, Trainer, learning_rate, make_accel
 class Batches:
     """Stands in for TrainingBatches: a point of a line a step."""
 
+    seed = 0
+
     def loader(self, start, stop, workers, pinned):
         for step in range(start, stop):
             yield {"responses": torch.tensor([[float(step % 5)]])}
@@ -162,3 +164,14 @@ def test_several_processes_ask_each_other_every_ten_steps_and_with_checkpoints(t
     monkeypatch.setattr(loop._Termination, "agreed", lambda self, due: asked.append(due))
     trainer.run("Fitting")
     assert [step for step, due in enumerate(asked, start=1) if due] == [8, 10, 16, 20, 24, 30, 32]
+
+
+def test_each_step_of_each_process_draws_its_own_dropout(tmp_path, tiny_runtime, monkeypatch):
+    draws = {}
+    for run, process in enumerate((0, 1, 0)):
+        monkeypatch.setattr(loop.Accelerator, "process_index", process)
+        made = draws[run] = []
+        task = Task({step: lambda made=made: made.append(torch.rand(()).item()) or 1.0 for step in range(3)})
+        make(tmp_path / str(run), tiny_runtime, steps=3, task=task).run("Fitting")
+    assert draws[0] == draws[2]
+    assert len({*draws[0], *draws[1]}) == 6
