@@ -76,7 +76,7 @@ def overlay(work: Path, address: str) -> dict:
             "target_text_encoder": str(work / "target_text_encoder"),
         },
         "calibrate": one,
-        "pretrain": one,
+        "pretrain": {**one, "guidance_adaptation": {"steps": 1}},
         "refine": {**one, "guidance_adaptation": {"steps": 1}},
         "sample": {"steps": 2, "batch_size": 2},
         "controls": {
