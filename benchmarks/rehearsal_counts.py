@@ -174,16 +174,14 @@ def make_small_backbone(work: Path) -> None:
     """Make a backbone with Stable Diffusion's sizes of images, latents and text, and hardly any weights."""
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from stable_diffusion_folder import SCHEDULER
+    from stable_diffusion_folder import save_stable_diffusion
     from transformers import CLIPTextConfig, CLIPTextModel
-
-    from neuropictor.models.official_parts import write_clip_tokenizer
 
     with folder_once(folder(work) / "backbone") as out:
         if not out:
             return
         torch.manual_seed(0)
-        UNet2DConditionModel(
+        unet = UNet2DConditionModel(
             sample_size=64,
             block_out_channels=(8, 16),
             layers_per_block=1,
@@ -193,20 +191,17 @@ def make_small_backbone(work: Path) -> None:
             attention_head_dim=(2, 4),
             norm_num_groups=4,
             use_linear_projection=True,
-        ).save_pretrained(out / "unet")
-        AutoencoderKL(
+        )
+        vae = AutoencoderKL(
             block_out_channels=(4, 8, 8, 8),
             layers_per_block=1,
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
             norm_num_groups=4,
             sample_size=SIDE,
-        ).save_pretrained(out / "vae")
-        config = CLIPTextConfig(**TEXT | {"intermediate_size": 16}, num_hidden_layers=1)
-        CLIPTextModel(config).save_pretrained(out / "text_encoder")
-        write_clip_tokenizer(out / "tokenizer", 77)
-        (out / "scheduler").mkdir()
-        (out / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
+        )
+        text = CLIPTextConfig(**TEXT | {"intermediate_size": 16}, num_hidden_layers=1)
+        save_stable_diffusion(out, unet, vae, CLIPTextModel(text))
 
 
 def make_samples(work: Path) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from stable_diffusion_folder import SCHEDULER
+from stable_diffusion_folder import save_stable_diffusion
 from stand_in_bucket import Stored
 
 from neuropictor.config import SimulateConfig
@@ -238,19 +238,11 @@ def write_backbone(folder: Path) -> None:
     from paper_size import UNET, UNET_PARAMETERS, VAE
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from neuropictor.models.official_parts import write_clip_tokenizer
-
     torch.manual_seed(0)
     unet = UNet2DConditionModel(**UNET)
     assert sum(parameter.numel() for parameter in unet.parameters()) == UNET_PARAMETERS
-    unet.save_pretrained(folder / "unet", max_shard_size="10GB")
-    AutoencoderKL(**VAE).save_pretrained(folder / "vae")
-    CLIPTextModel(CLIPTextConfig(**TEXT, num_hidden_layers=23)).save_pretrained(folder / "text_encoder")
-    write_clip_tokenizer(folder / "tokenizer", 77)
-    (folder / "tokenizer" / "tokenizer.json").unlink()  # which the hub's folders lack
-    (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
-    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    text_encoder = CLIPTextModel(CLIPTextConfig(**TEXT, num_hidden_layers=23))
+    save_stable_diffusion(folder, unet, AutoencoderKL(**VAE), text_encoder)
 
 
 #: Of Stable Diffusion 2.1-base's text_encoder/config.json.

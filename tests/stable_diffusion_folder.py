@@ -42,10 +42,22 @@ def text_config(layers=2):
     )
 
 
+def save_stable_diffusion(folder, unet, vae, text_encoder, **scheduler):
+    """Write networks into a folder as the hub has it."""
+    unet.save_pretrained(folder / "unet", max_shard_size="10GB")
+    vae.save_pretrained(folder / "vae")
+    text_encoder.save_pretrained(folder / "text_encoder")
+    write_clip_tokenizer(folder / "tokenizer", 77)
+    (folder / "tokenizer" / "tokenizer.json").unlink()  # which the hub's folders lack
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER | scheduler))
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+
+
 def make_stable_diffusion(folder, linear=True, sample_size=4, **scheduler):
     """Write a folder; `linear` as in Stable Diffusion 2, False as in 1.5; pictures have twice the latents' size."""
     torch.manual_seed(0)
-    UNet2DConditionModel(
+    unet = UNet2DConditionModel(
         sample_size=sample_size,
         block_out_channels=(8, 16),
         layers_per_block=2,
@@ -55,21 +67,16 @@ def make_stable_diffusion(folder, linear=True, sample_size=4, **scheduler):
         attention_head_dim=(2, 4) if linear else 2,
         norm_num_groups=4,
         use_linear_projection=linear,
-    ).save_pretrained(folder / "unet")
-    AutoencoderKL(
+    )
+    vae = AutoencoderKL(
         block_out_channels=(8, 8),
         layers_per_block=2,
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
         norm_num_groups=4,
         sample_size=2 * sample_size,
-    ).save_pretrained(folder / "vae")
-    CLIPTextModel(text_config()).save_pretrained(folder / "text_encoder")
-    write_clip_tokenizer(folder / "tokenizer", 77)
-    (folder / "tokenizer" / "tokenizer.json").unlink()  # which the hub's folders lack
-    (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER | scheduler))
-    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    )
+    save_stable_diffusion(folder, unet, vae, CLIPTextModel(text_config()), **scheduler)
     return folder
 
 

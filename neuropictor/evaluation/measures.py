@@ -119,8 +119,8 @@ def _ssim_gray(left: np.ndarray, right: np.ndarray, by_column: bool = False) -> 
     offsets = np.arange(-_SSIM_RADIUS, _SSIM_RADIUS + 1)
     if min(right.shape[1:]) < len(offsets):
         raise ValueError(
-            f"pictures of {min(right.shape[1:])} pixels a side are smaller than SSIM's window of {len(offsets)} pixels; "
-            f"allowed: at least {len(offsets)}, for example 64"
+            f"pictures of {min(right.shape[1:])} pixels a side are smaller than SSIM's window of {len(offsets)} pixels;"
+            f" allowed: at least {len(offsets)}, for example 64"
         )
     weights = np.exp(-0.5 * (offsets / SSIM_SIGMA) ** 2)
     weights /= weights.sum()

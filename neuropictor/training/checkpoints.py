@@ -1,8 +1,9 @@
 """Checkpoints of a training: whole files, the last two kept, and a guard that decides whether they may be used.
 
-A checkpoint is one safetensors file with weights, optimizer state and moving average (what is drawn at random depends on
-the step alone); its metadata carries step and history as JSON. The guard file beside it holds configuration, code and
-input checksums of the training that wrote it: a training with any other guard starts afresh and says which key differs.
+A checkpoint is one safetensors file with weights, optimizer state and moving average (what is drawn at random depends
+on the step alone); its metadata carries step and history as JSON. The guard file beside it holds configuration, code
+and input checksums of the training that wrote it: a training with any other guard starts afresh and says which key
+differs.
 """
 
 import json
