@@ -107,10 +107,6 @@ def test_all_controls_have_a_table_and_figures(paper):
     assert figures == {f"{kind}_sub-01{end}.png" for kind in kinds for end in ("", "_scores")}
 
 
-def test_second_run_does_nothing(paper):
-    assert "Nothing to be done" in paper.snakemake()
-
-
 def test_report_holds_figures_tables_and_captions(paper):
     paper.snakemake("--report", "report.html")
     text = (paper.folder / "report.html").read_text()
@@ -130,8 +126,8 @@ def test_report_holds_figures_tables_and_captions(paper):
         assert "simulated" in (paper.results / "report" / page).read_text().lower()
 
 
-def test_aligned_networks_are_refined_and_sampled(paper):
+def test_aligned_networks_are_refined(paper):
     """The last one here: it replaces results."""
-    paper.snakemake("results/sample/sub-01/refined.h5", presets=("nsd", "nsd-aligned"))
+    paper.snakemake("results/refine/sub-01/model_index.json", presets=("nsd", "nsd-aligned"))
     record = json.loads((paper.results / "refine/sub-01/run.json").read_text())
     assert [name for name in record["outputs"] if name.startswith("alignment")]
