@@ -107,13 +107,12 @@ class Job:
     start: float
     end: float = 0.0
     peak_kb: float = 0.0
-    need_mb: int = 0
     counts: dict = field(default_factory=dict)
 
     def measured(self) -> dict:
         """Return its entry."""
-        gib = {"seconds": round(self.end - self.start, 1), "peak_gib": round(self.peak_kb / 2**20, 3)}
-        return {"rule": self.rule, **gib, "need_gib": round(self.need_mb / 1024, 3), "counts": self.counts}
+        used = {"seconds": round(self.end - self.start, 1), "peak_gib": round(self.peak_kb / 2**20, 3)}
+        return {"rule": self.rule, **used, "counts": self.counts}
 
 
 class Watch(threading.Thread):
@@ -223,7 +222,7 @@ def describe_script(script: str) -> Job:
     found = re.search(r"pickle\.loads\((b'(?:[^'\\]|\\.)*'|b\"(?:[^\"\\]|\\.)*\")\)", text)
     job = pickle.loads(ast.literal_eval(found.group(1)))
     wildcards = {name: str(value) for name, value in job.wildcards.items()}
-    return Job(job.rule, time.monotonic(), need_mb=job.resources.mem_mb, counts={"cores": job.threads, **wildcards})
+    return Job(job.rule, time.monotonic(), counts={"cores": job.threads, **wildcards})
 
 
 def rules(work: Path) -> list[str]:
@@ -234,12 +233,12 @@ def rules(work: Path) -> list[str]:
     return [name for name in re.findall(r"^(\w+) +\d+$", table, re.MULTILINE) if name not in {"all", "total"}]
 
 
-def given_mb(rule: str) -> int:
+def given_gib(rule: str) -> float:
     """Return the memory that a rule's file gives its jobs, or rules/needs.yaml at the paper's size."""
     text = "".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
     kind, what = re.search(rf"^rule {rule}:.*?mem_mb=(growing|need)\((.*?)\)", text, re.DOTALL | re.MULTILINE).groups()
     needs = yaml.safe_load((ROOT / "rules/needs.yaml").read_text())
-    return int(what) if kind == "growing" else needs[rule]["paper"]["mem_mb"]
+    return round((int(what) if kind == "growing" else needs[rule]["paper"]["mem_mb"]) / 1024, 3)
 
 
 def run_workflow(work: Path, arguments: list[str]) -> int:
@@ -276,7 +275,7 @@ def run_count(work: Path, name: str) -> bool:
     command = [sys.executable, str(HERE / "rehearsal_counts.py"), name, "--work", str(work)]
     if subprocess.run([*command, "--make"], check=False).returncode:
         return False
-    job = Job(name, time.monotonic(), need_mb=round(min(given_mb(RULES[name]), 1024 * LIMITS.get(name, math.inf))))
+    job = Job(name, time.monotonic())
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         watch = Watch(os.getpid(), _count_of, lambda _: job, watched)
         watch.start()
@@ -286,7 +285,7 @@ def run_count(work: Path, name: str) -> bool:
     if process.returncode:
         return False
     told = json.loads(output.splitlines()[-1])
-    out.write_text(json.dumps(json.loads(watched.read_text()) | told | {"rule": f"{RULES[name]} (count)"}) + "\n")
+    out.write_text(json.dumps(json.loads(watched.read_text()) | told) + "\n")
     return True
 
 
@@ -303,13 +302,16 @@ def collected(work: Path, counts: list[str]) -> dict:
         best = jobs.setdefault(item["rule"], item | {"jobs": 0})
         best["jobs"] += 1
         best["seconds"] = max(best["seconds"], item["seconds"])
-        best["need_gib"] = item["need_gib"]
         if item["peak_gib"] > best["peak_gib"]:
             best |= {"peak_gib": item["peak_gib"], "counts": item["counts"]}
-    entries = [jobs[rule] for rule in expected if rule in jobs]
-    measured = [json.loads(path.read_text()) for name in counts if (path := work / "counts" / f"{name}.json").is_file()]
+    entries = [jobs[rule] | {"need_gib": given_gib(rule)} for rule in expected if rule in jobs]
+    for name in counts:
+        if (path := work / "counts" / f"{name}.json").is_file():
+            rule = RULES[name]
+            names = {"rule": f"{rule} (count)", "need_gib": min(given_gib(rule), LIMITS.get(name, math.inf))}
+            entries.append(json.loads(path.read_text()) | names)
     missing = [rule for rule in expected if rule not in jobs]
-    return {"jobs": [*entries, *measured], "rules_without_a_job": missing, "machine": described()}
+    return {"jobs": entries, "rules_without_a_job": missing, "machine": described()}
 
 
 def described() -> dict:
