@@ -396,6 +396,8 @@ def short_last_batch(run: Run) -> dict:
 class Repeated:
     """The same batch in every step, as `Trainer` takes it from a loader; notes when it is asked for each."""
 
+    seed = 0
+
     def __init__(self, batch: dict[str, torch.Tensor], device: torch.device, before: Callable[[int], None] = id):
         self.batch, self.device, self.before, self.times = batch, device, before, []
 
