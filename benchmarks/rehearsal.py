@@ -236,7 +236,9 @@ def rules(work: Path) -> list[str]:
 def given_gib(rule: str) -> float:
     """Return the memory that a rule's file gives its jobs, or rules/needs.yaml at the paper's size."""
     text = "".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
-    kind, what = re.search(rf"^rule {rule}:.*?mem_mb=(growing|need)\((.*?)\)", text, re.DOTALL | re.MULTILINE).groups()
+    like = re.search(rf"^use rule (\w+) as {rule} with:", text, re.MULTILINE)
+    given = rf"^rule {like.group(1) if like else rule}:.*?mem_mb=(growing|need)\((.*?)\)"
+    kind, what = re.search(given, text, re.DOTALL | re.MULTILINE).groups()
     needs = yaml.safe_load((ROOT / "rules/needs.yaml").read_text())
     return round((int(what) if kind == "growing" else needs[rule]["paper"]["mem_mb"]) / 1024, 3)
 

@@ -160,8 +160,8 @@ def measure(way: str, size: str, device: torch.device, batch: int, steps: int) -
         "trained_parameters": sum(p.numel() for p in networks.parameters()),
     }
     if way.startswith("ours"):
-        task, given = ours(backbone, networks, drawn, way)
-        losses = lambda: task.losses(networks, given, 0)["loss"]  # noqa: E731
+        task, inputs = ours(backbone, networks, drawn, way)
+        losses = lambda: task.losses(networks, inputs, 0)["loss"]  # noqa: E731
     else:
         losses = prepare_plain(backbone, networks, drawn, way)
     seconds, cpu_seconds = [], []
@@ -177,7 +177,9 @@ def measure(way: str, size: str, device: torch.device, batch: int, steps: int) -
         seconds.append(time.perf_counter() - start)
         cpu_seconds.append(time.process_time() - cpu_start)
     stride = 1000 if size == "paper" else 1
-    sample = {n: p.grad.flatten()[::stride].float().cpu() for n, p in networks.named_parameters() if p.grad is not None}
+    given = {name: weight.grad for name, weight in networks.named_parameters() if weight.grad is not None}
+    # Cloned: a view would keep the whole gradient, 2.7 GB, until the last way is measured.
+    sample = {name: gradient.flatten()[::stride].float().cpu().clone() for name, gradient in given.items()}
     record = {
         "first_seconds": round(seconds[0], 2),
         "seconds": [round(value, 4) for value in seconds[1:]],

@@ -49,7 +49,7 @@ rule align:
         "../envs/neuropictor.yaml"
     threads: cores()
     resources:
-        mem_mb=growing(8000),
+        mem_mb=growing(12000),
         runtime=growing(240),
     params:
         **tracked("config", "align"),
