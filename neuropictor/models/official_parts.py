@@ -94,10 +94,10 @@ def _manipulation(shapes: Shapes, latent_size: int, head_width: int) -> Manipula
 def scheduler() -> DDIMScheduler:
     """Return the official sampler: leading steps with an offset of one, and the first alpha behind the last step."""
     return DDIMScheduler(
-        1000,
-        0.00085,
-        0.012,
-        "scaled_linear",
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,

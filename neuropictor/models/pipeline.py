@@ -19,6 +19,7 @@ from neuropictor.models.manipulation import ManipulationNetwork
 from neuropictor.models.maps import MapOperator
 from neuropictor.models.networks import Networks, join_tokens
 from neuropictor.models.null_context import NullContext
+from neuropictor.models.schedules import explicit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,14 +103,14 @@ class NeuroPictorPipeline(DiffusionPipeline):
     @classmethod
     def from_parts(cls, networks: Networks, backbone: "Backbone") -> "NeuroPictorPipeline":
         """Join trained networks and a backbone; the scheduler is copied, since sampling changes its state."""
-        scheduler = backbone.scheduler.from_config(backbone.scheduler.config)
+        scheduler = backbone.scheduler.from_config(explicit(backbone.scheduler.config))
         parts = (networks.encoder, networks.guiding, networks.manipulation, backbone.unet, backbone.vae, scheduler)
         return cls(*parts, NullContext.of(backbone.null_context()), networks.alignment)
 
     @classmethod
     def from_backbone(cls, backbone: "Backbone") -> "NeuroPictorPipeline":
         """Return a pipeline without networks, which draws from a ``context``: what baselines and ceilings need."""
-        scheduler = backbone.scheduler.from_config(backbone.scheduler.config)
+        scheduler = backbone.scheduler.from_config(explicit(backbone.scheduler.config))
         return cls(None, None, None, backbone.unet, backbone.vae, scheduler, NullContext.of(backbone.null_context()))
 
     @classmethod

@@ -24,4 +24,13 @@ def make_scheduler(solver: str, config: Mapping[str, Any]) -> SchedulerMixin:
         Of the backbone's own scheduler: betas, prediction type and spacing of the time steps are taken from it.
     """
     kind, options = SOLVERS[solver]
-    return kind.from_config(config, **options)
+    return kind.from_config(explicit(config), **options)
+
+
+def explicit(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a scheduler's configuration with nothing left to a class's defaults.
+
+    diffusers drops what was not named when a scheduler was made, positional arguments among it, and takes the defaults
+    of the class that it makes then: other betas, or steps spaced in another way.
+    """
+    return {name: value for name, value in config.items() if name != "_use_default_values"}

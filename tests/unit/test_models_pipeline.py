@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler, UniPCMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 
 from neuropictor.models.alignment import AlignmentNetwork
 from neuropictor.models.backbone import Backbone
@@ -10,6 +15,7 @@ from neuropictor.models.maps import MapOperator
 from neuropictor.models.networks import Networks
 from neuropictor.models.pipeline import NeuroPictorPipeline
 from neuropictor.models.population import population_pipeline
+from neuropictor.models.schedules import SOLVERS, make_scheduler
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +33,16 @@ def make_pipeline(backbone, image_size=16, alignment=None):
     pipe = NeuroPictorPipeline.from_parts(networks, backbone)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_solver_walks_the_backbones_own_schedule_however_that_was_made(solver):
+    own = DDIMScheduler(1000, 0.00085, 0.012, "scaled_linear", timestep_spacing="trailing")
+    made = make_scheduler(solver, own.config)
+    torch.testing.assert_close(made.alphas_cumprod, own.alphas_cumprod, rtol=0, atol=0)
+    assert made.config.timestep_spacing == "trailing"
+    # Spacing by the class's default is this schedule's too.
+    assert make_scheduler(solver, DDIMScheduler().config).config.timestep_spacing == "leading"
 
 
 @pytest.fixture(scope="module")
