@@ -128,6 +128,6 @@ def test_report_holds_figures_tables_and_captions(paper):
 
 def test_aligned_networks_are_refined(paper):
     """The last one here: it replaces results."""
-    paper.snakemake("results/refine/sub-01/model_index.json", presets=("nsd", "nsd-aligned"))
+    paper.snakemake("results/refine/sub-01/alignment/config.json", presets=("nsd", "nsd-aligned"))
     record = json.loads((paper.results / "refine/sub-01/run.json").read_text())
     assert [name for name in record["outputs"] if name.startswith("alignment")]
