@@ -18,8 +18,8 @@ rule align_space:
         "../envs/neuropictor.yaml"
     threads: cores()
     resources:
-        mem_mb=growing(6000),
-        runtime=growing(60),
+        mem_mb=need("align_space", "mem_mb"),
+        runtime=need("align_space", "runtime"),
     params:
         **tracked("config", "align"),
         **tracked("pretrain", "pretrain", "init"),
@@ -49,8 +49,8 @@ rule align:
         "../envs/neuropictor.yaml"
     threads: cores()
     resources:
-        mem_mb=growing(12000),
-        runtime=growing(240),
+        mem_mb=need("align", "mem_mb"),
+        runtime=need("align", "runtime"),
     params:
         **tracked("config", "align"),
         runtime=runtime,
