@@ -1,6 +1,6 @@
 """Kill fetches at random moments (SIGKILL) and count what is left and lost; wrong bytes end this with an error.
 
-    PYTHONPATH=tests:tests/unit python benchmarks/fetch_killed.py --kills 50
+    PYTHONPATH=tests python benchmarks/fetch_killed.py --kills 50
 
 Two files, 4 MB together, from a local server that takes 1.5 s for them; a kill falls at a random moment after the first
 request of a fetch. Whenever both files have arrived, the next fetch starts anew, until all kills are spent. What was
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from test_nsd_fetch_killed import campaign
+from killed_fetch import campaign
 
 RESULT = Path(__file__).parent / "results" / "fetch_killed.json"
 

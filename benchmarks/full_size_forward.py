@@ -22,7 +22,7 @@ RESULT = HERE / "results" / "full_size_forward.json"
 
 def full_size() -> dict[str, torch.nn.Module]:
     """Make encoder, guiding and manipulation network and UNet from the key list; zero layers get small numbers."""
-    from neuropictor.models.official import make_plan
+    from neuropictor.official.checkpoint import make_plan
 
     shapes = json.loads(MANIFEST.read_text())["keys"]
     plan = make_plan({key: tuple(shape) for key, shape in shapes.items()})

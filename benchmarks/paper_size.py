@@ -44,8 +44,8 @@ def paper_backbone():
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-    from neuropictor.models import official_parts
     from neuropictor.models.backbone import Backbone
+    from neuropictor.official import parts as official_parts
 
     unet = UNet2DConditionModel(**UNET)
     assert sum(parameter.numel() for parameter in unet.parameters()) == UNET_PARAMETERS

@@ -35,9 +35,9 @@ RESULT = Path(__file__).parent / "results" / "preprocess.json"
 def write_session(root: Path) -> None:
     from neuropictor.config import SimulateConfig
     from neuropictor.nsd import keys
-    from neuropictor.simulation.design_writer import write_experiment_design
-    from neuropictor.simulation.nsd_writer import write_betas
-    from neuropictor.simulation.trial_order import make_order
+    from neuropictor.simulation.writer.design import write_experiment_design
+    from neuropictor.simulation.writer.nsd import write_betas
+    from neuropictor.simulation.writer.trial_order import make_order
 
     generator = np.random.default_rng(0)
     # The first session of a design of NSD's size: about 30 of its pictures come three times.
@@ -55,7 +55,7 @@ def now() -> np.ndarray:
 
 def files(root: Path) -> list[Path]:
     from neuropictor.nsd import keys
-    from neuropictor.simulation.nsd_writer import BETA_VERSION
+    from neuropictor.simulation.writer.nsd import BETA_VERSION
 
     return [root / keys.betas(1, 1, side, BETA_VERSION) for side in ("lh", "rh")]
 

@@ -1,6 +1,6 @@
 """The paper's own preset from the first byte to the last page, at its real size: does every job fit its memory?
 
-    PYTHONPATH=.:tests:tests/unit python benchmarks/rehearsal.py --work DIR
+    PYTHONPATH=.:tests python benchmarks/rehearsal.py --work DIR
 
 Takes two cores, 24 GiB, no GPU, 45 GB of disk in DIR and at most 150 minutes; started again after a kill, it goes on.
 
@@ -52,7 +52,7 @@ _LARGE = 50 * 2**10  # kB; processes below it are shells
 _HOOK = """import sys
 
 if any("fetch_weights" in word for word in sys.orig_argv):
-    from neuropictor.evaluation import weights
+    from neuropictor.fetching import weights
 
     weights._expected = lambda network, config: ""
 """

@@ -1,6 +1,6 @@
 """What grows with NSD's counts, at these counts, with cheap stand-ins for the networks.
 
-    PYTHONPATH=.:tests:tests/unit python benchmarks/rehearsal_counts.py NAME --work DIR [--make]
+    PYTHONPATH=.:tests python benchmarks/rehearsal_counts.py NAME --work DIR [--make]
 
 Used by `rehearsal.py`: each measurement is a process of its own, after one that makes its input (``--make``).
 Inputs have the true shapes and types and random values, or nothing but zeros (chunks that were never written), where
@@ -19,25 +19,18 @@ import h5py
 import numpy as np
 from rehearsal_data import SEED, TEXT, folder_once, full_order, write_notice
 
-from neuropictor.config import (
-    AlignConfig,
-    EvaluateConfig,
-    NsdConfig,
-    PreprocessConfig,
-    RuntimeConfig,
-    SampleConfig,
-)
+from neuropictor.config import AlignConfig, EvaluateConfig, NsdConfig, PreprocessConfig, RuntimeConfig, SampleConfig
 from neuropictor.data.responses import ResponseWriter
 from neuropictor.data.stimuli import StimulusWriter
+from neuropictor.fetching.nsd import ARCHIVES
 from neuropictor.nsd import keys
 from neuropictor.nsd.constants import SUBJECTS, TRIALS_PER_SESSION
 from neuropictor.nsd.design import Design, load_design
-from neuropictor.nsd.fetch import ARCHIVES
-from neuropictor.runlog import atomic_path
-from neuropictor.simulation.coco_writer import CocoPictures
-from neuropictor.simulation.design_writer import write_experiment_design, write_stimulus_info
-from neuropictor.simulation.nsd_writer import BETA_VERSION
-from neuropictor.simulation.scenes import BACKGROUNDS, CATEGORIES
+from neuropictor.records.files import atomic_path
+from neuropictor.simulation.scenes.scene import BACKGROUNDS, CATEGORIES
+from neuropictor.simulation.writer.coco import CocoPictures
+from neuropictor.simulation.writer.design import write_experiment_design, write_stimulus_info
+from neuropictor.simulation.writer.nsd import BETA_VERSION
 
 SUBJECT, RELEASE, VERTICES, SIDE = 1, 37, 8921, 512
 LATENTS, TEXT_SHAPE = (4, 64, 64), (77, 1024)

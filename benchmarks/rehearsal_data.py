@@ -24,17 +24,17 @@ from stable_diffusion_folder import save_stable_diffusion
 from stand_in_bucket import Stored
 
 from neuropictor.config import SimulateConfig
+from neuropictor.fetching.nsd import ARCHIVES
 from neuropictor.nsd import keys
 from neuropictor.nsd.constants import HEMISPHERES, PICTURE_SIZE, PICTURES, SESSIONS, TRIALS_PER_SESSION
-from neuropictor.nsd.fetch import ARCHIVES
-from neuropictor.runlog import atomic_path
-from neuropictor.simulation.brain import SimulatedBrain
-from neuropictor.simulation.coco_writer import CocoPictures, write_annotations
-from neuropictor.simulation.design_writer import write_experiment_design, write_stimulus_info
-from neuropictor.simulation.nsd_writer import BETA_VERSION, write_betas
-from neuropictor.simulation.picture_features import SEEN_SIZE
-from neuropictor.simulation.scenes import reduce_picture, render, scene
-from neuropictor.simulation.trial_order import TrialOrder, make_order
+from neuropictor.records.files import atomic_path
+from neuropictor.simulation.brain.brain import SimulatedBrain
+from neuropictor.simulation.brain.features import SEEN_SIZE
+from neuropictor.simulation.scenes.scene import reduce_picture, render, scene
+from neuropictor.simulation.writer.coco import CocoPictures, write_annotations
+from neuropictor.simulation.writer.design import write_experiment_design, write_stimulus_info
+from neuropictor.simulation.writer.nsd import BETA_VERSION, write_betas
+from neuropictor.simulation.writer.trial_order import TrialOrder, make_order
 from neuropictor.surface import load_geometry
 
 SEED = 2024

@@ -25,8 +25,9 @@ from machine import machine
 from stand_in_bucket import Stored, packed, serving
 
 from neuropictor.config import NsdConfig, SimulateConfig
-from neuropictor.nsd import fetch, keys
-from neuropictor.simulation.nsd_writer import write_pictures, write_subject
+from neuropictor.fetching import nsd as fetch
+from neuropictor.nsd import keys
+from neuropictor.simulation.writer.nsd import write_pictures, write_subject
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = Path(__file__).parent / "results" / "scratch.json"

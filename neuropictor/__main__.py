@@ -1,5 +1,5 @@
 """`python -m neuropictor`, as launchers such as accelerate's call it."""
 
-from neuropictor.cli import app
+from neuropictor.cli.app import app
 
 app(prog_name="neuropictor")

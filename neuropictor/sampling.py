@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from diffusers.utils.logging import disable_progress_bar
 
-from neuropictor.checksums import checksum, verify
 from neuropictor.data.alignment import ComponentStore
 from neuropictor.data.reconstructions import Reconstructions, write_array, writing
 from neuropictor.data.responses import ResponseStore
@@ -28,7 +27,11 @@ from neuropictor.models.pipeline import NeuroPictorPipeline
 from neuropictor.models.pipeline_folder import pipeline_paths
 from neuropictor.models.schedules import make_scheduler
 from neuropictor.models.speed import prepare_sampling
-from neuropictor.runlog import RunRecord, atomic_path, is_first, process_share, progress, record_path
+from neuropictor.records.checksums import checksum, verify
+from neuropictor.records.files import atomic_path
+from neuropictor.records.log import is_first, process_share
+from neuropictor.records.progress import progress
+from neuropictor.records.record import RunRecord, record_path
 
 if TYPE_CHECKING:
     from neuropictor.config import RuntimeConfig, SampleConfig

@@ -7,15 +7,20 @@ from pathlib import Path
 import yaml
 from snakemake.exceptions import WorkflowError
 
+import neuropictor
 from neuropictor import config as configuration
-from neuropictor import doctor, provenance, runlog
-from neuropictor.config_drawing import CONTROL_SETTINGS
-from neuropictor.evaluation import runs
-from neuropictor.nsd import agreement, constants, keys
+from neuropictor.workflow import doctor
+from neuropictor.records import fingerprint
+from neuropictor.records.checksums import checksum
+from neuropictor.config.drawing import CONTROL_SETTINGS
+from neuropictor.workflow import jobs_table
+from neuropictor.fetching import agreement
+from neuropictor.nsd import constants, keys
 
 NEEDS = yaml.safe_load(Path(workflow.source_path("needs.yaml")).read_text())
-SHIPPED = Path(configuration.__file__).parent / "assets" / "miniature"
-GALLERY = Path(configuration.__file__).parent / "evaluation" / "gallery.html"
+PACKAGE = Path(neuropictor.__file__).parent
+SHIPPED = PACKAGE / "assets" / "miniature"
+GALLERY = PACKAGE / "report" / "gallery.html"
 PUBLISHED_RESULTS = GALLERY.with_name("published_results.csv")
 BACKBONE_PARTS = [
     "unet",
@@ -78,7 +83,7 @@ def tracked(name, section, *only):
     def same_for_all(wildcards):
         return values
 
-    return provenance.named_keys(name, section, same_for_all, only or values)
+    return fingerprint.named_keys(name, section, same_for_all, only or values)
 
 
 def preprocessing():
@@ -88,14 +93,14 @@ def preprocessing():
         return settings.preprocess_of(int(wildcards.subject)).model_dump()
 
     names = "clip z_score statistics validation_pictures training_sessions".split()
-    return provenance.named_keys("config", "preprocess", of_subject, names)
+    return fingerprint.named_keys("config", "preprocess", of_subject, names)
 
 
 def code(script):
     """Hash a workflow script and all modules behind it; a stage runs again when what they do changes."""
     if not settings.runtime.track_code:
         return "code: not tracked"
-    digest = provenance.fingerprint(Path("workflow_scripts") / f"{script}.py")
+    digest = fingerprint.fingerprint(Path("workflow_scripts") / f"{script}.py")
     return f"code behind workflow_scripts/{script}.py: {digest}"
 
 
@@ -194,7 +199,7 @@ def backbone_content():
     if settings.backbone.source != "miniature":
         return "see inputs"
     return [
-        runlog.checksum(SHIPPED / part)
+        checksum(SHIPPED / part)
         for part in BACKBONE_PARTS
         if (SHIPPED / part).is_dir()
     ]
@@ -209,7 +214,7 @@ def start_weights(stage, *names):
         return "see inputs"
     folder = (SHIPPED if source == "miniature" else Path(backbone())) / "population"
     return [
-        runlog.checksum(folder / name) if (folder / name).is_file() else f"no {name}"
+        checksum(folder / name) if (folder / name).is_file() else f"no {name}"
         for name in names
     ]
 
@@ -289,7 +294,7 @@ def list_jobs():
     results = Path(settings.results_folder())
     if results.is_dir():
         out, prepared = results / "runs.csv", settings.paths.prepared
-        runs.write_runs(results, out, prepared, settings.logs_folder())
+        jobs_table.write_runs(results, out, prepared, settings.logs_folder())
 
 
 def weights_source(wildcards, threads):

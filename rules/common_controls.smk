@@ -22,7 +22,7 @@ def control_settings():
         return {key: found[key] if key in used else default[key] for key in found}
 
     keys = sorted(shared.union(*CONTROL_SETTINGS.values()))
-    return provenance.named_keys("config", "controls", of_control, keys)
+    return fingerprint.named_keys("config", "controls", of_control, keys)
 
 
 def control_pictures():

@@ -114,7 +114,7 @@ rule published_table:
         mem_mb=growing(1000),
         runtime=growing(10),
     params:
-        published=runlog.checksum(PUBLISHED_RESULTS),
+        published=checksum(PUBLISHED_RESULTS),
         code=code("published_table"),
     message:
         "Putting published results into tables by test set"
@@ -198,7 +198,7 @@ rule gallery:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
-        template=runlog.checksum(GALLERY),
+        template=checksum(GALLERY),
         code=code("gallery"),
     message:
         "Putting all test pictures and reconstructions into a page to browse"

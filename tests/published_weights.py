@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from neuropictor.evaluation.weights import WEIGHTS
+from neuropictor.fetching.weights import WEIGHTS
 
 #: Folder that makes a Python use this small CLIP, and take weights for published ones: see its sitecustomize.py.
 STAND_IN = Path(__file__).parent / "stand_in_networks"

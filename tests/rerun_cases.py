@@ -279,8 +279,8 @@ CASES: dict[str, tuple[dict, Callable[[Path], None], Counter]] = {
     "order of keys in YAML": ({}, reverse_keys, Counter()),
     "logic of how settings are read (`config.py`)": ({}, more_logic("config.py"), Counter()),
     "logic of logs and records (`runlog.py`)": ({}, more_logic("runlog.py"), Counter()),
-    "logic of fetching (`nsd/fetch.py`)": ({}, more_logic("nsd/fetch.py"), Counter()),
-    "logic of one page (`evaluation/datacard.py`)": ({}, more_logic("evaluation/datacard.py"), behind(["data_card"])),
+    "logic of fetching (`fetching/nsd.py`)": ({}, more_logic("fetching/nsd.py"), Counter()),
+    "logic of one page (`report/data_card.py`)": ({}, more_logic("report/data_card.py"), behind(["data_card"])),
     "logic of the metrics (`evaluation/metrics.py`)": ({}, more_logic("evaluation/metrics.py"), behind(["evaluate"])),
     "logic of sampling (`sampling.py`)": ({}, more_logic("sampling.py"), behind(["baselines", *SAMPLE])),
     "logic of alignment (`data/alignment.py`)": (
@@ -298,9 +298,9 @@ CASES: dict[str, tuple[dict, Callable[[Path], None], Counter]] = {
         more_logic("data/z_scores.py"),
         behind(["preprocess_subject", "preprocess_stimuli"]),
     ),
-    "logic of the simulation (`simulation/scenes.py`)": (
+    "logic of the simulation (`simulation/scenes/scene.py`)": (
         {},
-        more_logic("simulation/scenes.py"),
+        more_logic("simulation/scenes/scene.py"),
         behind(["simulate_pictures"]),
     ),
     "logic shared by all stages that read data (`data/rows.py`)": (

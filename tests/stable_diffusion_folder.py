@@ -6,7 +6,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
 
-from neuropictor.models.official_parts import write_clip_tokenizer
+from neuropictor.official.parts import write_clip_tokenizer
 
 # As in Stable Diffusion 1.5 and 2.1-base; `DDIMScheduler` takes over what it needs.
 SCHEDULER = {

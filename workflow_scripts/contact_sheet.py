@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from neuropictor.config import EvaluateConfig
-from neuropictor.runlog import job_record, start_log
+from neuropictor.records.log import start_log
+from neuropictor.records.record import job_record
 
 start_log(snakemake.log[0])
 
-from neuropictor.evaluation.figures import contact_sheet
+from neuropictor.report.figures import contact_sheet
 
 with job_record(snakemake.rule, snakemake.log[0], snakemake.params.items(), snakemake.input, snakemake.output):
     contact_sheet(

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from neuropictor.config import ControlsConfig, RuntimeConfig, SampleConfig
-from neuropictor.runlog import start_log
+from neuropictor.records.log import start_log
 
 start_log(snakemake.log[0])
 
-from neuropictor.steering import steer_subject
+from neuropictor.controls.draw import steer_subject
 
 steer_subject(
     pipeline=Path(snakemake.input.index).parent,

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from neuropictor.config import EvaluateConfig, SampleConfig
-from neuropictor.runlog import job_record, start_log
+from neuropictor.records.log import start_log
+from neuropictor.records.record import job_record
 
 start_log(snakemake.log[0])
 
-from neuropictor.evaluation.datacard import data_card
+from neuropictor.report.data_card import data_card
 
 with job_record(snakemake.rule, snakemake.log[0], snakemake.params.items(), snakemake.input, snakemake.output):
     data_card(

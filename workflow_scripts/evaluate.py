@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from neuropictor.config import EvaluateConfig, RuntimeConfig
-from neuropictor.runlog import start_log
+from neuropictor.records.log import start_log
 
 start_log(snakemake.log[0])
 

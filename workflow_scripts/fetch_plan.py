@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from neuropictor.config import NsdConfig
-from neuropictor.runlog import job_record, start_log
+from neuropictor.records.log import start_log
+from neuropictor.records.record import job_record
 
 start_log(snakemake.log[0])
 
-from neuropictor.nsd.fetch import plan_fetch
+from neuropictor.fetching.nsd import plan_fetch
 
 with job_record(snakemake.rule, snakemake.log[0], snakemake.params.items(), snakemake.input, snakemake.output):
     plan_fetch(

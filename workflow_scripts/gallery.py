@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from neuropictor.runlog import job_record, start_log
+from neuropictor.records.log import start_log
+from neuropictor.records.record import job_record
 
 start_log(snakemake.log[0])
 
 from neuropictor.data.reconstructions import by_subject
-from neuropictor.evaluation.gallery import gallery
+from neuropictor.report.gallery import gallery
 
 with job_record(snakemake.rule, snakemake.log[0], snakemake.params.items(), snakemake.input, snakemake.output):
     gallery(

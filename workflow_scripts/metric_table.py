@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from neuropictor.runlog import job_record, start_log
+from neuropictor.records.log import start_log
+from neuropictor.records.record import job_record
 
 start_log(snakemake.log[0])
 
-from neuropictor.evaluation.score_pages import metric_table
 from neuropictor.nsd.constants import describe_release
+from neuropictor.report.scores import metric_table
 
 with job_record(snakemake.rule, snakemake.log[0], snakemake.params.items(), snakemake.input, snakemake.output):
     nsd = snakemake.params.nsd

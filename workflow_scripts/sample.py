@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from neuropictor.config import RuntimeConfig, SampleConfig
-from neuropictor.runlog import start_log
+from neuropictor.records.log import start_log
 
 start_log(snakemake.log[0])
 
 from neuropictor.sampling import sample_subject
-from neuropictor.training.launch import launch
+from neuropictor.workflow.launch import launch
 
 launch(
     sample_subject,

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from neuropictor.config import ControlsConfig, EvaluateConfig, RuntimeConfig
-from neuropictor.runlog import start_log
+from neuropictor.records.log import start_log
 
 start_log(snakemake.log[0])
 
-from neuropictor.evaluation.control_tables import score_controls
+from neuropictor.controls.tables import score_controls
 
 found = {
     name: {int(Path(path).parent.name.removeprefix("sub-")): Path(path) for path in snakemake.input[name]}

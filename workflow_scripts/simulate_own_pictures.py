@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from neuropictor.config import SimulateConfig
-from neuropictor.runlog import job_record, start_log
+from neuropictor.records.log import start_log
+from neuropictor.records.record import job_record
 
 start_log(snakemake.log[0])
 
-from neuropictor.simulation.nsd_writer import write_own_pictures
+from neuropictor.simulation.writer.nsd import write_own_pictures
 
 with job_record(snakemake.rule, snakemake.log[0], snakemake.params.items(), snakemake.input, snakemake.output):
     write_own_pictures(

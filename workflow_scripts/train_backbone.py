@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from neuropictor.config import BackboneTrainingConfig, RuntimeConfig
-from neuropictor.runlog import start_log
+from neuropictor.records.log import start_log
 
 start_log(snakemake.log[0])
 
-from neuropictor.training.backbone import train_backbone
+from neuropictor.miniature.backbone import train_backbone
 
 train_backbone(
     config=BackboneTrainingConfig(**snakemake.params.config["training"]),

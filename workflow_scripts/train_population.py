@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from neuropictor.config import AlignConfig, BackboneConfig, EncoderConfig, RuntimeConfig, SimulateConfig
-from neuropictor.runlog import start_log
+from neuropictor.records.log import start_log
 
 start_log(snakemake.log[0])
 
-from neuropictor.training.population import train_population
+from neuropictor.miniature.population import train_population
 
 backbone = BackboneConfig(**snakemake.params.training, **snakemake.params.config)
 train_population(

@@ -20,13 +20,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from neuropictor.checksums import checksum, verify
 from neuropictor.data.latents import LatentStore
 from neuropictor.data.responses import ResponseStore
 from neuropictor.data.ridge import Decomposition, Ridge
 from neuropictor.data.rows import Rows
 from neuropictor.data.stores import expect, open_store
-from neuropictor.runlog import RunRecord, atomic_path, progress, record_path
+from neuropictor.records.checksums import checksum, verify
+from neuropictor.records.files import atomic_path
+from neuropictor.records.progress import progress
+from neuropictor.records.record import RunRecord, record_path
 
 if TYPE_CHECKING:
     from neuropictor.config import AlignConfig

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 
-from neuropictor.checksums import verify
 from neuropictor.data.rows import Rows
 from neuropictor.data.stimuli import CAPTIONS_PER_PICTURE, StimulusStore
 from neuropictor.data.stores import expect, open_store
 from neuropictor.models.device import prepare_device
-from neuropictor.runlog import RunRecord, atomic_path, progress, record_path
+from neuropictor.records.checksums import verify
+from neuropictor.records.files import atomic_path
+from neuropictor.records.progress import progress
+from neuropictor.records.record import RunRecord, record_path
 
 if TYPE_CHECKING:
     from neuropictor.config import RuntimeConfig
@@ -152,7 +154,7 @@ def cache_latents(
     target
         Folder of the semantic loss's own text tower; None or empty: the backbone's.
     """
-    from neuropictor.models.backbone import Backbone  # takes seconds to load, and readers of latents do without
+    from neuropictor.models.backbone import Backbone
 
     device = prepare_device(runtime)
     verify(stimuli)

@@ -22,7 +22,8 @@ from neuropictor.data.sessions import Resampler
 from neuropictor.data.stimuli import StimulusWriter, resize_pictures
 from neuropictor.nsd.constants import HEMISPHERES
 from neuropictor.nsd.design import TRAIN, VALIDATION, choose_validation
-from neuropictor.runlog import RunRecord, atomic_path, record_path
+from neuropictor.records.files import atomic_path
+from neuropictor.records.record import RunRecord, record_path
 from neuropictor.surface import load_geometry
 from neuropictor.surface.atlas import MESH_VERTICES
 

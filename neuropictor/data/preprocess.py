@@ -17,10 +17,13 @@ from neuropictor.data.rows import read_rows
 from neuropictor.data.sessions import Sessions
 from neuropictor.data.stimuli import StimulusWriter, resize_pictures
 from neuropictor.data.z_scores import Statistics, noise_ceiling, z_score
-from neuropictor.nsd import keys, manifest
+from neuropictor.fetching import manifest
+from neuropictor.nsd import keys
 from neuropictor.nsd.annotations import load_annotations
 from neuropictor.nsd.design import LEFT_OUT, TEST, load_design
-from neuropictor.runlog import RunRecord, atomic_path, progress, record_path
+from neuropictor.records.files import atomic_path
+from neuropictor.records.progress import progress
+from neuropictor.records.record import RunRecord, record_path
 from neuropictor.surface import load_geometry
 
 log = logging.getLogger(__name__)

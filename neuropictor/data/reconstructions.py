@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from neuropictor.data.stores import expect, open_store
-from neuropictor.runlog import atomic_path
+from neuropictor.records.files import atomic_path
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from neuropictor.nsd import keys
 from neuropictor.nsd.betas import check_session, mesh_of, session_blocks
 from neuropictor.nsd.constants import HEMISPHERES
 from neuropictor.nsd.design import load_design
-from neuropictor.runlog import atomic_path
+from neuropictor.records.files import atomic_path
 from neuropictor.surface import load_geometry
 
 _LEAST_WEIGHT = 1e-3  # share of a vertex's resampling weights that must fall on valid source vertices

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from neuropictor.checksums import verify
 from neuropictor.data.alignment import latent_features, text_features
 from neuropictor.data.latents import LatentStore
 from neuropictor.data.reconstructions import Reconstructions, writing
@@ -35,7 +34,9 @@ from neuropictor.evaluation.measures import distance, pixcorr
 from neuropictor.models.backbone import Backbone
 from neuropictor.models.device import prepare_device
 from neuropictor.models.pipeline import NeuroPictorPipeline
-from neuropictor.runlog import RunRecord, progress
+from neuropictor.records.checksums import verify
+from neuropictor.records.progress import progress
+from neuropictor.records.record import RunRecord
 from neuropictor.sampling import Job, Sampler, batched, write_drawn
 
 if TYPE_CHECKING:

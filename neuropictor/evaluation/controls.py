@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from neuropictor.config_drawing import SampleConfig
+from neuropictor.config.drawing import SampleConfig
 from neuropictor.data.stimuli import StimulusStore, resize_pictures
 from neuropictor.evaluation.judges import Held, Images, Judge, Seen
 from neuropictor.evaluation.protocols import OURS

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,18 +13,17 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from neuropictor.evaluation.judges import Held, Judge, load_describer
-from neuropictor.evaluation.measures import METRICS
+from neuropictor.evaluation.measures import FOLDER_METRICS
 from neuropictor.evaluation.metrics import STATISTICS, score_all, table_rows
-from neuropictor.evaluation.pages import page
-from neuropictor.evaluation.protocols import OURS, PROTOCOLS, PUBLISHED_METRICS
-from neuropictor.evaluation.score_pages import FOLDER_METRICS, score_table, tests_of_frame
+from neuropictor.evaluation.protocols import OURS, PROTOCOLS
 from neuropictor.evaluation.scoring import Scorer
 from neuropictor.evaluation.significance import tests_of, write_tests
 from neuropictor.evaluation.statistics import Pairings
 from neuropictor.evaluation.tables import METRIC_NAMES, write_metrics, write_scores
 from neuropictor.models.backbone import MINIATURE, Backbone
 from neuropictor.models.device import prepare_device
-from neuropictor.runlog import RunRecord, atomic_path
+from neuropictor.records.files import atomic_path
+from neuropictor.records.record import RunRecord
 
 if TYPE_CHECKING:
     from neuropictor.config import EvaluateConfig, RuntimeConfig
@@ -194,7 +192,8 @@ def evaluate_folders(
         `protocols`, `bootstrap`, `permutations` and `seed` are used.
     runtime : RuntimeConfig
     out : Path
-        Folder for metrics.csv, scores.csv (of every picture), statistics.csv, metrics.json and index.html.
+        Folder for metrics.csv, scores.csv (of every picture), statistics.csv and metrics.json; `report.folder_page`
+        makes a page of them.
     weights : Path, optional
         Folder of `fetch_weights`. Without it the miniature judges: `ours` says so, and of the published protocols only
         PixCorr and SSIM are given.
@@ -244,7 +243,6 @@ def evaluate_folders(
             "protocols": list(scores),
         }
         _write_json(facts, table, tests, out / "metrics.json")
-        _write_page(facts, table, tests, places, out / "index.html")
         record.add(**facts)
     lines = [f"{len(rows)} pictures; 95 % intervals"]
     for row in table:
@@ -265,29 +263,3 @@ def _write_json(facts: dict, table: list[dict], tests: list[dict], out: Path) ->
         scores.setdefault(row["protocol"], {}).setdefault(row["model"], {})[row["metric"]] = found
     with atomic_path(out) as temporary:
         temporary.write_text(json.dumps(facts | {"scores": scores}, indent=1) + "\n", encoding="utf-8")
-
-
-def _write_page(facts: dict, table: list[dict], tests: list[dict], models: list[str], out: Path) -> None:
-    import pandas as pd
-
-    frame, tested = pd.DataFrame(table), pd.DataFrame(tests)
-    samples = ", ".join(f"{model}: {count} a picture" for model, count in facts["samples"].items())
-    body = [f"<p>{facts['pictures']} pictures; samples: {escape(samples)}. Small print: 95 % bootstrap intervals.</p>"]
-    for protocol in frame["protocol"].unique():
-        part = frame[frame["protocol"] == protocol]
-        body.append(f"<h2>Protocol {escape(protocol)}</h2>")
-        if protocol == OURS:
-            judged = "" if facts["networks"] == "published" else ": <b>not comparable with published scores</b>"
-            body.append(f"<p>Judged by {escape(facts['judge'])}{judged}.</p>")
-            body += [score_table(part, METRICS), score_table(part, FOLDER_METRICS[len(METRICS) - 2 :])]
-        else:
-            body.append(score_table(part, PUBLISHED_METRICS))
-            if facts["networks"] != "published":
-                body.append(
-                    "<p>AlexNet, Inception, CLIP, EfficientNet and SwAV are missing: <code>neuropictor fetch-weights"
-                    "</code> fetches them, <code>--weights</code> names the folder.</p>"
-                )
-    body += tests_of_frame(tested)
-    body.append("<p>Definitions: docs/metrics.md. Compare only numbers of the same protocol and test set.</p>")
-    with atomic_path(out) as temporary:
-        temporary.write_text(page(f"Reconstruction scores: {', '.join(models)}", "\n".join(body)), encoding="utf-8")

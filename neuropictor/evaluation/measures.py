@@ -34,6 +34,10 @@ METRICS = ("pixcorr", "ssim", "two_way", "two_way_hard", "distance", "category")
 """The scores of the main table."""
 FURTHER_METRICS = ("two_way_category", "retrieval_image", "retrieval_brain", "similarity", "lpips")
 """Scores of the protocol `ours` beside them; lpips only with published networks."""
+FOLDER_METRICS = tuple(
+    name for name in (*METRICS, *FURTHER_METRICS) if name not in ("two_way_hard", "category", "two_way_category")
+)
+"""Those of them that need no category and no kind of background."""
 IDENTIFICATION = ("two_way", "two_way_hard", "two_way_category")
 LOWER_IS_BETTER = frozenset({"distance", "lpips", "effnet", "swav"})
 LONG = 4096

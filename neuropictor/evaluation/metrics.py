@@ -20,7 +20,8 @@ from neuropictor.evaluation.statistics import Pairings, bootstrap_mean, chance_i
 from neuropictor.evaluation.tables import order_models, write_metrics, write_scores
 from neuropictor.models.backbone import Backbone
 from neuropictor.models.device import prepare_device
-from neuropictor.runlog import RunRecord, progress, record_path
+from neuropictor.records.progress import progress
+from neuropictor.records.record import RunRecord, record_path
 
 if TYPE_CHECKING:
     from neuropictor.config import EvaluateConfig, RuntimeConfig

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torchvision.transforms.functional import InterpolationMode, resize
 
-from neuropictor.evaluation.weights import WeightsError, locate
+from neuropictor.fetching.weights import WeightsError, locate
 from neuropictor.models.backbone import PROMPTS
 
 if TYPE_CHECKING:

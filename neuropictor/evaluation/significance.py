@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from neuropictor.evaluation.statistics import bootstrap_mean, chance_interval, holm, p_above, p_difference
-from neuropictor.runlog import atomic_path
+from neuropictor.records.files import atomic_path
 
 if TYPE_CHECKING:
     from neuropictor.config import EvaluateConfig

@@ -10,7 +10,7 @@ import pandas as pd
 
 from neuropictor.evaluation.measures import FURTHER_METRICS, LOWER_IS_BETTER, METRICS
 from neuropictor.evaluation.protocols import OURS
-from neuropictor.runlog import atomic_path
+from neuropictor.records.files import atomic_path
 
 COLUMNS = (
     "subject",

@@ -14,7 +14,7 @@ from neuropictor.models.alignment import AlignmentNetwork
 from neuropictor.models.encoder import FMRIAutoencoder, FMRIEncoder
 from neuropictor.models.guiding import GuidingNetwork, Variant
 from neuropictor.models.manipulation import ManipulationNetwork, plain_config
-from neuropictor.runlog import atomic_path
+from neuropictor.records.files import atomic_path
 
 if TYPE_CHECKING:
     from neuropictor.models.backbone import Backbone

@@ -22,14 +22,14 @@ import diffusers
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
-from neuropictor.checksums import checksum
 from neuropictor.models.alignment import AlignmentNetwork
 from neuropictor.models.backbone import MINIATURE, backbone_folder
 from neuropictor.models.encoder import FMRIEncoder
 from neuropictor.models.guiding import GuidingNetwork, Variant
 from neuropictor.models.manipulation import ManipulationNetwork
 from neuropictor.models.networks import Networks
-from neuropictor.runlog import atomic_path
+from neuropictor.records.checksums import checksum
+from neuropictor.records.files import atomic_path
 
 if TYPE_CHECKING:
     from neuropictor.models.pipeline import NeuroPictorPipeline

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from neuropictor.runlog import is_first
+from neuropictor.records.log import is_first
 
 #: Below a stage's output.
 BOARD_FOLDER = "tensorboard"

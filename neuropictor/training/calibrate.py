@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from neuropictor.checksums import checksum
 from neuropictor.data.datasets import PictureResponses, TrainingBatches
 from neuropictor.models.encoder import FMRIAutoencoder, reconstruction_error
 from neuropictor.models.maps import MapOperator
 from neuropictor.models.memory import recompute_activations
 from neuropictor.models.networks import load_autoencoder, save_autoencoder
 from neuropictor.models.population import AUTOENCODER, population_file
-from neuropictor.runlog import RunRecord
+from neuropictor.records.checksums import checksum
+from neuropictor.records.record import RunRecord
 from neuropictor.surface import Geometry, load_geometry
 from neuropictor.training.board import BOARD_FOLDER, Board
 from neuropictor.training.checkpoints import CheckpointFolder, make_guard

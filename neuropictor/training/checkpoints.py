@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from neuropictor.checksums import checksum
-from neuropictor.provenance import canonical, fingerprint
-from neuropictor.runlog import atomic_path
+from neuropictor.records.checksums import checksum
+from neuropictor.records.files import atomic_path
+from neuropictor.records.fingerprint import canonical, fingerprint
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,8 @@ from torch import nn
 
 from neuropictor.data.datasets import TrainingBatches
 from neuropictor.models.device import prepare_device
-from neuropictor.runlog import atomic_path, progress
+from neuropictor.records.files import atomic_path
+from neuropictor.records.progress import progress
 from neuropictor.training.board import Board
 from neuropictor.training.checkpoints import CheckpointFolder, restore_state, training_state
 

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from neuropictor.checksums import checksum, verify
 from neuropictor.data.alignment import ComponentStore
 from neuropictor.data.datasets import PictureResponses, TrainingBatches
 from neuropictor.data.latents import LatentStore
@@ -38,7 +37,8 @@ from neuropictor.models.pipeline import NeuroPictorPipeline
 from neuropictor.models.pipeline_folder import pipeline_paths, read_networks, read_schedule
 from neuropictor.models.population import AUTOENCODER, population_file, population_pipeline
 from neuropictor.models.speed import DTYPES
-from neuropictor.runlog import RunRecord
+from neuropictor.records.checksums import checksum, verify
+from neuropictor.records.record import RunRecord
 from neuropictor.training.board import BOARD_FOLDER, Board
 from neuropictor.training.checkpoints import CheckpointFolder, make_guard
 from neuropictor.training.loop import Batch, Recipe, Trainer, learning_rate, make_accelerator, write_history

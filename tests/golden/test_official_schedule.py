@@ -10,7 +10,7 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 
 from neuropictor.models.backbone import Backbone
 from neuropictor.models.encoder import FMRIAutoencoder
-from neuropictor.models.official_parts import scheduler
+from neuropictor.official.parts import scheduler
 
 
 def official_alphas():

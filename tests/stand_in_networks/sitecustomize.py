@@ -22,7 +22,7 @@ def _any_content(weights):
     weights._expected = lambda network, config: ""
 
 
-CHANGES = {"neuropictor.evaluation.networks": _small_clip, "neuropictor.evaluation.weights": _any_content}
+CHANGES = {"neuropictor.evaluation.networks": _small_clip, "neuropictor.fetching.weights": _any_content}
 
 
 class Finder:

@@ -10,54 +10,51 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "neuropictor"
 FLOORS = {
-    **dict.fromkeys(["config", "provenance", "runlog", "surface"], 1),
+    **dict.fromkeys(["config", "records", "surface"], 1),
     **dict.fromkeys(["nsd", "models"], 2),
-    **dict.fromkeys(["data", "simulation"], 3),
-    **dict.fromkeys(["training", "sampling", "doctor"], 4),
-    "evaluation": 5,
-    "cli": 6,
+    "fetching": 3,
+    **dict.fromkeys(["data", "simulation", "workflow"], 4),
+    **dict.fromkeys(["official", "training", "sampling"], 5),
+    **dict.fromkeys(["evaluation", "miniature"], 6),
+    "report": 7,
+    "controls": 8,
+    "cli": 9,
+    "__main__": 10,
 }
-# Logging and settings serve all floors above; on their own floor nobody needs them. Rooms in several files:
-ROOM_OF = dict.fromkeys(["config_drawing", "config_evaluation", "config_runtime", "config_sections"], "config")
-ROOM_OF |= dict.fromkeys(["config_text", "config_types"], "config") | {"progress": "runlog", "checksums": "runlog"}
-ROOM_OF |= {"steering": "sampling"}
-ROOM_OF |= dict.fromkeys(
-    ["cli_controls", "cli_data", "cli_evaluation", "cli_options", "cli_results", "__main__"], "cli"
-)
+# Settings and records serve all floors above; on their own floor nobody needs them.
 LIGHT = [
     "neuropictor",
     "neuropictor.config",
-    "neuropictor.provenance",
-    "neuropictor.runlog",
+    "neuropictor.records.fingerprint",
+    "neuropictor.records.record",
     "neuropictor.surface",
     "neuropictor.nsd.keys",
     "neuropictor.nsd.design",
     "neuropictor.nsd.betas",
-    "neuropictor.nsd.fetch",
-    "neuropictor.simulation.nsd_writer",
+    "neuropictor.fetching.nsd",
+    "neuropictor.simulation.writer.nsd",
     "neuropictor.data.responses",
     "neuropictor.data.stimuli",
     "neuropictor.data.preprocess",
-    "neuropictor.evaluation.comparison",
-    "neuropictor.evaluation.runs",
-    "neuropictor.doctor",
-    "neuropictor.evaluation.control_figures",
-    "neuropictor.evaluation.figures",
+    "neuropictor.report.comparison",
+    "neuropictor.workflow.jobs_table",
+    "neuropictor.workflow.doctor",
+    "neuropictor.controls.figures",
+    "neuropictor.report.figures",
     "neuropictor.evaluation.tables",
-    "neuropictor.evaluation.score_pages",
+    "neuropictor.report.scores",
     "neuropictor.evaluation.significance",
     "neuropictor.evaluation.protocols",
-    "neuropictor.evaluation.weights",
-    "neuropictor.evaluation.gallery",
-    "neuropictor.evaluation.published_results",
-    "neuropictor.evaluation.datacard",
-    "neuropictor.cli",
+    "neuropictor.fetching.weights",
+    "neuropictor.report.gallery",
+    "neuropictor.report.published",
+    "neuropictor.report.data_card",
+    "neuropictor.cli.app",
 ]
 
 
 def room(path: Path) -> str:
-    name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    return ROOM_OF.get(name, name)
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imported_rooms(path: Path) -> set[str]:
@@ -70,8 +67,7 @@ def imported_rooms(path: Path) -> set[str]:
             base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
             module = ".".join(part for part in (base, node.module) if part)
             names += [f"{module}.{alias.name}" for alias in node.names]
-    rooms = {name.split(".")[1] for name in names if name.startswith("neuropictor.")}
-    return {ROOM_OF.get(name, name) for name in rooms if not name.startswith("__")}
+    return {name.split(".")[1] for name in names if name.startswith("neuropictor.")}
 
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -6,7 +6,6 @@ import torch
 from small_stores import first_test_trials
 
 from neuropictor import sampling
-from neuropictor.checksums import DamagedFileError
 from neuropictor.config import SampleConfig
 from neuropictor.data.alignment import ComponentStore
 from neuropictor.data.reconstructions import read_reconstructions
@@ -16,14 +15,8 @@ from neuropictor.models.backbone import Backbone
 from neuropictor.models.encoder import FMRIEncoder
 from neuropictor.models.networks import Networks
 from neuropictor.models.pipeline import NeuroPictorPipeline
-from neuropictor.sampling import (
-    join_shares,
-    most_agreed,
-    picture_generator,
-    sample_share,
-    sample_subject,
-    to_bytes,
-)
+from neuropictor.records.checksums import DamagedFileError
+from neuropictor.sampling import join_shares, most_agreed, picture_generator, sample_share, sample_subject, to_bytes
 
 
 @pytest.fixture(scope="module")

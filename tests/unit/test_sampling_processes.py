@@ -23,7 +23,7 @@ import json, sys
 from pathlib import Path
 from neuropictor.config import RuntimeConfig, SampleConfig
 from neuropictor.sampling import sample_subject
-from neuropictor.training.launch import launch
+from neuropictor.workflow.launch import launch
 
 given = json.loads(sys.argv[1])
 launch(

@@ -8,8 +8,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import TINY_ENCODER
 from safetensors.numpy import load_file, save_file
+from small_backbone import TINY_ENCODER
 from small_stores import write_samples
 
 from neuropictor.config import (
@@ -29,12 +29,13 @@ from neuropictor.data.alignment import align_subject, make_space
 from neuropictor.data.latents import cache_latents
 from neuropictor.data.preprocess import preprocess_stimuli, preprocess_subject
 from neuropictor.evaluation.baselines import fit_baselines
-from neuropictor.evaluation.figures import contact_sheet, response_map
 from neuropictor.evaluation.metrics import evaluate
-from neuropictor.nsd import keys, manifest
-from neuropictor.runlog import RunRecord, record_path
+from neuropictor.fetching import manifest
+from neuropictor.nsd import keys
+from neuropictor.records.record import RunRecord, record_path
+from neuropictor.report.figures import contact_sheet, response_map
 from neuropictor.sampling import sample_subject
-from neuropictor.simulation.nsd_writer import write_pictures, write_subject
+from neuropictor.simulation.writer.nsd import write_pictures, write_subject
 from neuropictor.training.calibrate import calibrate
 from neuropictor.training.reconstruct import pretrain, refine
 

@@ -13,11 +13,13 @@ import pytest
 import yaml
 from stand_in_bucket import Mischief, packed, serving
 
-from neuropictor.checksums import verify
 from neuropictor.config import NsdConfig, PreprocessConfig, SimulateConfig
 from neuropictor.data.preprocess import preprocess_subject
-from neuropictor.nsd import fetch, keys, manifest
-from neuropictor.simulation.nsd_writer import write_pictures, write_subject
+from neuropictor.fetching import manifest
+from neuropictor.fetching import nsd as fetch
+from neuropictor.nsd import keys
+from neuropictor.records.checksums import verify
+from neuropictor.simulation.writer.nsd import write_pictures, write_subject
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.workflow

@@ -7,10 +7,12 @@ from collections import Counter
 
 import pytest
 import yaml
+from copied_workflow import chain, copy_workflow, planned, refused, snakemake
 from stand_in_bucket import Stored, serving
-from test_dag import chain, copy_workflow, planned, refused, snakemake
 
-from neuropictor.nsd import fetch, keys, manifest
+from neuropictor.fetching import manifest
+from neuropictor.fetching import nsd as fetch
+from neuropictor.nsd import keys
 
 pytestmark = pytest.mark.workflow
 VERSION = "betas_fithrf_GLMdenoise_RR"
@@ -71,7 +73,7 @@ def test_files_are_planned_fetched_and_not_fetched_again(checkout, monkeypatch):
         assert sum(method == "GET" for method, *_ in server.requests) == 4
     assert set(manifest.read(checkout / "data/nsd")) == {*shared[:2], beta, beta.replace("rh.", "lh.")}
     assert (checkout / "data/nsd" / beta).read_bytes() == objects[beta].content
-    edit = checkout / "neuropictor/nsd/fetch.py"
+    edit = checkout / "neuropictor/fetching/nsd.py"
     edit.write_text(edit.read_text().replace("RANGE_BYTES = 8", "RANGE_BYTES = 4"))
     other = {"nsd": {**NOWHERE, "connections": 3}, "subjects": {"pretrain": [4, 8], "refine": [4]}}
     assert planned(checkout, other, "--", *targets) == Counter()

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from copied_workflow import chain, copy_workflow, planned, refused
 from PIL import Image
-from test_dag import chain, copy_workflow, planned, refused
 from typer.testing import CliRunner
 
-from neuropictor.cli import app
+from neuropictor.cli.app import app
 from neuropictor.surface.atlas import MESH_VERTICES
 
 ROOT = Path(__file__).resolve().parents[2]

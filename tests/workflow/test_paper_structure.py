@@ -15,9 +15,9 @@ from stable_diffusion_folder import make_clip, make_stable_diffusion
 from stand_in_bucket import Stored, packed, serving
 
 from neuropictor.config import ControlsConfig, SimulateConfig
-from neuropictor.evaluation.weights import WEIGHTS
-from neuropictor.nsd import fetch
-from neuropictor.simulation.nsd_writer import write_pictures, write_subject
+from neuropictor.fetching import nsd as fetch
+from neuropictor.fetching.weights import WEIGHTS
+from neuropictor.simulation.writer.nsd import write_pictures, write_subject
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.workflow

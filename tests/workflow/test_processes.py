@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_ENCODER
 from safetensors.numpy import load_file
+from small_backbone import TINY_ENCODER
 
 from neuropictor.config import EncoderConfig
 from neuropictor.models.encoder import FMRIAutoencoder
@@ -26,8 +26,8 @@ import gc, json, sys
 from pathlib import Path
 import torch
 from neuropictor.config import ReconstructConfig, RuntimeConfig
-from neuropictor.runlog import start_log
-from neuropictor.training.launch import launch
+from neuropictor.records.log import start_log
+from neuropictor.workflow.launch import launch
 from neuropictor.training.reconstruct import pretrain
 
 destroy = torch.distributed.destroy_process_group
@@ -175,7 +175,7 @@ def test_stopped_and_continued_ends_in_the_same_weights(start, together, tmp_pat
 
 def test_unequal_shares_are_refused():
     from neuropictor.config import ConfigError, RuntimeConfig, load
-    from neuropictor.training.launch import launch
+    from neuropictor.workflow.launch import launch
 
     with pytest.raises(ConfigError, match=r"refine.batch_size is 48, of which 5 processes .* e.g. batch_size: 50"):
         load({"calibrate": {"batch_size": 50}, "pretrain": {"batch_size": 50}, "runtime": {"processes": 5}})
@@ -192,7 +192,7 @@ def test_unequal_shares_are_refused():
 @pytest.mark.parametrize("missing", [{"device": "cuda"}, {"gpus": 1}])
 def test_a_missing_gpu_is_told_before_the_stage_is_called(missing):
     from neuropictor.config import RuntimeConfig
-    from neuropictor.training.launch import launch
+    from neuropictor.workflow.launch import launch
 
     with pytest.raises(RuntimeError, match=r"runtime\.\w+: .* asked for, but torch .* finds no .*; allowed: "):
         launch(pytest.fail, RuntimeConfig(threads=1, **missing))

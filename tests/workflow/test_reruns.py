@@ -129,7 +129,7 @@ OTHER_SOURCES = {
 
 def pretend(folder: Path, settings: dict, names: Iterable[str] = ()) -> None:
     """Make all results exist, as far as Snakemake can tell."""
-    from test_dag import snakemake
+    from copied_workflow import snakemake
 
     (folder / "settings.yaml").write_text(json.dumps(settings))
     for name in names:
@@ -148,7 +148,7 @@ def pretend(folder: Path, settings: dict, names: Iterable[str] = ()) -> None:
 
 
 def test_a_session_more_is_fetched_and_prepared_at_once(tmp_path):
-    from test_dag import copy_workflow, planned
+    from copied_workflow import copy_workflow, planned
 
     folder = copy_workflow(tmp_path)
     pretend(folder, NSD | {"nsd": FETCHED})
@@ -164,7 +164,7 @@ def local_betas(subject: int, session: int) -> list[str]:
 
 
 def test_a_session_more_in_a_folder_is_noticed(tmp_path):
-    from test_dag import copy_workflow, picture_files, planned
+    from copied_workflow import copy_workflow, picture_files, planned
 
     folder = copy_workflow(tmp_path)
     files = [f"data/nsd/{name}" for name in picture_files()]

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TINY_ENCODER
+from small_backbone import TINY_ENCODER
 
 from neuropictor.config import EncoderConfig
 from neuropictor.models.encoder import FMRIAutoencoder

@@ -1,0 +1,220 @@
+"""Stages one by one, for those who do not want the workflow: `neuropictor --help`.
+
+Each command calls one library function with the files that it is given; settings come from a YAML file laid over the
+defaults.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import neuropictor
+from neuropictor.cli import data as cli_data
+from neuropictor.cli import evaluation as cli_evaluation
+from neuropictor.cli import results as cli_results
+from neuropictor.cli.options import Component, Components, File, Files, Out, Pipeline, Settings, Source, app, start
+from neuropictor.config import Config
+from neuropictor.config import text as config_text
+
+__all__ = [
+    "app",
+    "cli_data",
+    "cli_evaluation",
+    "cli_results",
+]  # these register commands
+
+
+@app.command()
+def train_backbone(out: Out, settings: Settings = None) -> None:
+    """Train a miniature backbone on rendered scenes.
+
+    Example: neuropictor train-backbone --out results/backbone
+    """
+    from neuropictor.miniature.backbone import train_backbone as stage
+
+    loaded, runtime = start(settings)
+    stage(config=loaded.backbone.training, runtime=runtime, out=out)
+
+
+@app.command()
+def train_population(out: Out, backbone: Source, settings: Settings = None) -> None:
+    """Train start weights of encoder and networks on simulated people who are no subjects.
+
+    Example: neuropictor train-population --backbone results/backbone --out results/backbone/population
+    """
+    from neuropictor.miniature.population import train_population as stage
+
+    loaded, runtime = start(settings)
+    sections = {name: getattr(loaded, name) for name in ("simulate", "encoder", "align")}
+    chosen = {"training": loaded.backbone.training, "config": loaded.backbone.population}
+    stage(backbone=backbone, **chosen, **sections, runtime=runtime, out=out)
+
+
+@app.command()
+def model_card(backbone: Source, settings: Settings = None) -> None:
+    """Measure a miniature backbone on held-out scenes and write README.md into its folder.
+
+    Example: neuropictor model-card --backbone results/backbone
+    """
+    from neuropictor.miniature.card import write_card as stage
+
+    loaded, runtime = start(settings)
+    stage(folder=Path(backbone), config=loaded.backbone, runtime=runtime)
+
+
+@app.command()
+def calibrate(out: Out, responses: list[Path], backbone: Source = "miniature", settings: Settings = None) -> None:
+    """Train the encoder as an autoencoder of responses (stage 1).
+
+    Example: neuropictor calibrate --out results/calibrate/autoencoder.safetensors data/prepared/sub-*/responses.h5
+    """
+    from neuropictor.training.calibrate import calibrate as stage
+    from neuropictor.workflow.launch import launch
+
+    loaded, runtime = start(settings)
+    sections = {"config": loaded.calibrate, "encoder": loaded.encoder, "runtime": runtime}
+    launch(stage, responses=responses, backbone=backbone, **sections, out=out)
+
+
+@app.command()
+def align_space(
+    latents: Files, out: Out, responses: list[Path], backbone: Source = "miniature", settings: Settings = None
+) -> None:
+    """Make the space of components that all subjects share; needed for align. Latents: of these subjects, in any order.
+
+    Example: neuropictor align-space --latents results/latents/sub-01.h5 --latents results/latents/sub-02.h5
+    --out results/align/space.safetensors data/prepared/sub-01/responses.h5 data/prepared/sub-02/responses.h5
+    """
+    from neuropictor.data.alignment import make_space
+    from neuropictor.models.population import SPACE, population_file
+
+    loaded, _ = start(settings)
+    population = population_file(backbone, SPACE) if loaded.pretrain.init == "population" else None
+    make_space(latents=latents, responses=responses, population=population, config=loaded.align, out=out)
+
+
+@app.command()
+def align(responses: File, latents: File, space: File, out: Out, settings: Settings = None) -> None:
+    """Predict one subject's components, linearly, from its responses.
+
+    Example: neuropictor align --responses data/prepared/sub-01/responses.h5 --latents results/latents/sub-01.h5
+    --space results/align/space.safetensors --out results/align/sub-01/components.h5
+    """
+    from neuropictor.data.alignment import align_subject
+
+    loaded, _ = start(settings)
+    align_subject(responses=responses, latents=latents, space=space, config=loaded.align, out=out)
+
+
+@app.command()
+def pretrain(
+    latents: Files,
+    autoencoder: File,
+    out: Out,
+    responses: list[Path],
+    components: Components = None,
+    backbone: Source = "miniature",
+    settings: Settings = None,
+) -> None:
+    """Train all networks on many subjects (stage 2). Components: one file for each of responses, in their order.
+
+    Example: neuropictor pretrain --latents results/latents/sub-01.h5
+    --autoencoder results/calibrate/autoencoder.safetensors --out results/pretrain
+    --components results/align/sub-01/components.h5
+    data/prepared/sub-01/responses.h5
+    """
+    from neuropictor.training.reconstruct import pretrain as stage
+    from neuropictor.workflow.launch import launch
+
+    loaded, runtime = start(settings)
+    files = {"responses": responses, "latents": latents, "autoencoder": autoencoder}
+    sections = {"config": loaded.pretrain, "runtime": runtime, "aligned_tokens": loaded.align.tokens}
+    options = {"components": components or None, "target": loaded.target_folder()}
+    launch(stage, **files, backbone=backbone, **sections, out=out, **options)
+
+
+@app.command()
+def refine(
+    responses: File,
+    latents: File,
+    pretrained: Pipeline,
+    out: Out,
+    components: Component = None,
+    backbone: Source = "miniature",
+    settings: Settings = None,
+) -> None:
+    """Train all networks on one subject (stage 3).
+
+    Example: neuropictor refine --responses data/prepared/sub-01/responses.h5 --latents results/latents/sub-01.h5
+    --components results/align/sub-01/components.h5 --pretrained results/pretrain --out results/refine/sub-01
+    """
+    from neuropictor.training.reconstruct import refine as stage
+    from neuropictor.workflow.launch import launch
+
+    loaded, runtime = start(settings)
+    files = {"responses": responses, "latents": latents, "pretrained": pretrained}
+    options = {"components": components, "target": loaded.target_folder()}
+    launch(stage, **files, backbone=backbone, config=loaded.refine, runtime=runtime, out=out, **options)
+
+
+@app.command()
+def sample(
+    pipeline: Pipeline,
+    responses: File,
+    out: Out,
+    components: Component = None,
+    model: Annotated[str, typer.Option(help="name that the pictures get in tables")] = "refined",
+    backbone: Annotated[str | None, typer.Option(help="where the backbone lies now, if it was moved")] = None,
+    settings: Settings = None,
+) -> None:
+    """Reconstruct one subject's test pictures.
+
+    Example: neuropictor sample --pipeline results/refine/sub-01
+    --responses data/prepared/sub-01/responses.h5 --components results/align/sub-01/components.h5
+    --out results/sample/sub-01/refined.h5
+    """
+    from neuropictor.sampling import sample_subject
+    from neuropictor.workflow.launch import launch
+
+    loaded, runtime = start(settings)
+    files = {"pipeline": pipeline, "responses": responses}
+    sections = {"config": loaded.sample, "runtime": runtime}
+    launch(sample_subject, **files, backbone=backbone, **sections, model=model, out=out, components=components)
+
+
+@app.command()
+def import_official(
+    checkpoint: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help=".pth or .ckpt of the official code")],
+    out: Out,
+    heads: Annotated[int, typer.Option(min=1, help="attention heads of the fMRI encoder, and of its decoder")] = 16,
+    head_width: Annotated[int, typer.Option(min=1, help="width of a head in UNet, ControlNet and text tower")] = 64,
+    latent_size: Annotated[int, typer.Option(min=1, help="side of the latents, if no hint mapper tells it")] = 64,
+    backbone: Annotated[str | None, typer.Option(help="backbone to name instead of writing its UNet and VAE")] = None,
+) -> None:
+    """Turn a checkpoint of the official code into a folder: a pipeline, a backbone, or an autoencoder.
+
+    Example: neuropictor import-official finetune_single_sub/sub01/epoch_015.pth --out official/sub-01
+    """
+    from neuropictor.official.checkpoint import import_official as stage
+    from neuropictor.official.sizes import Options
+
+    options = Options(heads=heads, head_width=head_width, latent_size=latent_size)
+    stage(checkpoint=checkpoint, out=out, options=options, backbone=backbone)
+
+
+@app.command()
+def config(
+    settings: Settings = None,
+    write: Annotated[bool, typer.Option("--write", help="write the schema and docs/config.md, in a checkout")] = False,
+) -> None:
+    """Check a settings file.
+
+    Example: neuropictor config --settings my.yaml
+    """
+    start(settings)
+    if write:
+        package = Path(neuropictor.__file__).parent
+        (package / "config.schema.json").write_text(config_text.schema(Config), encoding="utf-8")
+        (package.parent / "docs" / "config.md").write_text(config_text.reference(Config), encoding="utf-8")
+    typer.echo("The settings are valid." if settings else "The default settings are valid.")

@@ -1,0 +1,190 @@
+"""Commands that make or fetch data and prepare them; registered with the application of `neuropictor.cli.app`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neuropictor.cli.options import File, Folder, Out, Settings, Source, Subject, app, start
+
+
+class Kind(StrEnum):
+    """Kinds of files to fetch."""
+
+    DESIGN = "design"
+    PICTURES = "pictures"
+    ANNOTATIONS = "annotations"
+    BETAS = "betas"
+
+
+@app.command()
+def simulate(out: Out, subject: list[int], settings: Settings = None) -> None:
+    """Write a simulated NSD.
+
+    Example: neuropictor simulate --out data/nsd 1 2 5
+    """
+    from neuropictor.simulation.writer.nsd import write_own_pictures, write_pictures, write_subject
+
+    loaded, runtime = start(settings)
+    write_pictures(root=out, config=loaded.simulate, threads=max(1, runtime.threads))
+    for number in subject:
+        write_own_pictures(root=out, subject=number, config=loaded.simulate, threads=max(1, runtime.threads))
+        write_subject(root=out, subject=number, config=loaded.simulate)
+
+
+@app.command()
+def fetch(
+    nsd: Annotated[Path, typer.Option(file_okay=False, help="folder in NSD's layout; made if needed")],
+    kind: Annotated[list[Kind] | None, typer.Argument(help="kinds of files; default: all", show_default=False)] = None,
+    subject: Annotated[list[int] | None, typer.Option(min=1, max=8, help="NSD's subject numbers")] = None,
+    session: Annotated[list[int] | None, typer.Option(min=1, max=40, help="default: all of the subject")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="only compare what was fetched with the manifest")] = False,
+    settings: Settings = None,
+) -> None:
+    """Fetch NSD's files, once its terms are accepted (settings: nsd: {terms_accepted: true}), or check them again.
+
+    Goes on from where it was interrupted. Pictures are 39.6 GB, betas 0.98 GB a session.
+
+    Example: neuropictor fetch --nsd data/real/nsd --settings my.yaml --subject 1 --session 1 --session 2 betas
+    """
+    from neuropictor.fetching import nsd as stage
+    from neuropictor.fetching.agreement import check_terms
+
+    loaded, _ = start(settings)
+    try:
+        if verify:
+            _verify(nsd)
+            return
+        check_terms(loaded.nsd.terms_accepted)
+        kinds, found = set(kind or Kind), loaded.nsd
+        wanted = stage.keys_of(kinds, subject or [], session, found.beta_version)
+        if Kind.BETAS in kinds and not subject:
+            raise ValueError("no subject given; betas are a subject's, e.g. --subject 1")
+        if wanted:
+            stage.fetch(wanted, nsd, found)
+        if Kind.ANNOTATIONS in kinds:
+            stage.fetch_annotations(nsd, found)
+    except (stage.FetchError, OSError, ValueError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+
+
+def _verify(nsd: Path) -> None:
+    """Say what of the manifest is as it was fetched; fail if anything is not."""
+    from neuropictor.fetching import manifest
+
+    found = manifest.verify(nsd)
+    for problem in found.wrong:
+        typer.echo(problem, err=True)
+    typer.echo(
+        f"{len(found.right)} files are as they were fetched, {len(found.wrong)} are not, {len(found.gone)} are gone"
+        " (the workflow removes betas once preprocessed, unless nsd.keep_raw)."
+    )
+    if found.wrong:
+        raise typer.Exit(1)
+
+
+@app.command()
+def preprocess_stimuli(nsd: Folder, out: Out, subject: list[int], settings: Settings = None) -> None:
+    """Collect the pictures that subjects saw, with captions.
+
+    Example: neuropictor preprocess-stimuli --nsd data/nsd --out data/prepared/sub-01/stimuli.h5 1
+    """
+    from neuropictor.data.preprocess import preprocess_stimuli as stage
+
+    loaded, _ = start(settings)
+    stage(nsd_root=nsd, subjects=subject, config=loaded.preprocess, nsd=loaded.nsd, out=out)
+
+
+@app.command()
+def preprocess_session(
+    nsd: Folder, out: Out, subject: Subject, session: Annotated[int, typer.Option(min=1)], settings: Settings = None
+) -> None:
+    """Keep what visual cortex needs of one session's betas, which may then be removed.
+
+    Example: neuropictor preprocess-session --nsd data/nsd --subject 1 --session 3 --out sub-01/session-03.h5
+    """
+    from neuropictor.data.sessions import preprocess_session as stage
+
+    loaded, _ = start(settings)
+    stage(nsd_root=nsd, subject=subject, session=session, beta_version=loaded.nsd.beta_version, out=out)
+
+
+@app.command()
+def preprocess_subject(
+    nsd: Folder,
+    out: Out,
+    subject: Subject,
+    kept: Annotated[
+        list[Path] | None, typer.Argument(exists=True, help="files of preprocess-session, in order")
+    ] = None,
+    settings: Settings = None,
+) -> None:
+    """Turn one subject's betas into z-scored responses of visual cortex.
+
+    Example: neuropictor preprocess-subject --nsd data/nsd --subject 1 --out data/prepared/sub-01/responses.h5
+    """
+    from neuropictor.data.preprocess import preprocess_subject as stage
+
+    loaded, _ = start(settings)
+    stage(
+        nsd_root=nsd,
+        subject=subject,
+        config=loaded.preprocess_of(subject),
+        nsd=loaded.nsd,
+        out=out,
+        kept=dict(enumerate(kept, start=1)) if kept else None,
+    )
+
+
+@app.command()
+def import_maps(
+    maps: File, mask: File, test_pictures: File, out: Out, subject: Subject, settings: Settings = None
+) -> None:
+    """Make responses from the preprocessed files of NeuroPictor's authors.
+
+    Example: neuropictor import-maps --maps 01_norm.h5 --mask vc_roi.npz
+    --test-pictures sub1257_shared_triallabel.npy --subject 1 --out data/prepared/sub-01/responses.h5
+    """
+    from neuropictor.official.maps import import_maps as stage
+
+    loaded, _ = start(settings)
+    files = {"maps": maps, "mask": mask, "test_pictures": test_pictures}
+    stage(**files, subject=subject, config=loaded.preprocess, out=out)
+
+
+@app.command()
+def import_betas(table: File, out: Out, subject: Subject, settings: Settings = None) -> None:
+    """Make responses from betas of your own; docs/own_data.md describes the files.
+
+    Example: neuropictor import-betas --table scans/trials.csv --subject 1 --out data/prepared/sub-01/responses.h5
+    """
+    from neuropictor.data.own_data import import_betas as stage
+
+    loaded, _ = start(settings)
+    stage(table=table, subject=subject, config=loaded.preprocess, out=out)
+
+
+@app.command()
+def import_pictures(table: File, out: Out, settings: Settings = None) -> None:
+    """Collect pictures and captions of your own; docs/own_data.md describes the table.
+
+    Example: neuropictor import-pictures --table scans/pictures.csv --out data/prepared/stimuli.h5
+    """
+    from neuropictor.data.own_data import import_pictures as stage
+
+    loaded, _ = start(settings)
+    stage(table=table, config=loaded.preprocess, out=out)
+
+
+@app.command()
+def cache_latents(stimuli: File, out: Out, backbone: Source = "miniature", settings: Settings = None) -> None:
+    """Encode pictures and captions with the backbone, once.
+
+    Example: neuropictor cache-latents --stimuli data/prepared/sub-01/stimuli.h5 --out results/latents/sub-01.h5
+    """
+    from neuropictor.data.latents import cache_latents as stage
+
+    loaded, runtime = start(settings)
+    stage(stimuli=stimuli, backbone=backbone, runtime=runtime, out=out, target=loaded.target_folder())

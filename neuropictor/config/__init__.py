@@ -1,0 +1,246 @@
+"""The configuration: one model a section, checked as a whole before anything runs.
+
+The models (in ``config_sections`` and ``config_evaluation``) are the only place where a setting's type, range and
+default are written;
+``config.schema.json`` and ``docs/config.md`` are made from them (``neuropictor config --write``), and ``config.yaml``
+is tested against them.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from neuropictor.config import text as config_text
+from neuropictor.config.drawing import ControlsConfig, SampleConfig
+from neuropictor.config.evaluation import EvaluateConfig, WeightsConfig
+from neuropictor.config.runtime import RuntimeConfig
+from neuropictor.config.sections import (
+    AlignConfig,
+    BackboneConfig,
+    BackboneTrainingConfig,
+    CalibrateConfig,
+    EncoderConfig,
+    GuidanceAdaptationConfig,
+    NsdConfig,
+    PathsConfig,
+    PopulationConfig,
+    PreprocessConfig,
+    ReconstructConfig,
+    RefineConfig,
+    Section,
+    SimulateConfig,
+    SubjectsConfig,
+)
+
+__all__ = [
+    "AlignConfig",
+    "BackboneConfig",
+    "BackboneTrainingConfig",
+    "CalibrateConfig",
+    "Config",
+    "ConfigError",
+    "ControlsConfig",
+    "EncoderConfig",
+    "EvaluateConfig",
+    "GuidanceAdaptationConfig",
+    "NsdConfig",
+    "PathsConfig",
+    "PopulationConfig",
+    "PreprocessConfig",
+    "ReconstructConfig",
+    "RefineConfig",
+    "RuntimeConfig",
+    "SampleConfig",
+    "Section",
+    "SimulateConfig",
+    "SubjectsConfig",
+    "WeightsConfig",
+    "load",
+    "read",
+]
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the message says which key, what was found, what is allowed and one example."""
+
+
+ExperimentName = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$")]
+
+
+class Config(Section):
+    """All of it."""
+
+    experiment: ExperimentName = Field(
+        "",
+        description="name of this experiment: its results lie in paths.results/experiments, in a folder of that name,"
+        " beside those of others; empty: none, results lie in paths.results itself",
+        examples=["no-alignment"],
+    )
+    subjects: SubjectsConfig = Field(SubjectsConfig(), description="who takes part")
+    paths: PathsConfig = Field(PathsConfig(), description="where files lie")
+    nsd: NsdConfig = Field(NsdConfig(), description="which data are used")
+    simulate: SimulateConfig = Field(SimulateConfig(), description="the stand-in for NSD (nsd.source: simulated)")
+    preprocess: PreprocessConfig = Field(PreprocessConfig(), description="from betas to responses")
+    backbone: BackboneConfig = Field(BackboneConfig(), description="the frozen latent diffusion model")
+    encoder: EncoderConfig = Field(EncoderConfig(), description="sizes of the calibrated encoder")
+    calibrate: CalibrateConfig = Field(CalibrateConfig(), description="stage 1: the encoder as an autoencoder")
+    align: AlignConfig = Field(AlignConfig(), description="a linear map of each subject, for the networks")
+    pretrain: ReconstructConfig = Field(ReconstructConfig(), description="stage 2: all networks, many subjects")
+    refine: RefineConfig = Field(RefineConfig(), description="stage 3: all networks, one subject")
+    sample: SampleConfig = Field(SampleConfig(), description="reconstruction of the test pictures")
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="scores, baselines and figures")
+    controls: ControlsConfig = Field(ControlsConfig(), description="controls, and pictures steered on purpose")
+    weights: WeightsConfig = Field(WeightsConfig(), description="where published networks come from")
+    runtime: RuntimeConfig = Field(RuntimeConfig(), description="how it runs")
+
+    def results_folder(self) -> str:
+        """Return where the results of this experiment lie."""
+        return f"{self.paths.results}/experiments/{self.experiment}" if self.experiment else self.paths.results
+
+    def logs_folder(self) -> str:
+        """Return where its logs lie, relative to the working directory."""
+        return f"logs/experiments/{self.experiment}" if self.experiment else "logs"
+
+    def backbone_folder(self) -> str:
+        """Return what stages load as their backbone: ``miniature`` or a folder."""
+        if self.backbone.source == "train":
+            return f"{self.results_folder()}/backbone"
+        return self._fetched(self.backbone.source, self.backbone.revision)
+
+    def target_folder(self) -> str:
+        """Return the folder of the semantic loss's text tower; empty for the backbone's own."""
+        return self._fetched(self.backbone.target_text_encoder, self.backbone.target_revision)
+
+    def _fetched(self, source: str, revision: str) -> str:
+        """Return where a repository's files lie once they are fetched, or the source itself."""
+        return f"{self.paths.weights}/{source.replace('/', '--')}/{revision}" if revision else source
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> "Config":
+        for name in ("calibrate", "pretrain", "refine"):
+            size, processes = getattr(self, name).batch_size, self.runtime.processes
+            if size % processes:
+                raise ValueError(
+                    f"{name}.batch_size is {size}, of which {processes} processes (runtime.processes) cannot take equal"
+                    f" shares; allowed: a multiple, e.g. batch_size: {processes * max(1, round(size / processes))}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_simulation(self) -> "Config":
+        if self.nsd.source == "simulated":
+            if self.nsd.beta_version != "betas_fithrf_GLMdenoise_RR":
+                raise ValueError(
+                    f"nsd.beta_version is {self.nsd.beta_version}, but nsd.source: simulated makes only one; allowed:"
+                    " beta_version: betas_fithrf_GLMdenoise_RR, or source: local"
+                )
+            training = self.simulate.sessions * self.simulate.trials_per_session // 3 - self.simulate.shared_pictures
+            if self.preprocess.validation_pictures >= training:
+                raise ValueError(
+                    f"preprocess.validation_pictures is {self.preprocess.validation_pictures}, but a simulated subject"
+                    f" has {training} pictures besides those of the test; allowed: fewer, e.g. {max(1, training // 20)}"
+                )
+        return self
+
+    def preprocess_of(self, subject: int) -> PreprocessConfig:
+        """Return the settings of one subject's preprocessing, with its own number of `training_sessions`."""
+        if subject in self.subjects.pretrain:
+            return self.preprocess
+        fewer = min(self.preprocess.training_sessions, self.preprocess.refine_sessions)
+        return self.preprocess.model_copy(update={"training_sessions": fewer})
+
+
+def load(settings: Mapping[str, Any]) -> Config:
+    """Check settings as read from YAML and return them typed.
+
+    Parameters
+    ----------
+    settings
+        Nested mapping with the sections of `Config`; what is left out has its default.
+
+    Raises
+    ------
+    ConfigError
+        If anything is wrong: all problems at once, each with key, value found, what is allowed, and an example.
+    """
+    try:
+        return Config.model_validate(dict(settings))
+    except ValidationError as error:
+        problems = [config_text.explain(problem, Config) for problem in error.errors(include_url=False)]
+    count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
+    raise ConfigError(
+        "\n".join([f"The configuration has {count}:", *(f"  - {problem}" for problem in dict.fromkeys(problems))])
+    )
+
+
+def check_imported(settings: Config) -> None:
+    """Make sure that the stores are there which nothing makes (nsd.source: prepared).
+
+    Raises
+    ------
+    ConfigError
+        If a subject lacks one; the message says how to import it.
+    """
+    for subject in settings.subjects.everyone():
+        for name, command in (("responses.h5", "import-betas"), ("stimuli.h5", "import-pictures")):
+            path = Path(settings.paths.prepared) / f"sub-{subject:02d}" / name
+            if not path.is_file():
+                raise ConfigError(
+                    f"nsd.source is prepared, but {path} is missing. Allowed: both stores of every subject, imported or"
+                    f" made from NSD before, e.g. neuropictor {command} --out {path}; docs/own_data.md tells how. With"
+                    " nsd.source: simulated, local or fetch they are made."
+                )
+
+
+def check_judge(settings: Config) -> None:
+    """Make sure that somebody can judge images, before days of training: Stable Diffusion has no image tower.
+
+    Raises
+    ------
+    ConfigError
+        If the backbone's own image tower is to judge and its folder, where it is there already, holds none.
+    """
+    folder = Path(settings.backbone_folder())
+    if (
+        settings.evaluate.networks == "miniature"
+        and (folder / "unet").is_dir()
+        and not (folder / "image_encoder").is_dir()
+    ):
+        raise ConfigError(
+            f"evaluate.networks is miniature, but the backbone in {folder} has no image_encoder/ that could judge."
+            " Allowed: evaluate: {networks: published}, where CLIP judges, or a backbone with an image tower"
+        )
+
+
+def read(*paths: str | Path) -> Config:
+    """Read and check YAML files, laid one over the other; what they leave out has its default.
+
+    Raises
+    ------
+    ConfigError
+        As `load`; also for a file that is not a YAML mapping.
+    """
+    import yaml
+
+    settings: dict[str, Any] = {}
+    for path in paths:
+        try:
+            found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not valid YAML: {error}; allowed: text, e.g. sample: {{steps: 25}}") from None
+        if not isinstance(found, dict):
+            shown = config_text.show(found)
+            raise ConfigError(f"{path} holds {shown}; a mapping of sections is expected, e.g. sample: {{steps: 25}}")
+        _lay_over(settings, found)
+    return load(settings)
+
+
+def _lay_over(settings: dict[str, Any], found: Mapping[str, Any]) -> None:
+    """Merge as Snakemake merges its --configfile: mappings key by key, all else replaced."""
+    for key, value in found.items():
+        if isinstance(value, Mapping) and isinstance(settings.get(key), dict):
+            _lay_over(settings[key], value)
+        else:
+            settings[key] = value

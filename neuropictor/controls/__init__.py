@@ -1,0 +1,1 @@
+"""Images under altered inputs, and their scores."""

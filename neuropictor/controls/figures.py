@@ -1,0 +1,127 @@
+"""Contact sheets and curves of controls. Loads no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from neuropictor.config.drawing import CONTROL_TITLES
+from neuropictor.data.reconstructions import StoredReconstructions
+from neuropictor.evaluation.tables import title_mark
+from neuropictor.report.figures import COLOURS, FAINT, STYLE, picture_grid, save_figure
+
+ORDERED = ("strengths", "semantic_swap", "guidance", "steps")
+"""Controls whose columns are steps of one thing: joined by lines."""
+OF_TWO = ("semantic_swap", "area_swap")
+SHOWN = {
+    "pixcorr": "PixCorr",
+    "similarity": "CLIP similarity",
+    "two_way": "two-way",
+    "two_way_category": "two-way within category",
+    "category": "category",
+}
+SHOWN_OF_TWO = {
+    "category_follows_other": "category of the other",
+    "similarity_follows_other": "CLIP: like the other",
+    "layout_follows_own": "layout of the own (pixels)",
+    "light_follows_own": "layout of the own (brightness)",
+    "pixcorr": "PixCorr with the own",
+    "pixcorr_other": "PixCorr with the other",
+}
+"""Scores shown where a picture is made of two scans; own is the scan that gives structure."""
+
+
+def draw_sheet(
+    kind: str,
+    drawn: StoredReconstructions,
+    chosen: np.ndarray,
+    seen: dict[str, np.ndarray],
+    out: Path,
+    labels: list[str] | None = None,
+) -> None:
+    """Draw a contact sheet: a block of rows for each test picture, conditions across.
+
+    Parameters
+    ----------
+    kind : str
+        Key of `CONTROL_TITLES`.
+    drawn : StoredReconstructions
+        With a label for each condition; without labels only `seen` is drawn.
+    chosen : int array [r]
+        Rows of `drawn`.
+    seen : dict of uint8 array [r, S, S, 3]
+        Columns before the conditions.
+    out : Path
+        PNG.
+    labels : list of str, optional
+        Of the rows; default: the picture's number.
+    """
+    places: dict[tuple[str, str], int] = {}
+    for place, label in enumerate(map(json.loads, drawn.labels)):
+        places.setdefault((label["row"], label["column"]), place)  # the first partner
+    lines = list(dict.fromkeys(row for row, _ in places)) or [""]
+    heads = list(dict.fromkeys(column for _, column in places))
+    columns: dict[str, list] = {name: [] for name in [*seen, *heads]}
+    names = []
+    for number, picture in enumerate(chosen):
+        base = labels[number] if labels else f"picture {drawn.nsd_id[picture]}"
+        for rank, line in enumerate(lines):
+            names.append("\n".join(filter(None, (base if rank == 0 else "", line))))
+            for name, pictures in seen.items():
+                columns[name].append(pictures[number] if rank == 0 else None)
+            for head in heads:
+                place = places.get((line, head))
+                columns[head].append(None if place is None else drawn.read([picture], place)[0])
+    title = f"Subject {drawn.subject}: {CONTROL_TITLES[kind]}{title_mark(drawn.data)}"
+    with rc_context(STYLE):
+        save_figure(picture_grid(columns, names, title), out)
+
+
+def draw_scores(frame: pd.DataFrame, out: Path) -> None:
+    """Draw scores over conditions with intervals, and the range of wrong pairs in gray.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Rows of one subject and one control.
+    out : Path
+        PNG.
+    """
+    kind, subject, data = (frame[name].iloc[0] for name in ("control", "subject", "data"))
+    shown = SHOWN_OF_TWO if kind in OF_TWO else SHOWN
+    columns = list(dict.fromkeys(frame["column"]))
+    lines = list(dict.fromkeys(frame["row"].fillna("")))
+    wide = max(3.2, 0.34 * len(columns) + 1.4)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(wide * 3, 7.4), layout="constrained")
+        panels = figure.subplots(2, 3).ravel()
+        for axes, (metric, name) in zip(panels, shown.items(), strict=False):
+            part = frame[frame["metric"] == metric]
+            for number, line in enumerate(lines):
+                own = part[part["row"].fillna("") == line].set_index("column").reindex(columns)
+                at = np.arange(len(columns)) + 0.12 * (number - (len(lines) - 1) / 2)
+                colour = COLOURS[number % len(COLOURS)]
+                errors = np.abs(own[["ci_low", "ci_high"]].to_numpy().T - own["value"].to_numpy())
+                style = {"ls": "-" if kind in ORDERED else "", "marker": "o", "ms": 4, "lw": 1.2, "elinewidth": 1.2}
+                axes.errorbar(at, own["value"], errors, color=colour, label=line or None, **style)
+            low, high = part["null_low"].min(), part["null_high"].max()
+            if np.isfinite(low):
+                axes.axhspan(low, high, color=FAINT, alpha=0.18, lw=0)
+            axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", fontsize=8)
+            axes.set_title(name)
+        for axes in panels[len(shown) :]:
+            axes.set_visible(False)
+        if any(lines):
+            handles = panels[0].get_legend_handles_labels()
+            figure.legend(*handles, fontsize=8, loc="outside lower center", ncols=6)
+        figure.suptitle(
+            f"Subject {subject}: {CONTROL_TITLES[kind]}{title_mark(data)}\n95 % intervals over "
+            f"{frame['n_images'].max()} pictures; gray: chance (wrong pairs or fair coins)",
+            size=12,
+        )
+        save_figure(figure, out)

@@ -1,0 +1,1 @@
+"""Downloads: NSD's files, repositories of the Hugging Face hub, weights of judging networks."""

@@ -1,0 +1,1 @@
+"""Checkpoints and maps of the official code."""

@@ -1,0 +1,180 @@
+"""The preprocessed maps that NeuroPictor's authors published, into the same store as NSD's own files.
+
+Theirs are pictures of the whole flat cortex, one a subject and picture; the store holds vertices of visual cortex. Both
+show the nearest vertex of the same mesh on the same raster, so the pixel over a vertex holds the vertex's response.
+"""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import scipy.io
+
+from neuropictor.config import PreprocessConfig
+from neuropictor.data.preprocess import count_splits
+from neuropictor.data.responses import ResponseWriter
+from neuropictor.nsd.constants import PICTURES
+from neuropictor.nsd.design import TEST, TRAIN, VALIDATION, choose_validation
+from neuropictor.records.files import atomic_path
+from neuropictor.records.progress import progress
+from neuropictor.records.record import RunRecord, record_path
+from neuropictor.surface import Geometry, load_geometry
+from neuropictor.surface.atlas import CROP_COLUMNS, CROP_ROWS, PLANE_SHAPE
+
+log = logging.getLogger(__name__)
+
+MAP_SHAPE = (PLANE_SHAPE[0] - 1, PLANE_SHAPE[1] - 1)
+"""Rows and columns of their maps: 1023 x 2514."""
+
+LEAST_OVERLAP = 0.99
+"""Share of the union of both pictures of visual cortex that must be common; with the authors' own file it is 0.9977."""
+
+_PIXEL_MM = 0.356
+
+
+def import_maps(maps: Path, mask: Path, test_pictures: Path, subject: int, config: PreprocessConfig, out: Path) -> None:
+    """Write a response store from the authors' files of one subject; nothing is unpickled.
+
+    Their maps are normalised already and means over a picture's repeats, so responses are only clipped, every picture
+    has one trial, and the noise ceiling is unknown (NaN).
+
+    Parameters
+    ----------
+    maps : Path
+        ``0{subject}_norm.h5``: ``images`` [N, 1023, 2514] and ``labels`` [N], NSD's picture numbers from 0.
+    mask : Path
+        ``vc_roi.npz``: ``images`` [1, 1023, 2514], 1 in visual cortex, -1 in other cortex, 0 beside it.
+    test_pictures : Path
+        ``sub1257_shared_triallabel.npy`` (their 982 test pictures), or NSD's ``nsd_expdesign.mat`` (all 1000).
+    subject : int
+        1..8.
+    config : PreprocessConfig
+        `clip` and `validation_pictures` are used.
+    out : Path
+        `responses.h5` to write; a record is written beside it.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        For missing or other files, with the file's name.
+    """
+    geometry = load_geometry()
+    rows, columns = vertex_pixels(geometry, read_mask(mask))
+    shared = read_test_pictures(test_pictures)
+    inputs = [Path(path) for path in (maps, mask, test_pictures)]
+    if not inputs[0].is_file():
+        raise FileNotFoundError(f"{maps} is missing; expected the authors' 0{subject}_norm.h5")
+    with (
+        RunRecord(record_path(out), "import_maps", config=config, inputs=inputs, outputs=[out]) as record,
+        h5py.File(maps, "r") as source,
+        atomic_path(out) as temporary,
+        h5py.File(temporary, "w") as file,
+    ):
+        images, nsd_id = _check_maps(source, inputs[0])
+        labels = {"subject": subject, "data": "nsd", "beta_version": "neuropictor_maps", "mesh": "fs_LR_32k"}
+        writer = ResponseWriter(file, len(images), geometry.n_vertices, **labels)
+        for number in progress(range(len(images)), f"Importing subject {subject}", unit="picture"):
+            responses = images[number, CROP_ROWS, CROP_COLUMNS][rows, columns].astype(np.float32)
+            writer.append(np.nan_to_num(np.clip(responses, -config.clip, config.clip))[None])
+        private = np.setdiff1d(nsd_id, shared)
+        chosen = choose_validation(subject, private, config.validation_pictures)
+        split = np.select([np.isin(nsd_id, shared), np.isin(nsd_id, chosen)], [TEST, VALIDATION], TRAIN)
+        writer.finish(
+            ncsnr=np.full(geometry.n_vertices, np.nan),
+            nsd_id=nsd_id,
+            session=np.ones_like(nsd_id),
+            repeat=pd.Series(nsd_id).groupby(nsd_id).cumcount().to_numpy(),
+            split=split,
+        )
+        counts = count_splits(nsd_id, split)
+        record.add(**labels, splits=counts)
+    log.info("Subject %d: %s", subject, ", ".join(f"{c['pictures']:,} {name} pictures" for name, c in counts.items()))
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Read ``vc_roi.npz``: int [1023, 2514], 1 in visual cortex, -1 in other cortex, 0 beside it.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If it is missing, holds something else, or shows another visual cortex than the shipped geometry.
+    """
+    expected = f"expected vc_roi.npz with images {(1, *MAP_SHAPE)}, 1 in visual cortex, -1 in other cortex and 0 beside"
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is missing; {expected}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            mask = file["images"].reshape(-1, *MAP_SHAPE)[0]
+    except (KeyError, ValueError, TypeError, zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path} cannot be used ({error}); {expected}") from None
+    visual = np.zeros(MAP_SHAPE, bool)
+    visual[CROP_ROWS, CROP_COLUMNS] = load_geometry().raster >= 0
+    overlap = (visual & (mask == 1)).sum() / max(1, (visual | (mask == 1)).sum())
+    if overlap < LEAST_OVERLAP:
+        raise ValueError(
+            f"{path}: its visual cortex and the shipped one overlap by {overlap:.4f}; allowed: at least "
+            f"{LEAST_OVERLAP}, as the authors' file does (0.9977)"
+        )
+    return mask
+
+
+def vertex_pixels(geometry: Geometry, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column within the crop [714, 719] of the pixel that lies best over each vertex, int [V] each.
+
+    It is the one nearest to the vertex among the pixels that show it and lie in the authors' visual cortex, so that
+    the few pixels on borders in which both rasters differ (0.16 %) do not matter.
+    """
+    height, width = geometry.raster.shape
+    rows, columns = np.nonzero(geometry.raster >= 0)
+    vertex = geometry.raster[rows, columns]
+    # The raster is affine in the flat coordinates: fit it rather than write its constants twice.
+    x = np.polynomial.Polynomial.fit(columns, geometry.xy[vertex, 0], 1)(columns)
+    y = np.polynomial.Polynomial.fit(rows, geometry.xy[vertex, 1], 1)(rows)
+    distance = np.hypot(geometry.xy[vertex, 0] - x, geometry.xy[vertex, 1] - y)
+    distance += height * width * _PIXEL_MM * (mask[CROP_ROWS, CROP_COLUMNS][rows, columns] != 1)
+    best = pd.Series(distance).groupby(vertex).idxmin().to_numpy()
+    return rows[best], columns[best]
+
+
+def read_test_pictures(path: Path) -> np.ndarray:
+    """Read the numbers of the test pictures, from 0: a ``.npy`` list, or the shared pictures of NSD's design."""
+    path = Path(path)
+    expected = "expected sub1257_shared_triallabel.npy or nsd_expdesign.mat"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; {expected}")
+    try:
+        if path.suffix == ".mat":
+            found = scipy.io.loadmat(path, variable_names=["sharedix"])["sharedix"].ravel() - 1
+        else:
+            found = np.load(path, allow_pickle=False).ravel()
+        found = found.astype(np.int64)
+    except (KeyError, ValueError, TypeError, EOFError, OSError) as error:
+        raise ValueError(f"{path} cannot be used without unpickling or is damaged ({error}); {expected}") from None
+    _check_numbers(found, path)
+    return np.unique(found)
+
+
+def _check_maps(source: h5py.File, path: Path) -> tuple[h5py.Dataset, np.ndarray]:
+    found = {name: source[name].shape for name in source}
+    images, labels = found.get("images", ()), found.get("labels", ())
+    if images[1:] != MAP_SHAPE or np.prod(labels, dtype=int) != images[0]:
+        raise ValueError(
+            f"{path} holds {found}; allowed: images [N, {MAP_SHAPE[0]}, {MAP_SHAPE[1]}] and labels [N], for example "
+            f"images {(9841, *MAP_SHAPE)} and labels (9841,)"
+        )
+    nsd_id = source["labels"][:].ravel().astype(np.int64)
+    _check_numbers(nsd_id, path)
+    return source["images"], nsd_id
+
+
+def _check_numbers(nsd_id: np.ndarray, path: Path) -> None:
+    if nsd_id.size and not 0 <= nsd_id.min() <= nsd_id.max() < PICTURES:
+        raise ValueError(
+            f"{path} holds picture numbers {nsd_id.min()} to {nsd_id.max()}; allowed: NSD's, counted from 0, 0 to "
+            f"{PICTURES - 1}"
+        )

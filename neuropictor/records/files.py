@@ -1,0 +1,94 @@
+"""Files that are written whole or not at all."""
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class NotWrittenError(OSError):
+    """A file could not be written, for want of room or of permission; the message says which and what to do."""
+
+
+_CANNOT_WRITE = {
+    errno.ENOSPC: "Make room",
+    errno.EDQUOT: "Make room within your quota",
+    errno.EFBIG: "Allow larger files (ulimit -f)",
+    errno.EROFS: "Make it possible to write",
+    errno.EACCES: "Make it possible to write",
+    errno.EPERM: "Make it possible to write",
+}
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Write a file whole or not at all.
+
+    Yields a temporary path in the same folder, with the same suffix; when the body ends well the file is flushed to
+    disk and renamed to ``path``, otherwise it is removed and ``path`` stays as it was.
+
+    Parameters
+    ----------
+    path
+        The final file; missing parent folders are made.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the body wrote nothing.
+    NotWrittenError
+        If the disk or a quota is full, or the folder is read-only.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_behind(path)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the umask has it: some writers make files that only their owner may read
+        temporary.unlink()
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(mode)
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except Exception as error:
+        number = _system_error(error)
+        if number not in _CANNOT_WRITE or isinstance(error, NotWrittenError):
+            raise
+        raise NotWrittenError(
+            number,
+            f"{path} could not be written: {os.strerror(number)}. {_CANNOT_WRITE[number]} in {path.parent}, and run"
+            " again; what was there before is untouched, and trainings go on from their last checkpoint",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            if temporary.is_dir():
+                shutil.rmtree(temporary, ignore_errors=True)
+            else:
+                temporary.unlink(missing_ok=True)
+
+
+def _system_error(error: BaseException) -> int | None:
+    """Return the system's error number, which HDF5 and safetensors only put into their words."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    found = re.search(r"(?:errno = |os error )(\d+)", str(error))
+    return int(found.group(1)) if found else None
+
+
+def _remove_left_behind(path: Path) -> None:
+    """Remove what killed processes of this machine have begun and not finished to write of a file."""
+    for old in path.parent.glob(f".{path.stem}.*.partial{path.suffix}"):
+        number = old.name.removeprefix(f".{path.stem}.").removesuffix(f".partial{path.suffix}")
+        if number.isdigit() and not Path(f"/proc/{number}").exists() and Path("/proc/self").exists():
+            with contextlib.suppress(OSError):
+                old.unlink()

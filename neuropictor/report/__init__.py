@@ -1,0 +1,1 @@
+"""Tables, figures and pages; nothing here loads torch."""

@@ -1,0 +1,215 @@
+"""The gallery: one HTML page, without server or network, to browse every test picture with all its reconstructions.
+
+Pictures are embedded as sheets of thumbnails (WebP), one of the seen pictures and one of each subject and model or
+control, which the page takes apart when it shows them. The template lies beside this module. Loads no torch.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from neuropictor.data.reconstructions import StoredReconstructions
+from neuropictor.data.stimuli import StimulusStore
+from neuropictor.evaluation.judges import Seen, reduced
+from neuropictor.evaluation.measures import LOWER_IS_BETTER
+from neuropictor.evaluation.protocols import OURS
+from neuropictor.evaluation.tables import METRIC_NAMES, MODEL_NAMES, order_models, read_scores, title_mark
+from neuropictor.records.files import atomic_path
+from neuropictor.records.progress import progress
+from neuropictor.report.gallery_controls import ShownControl, read_controls
+
+MOST_PIXELS = 160_000_000
+"""Of all thumbnails together: with 982 pictures, 4 subjects and 5 models they get 88 pixels a side and 20 to 40 MB."""
+LARGEST, SMALLEST = 128, 48
+"""Sides of thumbnails in pixels."""
+_LEAST_COLUMNS = 40
+"""Of a sheet; large ones have more, about as many as rows: a WebP picture has at most 16,383 pixels a side."""
+_QUALITY = {True: 90, False: 75}
+"""WebP quality of pictures that are shown whole, and of reduced ones."""
+
+
+def gallery(
+    samples: dict[int, dict[str, Path]],
+    stimuli: Sequence[Path],
+    scores: Sequence[Path],
+    out: Path,
+    controls: Mapping[int, Mapping[str, Path]] | None = None,
+) -> None:
+    """Write the page.
+
+    Parameters
+    ----------
+    samples : dict of dict of Path
+        `samples[subject][model]`: files of reconstructions; models may have any name.
+    stimuli : sequence of Path
+        Prepared pictures of these subjects.
+    scores : sequence of Path
+        Tables of the form of `scores.csv`; a model or control that has none is shown without scores.
+    out : Path
+        HTML page, which needs no other file.
+    controls : mapping of mapping of Path, optional
+        `controls[subject][kind]`: files of stage control, of any of these subjects.
+
+    Raises
+    ------
+    ValueError
+        If a file is of another subject than it was given as, or one of `controls` is no control's.
+    """
+    found = _opened(samples)
+    store = StimulusStore(*stimuli)
+    ids = {
+        subject: np.unique(np.concatenate([item.nsd_id for item in models.values()]))
+        for subject, models in found.items()
+    }
+    everyone = np.unique(np.concatenate(list(ids.values())))
+    drawn = read_controls(controls or {}, ids)
+    side = thumbnail_side(store.size, len(everyone), found, sum(item.tiles for own in drawn.values() for item in own))
+    data = {
+        "tile": side,
+        "metrics": [],
+        "models": [
+            {"key": model, "name": MODEL_NAMES.get(model, model.replace("_", " "))}
+            for model in order_models({model for models in found.values() for model in models})
+        ],
+        "subjects": [
+            {"name": str(subject), "pictures": np.searchsorted(everyone, own).tolist()} for subject, own in ids.items()
+        ],
+        "pictures": {
+            "id": everyone.tolist(),
+            "category": store.category(everyone).tolist(),
+            "background": store.background(everyone).tolist(),
+            "caption": [captions[0] if captions else "" for captions in store.captions(everyone)],
+        },
+        "controls": {str(subject): [item.described(ids[subject]) for item in own] for subject, own in drawn.items()},
+        "sprites": {},
+        "scores": {},
+    }
+    _add_scores(data, scores, {str(subject): own for subject, own in ids.items()})
+    sheets: dict[str, bytes] = {}
+    seen = reduced(Seen(store, everyone), np.arange(len(everyone)), side)
+    _add_sheet(data, sheets, "seen", seen[:, None], store.size)
+    pairs = [(subject, model) for subject, models in found.items() for model in models]
+    for subject, model in progress(pairs, "Reducing pictures", unit="model"):
+        item = found[subject][model]
+        _add_sheet(data, sheets, f"{subject}/{model}", _aligned(item, ids[subject], side), item.shape[2])
+    shown = [(subject, item) for subject, own in drawn.items() for item in own]
+    for subject, item in progress(shown, "Reducing pictures of controls", unit="control"):
+        _add_sheet(data, sheets, f"{subject}/control/{item.kind}", item.reduced(side), item.file.shape[2])
+    note = _note(data, store, drawn)
+    _write(data, sheets, "Seen pictures and reconstructions" + title_mark(store.data), note, out)
+
+
+def _opened(samples: dict[int, dict[str, Path]]) -> dict[int, dict[str, StoredReconstructions]]:
+    found = {
+        subject: {model: StoredReconstructions(path) for model, path in models.items()}
+        for subject, models in samples.items()
+    }
+    for subject, models in found.items():
+        for model, item in models.items():
+            if item.subject != subject:
+                raise ValueError(
+                    f"{samples[subject][model]}: is of subject {item.subject}, but was given as subject {subject}'s"
+                )
+    return found
+
+
+def thumbnail_side(
+    size: int, seen: int, found: dict[int, dict[str, StoredReconstructions]], of_controls: int = 0
+) -> int:
+    """Side of the thumbnails in pixels: the pictures' own, unless these are large or many."""
+    tiles = seen + of_controls
+    tiles += sum(item.shape[0] * item.shape[1] for models in found.values() for item in models.values())
+    most = int(np.sqrt(MOST_PIXELS / tiles)) // 8 * 8
+    return min(size, LARGEST, max(SMALLEST, most))
+
+
+def _aligned(item: StoredReconstructions, ids: np.ndarray, side: int) -> np.ndarray:
+    """Reduced samples in the order of `ids`, uint8 [n, K, side, side, 3]; black where a model has no image."""
+    small = np.zeros((len(ids), item.samples, side, side, 3), np.uint8)
+    for sample in range(item.samples):
+        small[np.searchsorted(ids, item.nsd_id), sample] = reduced(item, np.arange(len(item)), side, sample)
+    return small
+
+
+def _add_sheet(data: dict, sheets: dict[str, bytes], name: str, images: np.ndarray, size: int) -> None:
+    """Lay reduced images uint8 [n, K, s, s, 3] out row by row as one WebP image; `size` was their side before."""
+    samples, side = images.shape[1:3]
+    small = images.reshape(-1, side, side, 3)
+    columns = max(_LEAST_COLUMNS, int(np.ceil(np.sqrt(len(small)))))
+    rows = -(-len(small) // columns)
+    canvas = np.zeros((rows * columns, side, side, 3), np.uint8)
+    canvas[: len(small)] = small
+    laid = canvas.reshape(rows, columns, side, side, 3).swapaxes(1, 2).reshape(rows * side, -1, 3)
+    file = io.BytesIO()
+    Image.fromarray(laid).save(file, "WEBP", quality=_QUALITY[size <= side], method=4)
+    sheets[name] = file.getvalue()
+    data["sprites"][name] = {"columns": columns, "samples": samples}
+
+
+def _add_scores(data: dict, tables: Sequence[Path], ids: dict[str, np.ndarray]) -> None:
+    """Add the scores of all tables, aligned with each subject's pictures; published protocols keep their name."""
+    columns: dict[str, str] = {}
+    frames = [read_scores(path) for path in tables]
+    for frame in frames:
+        for (protocol, subject, model), part in frame.groupby(["protocol", "subject", "model"], sort=False):
+            if subject not in ids or model not in {item["key"] for item in data["models"]}:
+                continue
+            numbers = part["nsd_id"].astype(np.int64).to_numpy()
+            kept = np.isin(numbers, ids[subject])
+            rows = np.searchsorted(ids[subject], numbers[kept])
+            for metric in part.columns[4:]:
+                values = pd.to_numeric(part[metric]).to_numpy()[kept]
+                if not np.isfinite(values).any():
+                    continue
+                key = metric if protocol == OURS else f"{protocol}: {metric}"
+                columns.setdefault(key, metric)
+                aligned = [None] * len(ids[subject])
+                for row, value in zip(rows, values, strict=True):
+                    aligned[row] = round(float(value), 4) if np.isfinite(value) else None
+                data["scores"].setdefault(subject, {}).setdefault(model, {})[key] = aligned
+    data["metrics"] = [
+        {
+            "key": key,
+            "name": METRIC_NAMES.get(metric, metric.replace("_", " "))
+            + (f" ({key.partition(':')[0]})" if ":" in key else ""),
+            "lower": metric in LOWER_IS_BETTER,
+        }
+        for key, metric in columns.items()
+    ] or [{"key": "none", "name": "no scores", "lower": False}]
+    first = [item for item in data["metrics"] if item["key"] == "two_way"]
+    data["metrics"] = first + [item for item in data["metrics"] if item not in first]
+
+
+def _note(data: dict, store: StimulusStore, drawn: dict[int, list[ShownControl]]) -> str:
+    """What a visitor should know."""
+    real = "Rendered scenes and simulated brains; nobody was measured. " if store.data == "simulated" else ""
+    of_controls = len({number for own in drawn.values() for item in own for number in item.nsd_id.tolist()})
+    told = f" {of_controls} of the pictures are shown with controls, below their scores." if of_controls else ""
+    return (
+        f"{real}{len(data['pictures']['id'])} test pictures, {len(data['subjects'])} "
+        f"subject{'s' if len(data['subjects']) > 1 else ''}, {len(data['models'])} models. None was picked: order and "
+        f"view are yours. Scores are those of single pictures; tables with intervals are in the report.{told}"
+    )
+
+
+def _write(data: dict, sheets: dict[str, bytes], title: str, note: str, out: Path) -> None:
+    template = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    sprites = "\n".join(
+        f'<script type="text/plain" id="sprite {escape(name)}">{base64.b64encode(content).decode()}</script>'
+        for name, content in sheets.items()
+    )
+    with atomic_path(out) as temporary:
+        temporary.write_text(
+            template.substitute(title=escape(title), note=escape(note), data=text, sprites=sprites), encoding="utf-8"
+        )

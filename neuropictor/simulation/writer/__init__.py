@@ -1,0 +1,1 @@
+"""A simulated NSD in NSD's own files."""

@@ -1,0 +1,243 @@
+"""Write a simulated root in NSD's layout: same tree, names, formats, axis orders and id bases, at the configured size.
+
+`write_pictures` writes what all subjects share, `write_subject` one subject's betas; subjects may be written side by
+side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import multiprocessing
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import h5py
+import numpy as np
+from nibabel.freesurfer.mghformat import MGHHeader
+
+import neuropictor
+from neuropictor.fetching import manifest
+from neuropictor.nsd import keys
+from neuropictor.nsd.constants import HEMISPHERES, SUBJECTS
+from neuropictor.nsd.design import load_design
+from neuropictor.records.files import atomic_path
+from neuropictor.records.progress import progress
+from neuropictor.simulation.brain.brain import SimulatedBrain
+from neuropictor.simulation.brain.features import SEEN_SIZE
+from neuropictor.simulation.scenes.scene import Scene, reduce_picture, render, scene
+from neuropictor.simulation.writer.coco import CocoPictures, write_annotations
+from neuropictor.simulation.writer.design import write_experiment_design, write_stimulus_info
+from neuropictor.simulation.writer.trial_order import TrialOrder, make_order, sessions_of
+from neuropictor.surface import load_geometry
+
+if TYPE_CHECKING:
+    from neuropictor.config import SimulateConfig
+
+log = logging.getLogger(__name__)
+
+#: The version of NSD's betas that the simulation stands for.
+BETA_VERSION = "betas_fithrf_GLMdenoise_RR"
+_BIG_ENDIAN = np.dtype(">f4")
+
+
+def write_pictures(root: str | Path, config: SimulateConfig, threads: int = 1) -> None:
+    """Write everything that is not one subject's: pictures, design, annotations; ``SIMULATED.json`` first.
+
+    It is the same whoever is simulated. Pictures that all subjects see, and those of subjects 1, 2 and 5, are drawn
+    here; those of another subject by `write_own_pictures`, into a file that the bank refers to (an HDF5 virtual data
+    set): they are black until then.
+
+    Parameters
+    ----------
+    root
+        Folder of the simulated NSD; made where it is missing.
+    config
+        Section ``simulate``.
+    threads
+        Processes that may render at once.
+
+    Raises
+    ------
+    ValueError
+        If the configured numbers do not go together.
+    FileExistsError
+        If the folder may hold the real NSD.
+    """
+    root = Path(root)
+    keys.check_free_for_simulation(root)
+    order = make_order(config)
+    # First, so that whatever is interrupted is known to be simulated.
+    _write_notice(root, order, config)
+    scenes = [scene(config.seed, nsd_id) for nsd_id in range(order.n_pictures)]
+    with _drawn(root / keys.STIMULI, "first", scenes[: order.n_first], config.picture_size, threads) as file:
+        _refer(file, order, config.picture_size)
+    coco = CocoPictures(order.n_pictures, config.seed)
+    write_annotations(root, scenes, coco)
+    write_experiment_design(root, order)
+    write_stimulus_info(root, order, coco)
+    shared = [keys.annotations(kind, split) for kind in keys.ANNOTATION_KINDS for split in keys.COCO_SPLITS]
+    manifest.note_simulated(root, [keys.STIMULI, keys.EXPERIMENT_DESIGN, keys.STIMULUS_INFO, *shared])
+
+
+def write_own_pictures(root: str | Path, subject: int, config: SimulateConfig, threads: int = 1) -> None:
+    """Write the pictures that only one subject sees, unless `write_pictures` has drawn them (subjects 1, 2 and 5)."""
+    if subject in keys.NUMBERED_FIRST:
+        return
+    own = make_order(config).block(subject)
+    scenes = [scene(config.seed, nsd_id) for nsd_id in range(own.start, own.stop)]
+    with _drawn(Path(root) / keys.own_stimuli(subject), "imgBrick", scenes, config.picture_size, threads):
+        log.info("Subject %d: pictures of its own are %d to %d", subject, own.start, own.stop - 1)
+    manifest.note_simulated(Path(root), [keys.own_stimuli(subject)])
+
+
+def write_subject(root: str | Path, subject: int, config: SimulateConfig) -> None:
+    """Write one subject's betas of all sessions.
+
+    Parameters
+    ----------
+    root
+        Folder that `write_pictures` and `write_own_pictures` have written.
+    subject
+        1 to 8.
+    config
+        Section ``simulate``, as given to `write_pictures`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the root was not written, or the subject is none of NSD's.
+    """
+    root = Path(root)
+    design = load_design(root)
+    trials = design.trials(subject)
+    n_sessions = design.sessions[subject]
+    brain = SimulatedBrain(
+        load_geometry(), config.mesh, subject, config.seed, ncsnr=config.ncsnr, smooth_noise=config.smooth_noise
+    )
+    nsd_ids = np.unique(trials["nsd_id"])
+    seen = _seen_pictures(root / keys.STIMULI, nsd_ids, f"Subject {subject}: looking at pictures")
+    for session in progress(range(1, n_sessions + 1), f"Subject {subject}: simulating betas", unit="session"):
+        rows = np.searchsorted(nsd_ids, trials.loc[trials["session"] == session, "nsd_id"])
+        shown, again = np.unique(rows, return_inverse=True)
+        scenes = [scene(config.seed, int(nsd_ids[row])) for row in shown]
+        signal = brain.signal(seen[shown], scenes)[again]
+        write_betas(root, subject, session, brain.response_blocks(signal, session), len(rows), len(brain.columns) // 2)
+    betas = [keys.betas(subject, s, side, BETA_VERSION) for s in range(1, n_sessions + 1) for side in HEMISPHERES]
+    manifest.note_simulated(root, betas)
+
+
+@contextlib.contextmanager
+def _drawn(path: Path, name: str, scenes: list[Scene], size: int, threads: int) -> Iterator[h5py.File]:
+    """Render scenes into a data set [n, size, size, 3], a chunk a picture; the open file is given for more."""
+    jobs = [(item, size) for item in scenes]
+    with contextlib.ExitStack() as stack:
+        temporary = stack.enter_context(atomic_path(path))
+        file = stack.enter_context(h5py.File(temporary, "w"))
+        shape = (len(scenes), size, size, 3)
+        # Not lzf: what it writes depends on what lay in memory before, though it reads back the same.
+        brick = file.create_dataset(name, shape, np.uint8, chunks=(1, *shape[1:]), compression="gzip")
+        if threads > 1:
+            # Forked, so that the workers need not import the main script again.
+            pool = stack.enter_context(multiprocessing.get_context("fork").Pool(threads))
+            pictures: Iterable[np.ndarray] = pool.imap(_render, jobs, chunksize=8)
+        else:
+            pictures = map(_render, jobs)
+        for row, picture in enumerate(progress(pictures, "Rendering pictures", total=len(jobs), unit="picture")):
+            brick[row] = picture
+        yield file
+
+
+def _refer(file: h5py.File, order: TrialOrder, size: int) -> None:
+    """Add ``/imgBrick``: the pictures of this file, and those of the subjects that have a file of their own."""
+    layout = h5py.VirtualLayout((order.n_pictures, size, size, 3), np.uint8)
+    layout.dcpl.set_obj_track_times(False)  # so that a file written twice is the same
+    layout[: order.n_first] = h5py.VirtualSource(".", "first", file["first"].shape)
+    for subject in SUBJECTS:
+        if subject not in keys.NUMBERED_FIRST:
+            own = order.block(subject)
+            shape = (own.stop - own.start, size, size, 3)
+            layout[own] = h5py.VirtualSource(Path(keys.own_stimuli(subject)).name, "imgBrick", shape)
+    file.create_virtual_dataset("imgBrick", layout, fillvalue=0)
+
+
+def _render(job: tuple[Scene, int]) -> np.ndarray:
+    return render(*job)
+
+
+def _seen_pictures(path: Path, nsd_ids: np.ndarray, description: str) -> np.ndarray:
+    """Read pictures as the brain sees them, uint8 [n, 64, 64, 3]."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; write the pictures before the subjects")
+    seen = np.empty((len(nsd_ids), SEEN_SIZE, SEEN_SIZE, 3), np.uint8)
+    with h5py.File(path, "r") as file:
+        brick = file["imgBrick"]
+        for row, nsd_id in enumerate(progress(nsd_ids, description, unit="picture")):
+            seen[row] = reduce_picture(brick[nsd_id], SEEN_SIZE)
+    return seen
+
+
+def write_betas(
+    root: Path, subject: int, session: int, blocks: Iterator[np.ndarray], frames: int, vertices: int
+) -> None:
+    """Stream the trials of a session into one MGH file a hemisphere.
+
+    Parameters
+    ----------
+    root
+        Folder of the simulated NSD.
+    subject, session
+        Numbers from 1.
+    blocks
+        float32 [t, 2 * vertices] each, percent signal change; all together `frames` trials.
+    frames, vertices
+        Trials, and vertices of one hemisphere.
+    """
+    header = _mgh_header(vertices, frames)
+    with contextlib.ExitStack() as stack:
+        files = []
+        for hemisphere in HEMISPHERES:
+            temporary = stack.enter_context(atomic_path(root / keys.betas(subject, session, hemisphere, BETA_VERSION)))
+            files.append(stack.enter_context(open(temporary, "wb")))
+            header.writehdr_to(files[-1])
+            # The header's 284 bytes are not all in use.
+            files[-1].seek(header.get_data_offset())
+        for block in blocks:
+            for number, file in enumerate(files):
+                part = block[:, number * vertices : (number + 1) * vertices]
+                file.write(part.astype(_BIG_ENDIAN).data)
+        for file in files:
+            header.writeftr_to(file)
+
+
+def _write_notice(root: Path, order: TrialOrder, config: SimulateConfig) -> None:
+    notice = {
+        "notice": "SIMULATED. Rendered scenes and a simulated brain in the layout of the Natural Scenes "
+        "Dataset; no person was measured.",
+        "made_by": f"neuropictor {neuropictor.__version__}",
+        "sessions": {str(subject): sessions_of(subject, config.sessions) for subject in SUBJECTS},
+        "trials_per_session": config.trials_per_session,
+        "pictures": order.n_pictures,
+        "shared_pictures": len(order.shared),
+        "mesh": config.mesh,
+        "seed": config.seed,
+        "ncsnr": config.ncsnr,
+        "smooth_noise": config.smooth_noise,
+        "known_differences": [
+            "pictures that only subjects who were not simulated would see are black",
+            "the bank of pictures is a virtual data set; other subjects than 1, 2 and 5 have files of their own",
+            "a finished experiment shows every shared picture three times",
+            "button presses, noise ceilings and labels of areas, which nothing here reads, are left out",
+        ],
+    }
+    with atomic_path(root / keys.SIMULATED) as temporary:
+        temporary.write_text(json.dumps(notice, indent=2) + "\n", encoding="utf-8")
+
+
+def _mgh_header(vertices: int, frames: int) -> MGHHeader:
+    header = MGHHeader()
+    header.set_data_shape((vertices, 1, 1, frames))
+    header.set_data_dtype(np.float32)
+    return header

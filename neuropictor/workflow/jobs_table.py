@@ -1,0 +1,137 @@
+"""One table of all jobs: what each made, from which revision and seed, how long it took and how much memory.
+
+Rows come from the run records of the stages and from Snakemake's benchmark of every job. Standard library only, since
+the workflow calls it whenever it ends.
+"""
+
+import csv
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+from neuropictor.records.files import atomic_path
+
+log = logging.getLogger(__name__)
+
+COLUMNS = (
+    "job",
+    "stage",
+    "started",
+    "wall_seconds",
+    "job_seconds",
+    "cpu_seconds",
+    "peak_memory_mib",
+    "gpu",
+    "gpu_peak_mib",
+    "seed",
+    "revision",
+    "data",
+    "steps_per_second",
+    "torch",
+    "record",
+)
+#: Records (without ``run.json``) whose job has another name: pattern, and the job's log and benchmark.
+_JOBS = (
+    (r"sample/(sub-\d+)/baselines", r"baselines/\1"),
+    (r"sample/(sub-\d+)/(\w+)", r"sample/\1_\2"),
+    (r"sample/(sub-\d+)/(\w+)\.(\d+-of-\d+)", r"sample_share/\1_\2_\3"),
+    (r"align/(sub-\d+)/components", r"align/\1"),
+    (r"align/space", "align_space"),
+    (r"latents/(sub-\d+)", r"cache_latents/\1"),
+    (r"controls/(sub-\d+)/(\w+)", r"control/\1_\2"),
+    (r"controls/controls", "score_controls"),
+    (r"metrics", "evaluate"),
+    (r"backbone", "train_backbone"),
+    (r"backbone/population", "train_population"),
+    (r"(sub-\d+)/responses", r"preprocess_subject/\1"),
+    (r"(sub-\d+)/stimuli", r"preprocess_stimuli/\1"),
+)
+
+
+def write_runs(results: str | Path, out: str | Path, prepared: str | Path | None, logs: str | Path | None) -> int:
+    """Write the table of all jobs so far, in the order in which they began; return their number.
+
+    Parameters
+    ----------
+    results
+        Folder of the results of one experiment, with ``benchmarks`` in it.
+    out
+        CSV file with the columns of `COLUMNS`. ``wall_seconds`` is the stage's own time, ``job_seconds`` that of the
+        whole job with its start, where Snakemake measured it; memory is the larger of what both saw.
+    prepared, logs
+        Folders of prepared data and of logs, whose records are listed too; None to leave them out.
+    """
+    rows = {}
+    for folder in map(Path, filter(None, (results, prepared, logs))):
+        for path in sorted(folder.rglob("*run.json")):
+            if "experiments" not in path.relative_to(folder).parts:
+                record = _read(path)
+                if record is not None:
+                    rows[_job(path.relative_to(folder))] = _from_record(record, path)
+    benchmarks = Path(results) / "benchmarks"
+    for path in sorted(benchmarks.rglob("*.jsonl")):
+        job = path.relative_to(benchmarks).with_suffix("").as_posix()
+        measured = _read(path)
+        if measured is not None:
+            _add_benchmark(rows.setdefault(job, {"stage": job.split("/")[0]}), measured)
+    ordered = sorted(rows.items(), key=lambda item: (item[1].get("started", ""), item[0]))
+    with atomic_path(out) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({"job": job, **row} for job, row in ordered)
+    return len(rows)
+
+
+def _job(record: Path) -> str:
+    """Name the job of a record by its path below results: ``refine/sub-01/run.json`` -> ``refine/sub-01``."""
+    name = re.sub(r"[/.]run\.json$", "", record.as_posix())
+    for pattern, job in _JOBS:
+        if re.fullmatch(pattern, name):
+            return re.sub(pattern, job, name)
+    return name
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Read a record, or the last line of a benchmark; None, and a warning, for what is neither."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text.splitlines()[-1] if path.suffix == ".jsonl" else text)
+    except (ValueError, IndexError):
+        log.warning("%s cannot be read and is left out of the table of jobs", path)
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _from_record(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    device, results = record.get("device") or {}, record.get("results") or {}
+    return {
+        "stage": record.get("stage"),
+        "started": record.get("started", ""),
+        "wall_seconds": record.get("wall_seconds"),
+        "peak_memory_mib": record.get("peak_memory_mib"),
+        "gpu": device.get("gpu"),
+        "gpu_peak_mib": device.get("peak_memory_mib"),
+        "seed": record.get("seed"),
+        "revision": record.get("revision"),
+        "data": results.get("data"),
+        "steps_per_second": results.get("steps_per_second"),
+        "torch": (record.get("versions") or {}).get("torch"),
+        "record": path.as_posix(),
+    }
+
+
+def _add_benchmark(row: dict[str, Any], measured: dict[str, Any]) -> None:
+    """Add what Snakemake saw of the job and all its processes."""
+    row["job_seconds"] = _number(measured.get("s"), 2)
+    row["cpu_seconds"] = _number(measured.get("cpu_time"), 2)
+    whole = _number(measured.get("max_rss"), 0)
+    row["peak_memory_mib"] = max(filter(None, (row.get("peak_memory_mib"), whole)), default=None)
+
+
+def _number(value: Any, digits: int) -> float | int | None:
+    """Round a number; None for what a job was too short to measure."""
+    if not isinstance(value, int | float):
+        return None
+    return round(value, digits) if digits else round(value)

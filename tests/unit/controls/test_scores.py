@@ -1,0 +1,197 @@
+"""Scores of controls: right on pictures whose scores are known, tables and sheets complete."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from small_stores import CATEGORIES, SIZE, TEST, PretendBackbone, smooth_pictures, write_responses, write_stimuli
+
+from neuropictor.config import ControlsConfig, EvaluateConfig, RuntimeConfig
+from neuropictor.controls import tables as control_tables
+from neuropictor.controls.scores import COLUMNS, TABLE_METRICS, PairScores, Scored, rank_correlations, table_rows
+from neuropictor.data.reconstructions import Reconstructions, write_reconstructions
+from neuropictor.data.stimuli import StimulusStore
+from neuropictor.evaluation.judges import Judge, Seen, look
+
+IDS = np.array(TEST)
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    store = StimulusStore(write_stimuli(tmp_path / "stimuli.h5"))
+    judge = Judge(PretendBackbone(), Seen(store, IDS), store.category(IDS), store.background(IDS), list(CATEGORIES))
+    return PairScores(judge, repetitions=400, seed=0)
+
+
+def test_tables_are_what_loops_give(pairs):
+    random = np.random.default_rng(1)
+    pictures = random.integers(0, 256, (5, SIZE, SIZE, 3), dtype=np.uint8)
+    tables, judge = pairs.tables(pictures), pairs.judge
+    features = look(judge.describer, pictures).astype(float)
+    seen = judge.seen.read(np.arange(len(IDS)))
+    for i in range(5):
+        correlations = [np.corrcoef(features[i], known.astype(float))[0, 1] for known in judge.features]
+        for j in range(len(IDS)):
+            pixels = np.corrcoef(pictures[i].ravel().astype(float), seen[j].ravel().astype(float))[0, 1]
+            assert abs(tables["pixcorr"][i, j] - pixels) < 1e-6
+            assert abs(tables["similarity"][i, j] - features[i] @ judge.features[j]) < 1e-6
+            lower = [correlations[k] < correlations[j] for k in range(len(IDS)) if k != j]
+            assert abs(tables["two_way"][i, j] - np.mean(lower)) < 1e-9
+            same = [k for k in range(len(IDS)) if k != j and judge.main[k] == judge.main[j]]
+            lower = [correlations[k] < correlations[j] for k in same]
+            assert abs(tables["two_way_category"][i, j] - np.mean(lower)) < 1e-9
+            found = int(np.argmax(features[i] @ judge.prompts.T))
+            assert tables["category"][i, j] == (found == judge.main[j])
+
+
+def test_the_seen_pictures_score_full_and_wrong_pairs_half(pairs):
+    scored = pairs.against_seen([pairs.tables(pairs.judge.seen.read(np.arange(len(IDS))))], np.arange(len(IDS)))
+    for metric in ("pixcorr", "two_way", "two_way_category"):
+        np.testing.assert_allclose(scored.values[metric], 1.0, atol=1e-6)
+    for metric in ("two_way", "two_way_category"):
+        low, high = np.percentile(scored.nulls[metric], [2.5, 97.5])
+        assert low < 0.5 < high
+        assert abs(scored.nulls[metric].mean() - 0.5) < 0.02
+        assert high < 0.75
+
+
+def test_pictures_of_two_scans_follow_the_one_they_are_made_of(pairs):
+    rows, others = np.arange(len(IDS)), np.roll(np.arange(len(IDS)), 1)  # neighbours have different categories
+    seen = pairs.judge.seen.read(np.arange(len(IDS)))
+    own = pairs.follows([pairs.tables(seen)], rows, [others]).values
+    other = pairs.follows([pairs.tables(seen[others])], rows, [others]).values
+    for metric in ("layout_follows_own", "light_follows_own"):
+        assert own[metric].mean() == 1.0
+        assert other[metric].mean() == 0.0
+    assert (own["similarity_follows_other"].mean(), other["similarity_follows_other"].mean()) == (0.0, 1.0)
+    np.testing.assert_allclose(other["pixcorr_other"], 1.0, atol=1e-6)
+    prompts = pairs.tables(seen[others])["prompts"]
+    main = pairs.judge.main
+    nearer = prompts[rows, main[others]] > prompts[rows, main]
+    defined = main[others] != main
+    np.testing.assert_array_equal(other["category_follows_other"][defined], nearer[defined])
+    assert np.isnan(other["category_follows_other"][~defined]).all()
+    both = pairs.follows([pairs.tables(seen), pairs.tables(seen[others])], rows, [others, others]).values
+    assert both["layout_follows_own"].mean() == 0.5  # partners are averaged
+
+
+def test_rows_hold_intervals_chance_and_the_mean_over_subjects():
+    random = np.random.default_rng(0)
+    scored = {
+        subject: Scored(
+            {"two_way": random.random(10), "layout_follows_own": (random.random(10) < 0.8).astype(float)},
+            {"two_way": random.normal(0.5, 0.1, 500), "layout_follows_own": None},
+        )
+        for subject in (1, 5)
+    }
+    rows = table_rows(scored, {1: np.arange(10), 5: np.arange(10)}, {"control": "x", "data": "simulated"}, 200, 0)
+    assert [(row["subject"], row["metric"]) for row in rows] == [
+        (subject, metric) for metric in ("two_way", "layout_follows_own") for subject in ("1", "5", "mean")
+    ]
+    for row in rows:
+        assert row["ci_low"] <= row["value"] <= row["ci_high"]
+        assert row["null_low"] < 0.5 < row["null_high"]
+        assert row["n_images"] == 10
+    mean = np.mean([scored[subject].values["two_way"].mean() for subject in scored])
+    assert rows[2]["value"] == pytest.approx(mean)
+    alone, together = (rows[place]["null_high"] - rows[place]["null_low"] for place in (3, 5))
+    assert together < alone  # twenty coins, not ten
+    np.testing.assert_allclose([rows[3]["null_low"], rows[3]["null_high"]], [0.2, 0.8])  # of ten fair coins
+
+
+def test_rank_correlation_with_distance():
+    far = np.arange(30.0)
+    falling = Scored(dict.fromkeys(TABLE_METRICS, -far))
+    rows = rank_correlations(falling, far, 100, 0)
+    assert [row["metric"] for row in rows][:2] == ["spearman_pixcorr", "spearman_similarity"]
+    assert rows[0]["value"] == pytest.approx(-1)
+    assert rows[0]["null_low"] < 0 < rows[0]["null_high"]
+    assert rows[0]["ci_high"] < rows[0]["null_low"]
+    constant = Scored(dict.fromkeys(TABLE_METRICS, 0 * far))
+    assert np.isnan(rank_correlations(constant, far, 20, 0)[0]["value"])
+
+
+def label(row, column):
+    return json.dumps({"name": f"{row}, {column}" if row else column, "row": row, "column": column})
+
+
+def test_the_stage_writes_table_and_pictures(tmp_path, monkeypatch):
+    texts = []
+    kept = Figure.savefig
+
+    def savefig(self, *arguments, **options):
+        texts.extend(item.get_text() for item in self.findobj(match=lambda item: hasattr(item, "get_text")))
+        return kept(self, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    monkeypatch.setattr(control_tables, "Backbone", PretendBackbone)
+    stimuli, seen = write_stimuli(tmp_path / "stimuli.h5"), smooth_pictures(IDS)
+    others = np.roll(IDS, 1)
+    responses, drawn, samples = {}, {}, {}
+    for subject in (1, 2):
+        folder = tmp_path / f"sub-{subject:02d}"
+        folder.mkdir()
+        responses[subject] = write_responses(folder / "responses.h5", subject)
+        samples[subject] = folder / "refined.h5"
+        write_reconstructions(samples[subject], Reconstructions(seen[:, None], IDS, "refined", subject, "simulated"))
+        pictures = np.stack([seen, smooth_pictures(others), smooth_pictures(np.roll(IDS, 2))], axis=1)
+        swap = Reconstructions(
+            pictures,
+            IDS,
+            "semantic_swap",
+            subject,
+            "simulated",
+            (
+                label("guidance 2", "structure 1"),
+                label("guidance 2", "structure 2"),
+                label("guidance 2", "structure 2"),
+            ),
+            np.stack([others, others, np.roll(IDS, 2)], axis=1),
+        )
+        drawn[subject] = {"semantic_swap": folder / "semantic_swap.h5", "strengths": folder / "strengths.h5"}
+        write_reconstructions(drawn[subject]["semantic_swap"], swap)
+        labels = (label("semantics 0", "structure 0"), label("semantics 1", "structure 0"))
+        none = np.full((len(IDS), 2), -1)
+        grid = Reconstructions(pictures[:, :2], IDS, "strengths", subject, "simulated", labels, none)
+        write_reconstructions(drawn[subject]["strengths"], grid)
+    out = tmp_path / "controls.csv"
+    control_tables.score_controls(
+        drawn,
+        samples,
+        responses,
+        {1: stimuli, 2: stimuli},
+        "pretended",
+        ControlsConfig(sheet_rows=2),
+        EvaluateConfig(bootstrap=20),
+        RuntimeConfig(device="cpu", threads=1),
+        out,
+        tmp_path / "figures",
+    )
+    table = pd.read_csv(out, dtype={"subject": str})
+    assert tuple(table.columns) == COLUMNS
+    assert set(table["subject"]) == {"1", "2", "mean"}
+    assert set(table["data"]) == {"simulated"}
+    value = table.set_index(["subject", "control", "condition", "metric"])["value"]
+    own, other = "guidance 2, structure 1", "guidance 2, structure 2"
+    assert value["mean", "semantic_swap", own, "layout_follows_own"] == 1.0
+    assert value["1", "semantic_swap", other, "layout_follows_own"] == 0.0
+    assert value["1", "semantic_swap", other, "pixcorr_other"] == pytest.approx(1)  # each with its own partner
+    assert value["2", "strengths", "semantics 0, structure 0", "two_way"] == 1.0
+    assert "layout_follows_own" not in table[table["control"] == "strengths"]["metric"].to_numpy()
+    quarters = [f"{word} quarter" for word in ("nearest", "second", "third", "farthest")]
+    assert all(value["1", "nearest", quarter, "pixcorr"] == pytest.approx(1) for quarter in quarters)
+    assert value["1", "nearest", "nearest in training instead", "pixcorr"] < 0.9
+    assert ("1", "nearest", "all", "spearman_similarity") in value.index
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    kinds = ("nearest", "semantic_swap", "strengths")
+    assert names == {f"{kind}_sub-0{s}{end}.png" for kind in kinds for s in (1, 2) for end in ("", "_scores")}
+    titles = [text for text in texts if text.startswith("Subject")]
+    assert len(titles) == 12
+    assert all("SIMULATED" in title for title in titles)
+    assert {"seen", "seen in the other scan", "structure 1", "reconstruction's nearest"} <= {
+        text.replace("\n", " ") for text in texts
+    }
+    record = json.loads((tmp_path / "controls.run.json").read_text())
+    assert record["results"]["controls"] == sorted(kinds)

@@ -1,0 +1,102 @@
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+from small_stores import SIZE, smooth_pictures, write_samples, write_stimuli
+
+from neuropictor.data.reconstructions import Reconstructions, read_reconstructions, write_reconstructions
+from neuropictor.data.stimuli import StimulusStore, StimulusWriter, resize_pictures
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return StimulusStore(write_stimuli(tmp_path_factory.mktemp("stimuli") / "stimuli.h5"))
+
+
+def test_pictures_come_in_the_order_asked_for(store):
+    ids = [119, 0, 7, 8, 0]
+    assert np.array_equal(store.pictures(ids), smooth_pictures(ids))
+    assert store.pictures([]).shape == (0, SIZE, SIZE, 3)
+    assert (store.size, store.data, len(store)) == (SIZE, "simulated", 95)
+
+
+def test_texts(store):
+    assert store.captions([4, 3]) == [["a cat", "number 4"], ["a boat", "number 3"]]
+    assert store.category([3, 4, 5]).tolist() == ["boat", "cat", "dog"]
+    assert store.background([3, 4]).tolist() == ["city", "sea"]
+    assert store.categories == ["boat", "cat", "dog"]
+
+
+def test_several_stores_are_read_as_one(store, tmp_path):
+    both = StimulusStore(*(write_stimuli(tmp_path / f"{i}.h5", ids) for i, ids in enumerate([(0, 7, 9), (5, 7, 119)])))
+    assert both.nsd_id.tolist() == [0, 5, 7, 9, 119]
+    ids = [119, 0, 7, 5, 9, 7]
+    assert np.array_equal(both.pictures(ids), store.pictures(ids))
+    assert both.captions(ids) == store.captions(ids)
+    assert both.category(ids).tolist() == store.category(ids).tolist()
+    with pytest.raises(KeyError, match=r"0\.h5, .*1\.h5: no picture 8 among 5"):
+        both.pictures([8])
+    with h5py.File(tmp_path / "1.h5", "r+") as file:
+        file.attrs["data"] = "nsd"
+    with pytest.raises(ValueError, match=r"1\.h5 holds nsd pictures .*0\.h5 simulated pictures .*prepare both alike"):
+        StimulusStore(tmp_path / "0.h5", tmp_path / "1.h5")
+
+
+def test_unknown_picture_is_named(store):
+    for wrong in (80, 500, -1):
+        with pytest.raises(KeyError, match=f"no picture {wrong} "):
+            store.rows([3, wrong])
+
+
+def test_missing_file_and_parts_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.h5"):
+        StimulusStore(tmp_path / "none.h5")
+    with h5py.File(tmp_path / "part.h5", "w") as file:
+        file["pictures"] = np.zeros((1, 2, 2, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"nsd_id, captions, category, background, data, size missing"):
+        StimulusStore(tmp_path / "part.h5")
+
+
+def test_writer_checks_order_and_counts_and_keeps_five_clean_captions(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file, pytest.raises(ValueError, match="ascending"):
+        StimulusWriter(file, np.array([3, 2]), 8, "nsd")
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        writer = StimulusWriter(file, np.array([2, 3]), 8, "nsd")
+        writer.append(np.zeros((2, 8, 8, 3), np.uint8))
+        with pytest.raises(ValueError, match="1 categories"):
+            writer.finish([["a"], ["b"]], ["cat"], ["", ""])
+        writer.finish([[f" line\n {i} " for i in range(7)], ["müde Katze"]], ["cat", ""], ["", ""])
+    store = StimulusStore(tmp_path / "b.h5")
+    assert store.captions([2]) == [[f"line {i}" for i in range(5)]]
+    assert store.captions([3]) == [["müde Katze"]]
+    assert store.categories == ["cat"]
+
+
+def test_resize_averages_areas():
+    picture = np.arange(6 * 6 * 3, dtype=np.uint8).reshape(6, 6, 3)
+    small = resize_pictures(picture[None, None], 3)
+    expected = picture.reshape(3, 2, 3, 2, 3).mean((1, 3))
+    assert small.shape == (1, 1, 3, 3, 3)
+    assert np.abs(small[0, 0] - expected).max() <= 0.5
+    assert resize_pictures(picture, 6) is picture
+    assert resize_pictures(picture[None], 12).shape == (1, 12, 12, 3)
+
+
+def test_reconstructions_round_trip(tmp_path):
+    pictures = np.random.default_rng(0).integers(0, 256, (20, 2, 8, 8, 3), dtype=np.uint8)
+    found = read_reconstructions(write_samples(tmp_path / "sub" / "ridge.h5", "ridge", 5, pictures))
+    assert np.array_equal(found.pictures, pictures)
+    assert (found.model, found.subject, found.data, found.nsd_id[0]) == ("ridge", 5, "simulated", 100)
+    with pytest.raises(ValueError, match="allowed is uint8"):
+        write_reconstructions(tmp_path / "x.h5", Reconstructions(pictures[:, 0], np.arange(20), "ridge", 1, "nsd"))
+    assert not (tmp_path / "x.h5").exists()
+    with pytest.raises(FileNotFoundError, match="sample"):
+        read_reconstructions(tmp_path / "x.h5")
+
+
+def test_stores_do_not_load_torch():
+    modules = "data.responses, neuropictor.data.stimuli, neuropictor.data.preprocess, neuropictor.evaluation.tables"
+    code = f"import neuropictor.{modules}, neuropictor.report.figures, neuropictor.report.data_card, sys"
+    subprocess.run([sys.executable, "-c", f"{code}; assert 'torch' not in sys.modules"], check=True)

@@ -1,0 +1,153 @@
+"""The lock, the conda environment and the project's file name the same packages."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from neuropictor.config import load
+from neuropictor.workflow import doctor
+
+ROOT = Path(__file__).resolve().parents[3]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCK = (ROOT / "requirements.lock").read_text()
+
+
+def locked_for_python_311() -> dict[str, str]:
+    found = {}
+    for name, version, marker in re.findall(r"^([\w.-]+)==([^\s;\\]+)(?: ; ([^\\\n]+))?", LOCK, re.MULTILINE):
+        if "python_full_version >=" not in marker:
+            found[name.lower()] = version
+    return found
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {re.match(r"[\w.-]+", item)[0].lower() for item in requirements}
+
+
+def test_the_lock_has_hashes_and_names_no_host():
+    assert "--hash=sha256:" in LOCK
+    assert not re.search(r"https?://|--index|--find-links", LOCK)
+
+
+def test_everything_required_is_locked():
+    extras = [item for extra in PROJECT["optional-dependencies"].values() for item in extra]
+    assert names(PROJECT["dependencies"] + extras) <= locked_for_python_311().keys()
+
+
+def test_conda_environment_has_the_pins_of_the_lock():
+    environment = yaml.safe_load((ROOT / "envs/neuropictor.yaml").read_text())
+    pins = dict(
+        item.split("==") for part in environment["dependencies"] if isinstance(part, dict) for item in part["pip"]
+    )
+    assert pins.keys() == names(PROJECT["dependencies"])
+    locked = locked_for_python_311()
+    assert pins == {name: locked[name] for name in pins}
+
+
+@pytest.mark.parametrize("name", ["demo", "test", "lint", "clean", "help"])
+def test_the_makefile_has_its_targets(name):
+    assert re.search(rf"^{name}:.*## \w", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_continuous_integration_runs_style_and_tests():
+    script = ROOT / ".ci/run"
+    text = script.read_text()
+    assert script.stat().st_mode & 0o111
+    assert text.startswith("#!/usr/bin/env bash")
+    assert "set -euo pipefail" in text
+    assert "make lint" in text
+    assert "make test" in text
+
+
+def profile(name: str) -> dict:
+    return yaml.safe_load((ROOT / f"profiles/{name}/profile.v9+.yaml").read_text())
+
+
+def test_the_cluster_profile_runs_again_what_the_default_one_does():
+    shared = ("rerun-triggers", "rerun-incomplete", "keep-going", "show-failed-logs")
+    default, slurm = profile("default"), profile("slurm")
+    assert {key: slurm[key] for key in shared} == {key: default[key] for key in shared}
+    assert slurm["resources"]["network"] == default["resources"]["network"]
+    assert "code" not in default["rerun-triggers"]
+
+
+@pytest.mark.parametrize("recipe", ["Dockerfile", "neuropictor.def"])
+def test_containers_install_the_lock_and_nothing_beside_it(recipe):
+    text = (ROOT / "envs" / recipe).read_text()
+    installs = re.findall(r"pip install.*", text)
+    assert [line for line in installs if "--require-hashes --requirements requirements.lock" in line]
+    others = [line for line in installs if "requirements.lock" not in line]
+    assert len(others) == 2  # uv, of the Makefile's range, and the project without its requirements
+    uv = re.search(r"'uv[^']*'", (ROOT / "Makefile").read_text())[0]
+    assert any(uv in line for line in others)
+    assert any("--no-deps ." in line for line in others)
+    python = re.search(r"python:([\d.]+)-", text)[1]
+    environment = yaml.safe_load((ROOT / "envs/neuropictor.yaml").read_text())
+    assert f"python={python}" in environment["dependencies"]
+    for path in ("requirements.lock", "pyproject.toml", "README.md", "LICENSE", "neuropictor"):
+        assert path in text
+        assert (ROOT / path).exists()
+
+
+def test_every_rule_names_the_environment():
+    rules = [
+        (path.name, text)
+        for path in (ROOT / "rules").glob("*.smk")
+        for text in re.split(r"^rule ", path.read_text(), flags=re.MULTILINE)[1:]
+    ]
+    scripted = [(file, text) for file, text in rules if "script:" in text]
+    assert len(scripted) > 15
+    for file, text in scripted:
+        assert 'conda:\n        "../envs/neuropictor.yaml"' in text, (file, text.partition(":")[0])
+
+
+def test_jobs_of_the_networks_say_what_they_need():
+    needs = yaml.safe_load((ROOT / "rules/needs.yaml").read_text())
+    for rule, sizes in needs.items():
+        assert sizes.keys() == {"miniature", "paper"}, rule
+        assert sizes["paper"].keys() == sizes["miniature"].keys(), rule
+        assert sizes["paper"].keys() - {"gpu_mem_mb"} == {"mem_mb", "runtime"}, rule
+        memory = sizes["paper"].keys() - {"runtime"}
+        assert all(sizes["paper"][what] >= sizes["miniature"][what] for what in memory), rule
+    found = {}
+    for path in (ROOT / "rules").glob("*.smk"):
+        for rule, text in re.findall(r"^rule (\w+):\n(.*?)(?=^rule |\Z)", path.read_text(), re.MULTILINE | re.DOTALL):
+            if stated := set(re.findall(r'(\w+)=need\("(\w+)"', text)):
+                found[rule] = stated
+    whose = {rule: rule for rule in needs} | {"sample_share": "sample"}
+    assert found == {rule: {(what, own) for what in needs[own]["paper"]} for rule, own in whose.items()}
+
+
+@pytest.mark.parametrize(
+    ("rule", "settings", "size", "processes"),
+    [
+        ("pretrain", {}, "miniature", 1),
+        (
+            "pretrain",
+            {"runtime": {"processes": 4, "gpus": 4, "nodes": 2}},
+            "miniature",
+            2,
+        ),  # of a node
+        ("baselines", {"runtime": {"processes": 4, "gpus": 4, "nodes": 2}}, "miniature", 1),
+        ("sample", {"backbone": {"source": "owner/name", "revision": "0" * 40}}, "paper", 1),
+        ("evaluate", {"evaluate": {"networks": "published"}}, "paper", 1),
+        ("score_controls", {"evaluate": {"networks": "published"}}, "paper", 1),
+    ],
+)
+def test_jobs_ask_for_memory_by_size_and_processes(rule, settings, size, processes):
+    source = re.search(r"^def need\(.*?(?=^def )", (ROOT / "rules/common.smk").read_text(), re.DOTALL | re.MULTILINE)[0]
+    amounts = yaml.safe_load((ROOT / "rules/needs.yaml").read_text())
+    names = {"doctor": doctor, "settings": load(settings), "NEEDS": amounts}
+    exec(source, names)
+    assert names["need"](rule, "mem_mb") == processes * amounts[rule][size]["mem_mb"]
+    assert names["need"](rule, "gpu_mem_mb") == amounts[rule][size]["gpu_mem_mb"]
+
+
+def test_at_the_miniature_size_every_job_fits_a_machine_of_8_gb():
+    needs = yaml.safe_load((ROOT / "rules/needs.yaml").read_text())
+    assert max(sizes["miniature"]["mem_mb"] for sizes in needs.values()) <= 8000
+    text = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
+    assert max(int(amount) for amount in re.findall(r"mem_mb=growing\((\d+)\)", text)) <= 8000
