@@ -47,7 +47,7 @@ include: "rules/calibrate.smk"
 include: "rules/align.smk"
 include: "rules/pretrain.smk"
 include: "rules/refine.smk"
-include: "rules/sample.smk" if settings.runtime.sample_jobs == 1 else "rules/sample_jobs.smk"
+include: "rules/sample.smk"
 include: "rules/evaluate.smk"
 include: "rules/report.smk"
 

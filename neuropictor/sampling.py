@@ -10,7 +10,6 @@ import logging
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,7 @@ from neuropictor.models.pipeline_folder import pipeline_paths
 from neuropictor.models.schedules import make_scheduler
 from neuropictor.models.speed import prepare_sampling
 from neuropictor.records.checksums import checksum, verify
-from neuropictor.records.files import atomic_path
+from neuropictor.records.files import Folder, atomic_path
 from neuropictor.records.log import is_first, process_share
 from neuropictor.records.progress import progress
 from neuropictor.records.record import RunRecord, record_path
@@ -107,7 +106,7 @@ class Chunks:
 
 
 def sample_subject(
-    pipeline: str | Path,
+    pipeline: Folder,
     responses: str | Path,
     config: "SampleConfig",
     runtime: "RuntimeConfig",
@@ -137,140 +136,31 @@ def sample_subject(
     backbone
         Where the backbone that the pipeline names lies, if it has been moved.
     """
-    out, scans = Path(out), _Scans(pipeline, responses, components)
-    with scans.record("sample", out, config) as record:
-        chunks, batches = _draw(scans, config, runtime, model, out, (1, 1), backbone)
+    out = Path(out)
+    verify(pipeline)
+    files = {path.name: path for path in pipeline_paths(pipeline)} | {"responses": Path(responses)}
+    if components is not None:
+        files["components"] = Path(components)
+    with RunRecord(
+        record_path(out), "sample", config=config, seed=config.seed, inputs=files.values(), outputs=[out]
+    ) as record:
+        store = ResponseStore(responses)
+        aligned = ComponentStore(components, store) if components is not None else None
+        batches = batched(store.pictures("test"), config)
+        guard = {"config": config.model_dump(mode="json"), "precision": runtime.precision, "model": model}
+        chunks = Chunks(out, guard | {name: checksum(path) for name, path in files.items()})
+        rank, processes = process_share()
+        sampler = network_sampler(pipeline, backbone, store, aligned, config, runtime)
+        for index in progress(range(rank, len(batches), processes), f"Sampling {model} pictures", unit="batch"):
+            if not chunks.has(index):
+                ids = [nsd_id for nsd_id, _ in batches[index]]
+                chunks.save(index, sampler.draw(batches[index], inputs(store, aligned, ids, config.most_repeats)))
         if not is_first():
             return
-        _write(map(chunks.load, batches), scans.store, config, model, out, record)
+        about = Reconstructions(np.empty(0), store.pictures("test"), model, store.subject, store.data)
+        write_drawn(out, about, map(chunks.load, range(len(batches))), config)
+        record.add(pictures=len(about.nsd_id), samples=config.samples, kept=chosen_samples(config))
     chunks.clear()
-
-
-def sample_share(
-    pipeline: str | Path,
-    responses: str | Path,
-    config: "SampleConfig",
-    runtime: "RuntimeConfig",
-    model: str,
-    out: str | Path,
-    share: tuple[int, int],
-    components: str | Path | None = None,
-    backbone: str | Path | None = None,
-) -> None:
-    """Draw one of several jobs' share of what `sample_subject` draws: some of its batches, so the same pictures.
-
-    Parameters
-    ----------
-    pipeline, responses, config, runtime, model, components, backbone
-        As of `sample_subject`.
-    out
-        Array uint8 ``[n, S, S, 3]`` (.npy) of this share's pictures; empty if there are more jobs than batches.
-    share
-        Number of this job, from 1, and of all jobs.
-    """
-    out, scans = Path(out), _Scans(pipeline, responses, components)
-    with scans.record("sample_share", out, config) as record:
-        chunks, batches = _draw(scans, config, runtime, model, out, share, backbone)
-        if not is_first():
-            return
-        pictures = np.concatenate([chunks.load(index) for index in batches]) if batches else np.empty(0, np.uint8)
-        with atomic_path(out) as temporary:
-            write_array(temporary, pictures)
-        record.add(pictures=len(pictures))
-    chunks.clear()
-
-
-def join_shares(
-    shares: Sequence[Path],
-    pipeline: str | Path,
-    responses: str | Path,
-    config: "SampleConfig",
-    model: str,
-    out: str | Path,
-    components: str | Path | None = None,
-) -> None:
-    """Write the file of `sample_subject` from what several jobs have drawn.
-
-    Parameters
-    ----------
-    shares
-        Files of `sample_share`, in order, with their records beside them.
-    pipeline, responses, config, model, out, components
-        As of `sample_subject`.
-
-    Raises
-    ------
-    ValueError
-        If the shares are not all pictures.
-    """
-    out, scans = Path(out), _Scans(pipeline, responses, components)
-    with scans.record("sample", out, config, shares) as record:
-        drawn = [np.load(path, allow_pickle=False) for path in shares]
-        count, wanted = sum(map(len, drawn)), len(scans.store.pictures("test")) * config.samples
-        if count != wanted:
-            raise ValueError(
-                f"{', '.join(map(str, shares))}: {count} pictures found, {wanted} expected; remove these files"
-                " and run snakemake again"
-            )
-        _write([part for part in drawn if len(part)], scans.store, config, model, out, record)
-
-
-class _Scans:
-    """What pictures are made from: a pipeline, compared with its record, responses and components."""
-
-    def __init__(self, pipeline: str | Path, responses: str | Path, components: str | Path | None):
-        verify(pipeline)
-        self.pipeline = pipeline
-        self.files = {path.name: path for path in pipeline_paths(pipeline)} | {"responses": Path(responses)}
-        if components is not None:
-            self.files["components"] = Path(components)
-
-    @cached_property
-    def store(self) -> ResponseStore:
-        return ResponseStore(self.files["responses"])
-
-    def record(self, stage: str, out: Path, config: "SampleConfig", shares: Sequence[Path] = ()) -> RunRecord:
-        inputs = [*self.files.values(), *shares]
-        return RunRecord(record_path(out), stage, config=config, seed=config.seed, inputs=inputs, outputs=[out])
-
-
-def _draw(
-    scans: _Scans,
-    config: "SampleConfig",
-    runtime: "RuntimeConfig",
-    model: str,
-    out: Path,
-    share: tuple[int, int],
-    backbone: str | Path | None,
-) -> tuple[Chunks, list[int]]:
-    """Draw this process's part of a share of all batches; return where they are kept, and the share's batches."""
-    store, files = scans.store, scans.files
-    batches = batched(store.pictures("test"), config)
-    own = np.array_split(np.arange(len(batches)), share[1])[share[0] - 1].tolist()
-    components = ComponentStore(files["components"], store) if "components" in files else None
-    guard = {"config": config.model_dump(mode="json"), "precision": runtime.precision, "model": model}
-    chunks = Chunks(out, guard | {name: checksum(path) for name, path in files.items()})
-    rank, processes = process_share()
-    sampler = network_sampler(scans.pipeline, backbone, store, components, config, runtime)
-    for index in progress(own[rank::processes], f"Sampling {model} pictures", unit="batch"):
-        if not chunks.has(index):
-            ids = [nsd_id for nsd_id, _ in batches[index]]
-            chunks.save(index, sampler.draw(batches[index], inputs(store, components, ids, config.most_repeats)))
-    return chunks, own
-
-
-def _write(
-    batches: Iterable[np.ndarray],
-    store: ResponseStore,
-    config: "SampleConfig",
-    model: str,
-    out: Path,
-    record: RunRecord,
-) -> None:
-    """Write the file from images in the order of `batched`."""
-    about = Reconstructions(np.empty(0), store.pictures("test"), model, store.subject, store.data)
-    write_drawn(out, about, batches, config)
-    record.add(pictures=len(about.nsd_id), samples=config.samples, kept=chosen_samples(config))
 
 
 def batched(nsd_ids: np.ndarray, config: "SampleConfig") -> list[list[Job]]:

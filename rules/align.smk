@@ -8,7 +8,7 @@ rule align_space:
         backbone=backbone_files,
         start=start_files("pretrain"),
     output:
-        space="<results>/align/space.safetensors",
+        out="<results>/align/space.safetensors",
         run="<results>/align/space.run.json",
     log:
         "<logs>/align_space.log",
@@ -24,7 +24,7 @@ rule align_space:
         **tracked("config", "align"),
         **tracked("pretrain", "pretrain", "init"),
         start=start_weights("pretrain", "space.safetensors"),
-        backbone=backbone(),
+        population=start_space,
         runtime=runtime,
         code=code("align_space"),
     message:
@@ -39,7 +39,7 @@ rule align:
         latents="<results>/latents/sub-{subject}.h5",
         space="<results>/align/space.safetensors",
     output:
-        components="<results>/align/sub-{subject}/components.h5",
+        out="<results>/align/sub-{subject}/components.h5",
         run="<results>/align/sub-{subject}/components.run.json",
     log:
         "<logs>/align/sub-{subject}.log",

@@ -6,7 +6,7 @@ rule calibrate:
         responses=expand("<prepared>/sub-{subject}/responses.h5", subject=pretraining()),
         start=start_files("calibrate"),
     output:
-        autoencoder="<results>/calibrate/autoencoder.safetensors",
+        out="<results>/calibrate/autoencoder.safetensors",
         history="<results>/calibrate/history.csv",
         run="<results>/calibrate/run.json",
     log:

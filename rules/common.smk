@@ -104,16 +104,6 @@ def code(script):
     return f"code behind workflow_scripts/{script}.py: {digest}"
 
 
-def numbered(files):
-    """Name outputs file_1, file_2, ..., as Snakemake's cache wants of rules with several: `output: **numbered(...)`."""
-    return {f"file_{number}": file for number, file in enumerate(files, start=1)}
-
-
-def told_apart(wildcards, output, threads):
-    """What a job is for: Snakemake's cache looks at parameters and inputs alone, and would give one session's betas to the next."""
-    return [*wildcards, *(Path(file).name for file in output)]
-
-
 def runtime(wildcards, threads):
     """Say how to run; as it takes `threads`, Snakemake leaves it out when it asks whether parameters changed."""
     return {**settings.runtime.model_dump(), "threads": threads}
@@ -199,9 +189,7 @@ def backbone_content():
     if settings.backbone.source != "miniature":
         return "see inputs"
     return [
-        checksum(SHIPPED / part)
-        for part in BACKBONE_PARTS
-        if (SHIPPED / part).is_dir()
+        checksum(SHIPPED / part) for part in BACKBONE_PARTS if (SHIPPED / part).is_dir()
     ]
 
 
@@ -217,6 +205,15 @@ def start_weights(stage, *names):
         checksum(folder / name) if (folder / name).is_file() else f"no {name}"
         for name in names
     ]
+
+
+def start_space(wildcards, threads):
+    """The space that the pretraining's start weights know; its content is compared, not its place."""
+    if settings.pretrain.init == "scratch":
+        return None
+    return (
+        SHIPPED if settings.backbone.source == "miniature" else Path(backbone())
+    ) / "population/space.safetensors"
 
 
 def start_files(stage):
@@ -297,11 +294,6 @@ def list_jobs():
         jobs_table.write_runs(results, out, prepared, settings.logs_folder())
 
 
-def weights_source(wildcards, threads):
-    """Where to fetch weights from; their checksums are compared, so that it is no reason to fetch them again."""
-    return settings.weights.model_dump()
-
-
 def weight_files():
     """What tells that the published networks are there, where they judge."""
     return (
@@ -318,33 +310,12 @@ def model_folder(wildcards):
     return f"<results>/refine/sub-{wildcards.subject}"
 
 
-def model_index(wildcards):
-    """Its index."""
-    return f"{model_folder(wildcards)}/model_index.json"
-
-
-def model_parts(wildcards):
-    """And its parts."""
-    return pipeline_parts(model_folder(wildcards))
-
-
 def samples():
     """All models' reconstructions of all subjects."""
     return expand(
         "<results>/sample/sub-{subject}/{model}.h5",
         subject=refined(),
         model=[*MODELS, *BASELINES],
-    )
-
-
-def sample_shares(wildcards):
-    """What each of several jobs draws of one subject and model, in order."""
-    return expand(
-        "<results>/sample/sub-{subject}/{model}.{share}-of-{jobs}.npy",
-        subject=wildcards.subject,
-        model=wildcards.model,
-        share=range(1, settings.runtime.sample_jobs + 1),
-        jobs=settings.runtime.sample_jobs,
     )
 
 

@@ -18,7 +18,7 @@ def control_settings():
     shared = {"pictures", "sampling_steps", "seed"}
 
     def of_control(wildcards):
-        used = shared.union(CONTROL_SETTINGS[wildcards.control])
+        used = shared.union(CONTROL_SETTINGS[wildcards.kind])
         return {key: found[key] if key in used else default[key] for key in found}
 
     keys = sorted(shared.union(*CONTROL_SETTINGS.values()))

@@ -73,7 +73,7 @@ def fetch_source(wildcards, threads):
     return settings.nsd.model_dump()
 
 
-def planned_files(wildcards, threads):
+def planned_files():
     """Keys of all files that stay, and of those that are removed after use; more of them are no reason to plan anew."""
     subjects = settings.subjects.everyone()
     kept = [keys.EXPERIMENT_DESIGN, keys.STIMULUS_INFO, keys.STIMULI]

@@ -4,19 +4,19 @@
 rule control:
     input:
         parts=pipeline_parts("<results>/refine/sub-{subject}"),
-        index="<results>/refine/sub-{subject}/model_index.json",
+        pipeline="<results>/refine/sub-{subject}/model_index.json",
         responses="<prepared>/sub-{subject}/responses.h5",
         components=own_components,
         backbone=backbone_files,
     output:
-        pictures="<results>/controls/sub-{subject}/{control}.h5",
-        run="<results>/controls/sub-{subject}/{control}.run.json",
+        out="<results>/controls/sub-{subject}/{kind}.h5",
+        run="<results>/controls/sub-{subject}/{kind}.run.json",
     log:
-        "<logs>/control/sub-{subject}_{control}.log",
+        "<logs>/control/sub-{subject}_{kind}.log",
     benchmark:
-        "<results>/benchmarks/control/sub-{subject}_{control}.jsonl"
+        "<results>/benchmarks/control/sub-{subject}_{kind}.jsonl"
     wildcard_constraints:
-        control="|".join(CONTROL_SETTINGS),
+        kind="|".join(CONTROL_SETTINGS),
     conda:
         "../envs/neuropictor.yaml"
     threads: cores()
@@ -32,7 +32,7 @@ rule control:
         runtime=runtime,
         code=code("control"),
     message:
-        "Drawing the control {wildcards.control} of subject {wildcards.subject}"
+        "Drawing the control {wildcards.kind} of subject {wildcards.subject}"
     script:
         "../workflow_scripts/control.py"
 
@@ -47,7 +47,7 @@ rule score_controls:
         weights=weight_files(),
     output:
         control_figures(),
-        table="<results>/controls/controls.csv",
+        out="<results>/controls/controls.csv",
         run="<results>/controls/controls.run.json",
     log:
         "<logs>/score_controls.log",
@@ -64,6 +64,7 @@ rule score_controls:
     params:
         **tracked("config", "controls", "sheet_rows"),
         **tracked("evaluate", "evaluate", "bootstrap", "seed", "networks"),
+        figures=f"{settings.results_folder()}/report/controls",
         backbone=backbone(),
         content=backbone_content(),
         runtime=runtime,

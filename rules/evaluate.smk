@@ -9,9 +9,11 @@ rule baselines:
         backbone=backbone_files,
         weights=weight_files(),
     output:
-        ridge="<results>/sample/sub-{subject}/ridge.h5",
-        ridge_diffusion="<results>/sample/sub-{subject}/ridge_diffusion.h5",
-        mean_picture="<results>/sample/sub-{subject}/mean_picture.h5",
+        out=expand(
+            "<results>/sample/sub-{subject}/{model}.h5",
+            model=BASELINES,
+            allow_missing=True,
+        ),
         run="<results>/sample/sub-{subject}/baselines.run.json",
     log:
         "<logs>/baselines/sub-{subject}.log",
@@ -42,7 +44,7 @@ rule baselines:
 
 rule fetch_weights:
     output:
-        f"{settings.paths.weights}/weights.json",
+        out=f"{settings.paths.weights}/weights.json",
     log:
         "<logs>/fetch_weights.log",
     benchmark:
@@ -55,7 +57,8 @@ rule fetch_weights:
         mem_mb=growing(500),
         runtime=growing(240),
     params:
-        source=weights_source,
+        # Checksums are compared when it is fetched, so that where it comes from is no reason to fetch it again.
+        config=lambda wildcards, threads: settings.weights.model_dump(),
         code=code("fetch_weights"),
     message:
         "Fetching the networks that judge pictures"
@@ -70,7 +73,7 @@ rule evaluate:
         backbone=backbone_files,
         weights=weight_files(),
     output:
-        metrics="<results>/metrics.csv",
+        out="<results>/metrics.csv",
         scores="<results>/scores.csv",
         statistics="<results>/statistics.csv",
         run="<results>/metrics.run.json",

@@ -6,7 +6,7 @@
 # `ancient` to them. So a further session would be planned, and fetched only by the next run.
 rule fetch_plan:
     output:
-        plan="<nsd>/plan.json",
+        out="<nsd>/plan.json",
     log:
         "<logs>/fetch_plan.log",
     benchmark:
@@ -19,8 +19,10 @@ rule fetch_plan:
         mem_mb=growing(500),
         runtime=growing(30),
     params:
-        files=planned_files,
-        source=fetch_source,
+        kept=lambda wildcards, threads: planned_files()["kept"],
+        passing=lambda wildcards, threads: planned_files()["passing"],
+        at_once=lambda wildcards, threads: planned_files()["at_once"],
+        config=fetch_source,
         root=nsd_folder,
     message:
         "Looking for all files at the endpoint, and for room on the disk"
@@ -32,9 +34,11 @@ rule fetch_design:
     input:
         ancient("<nsd>/plan.json"),
     output:
-        **numbered(fetched([keys.EXPERIMENT_DESIGN, keys.STIMULUS_INFO])),
+        fetched([keys.EXPERIMENT_DESIGN, keys.STIMULUS_INFO]),
     log:
         "<logs>/fetch_design.log",
+    benchmark:
+        "<results>/benchmarks/fetch_design.jsonl"
     priority: 20  # sessions can be prepared, and their betas removed, only with it
     conda:
         "../envs/neuropictor.yaml"
@@ -44,9 +48,11 @@ rule fetch_design:
         mem_mb=growing(500),
         runtime=growing(60),
     params:
-        source=fetch_source,
+        wanted=lambda wildcards, output, threads: [
+            Path(file).relative_to(settings.paths.nsd).as_posix() for file in output
+        ],
+        config=fetch_source,
         root=nsd_folder,
-        job=told_apart,
         code=code("fetch_files"),
     message:
         "Fetching the order of trials and the table of pictures"
@@ -59,6 +65,8 @@ use rule fetch_design as fetch_pictures with:
         fetched([keys.STIMULI]),
     log:
         "<logs>/fetch_pictures.log",
+    benchmark:
+        "<results>/benchmarks/fetch_pictures.jsonl"
     priority: 0
     resources:
         network=1,
@@ -72,9 +80,11 @@ rule fetch_annotations:
     input:
         ancient("<nsd>/plan.json"),
     output:
-        **numbered(annotation_files()),
+        annotation_files(),
     log:
         "<logs>/fetch_annotations.log",
+    benchmark:
+        "<results>/benchmarks/fetch_annotations.jsonl"
     conda:
         "../envs/neuropictor.yaml"
     threads: 1
@@ -83,9 +93,8 @@ rule fetch_annotations:
         mem_mb=growing(500),
         runtime=growing(240),
     params:
-        source=fetch_source,
+        config=fetch_source,
         root=nsd_folder,
-        job=told_apart,
         code=code("fetch_annotations"),
     message:
         "Fetching COCO's captions and objects of the pictures"
@@ -95,9 +104,11 @@ rule fetch_annotations:
 
 use rule fetch_design as fetch_betas with:
     output:
-        **numbered(raw(fetched(beta_keys(1, [1])))),
+        raw(fetched(beta_keys(1, [1]))),
     log:
         "<logs>/fetch_betas/sub-{subject}/session-{session}.log",
+    benchmark:
+        "<results>/benchmarks/fetch_betas/sub-{subject}/session-{session}.jsonl"
     wildcard_constraints:
         session=r"[0-4]\d",
     priority: 0
@@ -115,9 +126,11 @@ rule preprocess_session:
         design=f"<nsd>/{keys.EXPERIMENT_DESIGN}",
         betas=session_betas,
     output:
-        fetched([keys.kept_session(1, 1, settings.nsd.beta_version)]),
+        out=fetched([keys.kept_session(1, 1, settings.nsd.beta_version)])[0],
     log:
         "<logs>/preprocess_session/sub-{subject}/session-{session}.log",
+    benchmark:
+        "<results>/benchmarks/preprocess_session/sub-{subject}/session-{session}.jsonl"
     wildcard_constraints:
         session=r"[0-4]\d",
     priority: 10  # before the next session is fetched: raw betas are large, and removed after this
@@ -129,9 +142,8 @@ rule preprocess_session:
         mem_mb=growing(2000),
         runtime=growing(30),
     params:
-        **tracked("nsd", "nsd", "beta_version"),
-        root=nsd_folder,
-        job=told_apart,
+        beta_version=settings.nsd.beta_version,
+        nsd_root=nsd_folder,
         code=code("preprocess_session"),
     message:
         "Keeping what visual cortex needs of subject {wildcards.subject}, session {wildcards.session}"

@@ -9,7 +9,7 @@ if settings.nsd.source != "prepared":
 # A backbone or text tower of the Hugging Face hub (or a mirror of it, HF_ENDPOINT); no other job needs the network for it.
 rule fetch_hub:
     output:
-        f"{settings.paths.weights}/{{repository}}/{{commit}}/fetched.json",
+        out=f"{settings.paths.weights}/{{repository}}/{{commit}}/fetched.json",
     log:
         "<logs>/fetch_hub/{repository}_{commit}.log",
     benchmark:
@@ -25,6 +25,7 @@ rule fetch_hub:
         mem_mb=growing(1000),
         runtime=growing(240),
     params:
+        repository=lambda wildcards: wildcards.repository.replace("--", "/", 1),
         code=code("fetch_hub"),
     message:
         "Fetching {wildcards.repository} at {wildcards.commit}"
@@ -38,7 +39,7 @@ rule cache_latents:
         backbone=backbone_files,
         target=target_files(),
     output:
-        latents="<results>/latents/sub-{subject}.h5",
+        out="<results>/latents/sub-{subject}.h5",
         run="<results>/latents/sub-{subject}.run.json",
     log:
         "<logs>/cache_latents/sub-{subject}.log",

@@ -12,7 +12,7 @@ rule pretrain:
         start=start_files("pretrain"),
     output:
         pipeline_parts("<results>/pretrain"),
-        index="<results>/pretrain/model_index.json",
+        out="<results>/pretrain/model_index.json",
         history="<results>/pretrain/history.csv",
         run="<results>/pretrain/run.json",
     log:
@@ -29,7 +29,7 @@ rule pretrain:
         gpu_mem_mb=need("pretrain", "gpu_mem_mb"),
     params:
         **tracked("config", "pretrain"),
-        **tracked("align", "align", "tokens"),
+        aligned_tokens=settings.align.tokens,
         start=start_weights("pretrain", *pipeline_files()),
         backbone=backbone(),
         content=backbone_content(),

@@ -7,12 +7,12 @@ rule refine:
         components=own_components,
         latents="<results>/latents/sub-{subject}.h5",
         parts=pipeline_parts("<results>/pretrain"),
-        index="<results>/pretrain/model_index.json",
+        pretrained="<results>/pretrain/model_index.json",
         backbone=backbone_files,
         target=target_files() if settings.refine.runs_tower else [],
     output:
         pipeline_parts("<results>/refine/sub-{subject}"),
-        index="<results>/refine/sub-{subject}/model_index.json",
+        out="<results>/refine/sub-{subject}/model_index.json",
         history="<results>/refine/sub-{subject}/history.csv",
         run="<results>/refine/sub-{subject}/run.json",
     log:

@@ -8,7 +8,7 @@ rule data_card:
         metrics="<results>/metrics.csv",
         run="<results>/metrics.run.json",
     output:
-        report(
+        out=report(
             "<results>/report/data_card.html",
             caption="../report/data_card.rst",
             category="4 Data",
@@ -27,7 +27,6 @@ rule data_card:
     params:
         **tracked("config", "evaluate", "seed"),
         **tracked("sample", "sample", "trial_averaging"),
-        subjects=settings.subjects.everyone(),
         code=code("data_card"),
     message:
         "Describing the data"
@@ -40,7 +39,7 @@ rule metric_table:
         metrics="<results>/metrics.csv",
         run="<results>/metrics.run.json",
     output:
-        report(
+        out=report(
             "<results>/report/metrics.html",
             caption="../report/metric_table.rst",
             category="2 Scores",
@@ -57,7 +56,7 @@ rule metric_table:
         mem_mb=growing(1000),
         runtime=growing(10),
     params:
-        **tracked("nsd", "nsd", "release", "sessions"),
+        release=constants.describe_release(settings.nsd.release, settings.nsd.sessions),
         code=code("metric_table"),
     message:
         "Tabulating the scores"
@@ -67,9 +66,9 @@ rule metric_table:
 
 rule statistics_table:
     input:
-        "<results>/statistics.csv",
+        statistics="<results>/statistics.csv",
     output:
-        report(
+        out=report(
             "<results>/report/statistics.html",
             caption="../report/statistics_table.rst",
             category="2 Scores",
@@ -97,7 +96,7 @@ rule published_table:
     input:
         metrics="<results>/metrics.csv",
     output:
-        report(
+        out=report(
             "<results>/report/published.html",
             caption="../report/published_table.rst",
             category="2 Scores",
@@ -124,9 +123,9 @@ rule published_table:
 
 rule score_figure:
     input:
-        "<results>/metrics.csv",
+        metrics="<results>/metrics.csv",
     output:
-        report(
+        out=report(
             "<results>/report/scores.png",
             caption="../report/score_figure.rst",
             category="2 Scores",
@@ -155,7 +154,7 @@ rule category_figure:
         scores="<results>/scores.csv",
         stimuli=expand("<prepared>/sub-{subject}/stimuli.h5", subject=refined()),
     output:
-        report(
+        out=report(
             "<results>/report/categories.png",
             caption="../report/category_figure.rst",
             category="2 Scores",
@@ -186,7 +185,7 @@ rule gallery:
         scores="<results>/scores.csv",
         controls=control_pictures(),
     output:
-        "<results>/gallery.html",
+        out="<results>/gallery.html",
     log:
         "<logs>/gallery.log",
     benchmark:
@@ -211,7 +210,7 @@ rule contact_sheet:
         samples=sheet_samples,
         stimuli="<prepared>/sub-{subject}/stimuli.h5",
     output:
-        report(
+        out=report(
             "<results>/report/contact_sheet_sub-{subject}.png",
             caption="../report/contact_sheet.rst",
             category="1 Reconstructions",
@@ -238,11 +237,13 @@ rule contact_sheet:
 
 rule training_curves:
     input:
-        calibrate="<results>/calibrate/history.csv",
-        pretrain="<results>/pretrain/history.csv",
-        refine=expand("<results>/refine/sub-{subject}/history.csv", subject=refined()),
+        histories=[
+            "<results>/calibrate/history.csv",
+            "<results>/pretrain/history.csv",
+            *expand("<results>/refine/sub-{subject}/history.csv", subject=refined()),
+        ],
     output:
-        report(
+        out=report(
             "<results>/report/training_curves.png",
             caption="../report/training_curves.rst",
             category="3 Training",
@@ -259,7 +260,6 @@ rule training_curves:
         mem_mb=growing(1000),
         runtime=growing(10),
     params:
-        subjects=refined(),
         code=code("training_curves"),
     message:
         "Drawing the training curves"
@@ -271,7 +271,7 @@ rule response_map:
     input:
         responses="<prepared>/sub-{subject}/responses.h5",
     output:
-        report(
+        out=report(
             "<results>/report/response_map_sub-{subject}.png",
             caption="../report/response_map.rst",
             category="4 Data",
@@ -300,7 +300,7 @@ rule compare:
     input:
         metrics=scored_experiments(),
     output:
-        page=f"{settings.paths.results}/comparison.html",
+        out=f"{settings.paths.results}/comparison.html",
         table=f"{settings.paths.results}/comparison.csv",
     log:
         "<logs>/compare.log",

@@ -3,13 +3,13 @@
 
 rule sample:
     input:
-        parts=model_parts,
-        index=model_index,
+        parts=lambda wildcards: pipeline_parts(model_folder(wildcards)),
+        pipeline=lambda wildcards: f"{model_folder(wildcards)}/model_index.json",
         responses="<prepared>/sub-{subject}/responses.h5",
         components=own_components,
         backbone=backbone_files,
     output:
-        pictures="<results>/sample/sub-{subject}/{model}.h5",
+        out="<results>/sample/sub-{subject}/{model}.h5",
         run="<results>/sample/sub-{subject}/{model}.run.json",
     log:
         "<logs>/sample/sub-{subject}_{model}.log",

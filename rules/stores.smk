@@ -7,10 +7,12 @@ rule preprocess_stimuli:
         shared=picture_files(),
         own=own_pictures,
     output:
-        store="<prepared>/sub-{subject}/stimuli.h5",
+        out="<prepared>/sub-{subject}/stimuli.h5",
         run="<prepared>/sub-{subject}/stimuli.run.json",
     log:
         "<logs>/preprocess_stimuli/sub-{subject}.log",
+    benchmark:
+        "<results>/benchmarks/preprocess_stimuli/sub-{subject}.jsonl"
     conda:
         "../envs/neuropictor.yaml"
     threads: 1
@@ -20,8 +22,8 @@ rule preprocess_stimuli:
     params:
         **tracked("config", "preprocess", "picture_size"),
         **tracked("nsd", "nsd", "release", "sessions"),
-        root=nsd_folder,
-        job=told_apart,
+        subjects=lambda wildcards: [int(wildcards.subject)],
+        nsd_root=nsd_folder,
         code=code("preprocess_stimuli"),
     message:
         "Collecting pictures and captions of subject {wildcards.subject}"
@@ -33,12 +35,14 @@ rule preprocess_subject:
     input:
         pictures=picture_files(),
         responses=response_files,
-        sessions=session_files,
+        kept=session_files,
     output:
-        store="<prepared>/sub-{subject}/responses.h5",
+        out="<prepared>/sub-{subject}/responses.h5",
         run="<prepared>/sub-{subject}/responses.run.json",
     log:
         "<logs>/preprocess_subject/sub-{subject}.log",
+    benchmark:
+        "<results>/benchmarks/preprocess_subject/sub-{subject}.jsonl"
     conda:
         "../envs/neuropictor.yaml"
     threads: 1
@@ -48,8 +52,7 @@ rule preprocess_subject:
     params:
         **preprocessing(),
         **tracked("nsd", "nsd", "beta_version", "release", "sessions"),
-        root=nsd_folder,
-        job=told_apart,
+        nsd_root=nsd_folder,
         code=code("preprocess_subject"),
     message:
         "Preparing the responses of subject {wildcards.subject}"

@@ -1,22 +1,4 @@
-"""Reconstruct one subject's test pictures."""
-
-from pathlib import Path
-
-from neuropictor.config import RuntimeConfig, SampleConfig
-from neuropictor.records.log import start_log
-
-start_log(snakemake.log[0])
-
+from neuropictor.workflow.job import run
 from neuropictor.sampling import sample_subject
-from neuropictor.workflow.launch import launch
 
-launch(
-    sample_subject,
-    pipeline=Path(snakemake.input.index).parent,
-    responses=Path(snakemake.input.responses),
-    config=SampleConfig(**snakemake.params.config),
-    runtime=RuntimeConfig(**snakemake.params.runtime),
-    model=snakemake.wildcards.model,
-    out=Path(snakemake.output.pictures),
-    components=next(map(Path, snakemake.input.components), None),
-)
+run(sample_subject, processes=True)

@@ -10,19 +10,10 @@ from typing import Annotated
 import typer
 
 import neuropictor
-from neuropictor.cli import data as cli_data
-from neuropictor.cli import evaluation as cli_evaluation
-from neuropictor.cli import results as cli_results
+from neuropictor.cli import controls, data, evaluation, results  # noqa: F401 (these register commands)
 from neuropictor.cli.options import Component, Components, File, Files, Out, Pipeline, Settings, Source, app, start
 from neuropictor.config import Config
 from neuropictor.config import text as config_text
-
-__all__ = [
-    "app",
-    "cli_data",
-    "cli_evaluation",
-    "cli_results",
-]  # these register commands
 
 
 @app.command()

@@ -134,7 +134,7 @@ def preprocess_subject(
         config=loaded.preprocess_of(subject),
         nsd=loaded.nsd,
         out=out,
-        kept=dict(enumerate(kept, start=1)) if kept else None,
+        kept=kept,
     )
 
 

@@ -8,7 +8,7 @@ from neuropictor.config.types import Count, Positive, Section
 
 
 class RuntimeConfig(Section):
-    """How it runs; nothing here changes more than last digits, so nothing but `sample_jobs` makes a stage run again."""
+    """How it runs; nothing here changes more than last digits, so nothing makes a stage run again."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto takes a GPU where there is one")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
@@ -57,11 +57,6 @@ class RuntimeConfig(Section):
         " over which sampling spreads its batches",
     )
     nodes: Count = Field(1, description="machines over which these processes are spread; more than one only with Slurm")
-    sample_jobs: Count = Field(
-        1,
-        description="jobs that draw one model's pictures of one subject together, for clusters; the same pictures, but"
-        " changing it draws them anew",
-    )
     checkpoint_interval: Count = Field(200, description="training steps between two checkpoints")
     log_interval: Count = Field(20, description="training steps between two entries in history.csv")
     tensorboard: bool = Field(

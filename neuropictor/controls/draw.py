@@ -20,6 +20,7 @@ from neuropictor.data.reconstructions import Reconstructions, writing
 from neuropictor.data.responses import ResponseStore
 from neuropictor.models.pipeline_folder import pipeline_paths
 from neuropictor.records.checksums import checksum
+from neuropictor.records.files import Folder
 from neuropictor.records.progress import progress
 from neuropictor.records.record import RunRecord, record_path
 from neuropictor.sampling import Chunks, Sampler, network_sampler
@@ -212,7 +213,7 @@ class _Scans:
 
 
 def steer_subject(
-    pipeline: str | Path,
+    pipeline: Folder,
     responses: str | Path,
     kind: str,
     config: "ControlsConfig",

@@ -16,7 +16,7 @@ from neuropictor.data.stimuli import StimulusStore, resize_pictures
 from neuropictor.evaluation.judges import Describer, Held, Judge, Seen, load_describer
 from neuropictor.models.backbone import Backbone
 from neuropictor.models.device import prepare_device
-from neuropictor.records.files import atomic_path
+from neuropictor.records.files import Folder, atomic_path
 from neuropictor.records.progress import progress
 from neuropictor.records.record import RunRecord, record_path
 
@@ -39,7 +39,7 @@ def score_controls(
     runtime: RuntimeConfig,
     out: Path,
     figures: Path,
-    weights: Path | None = None,
+    weights: Folder | None = None,
 ) -> None:
     """Score controls of all subjects.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,7 +38,7 @@ def preprocess_subject(
     config: PreprocessConfig,
     nsd: NsdConfig,
     out: Path,
-    kept: Mapping[int, Path] | None = None,
+    kept: Sequence[Path] | None = None,
 ) -> None:
     """Prepare the responses of one subject.
 
@@ -57,8 +57,8 @@ def preprocess_subject(
         `beta_version`, `release` and `sessions` are used.
     out : Path
         `responses.h5` to write; a record is written beside it.
-    kept : mapping of int to Path, optional
-        What `neuropictor.data.sessions.preprocess_session` kept of each session, instead of NSD's beta files.
+    kept : sequence of Path, optional
+        What `neuropictor.data.sessions.preprocess_session` kept of each session, in order, instead of NSD's beta files.
 
     Raises
     ------
@@ -72,14 +72,15 @@ def preprocess_subject(
     trials = design.trials(subject, counted)
     split = design.splits(subject, config.validation_pictures, counted, config.training_sessions)
     sessions = list(range(1, counted + 1))
-    reader = Sessions(nsd_root, subject, nsd.beta_version, design.trials_per_session, kept)
+    by_session = dict(enumerate(kept, start=1)) if kept else None
+    reader = Sessions(nsd_root, subject, nsd.beta_version, design.trials_per_session, by_session)
     data = "simulated" if keys.is_simulated(nsd_root) else "nsd"
     # Of the section nsd only what was used: where the files came from is not known here.
     sections = {"preprocess": config, "nsd": nsd.model_dump(include={"beta_version", "release", "sessions"})}
     labels = {"subject": subject, "data": data, "beta_version": nsd.beta_version, "mesh": reader.mesh}
     inputs = [nsd_root / keys.EXPERIMENT_DESIGN]
     reader.check(sessions)
-    if kept is None:
+    if not kept:
         manifest.check(nsd_root, _recorded([], reader.files(sessions)))
     write_responses(reader, sessions, trials, split, config, labels, sections, inputs, out)
 

@@ -35,6 +35,7 @@ from neuropictor.models.backbone import Backbone
 from neuropictor.models.device import prepare_device
 from neuropictor.models.pipeline import NeuroPictorPipeline
 from neuropictor.records.checksums import verify
+from neuropictor.records.files import Folder
 from neuropictor.records.progress import progress
 from neuropictor.records.record import RunRecord
 from neuropictor.sampling import Job, Sampler, batched, write_drawn
@@ -64,7 +65,7 @@ def fit_baselines(
     sample: SampleConfig,
     runtime: RuntimeConfig,
     out: dict[str, Path],
-    weights: Path | None = None,
+    weights: Folder | None = None,
 ) -> None:
     """Reconstruct one subject's test pictures by all baselines.
 

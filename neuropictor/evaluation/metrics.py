@@ -20,6 +20,7 @@ from neuropictor.evaluation.statistics import Pairings, bootstrap_mean, chance_i
 from neuropictor.evaluation.tables import order_models, write_metrics, write_scores
 from neuropictor.models.backbone import Backbone
 from neuropictor.models.device import prepare_device
+from neuropictor.records.files import Folder
 from neuropictor.records.progress import progress
 from neuropictor.records.record import RunRecord, record_path
 
@@ -44,7 +45,7 @@ def evaluate(
     config: EvaluateConfig,
     runtime: RuntimeConfig,
     out: Path,
-    weights: Path | None = None,
+    weights: Folder | None = None,
 ) -> None:
     """Score reconstructions of all subjects and models.
 

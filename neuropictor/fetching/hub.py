@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuropictor.records.files import atomic_path
+from neuropictor.records.files import Folder, atomic_path
 from neuropictor.records.progress import progress
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def needed_files(names: list[str]) -> list[str]:
     return sorted(found)
 
 
-def fetch_repository(repository: str, commit: str, out: str | Path) -> None:
+def fetch_repository(repository: str, commit: str, out: Folder) -> None:
     """Fetch a repository's needed files; what is there already is not fetched again.
 
     Parameters

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from neuropictor.fetching.bucket import Bucket, FetchError, Retries
 from neuropictor.fetching.nsd import RANGE_BYTES, fill, reporter
 from neuropictor.fetching.part_file import PartFile
-from neuropictor.records.files import atomic_path
+from neuropictor.records.files import Folder, atomic_path
 from neuropictor.records.progress import progress
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ WEIGHTS = {
 }
 
 
-def fetch_weights(config: WeightsConfig, out: Path, retries: Retries | None = None) -> None:
+def fetch_weights(config: WeightsConfig, out: Folder, retries: Retries | None = None) -> None:
     """Fetch all files that are not there yet; interrupted ones go on from where they were.
 
     Parameters

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from neuropictor.miniature.networks import CONTEXT_LENGTH, build, build_tokenizer, render_scenes, save
 from neuropictor.models.backbone import PROMPTS, Backbone
 from neuropictor.models.device import fast_bf16, prepare_device
+from neuropictor.records.files import Folder
 from neuropictor.records.progress import progress
 from neuropictor.records.record import RunRecord
 from neuropictor.simulation.scenes.scene import CATEGORIES, Scene, captions
@@ -294,7 +295,7 @@ def train_unet(
     return history
 
 
-def train_backbone(config: "BackboneTrainingConfig", runtime: "RuntimeConfig", out: str | Path) -> None:
+def train_backbone(config: "BackboneTrainingConfig", runtime: "RuntimeConfig", out: Folder) -> None:
     """Train all parts of the miniature backbone and write its folder.
 
     Each finished part is kept in ``checkpoints/`` of the folder, from which a stopped training goes on.

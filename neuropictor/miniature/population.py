@@ -36,7 +36,7 @@ from neuropictor.models.pipeline import NeuroPictorPipeline
 from neuropictor.models.pipeline_folder import INDEX, read_networks
 from neuropictor.models.population import AUTOENCODER, SPACE
 from neuropictor.nsd.constants import REPEATS, TRIALS_PER_SESSION
-from neuropictor.records.files import atomic_path
+from neuropictor.records.files import Folder, atomic_path
 from neuropictor.records.progress import progress
 from neuropictor.records.record import RunRecord
 from neuropictor.simulation.brain.brain import SimulatedBrain
@@ -116,7 +116,7 @@ def train_population(
     encoder: EncoderConfig,
     align: AlignConfig,
     runtime: RuntimeConfig,
-    out: str | Path,
+    out: Folder,
 ) -> None:
     """Train and write the start weights of a backbone: autoencoder, shared space and networks.
 

@@ -7,6 +7,11 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
+
+FOLDER = "folder of a file"
+#: A folder that the workflow knows by a file in it, such as a pipeline's by its ``model_index.json``.
+Folder = Annotated[Path, FOLDER]
 
 
 class NotWrittenError(OSError):

@@ -22,6 +22,15 @@ from neuropictor.records.checksums import checksum, of_outputs, verify
 from neuropictor.records.files import atomic_path
 from neuropictor.records.log import is_first
 
+#: Name of this process's job in the workflow, as its log and its benchmark have it; None outside the workflow.
+JOB: str | None = None
+
+
+def job_name(rule: str, log: str | Path) -> str:
+    """Return a job's name, from its log: ``logs/refine/sub-01.log`` -> ``refine/sub-01``."""
+    parts = Path(log).with_suffix("").parts
+    return "/".join(parts[len(parts) - 1 - parts[::-1].index(rule) :])
+
 
 def record_path(out: str | Path) -> Path:
     """Return where the run record of an output file lies: ``metrics.csv`` -> ``metrics.run.json`` beside it."""
@@ -91,6 +100,7 @@ class RunRecord:
             return
         record = {
             "stage": self.stage,
+            "job": JOB,
             "results": self.results,
             "config": _plain(self.config),
             "seed": self.seed,

@@ -134,21 +134,22 @@ def picture_grid(columns: dict[str, Sequence[np.ndarray | None]], labels: list[s
     return figure
 
 
-def training_curves(histories: dict[str, Path], out: Path) -> None:
+def training_curves(histories: Sequence[Path], out: Path) -> None:
     """Draw losses and other values of all training stages.
 
     Parameters
     ----------
-    histories : dict of Path
-        `history.csv` files (columns step, split, name, value) by stage, for example "pretrain" or "refine sub-01";
-        keys with the same first word share their panels.
+    histories : sequence of Path
+        `history.csv` files (columns step, split, name, value) in folders of their stages, for example `pretrain` or
+        `refine/sub-01`; subjects share the panels of a stage.
     out : Path
         PNG. Its title says "simulated" where a `run.json` beside a history tells that the data are.
     """
-    verify(*histories.values())
+    verify(*histories)
     stages: dict[str, dict[str, pd.DataFrame]] = {}
-    for key, path in histories.items():
-        stage, _, run = key.partition(" ")
+    for path in histories:
+        folder = Path(path).parent
+        stage, run = (folder.parent.name, folder.name) if folder.name.startswith("sub-") else (folder.name, "")
         frame = pd.read_csv(path)
         missing = [name for name in ("step", "split", "name", "value") if name not in frame]
         if missing:
@@ -170,7 +171,7 @@ def training_curves(histories: dict[str, Path], out: Path) -> None:
             axes.legend(*row[0].get_legend_handles_labels(), fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
             for axes in row[len(panels[stage]) :]:
                 axes.set_visible(False)
-        figure.suptitle("Training" + title_mark(_data_of(histories.values())), size=13)
+        figure.suptitle("Training" + title_mark(_data_of(histories)), size=13)
         save_figure(figure, out)
 
 

@@ -38,6 +38,7 @@ from neuropictor.models.pipeline_folder import pipeline_paths, read_networks, re
 from neuropictor.models.population import AUTOENCODER, population_file, population_pipeline
 from neuropictor.models.speed import DTYPES
 from neuropictor.records.checksums import checksum, verify
+from neuropictor.records.files import Folder
 from neuropictor.records.record import RunRecord
 from neuropictor.training.board import BOARD_FOLDER, Board
 from neuropictor.training.checkpoints import CheckpointFolder, make_guard
@@ -267,7 +268,7 @@ def pretrain(
     autoencoder: str | Path,
     config: "ReconstructConfig",
     runtime: "RuntimeConfig",
-    out: str | Path,
+    out: Folder,
     components: Sequence[str | Path] | None = None,
     aligned_tokens: int = 0,
     target: str | Path | None = None,
@@ -353,10 +354,10 @@ def refine(
     responses: str | Path,
     latents: str | Path,
     backbone: str | Path,
-    pretrained: str | Path,
+    pretrained: Folder,
     config: "RefineConfig",
     runtime: "RuntimeConfig",
-    out: str | Path,
+    out: Folder,
     components: str | Path | None = None,
     target: str | Path | None = None,
 ) -> None:

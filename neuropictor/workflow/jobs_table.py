@@ -32,22 +32,6 @@ COLUMNS = (
     "torch",
     "record",
 )
-#: Records (without ``run.json``) whose job has another name: pattern, and the job's log and benchmark.
-_JOBS = (
-    (r"sample/(sub-\d+)/baselines", r"baselines/\1"),
-    (r"sample/(sub-\d+)/(\w+)", r"sample/\1_\2"),
-    (r"sample/(sub-\d+)/(\w+)\.(\d+-of-\d+)", r"sample_share/\1_\2_\3"),
-    (r"align/(sub-\d+)/components", r"align/\1"),
-    (r"align/space", "align_space"),
-    (r"latents/(sub-\d+)", r"cache_latents/\1"),
-    (r"controls/(sub-\d+)/(\w+)", r"control/\1_\2"),
-    (r"controls/controls", "score_controls"),
-    (r"metrics", "evaluate"),
-    (r"backbone", "train_backbone"),
-    (r"backbone/population", "train_population"),
-    (r"(sub-\d+)/responses", r"preprocess_subject/\1"),
-    (r"(sub-\d+)/stimuli", r"preprocess_stimuli/\1"),
-)
 
 
 def write_runs(results: str | Path, out: str | Path, prepared: str | Path | None, logs: str | Path | None) -> int:
@@ -69,7 +53,8 @@ def write_runs(results: str | Path, out: str | Path, prepared: str | Path | None
             if "experiments" not in path.relative_to(folder).parts:
                 record = _read(path)
                 if record is not None:
-                    rows[_job(path.relative_to(folder))] = _from_record(record, path)
+                    name = re.sub(r"[/.]run\.json$", "", path.relative_to(folder).as_posix())
+                    rows[record.get("job") or name] = _from_record(record, path)
     benchmarks = Path(results) / "benchmarks"
     for path in sorted(benchmarks.rglob("*.jsonl")):
         job = path.relative_to(benchmarks).with_suffix("").as_posix()
@@ -82,15 +67,6 @@ def write_runs(results: str | Path, out: str | Path, prepared: str | Path | None
         writer.writeheader()
         writer.writerows({"job": job, **row} for job, row in ordered)
     return len(rows)
-
-
-def _job(record: Path) -> str:
-    """Name the job of a record by its path below results: ``refine/sub-01/run.json`` -> ``refine/sub-01``."""
-    name = re.sub(r"[/.]run\.json$", "", record.as_posix())
-    for pattern, job in _JOBS:
-        if re.fullmatch(pattern, name):
-            return re.sub(pattern, job, name)
-    return name
 
 
 def _read(path: Path) -> dict[str, Any] | None:

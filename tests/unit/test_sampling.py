@@ -15,8 +15,7 @@ from neuropictor.models.backbone import Backbone
 from neuropictor.models.encoder import FMRIEncoder
 from neuropictor.models.networks import Networks
 from neuropictor.models.pipeline import NeuroPictorPipeline
-from neuropictor.records.checksums import DamagedFileError
-from neuropictor.sampling import join_shares, most_agreed, picture_generator, sample_share, sample_subject, to_bytes
+from neuropictor.sampling import most_agreed, picture_generator, sample_subject, to_bytes
 
 
 @pytest.fixture(scope="module")
@@ -115,26 +114,6 @@ def test_continues_where_it_was_stopped(
     assert not set(resumed[0]) & set(made[0])
     np.testing.assert_array_equal(again.pictures, whole.pictures)
     assert not (tmp_path / "cut.chunks").exists()
-
-
-def test_several_jobs_draw_the_pictures_of_one(networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path):
-    config, responses = SampleConfig(steps=2, samples=2, batch_size=4), tiny_prepared / "sub-01" / "responses.h5"
-    one = run(networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path / "one.h5")
-    shares = [tmp_path / f"share-{number}.npy" for number in (1, 2, 3)]  # of two batches
-    for number, share in enumerate(shares, start=1):
-        args = (networks, responses, config, tiny_runtime, "refined", share)
-        sample_share(*args, share=(number, 3), backbone=tiny_backbone)
-    assert [len(np.load(share)) for share in shares] == [4, 2, 0]
-    join_shares(shares, networks, responses, config, "refined", tmp_path / "joined.h5")
-    joined = read_reconstructions(tmp_path / "joined.h5")
-    np.testing.assert_array_equal(joined.pictures, one.pictures)
-    np.testing.assert_array_equal(joined.nsd_id, one.nsd_id)
-    assert not list(tmp_path.glob("*.chunks"))
-    with pytest.raises(ValueError, match=r"share-2\.npy.*: 2 pictures found, 6 expected; remove these files"):
-        join_shares(shares[1:], networks, responses, config, "refined", tmp_path / "lacking.h5")
-    shares[0].write_bytes(shares[0].read_bytes()[:-1])
-    with pytest.raises(DamagedFileError, match=r"share-1\.npy is not what its stage wrote"):
-        join_shares(shares, networks, responses, config, "refined", tmp_path / "damaged.h5")
 
 
 def test_components_reach_the_networks(tiny_backbone, tiny_prepared, tiny_components, tiny_runtime, tmp_path):

@@ -18,7 +18,6 @@ from neuropictor.data.preprocess import preprocess_subject
 from neuropictor.fetching import manifest
 from neuropictor.fetching import nsd as fetch
 from neuropictor.nsd import keys
-from neuropictor.records.checksums import verify
 from neuropictor.simulation.writer.nsd import write_pictures, write_subject
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,27 +103,3 @@ def test_fetched_killed_and_continued_responses_are_those_of_the_original(origin
                 np.testing.assert_array_equal(fetched[field][()], direct[field][()])
             assert fetched.attrs["data"] == "simulated"
         assert (tmp_path / "data/prepared" / f"sub-{subject:02d}" / "stimuli.h5").is_file()
-
-
-def test_what_another_folder_has_fetched_and_prepared_comes_from_snakemakes_cache(original, tmp_path, monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("SNAKEMAKE_OUTPUT_CACHE", str(tmp_path / "cache"))
-    rules = ["fetch_design", "fetch_pictures", "fetch_annotations", "fetch_betas"]
-    rules += ["preprocess_session", "preprocess_subject", "preprocess_stimuli"]
-    folders = [tmp_path / "first", tmp_path / "second"]
-    for folder in (tmp_path / "cache", *folders):
-        folder.mkdir()
-    with serving(packed(original, ARCHIVES)) as server:
-        for folder in folders:
-            write_settings(folder, server.address)
-            server.requests.clear()
-            finished(workflow(folder, "preprocess", "--cache", *rules))
-            fetched = {key for method, key, *_ in server.requests if method == "GET"}
-            assert (keys.STIMULI in fetched) == (folder == folders[0])
-        assert fetched <= {keys.SIMULATED}  # the plan asks whether the endpoint's data are simulated
-    for subject in SUBJECTS:
-        for name in (f"sub-{subject:02d}/{store}" for store in ("responses.h5", "stimuli.h5", "responses.run.json")):
-            first, second = (folder / "data/prepared" / name for folder in folders)
-            assert second.is_symlink()
-            assert second.read_bytes() == first.read_bytes()
-        verify(folders[1] / f"data/prepared/sub-{subject:02d}/responses.h5")

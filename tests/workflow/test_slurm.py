@@ -22,9 +22,9 @@ pytestmark = [pytest.mark.workflow, pytest.mark.slurm]
 SETTINGS = {
     "subjects": {"pretrain": [1], "refine": [1]},
     "encoder": {"dropout": 0.1},
-    "runtime": {"device": "cpu", "gpus": 1, "threads": 1, "checkpoint_interval": 200, "sample_jobs": 2},
+    "runtime": {"device": "cpu", "gpus": 1, "threads": 1, "checkpoint_interval": 200},
 }
-ON_GPUS = {"cache_latents", "calibrate", "pretrain", "refine", "sample_share", "baselines", "evaluate"}
+ON_GPUS = {"cache_latents", "calibrate", "pretrain", "refine", "sample", "baselines", "evaluate"}
 ON_PROCESSORS = {
     "simulate_pictures",
     "simulate_subject",
@@ -32,7 +32,6 @@ ON_PROCESSORS = {
     "preprocess_subject",
     "align",
     "align_space",
-    "join_shares",  # puts together what several jobs have drawn
 }
 PATIENCE = 900
 
@@ -97,8 +96,8 @@ def test_the_chain_runs_as_jobs_and_those_with_gpus_where_there_are_some(chain):
     partitions = {rule: {job["partition"] for job in jobs if rule_of(job) == rule} for rule in map(rule_of, jobs)}
     assert partitions == {rule: {"gpu" if rule in ON_GPUS else "cpu"} for rule in ON_GPUS | ON_PROCESSORS}
     count = Counter(map(rule_of, jobs))
-    assert (count["sample_share"], count["join_shares"]) == (4, 2)  # refined and pretrained networks, two jobs each
-    assert len(jobs) == len(ON_GPUS | ON_PROCESSORS) + 4
+    assert count["sample"] == 2  # refined and pretrained networks
+    assert len(jobs) == len(ON_GPUS | ON_PROCESSORS) + 1
 
 
 def test_no_accounting_database_is_needed(chain):

@@ -120,11 +120,11 @@ def test_kept_sessions_give_the_same_bytes_without_the_betas(make, copy, tmp_pat
     kept, whole = keep(copy, tmp_path), make(folder=copy)
     assert kept[1].stat().st_size < 1.1 * 4 * PER_SESSION * load_geometry().n_vertices
     shutil.rmtree(copy / "nsddata_betas")
-    assert make(folder=copy, kept=kept).path.read_bytes() == whole.path.read_bytes()
+    assert make(folder=copy, kept=list(kept.values())).path.read_bytes() == whole.path.read_bytes()
     with pytest.raises(FileNotFoundError, match=r"nothing was kept of session 2; run preprocess-session for it"):
-        make(folder=copy, kept={1: kept[1]})
+        make(folder=copy, kept=[kept[1]])
     with pytest.raises(ValueError, match=r"session-2\.h5 holds .*'session': 2.*; allowed: .*'session': 1"):
-        make(folder=copy, kept={1: kept[2], 2: kept[1]})
+        make(folder=copy, kept=[kept[2], kept[1]])
 
 
 def test_bad_files_are_named_before_any_work(make, copy):

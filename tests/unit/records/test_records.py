@@ -10,8 +10,7 @@ import sys
 import pytest
 
 from neuropictor.config import SampleConfig
-from neuropictor.records import checksums
-from neuropictor.records import record as runlog
+from neuropictor.records import checksums, files, log, progress, record
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +29,7 @@ def _restored_logging():
 
 def test_log_goes_to_file_and_stderr_with_the_job_in_front(tmp_path, capsys):
     path = tmp_path / "logs" / "refine" / "sub-01.log"
-    runlog.start_log(path)
+    log.start_log(path)
     logging.getLogger("neuropictor.training").info("hello")
     logging.getLogger("elsewhere").info("chatter")
     assert "[refine sub-01] hello" in capsys.readouterr().err
@@ -40,14 +39,14 @@ def test_log_goes_to_file_and_stderr_with_the_job_in_front(tmp_path, capsys):
 
 
 def test_prefix_of_a_rule_without_subject(tmp_path, capsys):
-    runlog.start_log(tmp_path / "logs" / "pretrain.log")
+    log.start_log(tmp_path / "logs" / "pretrain.log")
     logging.getLogger("neuropictor").info("x")
     assert capsys.readouterr().err == "[pretrain] x\n"
 
 
 def test_uncaught_error_is_logged_with_its_traceback(tmp_path):
     path = tmp_path / "job.log"
-    code = f"from neuropictor.records.record import start_log\nstart_log({str(path)!r})\nraise RuntimeError('lost')"
+    code = f"from neuropictor.records.log import start_log\nstart_log({str(path)!r})\nraise RuntimeError('lost')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     for text in (done.stderr, path.read_text()):
@@ -57,7 +56,7 @@ def test_uncaught_error_is_logged_with_its_traceback(tmp_path):
 
 def test_atomic_path_writes_whole_files(tmp_path):
     final = tmp_path / "deep" / "table.csv"
-    with runlog.atomic_path(final) as temporary:
+    with files.atomic_path(final) as temporary:
         assert temporary.parent == final.parent
         assert temporary.suffix == ".csv"
         temporary.write_text("a")
@@ -68,7 +67,7 @@ def test_atomic_path_writes_whole_files(tmp_path):
 
 def test_atomic_path_gives_the_usual_permissions(tmp_path):
     (tmp_path / "plain").touch()
-    with runlog.atomic_path(tmp_path / "whole") as temporary:
+    with files.atomic_path(tmp_path / "whole") as temporary:
         temporary.touch(mode=0o600)
     assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
@@ -76,7 +75,7 @@ def test_atomic_path_gives_the_usual_permissions(tmp_path):
 def test_atomic_path_leaves_the_old_file_after_an_error(tmp_path):
     final = tmp_path / "table.csv"
     final.write_text("old")
-    with pytest.raises(ZeroDivisionError), runlog.atomic_path(final) as temporary:
+    with pytest.raises(ZeroDivisionError), files.atomic_path(final) as temporary:
         temporary.write_text("half")
         raise ZeroDivisionError
     assert final.read_text() == "old"
@@ -84,15 +83,15 @@ def test_atomic_path_leaves_the_old_file_after_an_error(tmp_path):
 
 
 def test_atomic_path_complains_when_nothing_was_written(tmp_path):
-    with pytest.raises(FileNotFoundError), runlog.atomic_path(tmp_path / "x.csv"):
+    with pytest.raises(FileNotFoundError), files.atomic_path(tmp_path / "x.csv"):
         pass
 
 
 def test_progress_lines_have_count_time_left_and_values(tmp_path, capsys, monkeypatch):
     clock = iter(range(0, 1000, 11))
-    monkeypatch.setattr(runlog.time, "monotonic", lambda: float(next(clock)))
-    runlog.start_log(tmp_path / "job.log", prefix="job")
-    with runlog.progress(100, "Training", start=50, unit="step") as bar:
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    log.start_log(tmp_path / "job.log", prefix="job")
+    with progress.progress(100, "Training", start=50, unit="step") as bar:
         bar.advance(10, loss=0.5)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("[job] Training: 60 of 100 steps (60 %), ")
@@ -101,8 +100,8 @@ def test_progress_lines_have_count_time_left_and_values(tmp_path, capsys, monkey
 
 
 def test_progress_writes_no_line_before_ten_seconds(tmp_path, capsys):
-    runlog.start_log(tmp_path / "job.log")
-    assert list(runlog.progress([1, 2, 3], "Counting")) == [1, 2, 3]
+    log.start_log(tmp_path / "job.log")
+    assert list(progress.progress([1, 2, 3], "Counting")) == [1, 2, 3]
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert "3 of 3 (100 %)" in lines[0]
@@ -110,13 +109,13 @@ def test_progress_writes_no_line_before_ten_seconds(tmp_path, capsys):
 
 def test_progress_of_steps_cannot_be_gone_through():
     with pytest.raises(TypeError, match="advance"):
-        list(runlog.progress(3, "Training"))
+        list(progress.progress(3, "Training"))
 
 
 def test_time_left_counts_only_what_this_run_did(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(runlog.time, "monotonic", lambda: now[0])
-    with runlog.progress(100, "Training", start=80) as bar:
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress.progress(100, "Training", start=80) as bar:
         assert bar.seconds_left() is None
         now[0] = 5.0
         bar.advance(10)
@@ -125,7 +124,7 @@ def test_time_left_counts_only_what_this_run_did(monkeypatch):
 
 @pytest.mark.parametrize(("seconds", "text"), [(8.4, "8 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")])
 def test_durations(seconds, text):
-    assert runlog.duration(seconds) == text
+    assert progress.duration(seconds) == text
 
 
 def test_record_says_what_was_made_from_what(tmp_path):
@@ -133,8 +132,8 @@ def test_record_says_what_was_made_from_what(tmp_path):
     source.write_bytes(b"abc")
     path = tmp_path / "out" / "run.json"
     config = SampleConfig(steps=3)
-    with runlog.RunRecord(path, stage="sample", config=config, seed=config.seed, inputs=[source]) as record:
-        record.add(pictures=7)
+    with record.RunRecord(path, stage="sample", config=config, seed=config.seed, inputs=[source]) as entry:
+        entry.add(pictures=7)
         assert not path.exists()
     found = json.loads(path.read_text())
     assert found["stage"] == "sample"
@@ -147,7 +146,7 @@ def test_record_says_what_was_made_from_what(tmp_path):
 
 
 def test_no_record_of_a_stage_that_failed(tmp_path):
-    with pytest.raises(ZeroDivisionError), runlog.RunRecord(tmp_path / "run.json", stage="sample"):
+    with pytest.raises(ZeroDivisionError), record.RunRecord(tmp_path / "run.json", stage="sample"):
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
 
@@ -157,22 +156,22 @@ def test_large_files_are_known_by_size_and_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(checksums, "_EDGE", 10)
     file = tmp_path / "big.bin"
     file.write_bytes(bytes(200))
-    before = runlog.checksum(file)
+    before = checksums.checksum(file)
     assert before.startswith("sha256-edges:")
     file.write_bytes(bytes(199) + b"x")
-    assert runlog.checksum(file) != before
+    assert checksums.checksum(file) != before
 
 
 def test_a_folder_has_a_checksum_of_names_and_contents(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x").write_text("1")
-    before = runlog.checksum(tmp_path)
+    before = checksums.checksum(tmp_path)
     (tmp_path / "a" / "x").rename(tmp_path / "a" / "y")
-    assert runlog.checksum(tmp_path) != before
+    assert checksums.checksum(tmp_path) != before
 
 
 def test_record_path():
-    assert runlog.record_path("results/metrics.csv").as_posix() == "results/metrics.run.json"
+    assert record.record_path("results/metrics.csv").as_posix() == "results/metrics.run.json"
 
 
 WRITERS = {
@@ -220,9 +219,9 @@ def test_what_cannot_be_written_says_why_and_what_to_do(tmp_path, monkeypatch, n
     def refuse(self, *given, **options):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(runlog.Path, "touch", refuse)
+    monkeypatch.setattr(files.Path, "touch", refuse)
     told = rf"a\.csv could not be written: {os.strerror(number)}\. Make"
-    with pytest.raises(runlog.NotWrittenError, match=told), runlog.atomic_path(tmp_path / "a.csv") as temporary:
+    with pytest.raises(files.NotWrittenError, match=told), files.atomic_path(tmp_path / "a.csv") as temporary:
         temporary.write_text("1")
 
 
@@ -230,6 +229,6 @@ def test_what_killed_processes_left_is_removed_and_that_of_running_ones_is_not(t
     dead, alive, other = (tmp_path / f".{name}.partial.csv" for name in ("a.4194999", "a.1", "b.4194999"))
     for path in (dead, alive, other):
         path.touch()
-    with runlog.atomic_path(tmp_path / "a.csv") as temporary:
+    with files.atomic_path(tmp_path / "a.csv") as temporary:
         temporary.write_text("1")
     assert sorted(path.name for path in tmp_path.iterdir()) == [alive.name, other.name, "a.csv"]

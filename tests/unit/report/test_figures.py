@@ -61,21 +61,19 @@ def test_contact_sheet_refuses_other_pictures(samples, tmp_path):
 
 
 def test_training_curves(tmp_path, texts):
-    histories = {}
-    for key in ("calibrate", "refine sub-01", "refine sub-02"):
-        path = tmp_path / key.replace(" ", "_") / "history.csv"
-        path.parent.mkdir()
+    histories = [tmp_path / stage / "history.csv" for stage in ("calibrate", "refine/sub-01", "refine/sub-02")]
+    for path in histories:
+        path.parent.mkdir(parents=True)
         lines = [f"{step},train,loss,{1 / (step + 1)}" for step in range(0, 100, 10)]
         lines += ["50,validation,loss,0.4", "90,validation,loss,0.3", "90,validation,score,-0.2"]
         path.write_text("\n".join(["step,split,name,value", *lines]))
-        histories[key] = path
     figures.training_curves(histories, tmp_path / "curves.png")
     assert "Training" in texts
     assert {"calibrate: loss", "refine: score", "sub-01 train", "sub-02 validation"} <= set(texts)
     (tmp_path / "calibrate" / "run.json").write_text(json.dumps({"results": {"data": "simulated"}}))
     figures.training_curves(histories, tmp_path / "curves.png")
     assert "Training (SIMULATED data)" in texts
-    histories["calibrate"].write_text("step,value\n1,2\n")
+    histories[0].write_text("step,value\n1,2\n")
     with pytest.raises(ValueError, match="columns split, name missing"):
         figures.training_curves(histories, tmp_path / "curves.png")
 

@@ -117,8 +117,7 @@ def test_jobs_of_the_networks_say_what_they_need():
         for rule, text in re.findall(r"^rule (\w+):\n(.*?)(?=^rule |\Z)", path.read_text(), re.MULTILINE | re.DOTALL):
             if stated := set(re.findall(r'(\w+)=need\("(\w+)"', text)):
                 found[rule] = stated
-    whose = {rule: rule for rule in needs} | {"sample_share": "sample"}
-    assert found == {rule: {(what, own) for what in needs[own]["paper"]} for rule, own in whose.items()}
+    assert found == {rule: {(what, rule) for what in needs[rule]["paper"]} for rule in needs}
 
 
 @pytest.mark.parametrize(

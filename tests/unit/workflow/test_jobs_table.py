@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+from neuropictor.records import record
 from neuropictor.records.record import RunRecord, job_record
 from neuropictor.workflow.jobs_table import COLUMNS, write_runs
 
@@ -18,16 +19,20 @@ def benchmark(path: Path, **values: object) -> None:
     path.write_text(json.dumps({"s": 12.345, "cpu_time": 20.0, "max_rss": 10_000.4, **values}) + "\n")
 
 
-def test_records_and_benchmarks_of_a_job_share_a_row(tmp_path):
+def test_records_and_benchmarks_of_a_job_share_a_row(tmp_path, monkeypatch):
     results, prepared, logs = tmp_path / "results", tmp_path / "prepared", tmp_path / "logs"
-    with RunRecord(results / "refine/sub-01/run.json", "refine", seed=13) as record:
-        record.add(data="simulated", steps_per_second=2.5)
+    with RunRecord(results / "refine/sub-01/run.json", "refine", seed=13) as entry:
+        entry.add(data="simulated", steps_per_second=2.5)
+    monkeypatch.setattr(record, "JOB", "sample/sub-01_refined")
     with RunRecord(results / "sample/sub-01/refined.run.json", "sample", seed=14):
         pass
+    monkeypatch.setattr(record, "JOB", "evaluate")
     with RunRecord(results / "metrics.run.json", "evaluate", seed=15):
         pass
+    monkeypatch.setattr(record, "JOB", "preprocess_subject/sub-01")
     with RunRecord(prepared / "sub-01/responses.run.json", "preprocess"):
         pass
+    monkeypatch.setattr(record, "JOB", None)
     with RunRecord(results / "experiments/other/metrics.run.json", "evaluate"):
         pass
     with job_record("data_card", logs / "data_card.log", [("config", {"seed": 16})], [], []):
