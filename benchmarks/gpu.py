@@ -25,7 +25,7 @@ Bars, and where they come from:
 - time, likewise: ours is no slower than plain_bf16, the obvious way (see training.py, sampling.py).
 
 On a machine without network, with Python 3.12, torch 2.11 or newer, transformers 5.17, accelerate, h5py, pandas,
-scikit-image and scikit-learn: carry what it lacks as wheels in the ignored folder .whl of the checkout (9 MB). Here:
+scikit-image: carry what it lacks as wheels in the ignored folder .whl of the checkout (9 MB). Here:
 
     pip download -q --only-binary=:all: --python-version 3.12 --implementation cp --no-deps -d .whl \
         --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \

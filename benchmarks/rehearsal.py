@@ -234,13 +234,21 @@ def rules(work: Path) -> list[str]:
 
 
 def given_gib(rule: str) -> float:
-    """Return the memory that a rule's file gives its jobs, or rules/needs.yaml at the paper's size."""
+    """Return the memory of a rule's jobs: its own, that of rules/needs.yaml for the paper's size, or the default."""
     text = "".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
     like = re.search(rf"^use rule (\w+) as {rule} with:", text, re.MULTILINE)
-    given = rf"^rule {like.group(1) if like else rule}:.*?mem_mb=(growing|need)\((.*?)\)"
-    kind, what = re.search(given, text, re.DOTALL | re.MULTILINE).groups()
-    needs = yaml.safe_load((ROOT / "rules/needs.yaml").read_text())
-    return round((int(what) if kind == "growing" else needs[rule]["paper"]["mem_mb"]) / 1024, 3)
+    body = re.search(
+        rf"^rule {like.group(1) if like else rule}:\n(.*?)(?=^\w|\Z)", text, re.DOTALL | re.MULTILINE
+    ).group(1)
+    given = re.search(r"mem_mb=(growing|need)\((.*?)\)", body)
+    if given is None:
+        profile = yaml.safe_load((ROOT / "profiles/slurm/profile.v9+.yaml").read_text())
+        megabytes = profile["default-resources"]["mem_mb"]
+    elif given.group(1) == "growing":
+        megabytes = int(given.group(2))
+    else:
+        megabytes = yaml.safe_load((ROOT / "rules/needs.yaml").read_text())[rule]["paper"]["mem_mb"]
+    return round(megabytes / 1024, 3)
 
 
 def run_workflow(work: Path, arguments: list[str]) -> int:

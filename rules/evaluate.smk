@@ -51,7 +51,6 @@ rule fetch_weights:
         "<results>/benchmarks/fetch_weights.jsonl"
     conda:
         "../envs/neuropictor.yaml"
-    threads: 1
     resources:
         network=1,
         mem_mb=growing(500),

@@ -13,7 +13,6 @@ rule fetch_plan:
         "<results>/benchmarks/fetch_plan.jsonl"
     conda:
         "../envs/neuropictor.yaml"
-    threads: 1
     resources:
         network=1,
         mem_mb=growing(500),
@@ -42,7 +41,6 @@ rule fetch_design:
     priority: 20  # sessions can be prepared, and their betas removed, only with it
     conda:
         "../envs/neuropictor.yaml"
-    threads: 1
     resources:
         network=1,
         mem_mb=growing(500),
@@ -87,7 +85,6 @@ rule fetch_annotations:
         "<results>/benchmarks/fetch_annotations.jsonl"
     conda:
         "../envs/neuropictor.yaml"
-    threads: 1
     resources:
         network=1,
         mem_mb=growing(500),
@@ -136,7 +133,6 @@ rule preprocess_session:
     priority: 10  # before the next session is fetched: raw betas are large, and removed after this
     conda:
         "../envs/neuropictor.yaml"
-    threads: 1
     resources:
         sessions=1,
         mem_mb=growing(2000),

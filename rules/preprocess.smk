@@ -19,7 +19,6 @@ rule fetch_hub:
         commit=r"[0-9a-f]{40}",
     conda:
         "../envs/neuropictor.yaml"
-    threads: 1
     resources:
         network=1,
         mem_mb=growing(1000),

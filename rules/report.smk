@@ -20,7 +20,6 @@ rule data_card:
         "<results>/benchmarks/data_card.jsonl"
     conda:
         "../envs/neuropictor.yaml"
-    threads: 1
     resources:
         mem_mb=growing(3000),
         runtime=growing(60),
@@ -51,10 +50,6 @@ rule metric_table:
         "<results>/benchmarks/metric_table.jsonl"
     conda:
         "../envs/neuropictor.yaml"
-    threads: 1
-    resources:
-        mem_mb=growing(1000),
-        runtime=growing(10),
     params:
         release=constants.describe_release(settings.nsd.release, settings.nsd.sessions),
         code=code("metric_table"),
@@ -80,10 +75,6 @@ rule statistics_table:
         "<results>/benchmarks/statistics_table.jsonl"
     conda:
         "../envs/neuropictor.yaml"
-    threads: 1
-    resources:
-        mem_mb=growing(1000),
-        runtime=growing(10),
     params:
         code=code("statistics_table"),
     message:
@@ -108,10 +99,6 @@ rule published_table:
         "<results>/benchmarks/published_table.jsonl"
     conda:
         "../envs/neuropictor.yaml"
-    threads: 1
-    resources:
-        mem_mb=growing(1000),
-        runtime=growing(10),
     params:
         published=checksum(PUBLISHED_RESULTS),
         code=code("published_table"),
@@ -137,10 +124,6 @@ rule score_figure:
         "<results>/benchmarks/score_figure.jsonl"
     conda:
         "../envs/neuropictor.yaml"
-    threads: 1
-    resources:
-        mem_mb=growing(1000),
-        runtime=growing(10),
     params:
         code=code("score_figure"),
     message:
@@ -166,10 +149,6 @@ rule category_figure:
         "<results>/benchmarks/category_figure.jsonl"
     conda:
         "../envs/neuropictor.yaml"
-    threads: 1
-    resources:
-        mem_mb=growing(1000),
-        runtime=growing(10),
     params:
         code=code("category_figure"),
     message:
@@ -192,7 +171,6 @@ rule gallery:
         "<results>/benchmarks/gallery.jsonl"
     conda:
         "../envs/neuropictor.yaml"
-    threads: 1
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
@@ -222,7 +200,6 @@ rule contact_sheet:
         "<results>/benchmarks/contact_sheet/sub-{subject}.jsonl"
     conda:
         "../envs/neuropictor.yaml"
-    threads: 1
     resources:
         mem_mb=growing(2000),
         runtime=growing(10),
@@ -255,10 +232,6 @@ rule training_curves:
         "<results>/benchmarks/training_curves.jsonl"
     conda:
         "../envs/neuropictor.yaml"
-    threads: 1
-    resources:
-        mem_mb=growing(1000),
-        runtime=growing(10),
     params:
         code=code("training_curves"),
     message:
@@ -283,7 +256,6 @@ rule response_map:
         "<results>/benchmarks/response_map/sub-{subject}.jsonl"
     conda:
         "../envs/neuropictor.yaml"
-    threads: 1
     resources:
         mem_mb=growing(2000),
         runtime=growing(10),
@@ -308,10 +280,6 @@ rule compare:
         "<results>/benchmarks/compare.jsonl"
     conda:
         "../envs/neuropictor.yaml"
-    threads: 1
-    resources:
-        mem_mb=growing(1000),
-        runtime=growing(10),
     params:
         code=code("compare"),
     message:

@@ -59,7 +59,6 @@ rule simulate_subject:
         "<results>/benchmarks/simulate_subject/sub-{subject}.jsonl"
     conda:
         "../envs/neuropictor.yaml"
-    threads: 1
     resources:
         mem_mb=growing(4000),
         runtime=growing(120),

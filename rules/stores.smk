@@ -15,7 +15,6 @@ rule preprocess_stimuli:
         "<results>/benchmarks/preprocess_stimuli/sub-{subject}.jsonl"
     conda:
         "../envs/neuropictor.yaml"
-    threads: 1
     resources:
         mem_mb=growing(2000),
         runtime=growing(60),
@@ -45,7 +44,6 @@ rule preprocess_subject:
         "<results>/benchmarks/preprocess_subject/sub-{subject}.jsonl"
     conda:
         "../envs/neuropictor.yaml"
-    threads: 1
     resources:
         mem_mb=growing(4000),
         runtime=growing(240),

@@ -1,49 +1,20 @@
 """Kinds of changes to a finished tiny run of two subjects, and the jobs that each must cause."""
 
 import ast
+import re
+import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 
 import yaml
-from tiny_chain import ROOT, own_copy
+from tiny_chain import ROOT, command, own_copy
 
 from neuropictor.config import Config, load
 
 TINY = ("presets/tiny.yaml",)
-#: What stands on what; the pictures of refined and pretrained networks are made by one rule, `sample`.
-BEHIND = {
-    "simulate_pictures": ["simulate_subject", "preprocess_subject", "preprocess_stimuli"],
-    "simulate_subject": ["preprocess_subject"],
-    "preprocess_subject": [
-        *("calibrate", "align_space", "align", "pretrain", "refine", "sample_pretrained", "sample_refined"),
-        *("baselines", "data_card", "response_map"),
-    ],
-    "preprocess_stimuli": [
-        "cache_latents",
-        "baselines",
-        "evaluate",
-        "data_card",
-        "contact_sheet",
-        "gallery",
-        "category_figure",
-    ],
-    "cache_latents": ["align_space", "align", "pretrain", "refine", "baselines"],
-    "calibrate": ["pretrain", "training_curves"],
-    "align_space": ["align"],
-    "align": ["pretrain", "refine", "sample_pretrained", "sample_refined"],
-    "pretrain": ["refine", "sample_pretrained", "training_curves"],
-    "refine": ["sample_refined", "training_curves"],
-    "sample_pretrained": ["evaluate", "contact_sheet", "gallery"],
-    "sample_refined": ["evaluate", "contact_sheet", "gallery"],
-    "baselines": ["evaluate", "contact_sheet", "gallery"],
-    "evaluate": [
-        *("metric_table", "statistics_table", "published_table", "score_figure", "category_figure", "gallery"),
-        "data_card",
-    ],
-}
-PER_SUBJECT = "simulate_subject preprocess_subject preprocess_stimuli cache_latents align refine sample_pretrained"
-PER_SUBJECT = {*PER_SUBJECT.split(), "sample_refined", "baselines", "contact_sheet"}
 SAMPLE = ("sample_pretrained", "sample_refined")
 #: Of the table.
 ORDER = ["fetch_betas", "preprocess_session", "simulate_pictures", "simulate_own_pictures", "simulate_subject"]
@@ -114,15 +85,33 @@ NOT_HERE |= {"backbone.revision", "backbone.target", "backbone.target_revision",
 WITHOUT_CONTROLS = {"controls": {"made": []}}
 
 
+@cache
+def graph() -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Return all jobs of the tiny chain without controls, with their names, and what stands on each, from Snakemake."""
+    with tempfile.TemporaryDirectory() as folder:
+        changes = Path(folder) / "settings.yaml"
+        changes.write_text(yaml.safe_dump(WITHOUT_CONTROLS))
+        plan = [*command(Path(folder), "--nolock", "--dag", "dot", further=[changes])]
+        dot = subprocess.run(plan, capture_output=True, text=True, check=True).stdout
+    labels = re.findall(r'(\d+)\[label = "(\w+)(?:[^"]*model: (\w+))?', dot)
+    names = {job: f"{rule}_{model}" if rule == "sample" else rule for job, rule, model in labels if rule != "all"}
+    after: dict[str, list[str]] = {job: [] for job in names}
+    for job, other in re.findall(r"(\d+) -> (\d+)", dot):
+        if other in names:
+            after[job].append(other)
+    return names, after
+
+
 def behind(rules: Iterable[str]) -> Counter:
     """Jobs of these rules and of all that stand on them, for two subjects."""
-    found, todo = set(), list(rules)
+    names, after = graph()
+    found, todo = set(), [job for job, name in names.items() if name in set(rules)]
     while todo:
-        rule = todo.pop()
-        if rule not in found:
-            found.add(rule)
-            todo += BEHIND.get(rule, [])
-    return jobs({rule: 2 if rule in PER_SUBJECT else 1 for rule in found})
+        job = todo.pop()
+        if job not in found:
+            found.add(job)
+            todo += after[job]
+    return jobs(Counter(names[job] for job in found))
 
 
 def jobs(counts: dict[str, int]) -> Counter:
