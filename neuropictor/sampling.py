@@ -20,6 +20,7 @@ from diffusers.utils.logging import disable_progress_bar
 from neuropictor.data.alignment import ComponentStore
 from neuropictor.data.reconstructions import Reconstructions, write_array, writing
 from neuropictor.data.responses import ResponseStore
+from neuropictor.data.rows import mean_over_repeats
 from neuropictor.models.device import prepare_device
 from neuropictor.models.networks import check_space
 from neuropictor.models.pipeline import NeuroPictorPipeline
@@ -219,7 +220,7 @@ def inputs(
     means = {"responses": torch.from_numpy(store.mean_response(nsd_ids, most))}
     if components is not None:
         trials = [store.trials(nsd_id)[:most] for nsd_id in nsd_ids]
-        means["components"] = torch.from_numpy(np.stack([components.rows[rows].mean(0) for rows in trials]))
+        means["components"] = torch.from_numpy(mean_over_repeats(components.rows, trials))
     return means
 
 

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from neuropictor.data.latents import LatentStore
 from neuropictor.data.responses import ResponseStore
 from neuropictor.data.ridge import Decomposition, Ridge
-from neuropictor.data.rows import Rows
+from neuropictor.data.rows import Rows, mean_over_repeats
 from neuropictor.data.stores import expect, open_store
 from neuropictor.records.checksums import checksum, verify
 from neuropictor.records.files import atomic_path
@@ -274,7 +274,7 @@ def _explained(
 ) -> dict[str, float]:
     """Share of the variance of true components that the mean over a picture's repeats explains."""
     true = space.components(latents, nsd_ids)
-    predicted = np.stack([components[store.trials(int(nsd_id))].mean(0) for nsd_id in nsd_ids])
+    predicted = mean_over_repeats(components, [store.trials(int(nsd_id)) for nsd_id in nsd_ids])
     shares, start = {}, 0
     for kind, size in space.sizes.items():
         part = np.s_[:, start : start + size]

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from neuropictor.data.alignment import ComponentStore
 from neuropictor.data.latents import LatentStore
 from neuropictor.data.responses import SPLITS, ResponseStore
-from neuropictor.data.rows import Rows
+from neuropictor.data.rows import mean_over_repeats
 from neuropictor.data.stimuli import CAPTIONS_PER_PICTURE
 
 TrialAveraging = Literal["random", "mean", "single"]
@@ -98,16 +98,14 @@ class PictureResponses:
 
     def read(self, items: np.ndarray, chosen: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Return means over the chosen trials of each item, float32: ``responses [n, V]``, ``components [n, K]``."""
-        return {name: self._mean(rows, items, chosen) for name, rows in self._rows.items()}
-
-    def _mean(self, rows: Sequence[Rows], items: np.ndarray, chosen: Sequence[np.ndarray]) -> np.ndarray:
-        counts = np.array([len(trials) for trials in chosen])
-        flat, owner = np.concatenate(chosen), np.repeat(self._file[items], counts)
-        values = np.empty((len(flat), rows[0].shape[1]), dtype=np.float32)
-        for file in np.unique(owner):
-            values[owner == file] = rows[file][flat[owner == file]]
-        sums = np.add.reduceat(values, np.concatenate([[0], counts.cumsum()[:-1]]), axis=0)
-        return sums / counts[:, None].astype(np.float32)
+        files = self._file[items]
+        read = {}
+        for name, rows in self._rows.items():
+            read[name] = np.empty((len(items), rows[0].shape[1]), np.float32)
+            for file in np.unique(files):
+                places = np.flatnonzero(files == file)
+                read[name][places] = mean_over_repeats(rows[file], [chosen[place] for place in places])
+        return read
 
 
 def _groups(store: ResponseStore, kept: np.ndarray) -> list[np.ndarray]:

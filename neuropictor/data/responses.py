@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from neuropictor.data.rows import Rows
+from neuropictor.data.rows import Rows, mean_over_repeats
 from neuropictor.data.stores import expect, open_store
 
 SPLITS = ("train", "validation", "test")
@@ -151,14 +150,7 @@ class ResponseStore:
         float32 array [n, V]
         """
         groups = [self.trials(int(nsd_id))[:most] for nsd_id in nsd_ids]
-        means = np.empty((len(groups), self.n_vertices), np.float32)
-        for start in range(0, len(groups), 256):
-            part = groups[start : start + 256]
-            values = self.responses(np.concatenate(part))
-            bounds = np.cumsum([0, *map(len, part)])
-            for row, (first, last) in enumerate(pairwise(bounds)):
-                means[start + row] = values[first:last].mean(0)
-        return means
+        return mean_over_repeats(self.rows, groups)
 
 
 class ResponseWriter:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -31,6 +33,28 @@ def read_rows(dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
         if run.size:
             dataset.read_direct(values, np.s_[wanted[run[0]] : wanted[run[-1]] + 1], np.s_[run[0] : run[-1] + 1])
     return values[inverse]
+
+
+def mean_over_repeats(rows: Rows | np.ndarray, groups: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the mean over each group of rows.
+
+    Parameters
+    ----------
+    rows : Rows or array [T, ...]
+    groups : sequence of int arrays
+        Rows of each group, at least one each; read for 256 groups at a time.
+
+    Returns
+    -------
+    float32 array [len(groups), ...]
+    """
+    means = np.empty((len(groups), *rows.shape[1:]), np.float32)
+    for start in range(0, len(groups), 256):
+        part = groups[start : start + 256]
+        values = rows[np.concatenate(part)].astype(np.float32)
+        for row, (first, last) in enumerate(pairwise(np.cumsum([0, *map(len, part)]))):
+            means[start + row] = values[first:last].mean(0)
+    return means
 
 
 class Rows:
