@@ -15,6 +15,7 @@ from neuropictor.records.checksums import checksum
 from neuropictor.config.drawing import CONTROL_SETTINGS
 from neuropictor.workflow import jobs_table
 from neuropictor.fetching import agreement
+from neuropictor.models import layout
 from neuropictor.nsd import constants, keys
 
 NEEDS = yaml.safe_load(Path(workflow.source_path("needs.yaml")).read_text())
@@ -22,14 +23,6 @@ PACKAGE = Path(neuropictor.__file__).parent
 SHIPPED = PACKAGE / "assets" / "miniature"
 GALLERY = PACKAGE / "report" / "gallery.html"
 PUBLISHED_RESULTS = GALLERY.with_name("published_results.csv")
-BACKBONE_PARTS = [
-    "unet",
-    "vae",
-    "text_encoder",
-    "tokenizer",
-    "scheduler",
-    "image_encoder",
-]
 # Raw sessions on disk at most, fetched or in preprocessing: the profiles' resource sessions.
 SESSIONS_AT_ONCE = 4
 MODELS = ["refined", "pretrained"]
@@ -52,11 +45,7 @@ def checked(found):
         if loaded.nsd.source == "prepared":
             configuration.check_imported(loaded)
         configuration.check_judge(loaded)
-    except (
-        configuration.ConfigError,
-        FileExistsError,
-        agreement.AgreementError,
-    ) as error:
+    except (configuration.ConfigError, FileExistsError, agreement.AgreementError) as error:
         raise WorkflowError(str(error)) from None
     return loaded
 
@@ -135,13 +124,7 @@ def process_resources():
     wanted = settings.runtime
     if wanted.nodes == 1:
         return {"gpu": wanted.gpus}
-    return {
-        "gpu": wanted.gpus,
-        "nodes": wanted.nodes,
-        "tasks": wanted.nodes,
-        "tasks_per_gpu": 0,
-        "mpi": "srun",
-    }
+    return {"gpu": wanted.gpus, "nodes": wanted.nodes, "tasks": wanted.nodes, "tasks_per_gpu": 0, "mpi": "srun"}
 
 
 def cores():
@@ -179,18 +162,14 @@ def target_files():
     folder = settings.target_folder()
     if not folder:
         return []
-    return (
-        f"{folder}/{'fetched' if settings.backbone.target_revision else 'config'}.json"
-    )
+    return f"{folder}/{'fetched' if settings.backbone.target_revision else 'config'}.json"
 
 
 def backbone_content():
     """Hash the shipped backbone where it is used, so that a new one is noticed; others are inputs."""
     if settings.backbone.source != "miniature":
         return "see inputs"
-    return [
-        checksum(SHIPPED / part) for part in BACKBONE_PARTS if (SHIPPED / part).is_dir()
-    ]
+    return [checksum(SHIPPED / part) for part in (*layout.BACKBONE_PARTS, "image_encoder")]
 
 
 def start_weights(stage, *names):
@@ -201,45 +180,29 @@ def start_weights(stage, *names):
     if source == "train":
         return "see inputs"
     folder = (SHIPPED if source == "miniature" else Path(backbone())) / "population"
-    return [
-        checksum(folder / name) if (folder / name).is_file() else f"no {name}"
-        for name in names
-    ]
+    return [checksum(folder / name) if (folder / name).is_file() else f"no {name}" for name in names]
 
 
 def start_space(wildcards, threads):
     """The space that the pretraining's start weights know; its content is compared, not its place."""
     if settings.pretrain.init == "scratch":
         return None
-    return (
-        SHIPPED if settings.backbone.source == "miniature" else Path(backbone())
-    ) / "population/space.safetensors"
+    return (SHIPPED if settings.backbone.source == "miniature" else Path(backbone())) / "population/space.safetensors"
 
 
 def start_files(stage):
     """Start weights of a training stage that are made here (backbone.source: train)."""
     trained = settings.backbone.source == "train"
-    return (
-        "<results>/backbone/population/run.json"
-        if trained and getattr(settings, stage).init == "population"
-        else []
-    )
+    return "<results>/backbone/population/run.json" if trained and getattr(settings, stage).init == "population" else []
 
 
 def pipeline_files():
     """Files of a pipeline's trained parts, below its folder."""
-    parts = ["encoder", "guiding", "manipulation", "null_context"]
-    if settings.align.tokens:
-        parts.append("alignment")
-    files = ("config.json", "diffusion_pytorch_model.safetensors")
-    return [
-        *(f"{part}/{file}" for part in parts for file in files),
-        "scheduler/scheduler_config.json",
-    ]
+    return layout.trained_files(bool(settings.align.tokens))
 
 
 def pipeline_parts(folder):
-    """The same in a folder."""
+    """Files of a pipeline's trained parts in a folder."""
     return [f"{folder}/{file}" for file in pipeline_files()]
 
 
@@ -251,11 +214,7 @@ def population_files():
 
 def component_files(subjects):
     """Aligned components of subjects, if the networks take any."""
-    return (
-        expand("<results>/align/sub-{subject}/components.h5", subject=subjects)
-        if settings.align.tokens
-        else []
-    )
+    return expand("<results>/align/sub-{subject}/components.h5", subject=subjects) if settings.align.tokens else []
 
 
 def own_components(wildcards):
@@ -271,10 +230,7 @@ def backbone_files(wildcards):
         return "<results>/backbone/run.json"
     if settings.backbone.revision:
         return f"{backbone()}/fetched.json"
-    return [
-        f"{settings.backbone.source}/{part}"
-        for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-    ]
+    return [f"{settings.backbone.source}/{part}" for part in layout.BACKBONE_PARTS]
 
 
 def scored_experiments():
@@ -296,11 +252,7 @@ def list_jobs():
 
 def weight_files():
     """What tells that the published networks are there, where they judge."""
-    return (
-        f"{settings.paths.weights}/weights.json"
-        if settings.evaluate.networks == "published"
-        else []
-    )
+    return f"{settings.paths.weights}/weights.json" if settings.evaluate.networks == "published" else []
 
 
 def model_folder(wildcards):

@@ -44,10 +44,7 @@ def control_figures():
     """Contact sheet and scores of each control and subject, for the report."""
     shown, found = {"": "pictures", "_scores": "scores"}, []
     names = [
-        (control, subject, suffix)
-        for control in settings.controls.made
-        for subject in controlled()
-        for suffix in shown
+        (control, subject, suffix) for control in settings.controls.made for subject in controlled() for suffix in shown
     ]
     for control, subject, suffix in names:
         told = {

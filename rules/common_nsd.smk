@@ -8,11 +8,7 @@ def nsd_folder(wildcards, threads):
 
 def annotation_files():
     """COCO's annotations, unpacked."""
-    return [
-        f"<nsd>/{keys.annotations(kind, split)}"
-        for kind in keys.ANNOTATION_KINDS
-        for split in keys.COCO_SPLITS
-    ]
+    return [f"<nsd>/{keys.annotations(kind, split)}" for kind in keys.ANNOTATION_KINDS for split in keys.COCO_SPLITS]
 
 
 def picture_files():
@@ -41,9 +37,7 @@ def simulated_subject():
 
 def counted_sessions(subject):
     """Number of a subject's sessions that the settings let count."""
-    return constants.counted_sessions(
-        constants.SESSIONS[subject], settings.nsd.release, settings.nsd.sessions
-    )
+    return constants.counted_sessions(constants.SESSIONS[subject], settings.nsd.release, settings.nsd.sessions)
 
 
 def beta_keys(subject, sessions=None):
@@ -91,12 +85,8 @@ def response_files(wildcards):
         return []
     subject, version = int(wildcards.subject), settings.nsd.beta_version
     folder = Path(settings.paths.nsd) / keys.beta_folder(subject, version)
-    found = (
-        int(path.stem[-2:]) for path in folder.glob("lh.betas_session[0-9][0-9].mgh")
-    )
-    sessions = sorted(
-        session for session in found if session <= counted_sessions(subject)
-    )
+    found = (int(path.stem[-2:]) for path in folder.glob("lh.betas_session[0-9][0-9].mgh"))
+    sessions = sorted(session for session in found if session <= counted_sessions(subject))
     if not sessions:
         raise WorkflowError(
             f"No betas of subject {subject} in {folder}. With nsd.source: local, NSD's files must lie below paths.nsd as in"
@@ -112,9 +102,7 @@ def session_files(wildcards):
         return []
     sessions = range(1, counted_sessions(int(wildcards.subject)) + 1)
     subject, version = int(wildcards.subject), settings.nsd.beta_version
-    return [
-        f"<nsd>/{keys.kept_session(subject, session, version)}" for session in sessions
-    ]
+    return [f"<nsd>/{keys.kept_session(subject, session, version)}" for session in sessions]
 
 
 def session_betas(wildcards):

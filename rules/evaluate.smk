@@ -28,9 +28,7 @@ rule baselines:
         runtime=need("baselines", "runtime"),
         gpu_mem_mb=need("baselines", "gpu_mem_mb"),
     params:
-        **tracked(
-            "config", "evaluate", "ridge_alphas", "diffusion_strength", "networks"
-        ),
+        **tracked("config", "evaluate", "ridge_alphas", "diffusion_strength", "networks"),
         **tracked("sample", "sample"),
         backbone=backbone(),
         content=backbone_content(),
@@ -89,15 +87,7 @@ rule evaluate:
         runtime=need("evaluate", "runtime"),
         gpu_mem_mb=need("evaluate", "gpu_mem_mb"),
     params:
-        **tracked(
-            "config",
-            "evaluate",
-            "bootstrap",
-            "permutations",
-            "seed",
-            "networks",
-            "protocols",
-        ),
+        **tracked("config", "evaluate", "bootstrap", "permutations", "seed", "networks", "protocols"),
         backbone=backbone(),
         content=backbone_content(),
         runtime=runtime,

@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from neuropictor.models.decoding import DECODE_MEMORY, decode, encode
+from neuropictor.models.layout import BACKBONE_PARTS
 
 MINIATURE = "miniature"
 PREDICTIONS = ("epsilon", "v_prediction")
@@ -148,7 +149,7 @@ class Backbone:
             If its parts do not fit each other.
         """
         folder = backbone_folder(source)
-        for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+        for part in BACKBONE_PARTS:
             if not (folder / part).is_dir():
                 raise FileNotFoundError(
                     f"backbone.source: {source!s} has no folder {part}/. Allowed: 'miniature', 'train', a folder in "

@@ -26,6 +26,7 @@ from neuropictor.models.alignment import AlignmentNetwork
 from neuropictor.models.backbone import MINIATURE, backbone_folder
 from neuropictor.models.encoder import FMRIEncoder
 from neuropictor.models.guiding import GuidingNetwork, Variant
+from neuropictor.models.layout import INDEX
 from neuropictor.models.manipulation import ManipulationNetwork
 from neuropictor.models.networks import Networks
 from neuropictor.records.checksums import checksum
@@ -34,7 +35,6 @@ from neuropictor.records.files import atomic_path
 if TYPE_CHECKING:
     from neuropictor.models.pipeline import NeuroPictorPipeline
 
-INDEX = "model_index.json"
 BACKBONE = "_backbone"
 FROZEN = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
 TRAINED = {

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from neuropictor.fetching import agreement
+from neuropictor.models.layout import BACKBONE_PARTS
 from neuropictor.nsd import constants, keys
 from neuropictor.records.record import versions
 
@@ -34,7 +35,6 @@ COMPRESSED = 0.25
 CHECKPOINT_COPIES = 2 * 4 + 1
 # Width from which networks count as large: the miniature and its encoder have 128, the paper's 1024 and 1280.
 _LARGE = 512
-BACKBONE_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
 class Finding(NamedTuple):
