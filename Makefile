@@ -40,8 +40,8 @@ demo: $(INSTALLED) ## From simulated fMRI to reconstructed pictures and a report
 $(REPORT): $(RESULTS)
 	$(BIN)/snakemake --report $@
 
-test: $(INSTALLED) ## All tests, the tiny chain among them.
-	$(BIN)/python -m pytest
+test: $(INSTALLED) ## All tests, the tiny chain among them, on two cores.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slurm: $(INSTALLED) ## The tiny chain on a Slurm of two nodes, which is installed and started for it (Debian, as root).
 	$(BIN)/python -m pytest -m slurm

@@ -6,6 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from filelock import FileLock
 from small_backbone import WORDS, make_tiny_backbone
 
 SUBJECTS = (1, 2)
@@ -13,6 +14,11 @@ SUBJECTS = (1, 2)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-table", action="store_true", help="write the table of docs/reliability.md anew")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest, so that pytest-xdist's workers end at the same time."""
+    items.sort(key=lambda item: item.get_closest_marker("workflow") is None)
 
 
 @pytest.fixture(scope="session")
@@ -104,12 +110,16 @@ def published_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder in which the tiny chain has run; not to be edited."""
+def chain(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Folder in which the tiny chain has run, once for all workers of pytest-xdist; not to be edited."""
     from tiny_chain import snakemake
 
-    folder = tmp_path_factory.mktemp("chain")
-    snakemake(folder)
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "chain"
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            folder.mkdir()
+            snakemake(folder)
     return folder
 
 

@@ -73,16 +73,18 @@ def test_all_jobs_are_listed_with_what_they_took(chain):
     assert float(rows["pretrain"]["steps_per_second"]) > 0
 
 
-def test_experiments_are_compared(chain):
-    other = chain / "results/experiments/other"
+def test_experiments_are_compared(chain, tmp_path):
+    for part in ("results", "logs", ".snakemake"):
+        shutil.copytree(chain / part, tmp_path / part)
+    (tmp_path / "data").symlink_to(chain / "data")
+    other = tmp_path / "results/experiments/other"
     other.mkdir(parents=True)
     shutil.copy(chain / "results/metrics.csv", other)
-    snakemake(chain, "compare")
-    text = (chain / "results/comparison.html").read_text()
+    snakemake(tmp_path, "compare")
+    text = (tmp_path / "results/comparison.html").read_text()
     assert "Experiments compared (SIMULATED data)" in text
     assert "<td>other (SIMULATED data)</td>" in text
     assert "<code>refine.steps</code></td><td>4</td>" in text
-    shutil.rmtree(other)
 
 
 def test_nothing_half_written_is_left(chain):
