@@ -117,8 +117,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     base = tmp_path_factory.getbasetemp()
     folder = (base if worker_id == "master" else base.parent) / "chain"
     with FileLock(f"{folder}.lock"):
-        if not folder.is_dir():
-            folder.mkdir()
+        if not (folder / "results/metrics.csv").is_file():
+            folder.mkdir(exist_ok=True)
             snakemake(folder)
     return folder
 
