@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,23 @@ def test_imports_go_down(path):
     assert own in FLOORS, f"{own} has no floor: give it one here and in the design"
     for other in imported_rooms(path) - {own}:
         assert FLOORS[other] < FLOORS[own], f"{own} (floor {FLOORS[own]}) imports {other} (floor {FLOORS[other]})"
+
+
+def test_no_module_needs_itself():
+    """Of imports that run, those inside functions too."""
+    names = {".".join(path.with_suffix("").relative_to(ROOT).parts).removesuffix(".__init__") for path in MODULES}
+    graph = {}
+    for path in MODULES:
+        tree = ast.parse(path.read_text())
+        typing = [
+            node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        ]
+        unread = {id(node) for part in typing for node in ast.walk(part)}
+        name = ".".join(path.with_suffix("").relative_to(ROOT).parts).removesuffix(".__init__")
+        found = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module and id(n) not in unread]
+        modules = {part for n in found for part in (n.module, *(f"{n.module}.{alias.name}" for alias in n.names))}
+        graph[name] = {module for module in modules & names if not name.startswith(f"{module}.")} - {name}
+    TopologicalSorter(graph).prepare()
 
 
 def test_light_modules_load_no_torch():
