@@ -37,18 +37,7 @@ CONFIG = BackboneTraining.model_construct(  # fewer scenes than anyone should tr
     unet_batch=2,
     seed=5,
 )
-POPULATION = Population.model_construct(
-    people=2,
-    images=40,
-    batch_size=4,
-    calibrate_steps=1,
-    calibrate_rate=1e-3,
-    semantic_steps=1,
-    pretrain_steps=2,
-    pretrain_rate=1e-3,
-    folds=2,
-    seed=1,
-)
+POPULATION = Population(people=2, images=40, batch_size=4, calibrate_steps=1, semantic_steps=1, pretrain_steps=2)
 RUNTIME = RuntimeConfig(device="cpu", threads=1, track_code=False)
 
 SCENES = [scene(5, number) for number in range(60)]

@@ -3,12 +3,13 @@
 import inspect
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
-from neuropictor.config import AlignConfig, ConfigError, EncoderConfig
+from neuropictor.config import ConfigError
 from neuropictor.miniature import backbone, card, population
 from neuropictor.miniature.__main__ import app
-from neuropictor.miniature.settings import read
+from neuropictor.miniature.settings import SHIPPED, MiniatureSettings, read
 
 
 @pytest.mark.parametrize(
@@ -31,10 +32,9 @@ def test_commands_call_their_functions(command, module, function, options, tmp_p
     assert (settings.runtime if settings else bound.arguments["runtime"]).threads == 1
 
 
-def test_shipped_settings_fit_the_workflows(tmp_path):
-    settings = read()
-    assert (settings.backbone.scenes, settings.population.people) == (42000, 12)
-    assert (settings.encoder, settings.align) == (EncoderConfig(), AlignConfig())
+def test_settings_yaml_holds_the_defaults_in_full(tmp_path):
+    defaults = MiniatureSettings().model_dump(include={"backbone", "population"})
+    assert yaml.safe_load(SHIPPED.read_text()) == defaults
     (tmp_path / "my.yaml").write_text("population: {people: 3}")
     assert read(tmp_path / "my.yaml").population.people == 3
 
