@@ -37,11 +37,6 @@ elif settings.nsd.source == "fetch":
     include: "rules/fetch.smk"
 
 
-if settings.backbone.source == "train":
-
-    include: "rules/backbone.smk"
-
-
 include: "rules/preprocess.smk"
 include: "rules/calibrate.smk"
 include: "rules/align.smk"

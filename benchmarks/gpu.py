@@ -294,7 +294,7 @@ def resume_after_sigterm(run: Run) -> dict:
 
     def stop() -> None:
         while not done.wait(0.002):
-            if list(checkpoints.glob("step-*.safetensors")):
+            if list(checkpoints.glob("step-*.pt")):
                 for process in multiprocessing.active_children():
                     os.kill(process.pid, signal.SIGTERM)
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -310,7 +310,7 @@ def resume_after_sigterm(run: Run) -> dict:
     finally:
         done.set()
         watcher.join()
-    left = sorted(path.name for path in checkpoints.glob("step-*.safetensors"))
+    left = sorted(path.name for path in checkpoints.glob("step-*.pt"))
     stopped = refined(run, "stopped", run.runtime(**settings), config)
     return {
         "exit_status": status,
@@ -422,7 +422,7 @@ def trainer(run: Run, size: str, batch: int, steps: int, folder: Path, way: str 
     task, given = training.ours(backbone, networks, drawn, way)
     runtime = run.runtime(precision="bf16", log_interval=1000)
     batches = Repeated(given, run.device, **options)
-    recipe = Recipe(steps, lambda step: 1e-4, 0.01, 0.0, 1000)
+    recipe = Recipe(steps, 1e-4, weight_decay=0.01, validation_interval=1000)
     checkpoints = CheckpointFolder(folder, {})
     return Trainer(task, batches, None, recipe, runtime, checkpoints, make_accelerator(runtime)), batches
 
@@ -519,7 +519,7 @@ def whole_trainer(run: Run) -> dict:
     running.run("Training")
     ended = time.perf_counter()
     peak = peak_gib(run.device)
-    gib = sum(path.stat().st_size for path in folder.glob("step-*.safetensors")) / 2**30
+    gib = sum(path.stat().st_size for path in folder.glob("step-*.pt")) / 2**30
     step = float(np.median(np.diff(batches.times[1:]))) if steps > 2 else batches.times[1] - batches.times[0]
     written = ended - batches.times[-1] - step
     del running

@@ -6,7 +6,6 @@ rule align_space:
         responses=expand("<prepared>/sub-{subject}/responses.h5", subject=pretraining()),
         latents=expand("<results>/latents/sub-{subject}.h5", subject=pretraining()),
         backbone=backbone_files,
-        start=start_files("pretrain"),
     output:
         out="<results>/align/space.safetensors",
         run="<results>/align/space.run.json",

@@ -4,7 +4,6 @@
 rule calibrate:
     input:
         responses=expand("<prepared>/sub-{subject}/responses.h5", subject=pretraining()),
-        start=start_files("calibrate"),
     output:
         out="<results>/calibrate/autoencoder.safetensors",
         history="<results>/calibrate/history.csv",

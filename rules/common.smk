@@ -177,8 +177,6 @@ def start_weights(stage, *names):
     if getattr(settings, stage).init == "scratch":
         return "scratch"
     source = settings.backbone.source
-    if source == "train":
-        return "see inputs"
     folder = (SHIPPED if source == "miniature" else Path(backbone())) / "population"
     return [checksum(folder / name) if (folder / name).is_file() else f"no {name}" for name in names]
 
@@ -190,12 +188,6 @@ def start_space(wildcards, threads):
     return (SHIPPED if settings.backbone.source == "miniature" else Path(backbone())) / "population/space.safetensors"
 
 
-def start_files(stage):
-    """Start weights of a training stage that are made here (backbone.source: train)."""
-    trained = settings.backbone.source == "train"
-    return "<results>/backbone/population/run.json" if trained and getattr(settings, stage).init == "population" else []
-
-
 def pipeline_files():
     """Files of a pipeline's trained parts, below its folder."""
     return layout.trained_files(bool(settings.align.tokens))
@@ -204,12 +196,6 @@ def pipeline_files():
 def pipeline_parts(folder):
     """Files of a pipeline's trained parts in a folder."""
     return [f"{folder}/{file}" for file in pipeline_files()]
-
-
-def population_files():
-    """Start weights that are made with a backbone."""
-    space = ["space.safetensors"] if settings.align.tokens else []
-    return ["autoencoder.safetensors", "model_index.json", *space, *pipeline_files()]
 
 
 def component_files(subjects):
@@ -226,8 +212,6 @@ def backbone_files(wildcards):
     """Files that tell when the backbone has changed."""
     if settings.backbone.source == "miniature":
         return []
-    if settings.backbone.source == "train":
-        return "<results>/backbone/run.json"
     if settings.backbone.revision:
         return f"{backbone()}/fetched.json"
     return [f"{settings.backbone.source}/{part}" for part in layout.BACKBONE_PARTS]

@@ -9,7 +9,6 @@ rule pretrain:
         autoencoder="<results>/calibrate/autoencoder.safetensors",
         backbone=backbone_files,
         target=target_files() if settings.pretrain.runs_tower else [],
-        start=start_files("pretrain"),
     output:
         pipeline_parts("<results>/pretrain"),
         out="<results>/pretrain/model_index.json",

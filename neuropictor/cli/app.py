@@ -17,44 +17,6 @@ from neuropictor.config import text as config_text
 
 
 @app.command()
-def train_backbone(out: Out, settings: Settings = None) -> None:
-    """Train a miniature backbone on rendered scenes.
-
-    Example: neuropictor train-backbone --out results/backbone
-    """
-    from neuropictor.miniature.backbone import train_backbone as stage
-
-    loaded, runtime = start(settings)
-    stage(config=loaded.backbone.training, runtime=runtime, out=out)
-
-
-@app.command()
-def train_population(out: Out, backbone: Source, settings: Settings = None) -> None:
-    """Train start weights of encoder and networks on simulated people who are no subjects.
-
-    Example: neuropictor train-population --backbone results/backbone --out results/backbone/population
-    """
-    from neuropictor.miniature.population import train_population as stage
-
-    loaded, runtime = start(settings)
-    sections = {name: getattr(loaded, name) for name in ("simulate", "encoder", "align")}
-    chosen = {"training": loaded.backbone.training, "config": loaded.backbone.population}
-    stage(backbone=backbone, **chosen, **sections, runtime=runtime, out=out)
-
-
-@app.command()
-def model_card(backbone: Source, settings: Settings = None) -> None:
-    """Measure a miniature backbone on held-out scenes and write README.md into its folder.
-
-    Example: neuropictor model-card --backbone results/backbone
-    """
-    from neuropictor.miniature.card import write_card as stage
-
-    loaded, runtime = start(settings)
-    stage(folder=Path(backbone), config=loaded.backbone, runtime=runtime)
-
-
-@app.command()
 def calibrate(out: Out, responses: list[Path], backbone: Source = "miniature", settings: Settings = None) -> None:
     """Train the encoder as an autoencoder of responses (stage 1).
 

@@ -8,7 +8,7 @@ is tested against them.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -19,13 +19,11 @@ from neuropictor.config.runtime import RuntimeConfig
 from neuropictor.config.sections import (
     AlignConfig,
     BackboneConfig,
-    BackboneTrainingConfig,
     CalibrateConfig,
     EncoderConfig,
     GuidanceAdaptationConfig,
     NsdConfig,
     PathsConfig,
-    PopulationConfig,
     PreprocessConfig,
     ReconstructConfig,
     RefineConfig,
@@ -37,7 +35,6 @@ from neuropictor.config.sections import (
 __all__ = [
     "AlignConfig",
     "BackboneConfig",
-    "BackboneTrainingConfig",
     "CalibrateConfig",
     "Config",
     "ConfigError",
@@ -47,7 +44,6 @@ __all__ = [
     "GuidanceAdaptationConfig",
     "NsdConfig",
     "PathsConfig",
-    "PopulationConfig",
     "PreprocessConfig",
     "ReconstructConfig",
     "RefineConfig",
@@ -66,6 +62,7 @@ class ConfigError(ValueError):
     """The configuration cannot be used; the message says which key, what was found, what is allowed and one example."""
 
 
+Settings = TypeVar("Settings", bound=Section)
 ExperimentName = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$")]
 
 
@@ -105,8 +102,6 @@ class Config(Section):
 
     def backbone_folder(self) -> str:
         """Return what stages load as their backbone: ``miniature`` or a folder."""
-        if self.backbone.source == "train":
-            return f"{self.results_folder()}/backbone"
         return self._fetched(self.backbone.source, self.backbone.revision)
 
     def target_folder(self) -> str:
@@ -152,13 +147,15 @@ class Config(Section):
         return self.preprocess.model_copy(update={"training_sessions": fewer})
 
 
-def load(settings: Mapping[str, Any]) -> Config:
+def load(settings: Mapping[str, Any], model: type[Settings] = Config) -> Settings:
     """Check settings as read from YAML and return them typed.
 
     Parameters
     ----------
     settings
-        Nested mapping with the sections of `Config`; what is left out has its default.
+        Nested mapping with the sections of the model; what is left out has its default.
+    model
+        What they must be.
 
     Raises
     ------
@@ -166,9 +163,9 @@ def load(settings: Mapping[str, Any]) -> Config:
         If anything is wrong: all problems at once, each with key, value found, what is allowed, and an example.
     """
     try:
-        return Config.model_validate(dict(settings))
+        return model.model_validate(dict(settings))
     except ValidationError as error:
-        problems = [config_text.explain(problem, Config) for problem in error.errors(include_url=False)]
+        problems = [config_text.explain(problem, model) for problem in error.errors(include_url=False)]
     count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
     raise ConfigError(
         "\n".join([f"The configuration has {count}:", *(f"  - {problem}" for problem in dict.fromkeys(problems))])
@@ -214,7 +211,7 @@ def check_judge(settings: Config) -> None:
         )
 
 
-def read(*paths: str | Path) -> Config:
+def read(*paths: str | Path, model: type[Settings] = Config) -> Settings:
     """Read and check YAML files, laid one over the other; what they leave out has its default.
 
     Raises
@@ -234,7 +231,7 @@ def read(*paths: str | Path) -> Config:
             shown = config_text.show(found)
             raise ConfigError(f"{path} holds {shown}; a mapping of sections is expected, e.g. sample: {{steps: 25}}")
         _lay_over(settings, found)
-    return load(settings)
+    return load(settings, model)
 
 
 def _lay_over(settings: dict[str, Any], found: Mapping[str, Any]) -> None:

@@ -159,48 +159,13 @@ class PreprocessConfig(Section):
     )
 
 
-class BackboneTrainingConfig(Section):
-    """How the miniature backbone is trained (rule train_backbone, only if backbone.source is train)."""
-
-    scenes: Annotated[int, Field(ge=1200)] = Field(
-        42000, description="rendered scenes, the last 1000 of them held out; no subject sees them"
-    )
-    towers_steps: Count = Field(500, description="steps of the text and picture towers")
-    towers_batch: Count = Field(192, description="scenes a step of the towers")
-    vae_steps: Count = Field(2300, description="steps of the VAE")
-    vae_batch: Count = Field(16, description="scenes a step of the VAE")
-    decoder_steps: Count = Field(4500, description="further steps of the VAE's decoder alone")
-    decoder_batch: Count = Field(16, description="scenes a step of the decoder")
-    unet_steps: Count = Field(4500, description="steps of the UNet")
-    unet_batch: Count = Field(64, description="scenes a step of the UNet")
-    seed: Seed = Field(777, description="seed of scenes, weights and noise")
-
-
-class PopulationConfig(Section):
-    """Training of start weights for encoder and networks on other simulated people (rule train_population)."""
-
-    people: Count = Field(12, description="simulated people, none of them a subject")
-    pictures: Annotated[int, Field(ge=40)] = Field(2250, description="scenes that each of them sees three times")
-    folds: Annotated[int, Field(ge=2)] = Field(
-        2,
-        description="as align.folds; with 2, components rest on about as many pictures as a subject's",
-    )
-    batch_size: Count = Field(64, description="pictures a step")
-    calibrate_steps: Count = Field(450, description="steps of calibration")
-    calibrate_rate: Positive = Field(1.0e-3, description="highest learning rate of calibration")
-    semantic_steps: Annotated[int, Field(ge=0)] = Field(1500, description="as pretrain.semantic_steps")
-    pretrain_steps: Count = Field(3500, description="steps of pretraining, those on the semantic loss included")
-    pretrain_rate: Positive = Field(8.0e-4, description="highest learning rate of pretraining")
-    seed: Seed = Field(1, description="seed of weights, noise and order of pictures")
-
-
 class BackboneConfig(Section):
     """The frozen latent diffusion model."""
 
     source: Annotated[str, Field(min_length=1)] = Field(
         "miniature",
-        description="miniature: comes with the project; train: made by the rule backbone; a folder in the layout of"
-        " diffusers' Stable Diffusion; or, with revision, a repository of the Hugging Face hub",
+        description="miniature: comes with the project; a folder in the layout of diffusers' Stable Diffusion; or, with"
+        " revision, a repository of the Hugging Face hub",
         examples=["weights/stable-diffusion-2-1-base"],
     )
     revision: Commit = Field("", description="commit of that repository, which is fetched into paths.weights")
@@ -211,10 +176,6 @@ class BackboneConfig(Section):
         examples=["official/sub-01/target_text_encoder"],
     )
     target_revision: Commit = Field("", description="commit of that repository")
-    training: BackboneTrainingConfig = Field(BackboneTrainingConfig(), description="used if source is train")
-    population: PopulationConfig = Field(
-        PopulationConfig(), description="used if source is train and calibrate or pretrain have init: population"
-    )
 
     @model_validator(mode="after")
     def _check_repositories(self) -> "BackboneConfig":

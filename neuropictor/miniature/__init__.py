@@ -1,1 +1,1 @@
-"""How the shipped miniature is trained."""
+"""How the shipped miniature is made: ``python -m neuropictor.miniature --help``."""

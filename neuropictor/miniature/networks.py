@@ -14,24 +14,24 @@ from neuropictor.models.backbone import Backbone, ImageTower
 from neuropictor.records.progress import progress
 from neuropictor.simulation.scenes.scene import Scene, render, scene
 
-PICTURE_SIZE = 64
+IMAGE_SIZE = 64
 LATENT_CHANNELS = 8
 CONTEXT_LENGTH = 24
 WIDTH = 128
 
 
 def _render(number: int, seed: int) -> np.ndarray:
-    return render(scene(seed, number), PICTURE_SIZE)
+    return render(scene(seed, number), IMAGE_SIZE)
 
 
 def render_scenes(numbers: range, seed: int, processes: int) -> tuple[np.ndarray, list[Scene]]:
     """Render scenes of a seed that no simulation uses: uint8 [N, 64, 64, 3] and the scenes."""
-    pictures = np.empty((len(numbers), PICTURE_SIZE, PICTURE_SIZE, 3), np.uint8)
+    images = np.empty((len(numbers), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     with ProcessPoolExecutor(processes) as pool:
         rendered = pool.map(partial(_render, seed=seed), numbers, chunksize=100)
-        for row, picture in enumerate(progress(rendered, "Rendering scenes", total=len(numbers), unit="scene")):
-            pictures[row] = picture
-    return pictures, [scene(seed, number) for number in numbers]
+        for row, image in enumerate(progress(rendered, "Rendering scenes", total=len(numbers), unit="scene")):
+            images[row] = image
+    return images, [scene(seed, number) for number in numbers]
 
 
 def build_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -78,10 +78,10 @@ def build(tokenizer: PreTrainedTokenizerFast) -> Backbone:
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
-        sample_size=PICTURE_SIZE,
+        sample_size=IMAGE_SIZE,
     )
     unet = UNet2DConditionModel(
-        sample_size=PICTURE_SIZE // 8,
+        sample_size=IMAGE_SIZE // 8,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         block_out_channels=(64, 128),
@@ -94,7 +94,7 @@ def build(tokenizer: PreTrainedTokenizerFast) -> Backbone:
         use_linear_projection=True,
     )
     # Zero terminal SNR and velocity prediction (arXiv 2305.08891): with 64 latent positions the usual schedule would
-    # leak the picture's mean colour into the last step.
+    # leak the image's mean colour into the last step.
     scheduler = DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -118,8 +118,8 @@ def save(backbone: Backbone, folder: Path) -> None:
         part.load_state_dict(half)
         part.half().save_pretrained(folder / name)
         part.float()
-        described = json.loads((folder / name / "config.json").read_text())
-        described.pop("_name_or_path", None)  # where it was read from is nobody's business
-        (folder / name / "config.json").write_text(json.dumps(described, indent=2) + "\n")
+        config = json.loads((folder / name / "config.json").read_text())
+        config.pop("_name_or_path", None)  # where it was read from is nobody's business
+        (folder / name / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     backbone.tokenizer.save_pretrained(folder / "tokenizer")
     backbone.scheduler.save_pretrained(folder / "scheduler")

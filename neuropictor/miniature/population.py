@@ -11,32 +11,24 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
-from neuropictor.config import (
-    AlignConfig,
-    BackboneTrainingConfig,
-    CalibrateConfig,
-    EncoderConfig,
-    PopulationConfig,
-    ReconstructConfig,
-    RuntimeConfig,
-    SimulateConfig,
-)
+from neuropictor.config import CalibrateConfig, PreprocessConfig, ReconstructConfig, SimulateConfig
 from neuropictor.data.alignment import align_subject, make_space
 from neuropictor.data.latents import cache_latents
-from neuropictor.data.responses import ResponseWriter
+from neuropictor.data.preprocess import write_responses
 from neuropictor.data.sessions import Resampler
 from neuropictor.data.stimuli import StimulusWriter
-from neuropictor.data.z_scores import Statistics, z_score
 from neuropictor.miniature.networks import render_scenes
+from neuropictor.miniature.settings import MiniatureSettings
 from neuropictor.models.backbone import Backbone
 from neuropictor.models.networks import load_weights, save_weights
 from neuropictor.models.pipeline import NeuroPictorPipeline
 from neuropictor.models.pipeline_folder import INDEX, read_networks
 from neuropictor.models.population import AUTOENCODER, SPACE
 from neuropictor.nsd.constants import REPEATS, TRIALS_PER_SESSION
-from neuropictor.records.files import Folder, atomic_path
+from neuropictor.records.files import atomic_path
 from neuropictor.records.progress import progress
 from neuropictor.records.record import RunRecord
 from neuropictor.simulation.brain.brain import SimulatedBrain
@@ -47,15 +39,15 @@ from neuropictor.training.calibrate import calibrate
 from neuropictor.training.reconstruct import pretrain
 
 FIRST_PERSON = 101
-VALIDATION_PICTURES = 16
+VALIDATION_IMAGES = 16
 
 
-def write_stimuli(rows: np.ndarray, pictures: np.ndarray, scenes: Sequence[Scene], out: Path) -> None:
+def write_stimuli(rows: np.ndarray, images: np.ndarray, scenes: Sequence[Scene], out: Path) -> None:
     """Write the rendered scenes of ``rows`` as a stimuli file; ``nsd_id`` is the row."""
     chosen = [scenes[row] for row in rows]
     with atomic_path(out) as temporary, h5py.File(temporary, "w") as file:
-        writer = StimulusWriter(file, rows, pictures.shape[1], "simulated")
-        writer.append(pictures[rows])
+        writer = StimulusWriter(file, rows, images.shape[1], "simulated")
+        writer.append(images[rows])
         writer.finish(
             [captions(item) for item in chosen],
             [item.objects[0].category for item in chosen],
@@ -63,84 +55,83 @@ def write_stimuli(rows: np.ndarray, pictures: np.ndarray, scenes: Sequence[Scene
         )
 
 
+class _Person:
+    """Betas of a simulated person on visual cortex, as `write_responses` reads them.
+
+    Parameters
+    ----------
+    person
+        Number of the person.
+    images, scenes
+        What the person sees: uint8 ``[N, 64, 64, 3]``.
+    trials
+        ``session`` and ``nsd_id`` of each trial, of which ``row`` is the place in `images`.
+    config
+        Section simulate.
+    """
+
+    def __init__(
+        self, person: int, images: np.ndarray, scenes: Sequence[Scene], trials: pd.DataFrame, config: SimulateConfig
+    ):
+        geometry = load_geometry()
+        columns = geometry.columns(config.mesh)
+        self.resample = Resampler(sparse.csr_array(geometry.resampler(config.mesh)[:, columns]))
+        noise = {"ncsnr": config.ncsnr, "smooth_noise": config.smooth_noise}
+        self.brain = SimulatedBrain(geometry, config.mesh, person, config.seed, **noise, columns=columns)
+        self.signal = self.brain.signal_of(picture_features(images, scenes, config.seed))
+        self.trials = trials
+
+    def check(self, sessions: list[int]) -> None:
+        """Nothing can be missing."""
+
+    def files(self, sessions: list[int]) -> list[Path]:
+        """Return nothing: betas are made as they are read."""
+        return []
+
+    def betas(self, session: int) -> np.ndarray:
+        """Return betas float32 ``[T, V]`` of one session."""
+        rows = self.trials.loc[self.trials["session"] == session, "row"].to_numpy()
+        return self.resample(self.brain.responses(self.signal[rows], session))
+
+
 def write_person(
-    person: int, rows: np.ndarray, pictures: np.ndarray, scenes: Sequence[Scene], config: SimulateConfig, out: Path
+    person: int, rows: np.ndarray, images: np.ndarray, scenes: Sequence[Scene], config: SimulateConfig, out: Path
 ) -> None:
-    """Simulate one person's responses to the pictures of ``rows``, three repeats each, as a response store."""
-    geometry = load_geometry()
-    columns = geometry.columns(config.mesh)
-    resample = Resampler(sparse.csr_array(geometry.resampler(config.mesh)[:, columns]))
-    brain = SimulatedBrain(
-        geometry,
-        config.mesh,
-        person,
-        config.seed,
-        ncsnr=config.ncsnr,
-        smooth_noise=config.smooth_noise,
-        columns=columns,
-    )
-    signal = brain.signal_of(picture_features(pictures[rows], [scenes[row] for row in rows], config.seed))
+    """Simulate one person's responses to the images of ``rows``, three repeats each, as a response store."""
     order = np.random.default_rng([config.seed, person]).permutation(np.repeat(np.arange(len(rows)), REPEATS))
-    session = np.arange(len(order)) // TRIALS_PER_SESSION + 1
-    with atomic_path(out) as temporary, h5py.File(temporary, "w") as file:
-        writer = ResponseWriter(
-            file,
-            len(order),
-            geometry.n_vertices,
-            subject=person,
-            data="simulated",
-            beta_version="simulated",
-            mesh=config.mesh,
-        )
-        for number in np.unique(session):
-            here = order[session == number]
-            betas = resample(brain.responses(signal[here], int(number)))
-            scored = z_score(betas, Statistics.of(betas, np.ones(len(here), bool)), f"person {person}")
-            writer.append(np.nan_to_num(np.clip(scored, -8, 8)))
-        repeat = np.empty(len(order), int)
-        repeat[np.argsort(order, kind="stable")] = np.tile(np.arange(REPEATS), len(rows))
-        writer.finish(
-            ncsnr=np.zeros(geometry.n_vertices),
-            nsd_id=rows[order],
-            session=session,
-            repeat=repeat,
-            split=(order < VALIDATION_PICTURES).astype(int),
-        )
+    trials = pd.DataFrame(
+        {"row": order, "nsd_id": rows[order], "session": np.arange(len(order)) // TRIALS_PER_SESSION + 1}
+    )
+    trials["repeat"] = trials.groupby("row").cumcount()
+    reader = _Person(person, images[rows], [scenes[row] for row in rows], trials, config)
+    labels = {"subject": person, "data": "simulated", "beta_version": "simulated", "mesh": config.mesh}
+    sessions = trials["session"].unique().tolist()
+    split = (order < VALIDATION_IMAGES).astype(int)
+    write_responses(reader, sessions, trials, split, PreprocessConfig(), labels, {"simulate": config}, [], out)
 
 
-def train_population(
-    backbone: str | Path,
-    training: BackboneTrainingConfig,
-    config: PopulationConfig,
-    simulate: SimulateConfig,
-    encoder: EncoderConfig,
-    align: AlignConfig,
-    runtime: RuntimeConfig,
-    out: Folder,
-) -> None:
+def train_population(backbone: str | Path, settings: MiniatureSettings, out: str | Path) -> None:
     """Train and write the start weights of a backbone: autoencoder, shared space and networks.
 
-    All that is made on the way stays in ``work/`` of the folder until the end; a stopped training goes on from there.
+    What is made on the way stays in ``work/`` of the folder until the end; a stopped training is resumed from there.
 
     Parameters
     ----------
     backbone
         Source of the frozen backbone.
-    training
-        Its scenes are shown to the people.
-    config
-        How many people see how much, and how long is trained.
-    simulate, encoder, align, runtime
-        Sections of the configuration: the people's brains, and the sizes of encoder and alignment.
+    settings
+        The backbone's scenes are shown to the people; ``population`` says how many people see how much and how long is
+        trained.
     out
         Folder ``population`` of the backbone; ``run.json`` is written into it last.
     """
     out = Path(out)
     work = out / "work"
-    align = align.model_copy(update={"folds": config.folds})
-    sections = {"population": config, "simulate": simulate, "encoder": encoder, "align": align}
+    config, encoder, runtime = settings.population, settings.encoder, settings.runtime
+    align = settings.align.model_copy(update={"folds": config.folds})
+    sections = {"population": config, "simulate": settings.simulate, "encoder": encoder, "align": align}
     with RunRecord(out / "run.json", "population", config=sections, seed=config.seed):
-        responses = _simulate_people(training, config, simulate, max(1, runtime.threads), work)
+        responses = _simulate_people(settings, work)
         latents = work / "latents.h5"
         if not latents.is_file():
             cache_latents(work / "stimuli.h5", backbone, runtime, latents)
@@ -174,24 +165,23 @@ def train_population(
     shutil.rmtree(work)
 
 
-def _simulate_people(
-    training: BackboneTrainingConfig, config: PopulationConfig, simulate: SimulateConfig, processes: int, work: Path
-) -> list[Path]:
-    """Write the pictures that anyone sees as ``stimuli.h5``, and everyone's responses; finished files are kept."""
+def _simulate_people(settings: MiniatureSettings, work: Path) -> list[Path]:
+    """Write the images that anyone sees as ``stimuli.h5``, and everyone's responses, save those that are there."""
+    training, config, simulate = settings.backbone, settings.population, settings.simulate
     stimuli = work / "stimuli.h5"
     people = range(FIRST_PERSON, FIRST_PERSON + config.people)
     responses = [work / f"person-{person}.h5" for person in people]
     missing = [path for path in (stimuli, *responses) if not path.is_file()]
     if not missing:
         return responses
-    pictures, scenes = render_scenes(range(training.scenes), training.seed, processes)
+    images, scenes = render_scenes(range(training.scenes), training.seed, max(1, settings.runtime.threads))
     seen = [
-        np.sort(np.random.default_rng([simulate.seed, number]).choice(len(pictures), config.pictures, replace=False))
+        np.sort(np.random.default_rng([simulate.seed, number]).choice(len(images), config.images, replace=False))
         for number in range(config.people)
     ]
     if stimuli in missing:
-        write_stimuli(np.unique(np.concatenate(seen)), pictures, scenes, stimuli)
+        write_stimuli(np.unique(np.concatenate(seen)), images, scenes, stimuli)
     for person, rows, path in zip(progress(people, "Simulating people", unit="person"), seen, responses, strict=True):
         if path in missing:
-            write_person(person, rows, pictures, scenes, simulate, path)
+            write_person(person, rows, images, scenes, simulate, path)
     return responses

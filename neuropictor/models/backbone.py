@@ -152,7 +152,7 @@ class Backbone:
         for part in BACKBONE_PARTS:
             if not (folder / part).is_dir():
                 raise FileNotFoundError(
-                    f"backbone.source: {source!s} has no folder {part}/. Allowed: 'miniature', 'train', a folder in "
+                    f"backbone.source: {source!s} has no folder {part}/. Allowed: 'miniature', a folder in "
                     "the layout of diffusers' Stable Diffusion, or a repository of the Hugging Face hub with its "
                     "revision, for example backbone: {source: /data/stable-diffusion-2-1-base}."
                 )

@@ -14,18 +14,7 @@ import numpy as np
 
 from neuropictor.nsd import keys
 from neuropictor.nsd.constants import HEMISPHERES
-from neuropictor.nsd.keys import is_simulated
 from neuropictor.surface.atlas import MESH_VERTICES, mesh_vertices
-
-__all__ = [
-    "MghHeader",
-    "check_session",
-    "is_simulated",
-    "mesh_of",
-    "read_header",
-    "read_session",
-    "session_blocks",
-]
 
 HEADER_BYTES = 284
 _FLOAT = np.dtype(">f4")
@@ -105,7 +94,7 @@ def check_session(
     mesh: str | None = None,
     trials: int | None = None,
 ) -> dict[Path, MghHeader]:
-    """Check the headers of a session's two files; parameters and errors as of `read_session`.
+    """Check the headers of a session's two files; parameters and errors as of `session_blocks`.
 
     Returns
     -------
@@ -128,7 +117,7 @@ def check_session(
     return headers
 
 
-def read_session(
+def session_blocks(
     root: str | Path,
     subject: int,
     session: int,
@@ -136,10 +125,10 @@ def read_session(
     beta_version: str,
     mesh: str | None = None,
     trials: int | None = None,
-) -> np.ndarray:
-    """Read the betas of one session at the vertices that are needed.
+) -> Iterator[np.ndarray]:
+    """Read the betas of one session at the vertices that are needed, some trials at a time.
 
-    Each file is memory-mapped and passed over once, a block of trials at a time; only the wanted vertices are kept.
+    Each file is memory-mapped and passed over once; only the given vertices are copied.
 
     Parameters
     ----------
@@ -157,35 +146,15 @@ def read_session(
     trials
         Trials that the session must have; default: whatever the file has.
 
-    Returns
-    -------
+    Yields
+    ------
     numpy.ndarray
-        float32 [T, n], percent signal change; may hold NaN.
+        float32 [t, n], percent signal change, may hold NaN; the next block is written over it.
 
     Raises
     ------
     FileNotFoundError, ValueError
         If a file is missing, truncated, of another mesh, or has another number of trials.
-    """
-    blocks = session_blocks(root, subject, session, columns, beta_version, mesh, trials)
-    return np.concatenate([block.copy() for block in blocks])
-
-
-def session_blocks(
-    root: str | Path,
-    subject: int,
-    session: int,
-    columns: np.ndarray,
-    beta_version: str,
-    mesh: str | None = None,
-    trials: int | None = None,
-) -> Iterator[np.ndarray]:
-    """Read a session as `read_session`, some trials at a time.
-
-    Yields
-    ------
-    numpy.ndarray
-        float32 [t, n]; the next block is written over it.
     """
     headers = check_session(root, subject, session, beta_version, mesh, trials)
     paths, expected = list(headers), next(iter(headers.values())).vertices

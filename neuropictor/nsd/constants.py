@@ -51,9 +51,6 @@ BETA_VERSIONS = ("betas_assumehrf", "betas_fithrf", "betas_fithrf_GLMdenoise_RR"
 #: the executed notebooks of brain-score/vision, ``data/allen2022_fmri``.
 NCSNR_MEDIAN = {1: 0.490, 2: 0.510, 3: 0.431, 4: 0.392, 5: 0.542, 6: 0.439, 7: 0.371, 8: 0.323}
 
-#: Subjects whose full 40 sessions the NeuroPictor paper decodes.
-PAPER_SUBJECTS = (1, 2, 5, 7)
-
 
 def counted_sessions(held: int, release: int = PLANNED_SESSIONS, limit: int = PLANNED_SESSIONS) -> int:
     """Return how many sessions of a subject count: the first ones of those that a release holds.

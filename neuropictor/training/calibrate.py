@@ -17,9 +17,9 @@ from neuropictor.models.population import AUTOENCODER, population_file
 from neuropictor.records.checksums import checksum
 from neuropictor.records.record import RunRecord
 from neuropictor.surface import Geometry, load_geometry
-from neuropictor.training.board import BOARD_FOLDER, Board
 from neuropictor.training.checkpoints import CheckpointFolder, make_guard
-from neuropictor.training.loop import Batch, Recipe, Trainer, learning_rate, make_accelerator, write_history
+from neuropictor.training.loop import Batch, Recipe, Trainer, make_accelerator, write_history
+from neuropictor.training.monitor import MONITOR_FOLDER, Monitor
 
 if TYPE_CHECKING:
     from neuropictor.config import CalibrateConfig, EncoderConfig, RuntimeConfig
@@ -62,12 +62,12 @@ def _start(config: "CalibrateConfig", encoder: "EncoderConfig", backbone: str | 
         return FMRIAutoencoder(**encoder.model_dump())
     path = population_file(backbone, AUTOENCODER)
     autoencoder = load_autoencoder(path)
-    for name, wanted in encoder.model_dump().items():
-        found = autoencoder.config[name]
-        if found != wanted and name != "dropout":
+    for name, size in encoder.model_dump().items():
+        start = autoencoder.config[name]
+        if start != size and name != "dropout":
             raise ValueError(
-                f"encoder.{name}: {wanted} does not fit the population start in {path}, whose encoder has {found}; "
-                f"allowed: encoder: {{{name}: {found}}}, or calibrate and pretrain with init: scratch"
+                f"encoder.{name}: {size} does not fit the population start in {path}, whose encoder has {start}; "
+                f"allowed: encoder: {{{name}: {start}}}, or calibrate and pretrain with init: scratch"
             )
     return autoencoder
 
@@ -85,7 +85,7 @@ def calibrate(
     Parameters
     ----------
     responses
-        Response files of all subjects; training pictures train, validation pictures validate.
+        Response files of all subjects; training images train, validation images validate.
     backbone
         Source of the backbone whose population start is used with ``init: population``.
     config, encoder, runtime
@@ -122,16 +122,10 @@ def calibrate(
             )
             for split, part in (("train", share), ("validation", (0, 1)))
         )
-        recipe = Recipe(
-            steps=config.steps,
-            rate=lambda step: learning_rate(step, config.steps, config.learning_rate, config.warmup, config.schedule),
-            weight_decay=config.weight_decay,
-            ema=config.ema,
-            validation_interval=config.validation_interval,
-        )
         checkpoints = CheckpointFolder(out.parent / "checkpoints", guard)
-        board = Board(out.parent / BOARD_FOLDER, batches.responses.data)
-        trainer = Trainer(task, batches, validation, recipe, runtime, checkpoints, accelerator, board)
+        monitor = Monitor(out.parent / MONITOR_FOLDER, batches.responses.data)
+        recipe = Recipe.of(config)
+        trainer = Trainer(task, batches, validation, recipe, runtime, checkpoints, accelerator, monitor)
         history = trainer.run("Calibrating")
         if accelerator.is_main_process:
             save_autoencoder(module, out, start)

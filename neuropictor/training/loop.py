@@ -1,7 +1,7 @@
 """The training loop of all stages.
 
-A stage supplies a `Task` (the trainable module and its losses) and batches that are functions of the step number; the
-loop adds the optimizer, the learning rate's course, a moving average of the weights, validation, history, progress and
+A stage supplies a `Task` (the trainable module and its losses) and `Batches`, functions of the step number; the loop
+adds the optimizer, the learning rate's schedule, a moving average of the weights, validation, history, progress and
 checkpoints. It runs on one device or, under ``accelerate launch``, on several.
 """
 
@@ -12,32 +12,35 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
 from torch import nn
 
-from neuropictor.data.datasets import TrainingBatches
 from neuropictor.models.device import prepare_device
 from neuropictor.records.files import atomic_path
 from neuropictor.records.progress import progress
-from neuropictor.training.board import Board
-from neuropictor.training.checkpoints import CheckpointFolder, restore_state, training_state
+from neuropictor.training.checkpoints import CheckpointFolder
+from neuropictor.training.monitor import Monitor
 
 if TYPE_CHECKING:
-    from neuropictor.config import RuntimeConfig
+    from neuropictor.config import CalibrateConfig, ReconstructConfig, RefineConfig, RuntimeConfig
 
 log = logging.getLogger(__name__)
 
 Batch = Mapping[str, torch.Tensor]
+#: Step, split, name of a loss, value.
+History = list[tuple[int, str, str, float]]
 ADAM_BETAS = (0.9, 0.999)  # official training, neuropictor.md section 2
 SIGTERM_STATUS = 128 + signal.SIGTERM
 #: Steps between two questions of several processes whether one of them was asked to end; each waits for the device.
@@ -68,6 +71,26 @@ class Task(Protocol):
         ...
 
 
+class Batches(Protocol):
+    """Batches as functions of the step number, see `neuropictor.data.datasets.TrainingBatches`.
+
+    Attributes
+    ----------
+    seed
+        Seed of the training.
+    """
+
+    seed: int
+
+    def loader(self, start: int, stop: int, workers: int, pinned: bool) -> Iterable[Batch]:
+        """Return the batches of steps ``start`` to ``stop - 1``."""
+        ...
+
+    def fixed(self) -> Iterable[Batch]:
+        """Return the batches of a validation."""
+        ...
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How long and how fast to train.
@@ -75,34 +98,67 @@ class Recipe:
     Attributes
     ----------
     steps
-        Number of steps, adaptation included.
-    rate
-        Learning rate of each step, counted from 0.
+        Number of steps, without those of the adaptation.
+    learning_rate
+        Highest learning rate.
     weight_decay
         Of AdamW.
-    ema
-        Decay of the moving average of the weights; 0 for none.
     validation_interval
         Steps between validations; there is always one at the end.
-    fresh_optimizer_at
-        Step, counted from 0, that the optimizer takes without memory of those before; None for none.
+    ema
+        Decay of the moving average of the weights, which is what remains; 0 for none.
+    warmup
+        Steps in which the learning rate rises linearly.
+    schedule
+        Course of the learning rate afterwards: constant, or half a cosine to zero.
+    betas
+        Of AdamW.
+    max_norm
+        Length to which gradients are clipped.
+    adaptation_steps, adaptation_rate
+        Further steps at a constant learning rate, which the optimizer takes without memory of those before.
     """
 
     steps: int
-    rate: Callable[[int], float]
+    learning_rate: float
     weight_decay: float
-    ema: float
     validation_interval: int
-    fresh_optimizer_at: int | None = None
+    ema: float = 0.0
+    warmup: int = 0
+    schedule: Literal["constant", "cosine"] = "constant"
+    betas: tuple[float, float] = ADAM_BETAS
+    max_norm: float = math.inf
+    adaptation_steps: int = 0
+    adaptation_rate: float = 0.0
+
+    @classmethod
+    def of(cls, config: "CalibrateConfig | ReconstructConfig | RefineConfig") -> "Recipe":
+        """Take over what the section of a stage says."""
+        names = ("steps", "learning_rate", "weight_decay", "validation_interval", "ema", "warmup", "schedule")
+        recipe = cls(**{name: getattr(config, name) for name in names})
+        adaptation = getattr(config, "guidance_adaptation", None)
+        if adaptation is None:
+            return recipe
+        return replace(recipe, adaptation_steps=adaptation.steps, adaptation_rate=adaptation.learning_rate)
+
+    @property
+    def all_steps(self) -> int:
+        """Number of steps, those of the adaptation included."""
+        return self.steps + self.adaptation_steps
 
 
-def learning_rate(step: int, steps: int, highest: float, warmup: int, schedule: str) -> float:
-    """Return the learning rate of a step: a linear rise over `warmup` steps, then constant or half a cosine to zero."""
-    if step < warmup:
-        return highest * (step + 1) / (warmup + 1)
-    if schedule == "constant":
-        return highest
-    return highest * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """Set the learning rate of a step, counted from 0, and return what sets those of the next ones.
+
+    Every group of the optimizer has a ``factor`` on the rate. diffusers' warm-up begins with a step at rate 0, which is
+    left out.
+    """
+    adapting = step >= recipe.steps
+    for group in optimizer.param_groups:
+        group["initial_lr"] = (recipe.adaptation_rate if adapting else recipe.learning_rate) * group["factor"]
+    name = {"constant": "constant_with_warmup"}.get(recipe.schedule, recipe.schedule)
+    counts = {"num_warmup_steps": recipe.warmup + 1, "num_training_steps": recipe.steps + 1}
+    return get_scheduler("constant" if adapting else name, optimizer, **counts, last_epoch=step)
 
 
 def split_batch(batch: Batch, parts: int) -> Iterator[tuple[float, Batch]]:
@@ -143,30 +199,6 @@ def make_accelerator(runtime: "RuntimeConfig", parts_unused: bool = False) -> Ac
     # The others wait while one writes a checkpoint, 8 GB at the paper's size, perhaps to a slow disk.
     waiting = InitProcessGroupKwargs(timeout=timedelta(hours=1))
     return Accelerator(mixed_precision="no", cpu=device.type == "cpu", kwargs_handlers=[parallel, waiting])
-
-
-class _Average:
-    """Moving average of the trained parameters; its decay rises from 0.1 so that a short training is not held back."""
-
-    def __init__(self, module: nn.Module, decay: float):
-        self.decay = decay
-        self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad} if decay else {}
-        self.values = {name: p.detach().clone() for name, p in self.parameters.items()}
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Take in the weights after `step` steps."""
-        if self.values:
-            weight = 1 - min(self.decay, (1 + step) / (10 + step))
-            torch._foreach_lerp_(list(self.values.values()), list(self.parameters.values()), weight)
-
-    @torch.no_grad()
-    def swap(self) -> None:
-        """Exchange the module's weights and the average."""
-        for name, parameter in self.parameters.items():
-            current = parameter.detach().clone()
-            parameter.copy_(self.values[name])
-            self.values[name].copy_(current)
 
 
 class _Termination:
@@ -211,7 +243,7 @@ class Trainer:
     task
         Module and losses.
     batches
-        Training batches by step number.
+        Those of training.
     validation
         Batches whose losses are recorded every `Recipe.validation_interval` steps; None or empty for none.
     recipe
@@ -222,30 +254,38 @@ class Trainer:
         Where to save and from where to continue.
     accelerator
         See `make_accelerator`.
-    board
-        Where losses and sample pictures are shown, if ``runtime.tensorboard`` says so; None for nowhere.
+    monitor
+        Shows losses and sample pictures, if ``runtime.tensorboard`` says so; None for nowhere.
+
+    Attributes
+    ----------
+    history
+        Losses so far.
+    steps_per_second
+        Over the last interval of the log.
     """
 
     def __init__(
         self,
         task: Task,
-        batches: TrainingBatches,
-        validation: TrainingBatches | None,
+        batches: Batches,
+        validation: Batches | None,
         recipe: Recipe,
         runtime: "RuntimeConfig",
         checkpoints: CheckpointFolder,
         accelerator: Accelerator,
-        board: Board | None = None,
+        monitor: Monitor | None = None,
     ):
         self.task, self.batches, self.validation, self.recipe = task, batches, validation, recipe
         self.runtime, self.checkpoints, self.accelerator = runtime, checkpoints, accelerator
-        self.board = board if runtime.tensorboard else None
-        self.history: list[tuple[int, str, str, float]] = []
+        self.monitor = monitor if runtime.tensorboard else None
+        self.history: History = []
         fused = accelerator.device.type in ("cpu", "cuda")
-        optimizer = torch.optim.AdamW(self._groups(), betas=ADAM_BETAS, weight_decay=recipe.weight_decay, fused=fused)
-        self.factors = [group["factor"] for group in optimizer.param_groups]
+        optimizer = torch.optim.AdamW(self._groups(), betas=recipe.betas, weight_decay=recipe.weight_decay, fused=fused)
         self.module, self.optimizer = accelerator.prepare(task.module, optimizer)
-        self.average = _Average(task.module, recipe.ema)
+        self.trained = [parameter for parameter in task.module.parameters() if parameter.requires_grad]
+        # Its decay rises from 2/11 on, so that a short training is not held back.
+        self.average = EMAModel(self.trained, recipe.ema, update_after_step=-1, foreach=True) if recipe.ema else None
         self.steps_per_second = 0.0
 
     def _groups(self) -> list[dict[str, Any]]:
@@ -257,7 +297,7 @@ class Trainer:
                 groups.setdefault(factor, []).append(parameter)
         return [{"params": parameters, "factor": factor} for factor, parameters in groups.items()]
 
-    def run(self, description: str) -> list[tuple[int, str, str, float]]:
+    def run(self, description: str) -> History:
         """Train to the end, leave the final (averaged) weights in the task's module, and return the history.
 
         Raises
@@ -268,16 +308,18 @@ class Trainer:
             If a loss is not finite; the checkpoints before it stay.
         """
         start = self._resume()
-        if self.board:
-            self.board.open(start)
+        self.schedule = make_schedule(self._adam, self.recipe, start)
+        if self.monitor:
+            self.monitor.open(start)
         try:
             with _Termination(self.accelerator).watched() as termination:
                 self._train(start, description, termination)
         finally:
             self._release()
-        if self.board:
-            self.board.close()
-        self.average.swap()
+        if self.monitor:
+            self.monitor.close()
+        if self.average:
+            self.average.copy_to(self.trained)
         self.task.module.eval()
         return self.history
 
@@ -294,19 +336,23 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.checkpoints.prepare()
         self.accelerator.wait_for_everyone()
-        checkpoint = self.checkpoints.newest()
-        if checkpoint is None:
+        state = self.checkpoints.newest()
+        if state is None:
             return 0
-        restore_state(checkpoint.tensors, self.task.module, self._adam, self.average.values)
-        self.history = [tuple(row) for row in checkpoint.extra["history"]]
-        return checkpoint.step
+        self.task.module.load_state_dict(state["module"])
+        self._adam.load_state_dict(state["optimizer"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+            self.average.to(self.accelerator.device)
+        self.history = state["history"]
+        return state["step"]
 
     @property
     def _adam(self) -> torch.optim.Optimizer:
         return getattr(self.optimizer, "optimizer", self.optimizer)
 
     def _train(self, start: int, description: str, termination: _Termination) -> None:
-        steps, interval = self.recipe.steps, self.runtime.log_interval
+        steps, interval = self.recipe.all_steps, self.runtime.log_interval
         running: dict[str, list[torch.Tensor]] = {}
         self.module.train()
         counted, since = start, time.monotonic()
@@ -344,10 +390,9 @@ class Trainer:
         # What dropout draws depends on the step and the process alone, also after a kill.
         entropy = np.random.SeedSequence([self.batches.seed, step, self.accelerator.process_index])
         torch.manual_seed(int(entropy.generate_state(1)[0]))
-        for group, factor in zip(self._adam.param_groups, self.factors, strict=True):
-            group["lr"] = self.recipe.rate(step) * factor
-        if step == self.recipe.fresh_optimizer_at:
+        if step == self.recipe.steps:  # the adaptation begins
             self._adam.state.clear()
+            self.schedule = make_schedule(self._adam, self.recipe, step)
         means: dict[str, torch.Tensor] = {}
         parts = list(split_batch(batch, self.runtime.accumulation))
         for number, (share, part) in enumerate(parts, start=1):
@@ -359,9 +404,13 @@ class Trainer:
                 self.accelerator.backward(losses["loss"] * share)
             for name, value in losses.items():
                 means[name] = means.get(name, 0.0) + value.detach() * share
+        if math.isfinite(self.recipe.max_norm):
+            self.accelerator.clip_grad_norm_(self.trained, self.recipe.max_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.average.update(step + 1)
+        self.schedule.step()
+        if self.average:
+            self.average.step(self.trained)
         return means
 
     def _autocast(self) -> torch.autocast:
@@ -377,8 +426,8 @@ class Trainer:
 
     def _record(self, step: int, split: str, values: Mapping[str, float]) -> None:
         self._check(step, split, values)
-        if self.board:
-            self.board.scalars(step, split, values)
+        if self.monitor:
+            self.monitor.scalars(step, split, values)
         self.history += [(step, split, name, value) for name, value in values.items()]
 
     def _check(self, step: int, split: str, values: Mapping[str, float]) -> None:
@@ -387,29 +436,38 @@ class Trainer:
             if not math.isfinite(value):
                 raise FloatingPointError(
                     f"{split} {name} is {value} at step {step}: training has diverged. Allowed: finite losses. Lower "
-                    f"learning_rate, for example to {self.recipe.rate(self.recipe.steps // 2) / 3:.1e}; the "
+                    f"learning_rate, for example to {self.recipe.learning_rate / 3:.1e}; the "
                     f"checkpoints in {self.checkpoints.folder} are kept"
                 )
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Lend the module the averaged weights, in evaluation mode."""
+        if self.average:
+            self.average.store(self.trained)
+            self.average.copy_to(self.trained)
+        self.task.module.eval()
+        yield
+        self.task.module.train()
+        if self.average:
+            self.average.restore(self.trained)
 
     @torch.no_grad()
     def _validate(self, step: int) -> None:
         if self.validation is None:
             return
-        self.average.swap()
-        self.task.module.eval()
         sums: dict[str, float] = {}
         count = 0
-        for batch in self.validation.fixed():
-            size = len(batch["responses"])
-            with self._autocast():
-                losses = self.task.losses(self.task.module, self._to_device(batch), None)
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value.item() * size
-            count += size
-        if count and self.board:
-            self.board.pictures(step)
-        self.task.module.train()
-        self.average.swap()
+        with self._averaged():
+            for batch in self.validation.fixed():
+                size = len(next(iter(batch.values())))
+                with self._autocast():
+                    losses = self.task.losses(self.task.module, self._to_device(batch), None)
+                for name, value in losses.items():
+                    sums[name] = sums.get(name, 0.0) + value.item() * size
+                count += size
+            if count and self.monitor:
+                self.monitor.images(step)
         if not count:
             return
         means = {name: total / count for name, total in sums.items()}
@@ -418,11 +476,14 @@ class Trainer:
 
     def _save(self, step: int) -> None:
         if self.accelerator.is_main_process:
-            state = training_state(self.task.module, self._adam, self.average.values)
-            self.checkpoints.save(step, state, {"history": self.history})
+            state = {"step": step, "history": self.history, "module": self.task.module.state_dict()}
+            state["optimizer"] = self._adam.state_dict()
+            if self.average:
+                state["average"] = self.average.state_dict()
+            self.checkpoints.save(state)
 
 
-def write_history(path: str | Path, history: list[tuple[int, str, str, float]]) -> None:
+def write_history(path: str | Path, history: History) -> None:
     """Write the history as CSV with columns step, split, name, value, atomically."""
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

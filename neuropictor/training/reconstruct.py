@@ -40,10 +40,9 @@ from neuropictor.models.speed import DTYPES
 from neuropictor.records.checksums import checksum, verify
 from neuropictor.records.files import Folder
 from neuropictor.records.record import RunRecord
-from neuropictor.training.board import BOARD_FOLDER, Board
 from neuropictor.training.checkpoints import CheckpointFolder, make_guard
-from neuropictor.training.loop import Batch, Recipe, Trainer, learning_rate, make_accelerator, write_history
-from neuropictor.training.preview import PICTURES, Preview
+from neuropictor.training.loop import Batch, Recipe, Trainer, make_accelerator, write_history
+from neuropictor.training.monitor import MONITOR_FOLDER, PREVIEWED, Monitor, Preview
 
 if TYPE_CHECKING:
     from neuropictor.config import ReconstructConfig, RefineConfig, RuntimeConfig
@@ -82,22 +81,9 @@ class ModulationTask:
         self.module, self.maps, self.config, self.tower = module, maps, config, tower
         self.unet, self.scheduler = backbone.unet, backbone.scheduler
         self.null_context = backbone.null_context()
-        self.adaptation = config.guidance_adaptation if config.guidance_adaptation.steps else None
         if module.guiding.config.variant == "pretrain":
             for part in (module.guiding.extra, module.guiding.extra_out):
                 part.requires_grad_(False)
-
-    @property
-    def steps(self) -> int:
-        """All steps, those of the guidance adaptation included."""
-        return self.config.steps + (self.adaptation.steps if self.adaptation else 0)
-
-    def rate(self, step: int) -> float:
-        """Return the learning rate of a step."""
-        config = self.config
-        if self.adaptation and step >= config.steps:
-            return self.adaptation.learning_rate
-        return learning_rate(step, config.steps, config.learning_rate, config.warmup, config.schedule)
 
     def rates(self) -> dict[str, float]:
         """Return the mappers' factor on the learning rate."""
@@ -106,8 +92,8 @@ class ModulationTask:
     def _dropped(self, batch: Batch, step: int | None) -> torch.Tensor | None:
         if step is None:
             return None
-        adapting = self.adaptation is not None and step >= self.config.steps
-        share = self.adaptation.dropout if adapting else self.config.guidance_dropout
+        adapting = step >= self.config.steps
+        share = self.config.guidance_adaptation.dropout if adapting else self.config.guidance_dropout
         return batch["uniform"] < share if share else None
 
     def losses(self, module: nn.Module, batch: Batch, step: int | None) -> dict[str, torch.Tensor]:
@@ -221,19 +207,12 @@ def _train(
             for split, part in (("train", share), ("validation", (0, 1)))
         )
         check_space(networks.alignment, batches.responses.space)
-        recipe = Recipe(
-            task.steps,
-            task.rate,
-            config.weight_decay,
-            config.ema,
-            config.validation_interval,
-            fresh_optimizer_at=config.steps if task.adaptation else None,
-        )
         checkpoints = CheckpointFolder(out / "checkpoints", guard)
-        shown = next(validation.fixed(PICTURES), None)
-        preview = Preview(networks, frozen, shown) if shown else None
-        board = Board(out / BOARD_FOLDER, batches.responses.data, preview)
-        trainer = Trainer(task, batches, validation, recipe, runtime, checkpoints, accelerator, board)
+        previewed = next(validation.fixed(PREVIEWED), None)
+        preview = Preview(networks, frozen, previewed) if previewed else None
+        monitor = Monitor(out / MONITOR_FOLDER, batches.responses.data, preview)
+        recipe = Recipe.of(config)
+        trainer = Trainer(task, batches, validation, recipe, runtime, checkpoints, accelerator, monitor)
         history = trainer.run({"pretrain": "Pretraining", "refine": "Refining"}[stage])
         if accelerator.is_main_process:
             NeuroPictorPipeline.from_parts(networks, frozen).save_trained(out, backbone)
@@ -250,13 +229,14 @@ def _train(
 
 def _check_latents(store: LatentStore, backbone: Backbone) -> None:
     """Refuse latents and texts of another backbone's size."""
-    for name, found, wanted in (
+    for name, shape, expected in (
         ("latents (channels, height, width)", store.mean.shape[1:], backbone.latent_shape),
         ("texts (tokens, width)", store.text.shape[1:], backbone.context_shape),
     ):
-        if tuple(found) != tuple(wanted):
+        if tuple(shape) != tuple(expected):
             raise ValueError(
-                f"latents: {name} are {tuple(found)} in {store.paths[0]}, backbone {backbone.name} has {tuple(wanted)};"
+                f"latents: {name} are {tuple(shape)} in {store.paths[0]}, backbone {backbone.name} has"
+                f" {tuple(expected)};"
                 " allowed: latents made with the same backbone, for example by running stage cache_latents again"
             )
 
@@ -331,11 +311,11 @@ def _population_start(encoder: FMRIEncoder, autoencoder: str | Path, backbone: s
     path = population_pipeline(backbone)
     networks = read_networks(path, variant="pretrain")
     for name in ("image_size", "patch_size", "in_channels", "width", "depth", "heads"):
-        found, wanted = networks.encoder.config[name], encoder.config[name]
-        if found != wanted:
+        start, size = networks.encoder.config[name], encoder.config[name]
+        if start != size:
             raise ValueError(
-                f"pretrain.init: the population start in {path} has encoder.{name} {found}, the calibrated encoder has "
-                f"{wanted}; allowed: encoder: {{{name}: {found}}}, or pretrain with init: scratch"
+                f"pretrain.init: the population start in {path} has encoder.{name} {start}, the calibrated encoder has "
+                f"{size}; allowed: encoder: {{{name}: {start}}}, or pretrain with init: scratch"
             )
     origin = population_file(backbone, AUTOENCODER)
     if autoencoder_start(autoencoder) != checksum(origin):

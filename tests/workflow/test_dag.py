@@ -81,12 +81,6 @@ def test_simulation_never_writes_over_what_may_be_nsd(checkout):
     assert "nsd.source: local" in message
 
 
-def test_backbone_is_trained_only_where_asked(checkout):
-    start, trained = {"init": "scratch"}, {"backbone": {"source": "train"}}
-    assert planned(checkout, {**trained, "calibrate": start, "pretrain": start}) == chain(3) + Counter(train_backbone=1)
-    assert planned(checkout, trained) == chain(3) + Counter(train_backbone=1, train_population=1)
-
-
 def test_pinned_weights_are_fetched_first(checkout):
     start = {"init": "scratch"}
     commit = "0123456789abcdef0123456789abcdef01234567"

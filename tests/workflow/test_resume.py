@@ -133,7 +133,7 @@ def test_killed_and_continued_equals_uninterrupted(start, whole, tmp_path, numbe
     assert stop(launch(start, out, wait_at=13, workers=workers), 13, number) == status
     assert not (out / "model_index.json").exists()
     checkpoints = sorted(path.name for path in (out / "checkpoints").glob("step-*"))
-    assert checkpoints[-1] == f"step-{continued_after:08d}.safetensors"
+    assert checkpoints[-1] == f"step-{continued_after:08d}.pt"
     assert len(checkpoints) == 2
     steps, log = finish(launch(start, out))
     assert f"Continuing after step {continued_after}" in log

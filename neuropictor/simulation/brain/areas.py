@@ -99,18 +99,6 @@ GROUP_PROFILE = {
     "scenes": (0.4, 0.2, 0.3, 1.1, 0.5, 0.5, 0.2, 0.5),
 }
 
-#: NSD's ``streams``, by area: 1 early, 2 midventral, 3 midlateral, 4 midparietal, 5 ventral, 6 lateral, 7 parietal.
-STREAM_NAMES = ("early", "midventral", "midlateral", "midparietal", "ventral", "lateral", "parietal")
-STREAMS = {
-    1: ("V1", "V2", "V3"),
-    2: ("V4", "V8"),
-    3: ("LO1", "LO2", "LO3", "V4t"),
-    4: ("V3A", "V3B", "V3CD", "V7"),
-    5: ("PIT", "FFC", "VVC", "VMV1", "VMV2", "VMV3", "PHA1", "PHA2", "PHA3"),
-    6: ("MT", "MST", "FST", "PH", "TE2p"),
-    7: ("V6", "V6A", "IPS1", "IP0"),
-}
-
 #: Kinds of categories that neighbouring cortex prefers together; a category of none of them stands alone.
 KINDS = {
     "animal": ("butterfly", "cat", "fish"),

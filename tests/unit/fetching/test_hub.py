@@ -154,8 +154,6 @@ def test_where_fetched_weights_lie():
     assert settings.backbone_folder() == f"data/weights/owner--name/{COMMIT}"
     assert settings.target_folder() == "here"
     assert load({}).backbone_folder() == "miniature"
-    trained = load({"experiment": "a", "backbone": {"source": "train"}})
-    assert trained.backbone_folder() == "results/experiments/a/backbone"
 
 
 @pytest.mark.parametrize(

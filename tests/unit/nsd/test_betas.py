@@ -21,6 +21,10 @@ def root(tmp_path):
     return tmp_path
 
 
+def read(*given, **named):
+    return np.concatenate([block.copy() for block in betas.session_blocks(*given, **named)])
+
+
 def path_of(root, hemisphere="lh"):
     return root / keys.betas(1, 1, hemisphere, VERSION)
 
@@ -30,11 +34,11 @@ def test_reads_what_nibabel_reads(root):
         [np.asarray(nib.load(path_of(root, side)).dataobj)[:, 0, 0].T for side in ("lh", "rh")], axis=1
     )
     columns = np.array([0, 3, 500, 10_241, 10_242, 12_000, 20_483])
-    found = betas.read_session(root, 1, 1, columns, VERSION, "fsaverage5", TRIALS)
-    assert found.dtype == np.float32 and found.flags.c_contiguous
-    np.testing.assert_array_equal(found, whole[:, columns])
-    np.testing.assert_array_equal(betas.read_session(root, 1, 1, np.arange(20_484), VERSION), whole)
-    np.testing.assert_array_equal(betas.read_session(root, 1, 1, np.array([5]), VERSION), whole[:, [5]])
+    some = read(root, 1, 1, columns, VERSION, "fsaverage5", TRIALS)
+    assert some.dtype == np.float32
+    np.testing.assert_array_equal(some, whole[:, columns])
+    np.testing.assert_array_equal(read(root, 1, 1, np.arange(20_484), VERSION), whole)
+    np.testing.assert_array_equal(read(root, 1, 1, np.array([5]), VERSION), whole[:, [5]])
 
 
 def test_mesh_follows_from_the_header(root):
@@ -44,7 +48,7 @@ def test_mesh_follows_from_the_header(root):
 
 def test_missing_file(root):
     with pytest.raises(FileNotFoundError, match=r"session02\.mgh is missing; fetch or simulate"):
-        betas.read_session(root, 1, 2, np.arange(3), VERSION)
+        read(root, 1, 2, np.arange(3), VERSION)
 
 
 def test_truncated_file(root):
@@ -53,20 +57,20 @@ def test_truncated_file(root):
     with pytest.raises(
         ValueError, match=r"rh.*is truncated: .* bytes, but 10242 vertices x 70 trials need .*fetch it again"
     ):
-        betas.read_session(root, 1, 1, np.arange(3), VERSION)
+        read(root, 1, 1, np.arange(3), VERSION)
     path.write_bytes(b"abc")
     with pytest.raises(ValueError, match="has only 3 bytes"):
-        betas.read_session(root, 1, 1, np.arange(3), VERSION)
+        read(root, 1, 1, np.arange(3), VERSION)
 
 
 def test_wrong_vertices_trials_and_type(root):
     with pytest.raises(ValueError, match="has 10242 vertices, expected 163842 of fsaverage"):
-        betas.read_session(root, 1, 1, np.arange(3), VERSION, "fsaverage")
+        read(root, 1, 1, np.arange(3), VERSION, "fsaverage")
     with pytest.raises(ValueError, match="has 70 trials, expected 750"):
-        betas.read_session(root, 1, 1, np.arange(3), VERSION, trials=750)
+        read(root, 1, 1, np.arange(3), VERSION, trials=750)
     nib.save(nib.MGHImage(np.zeros((50, 1, 1, 7), np.int16), np.eye(4)), path_of(root))
     with pytest.raises(ValueError, match="no surface file of float32 betas: MGH version 1, type 4"):
-        betas.read_session(root, 1, 1, np.arange(3), VERSION)
+        read(root, 1, 1, np.arange(3), VERSION)
     nib.save(nib.MGHImage(np.zeros((50, 1, 1, 7), np.float32), np.eye(4)), path_of(root))
     with pytest.raises(ValueError, match=r"has 50 vertices; allowed: 10242 \(fsaverage5\)"):
         betas.mesh_of(root, 1, VERSION)
@@ -75,7 +79,7 @@ def test_wrong_vertices_trials_and_type(root):
 def test_columns_must_ascend(root):
     for columns in ([3, 2], [-1, 0], [0, 20_484]):
         with pytest.raises(ValueError, match="columns must ascend within 0 to 20483"):
-            betas.read_session(root, 1, 1, np.array(columns), VERSION)
+            read(root, 1, 1, np.array(columns), VERSION)
 
 
 def test_names_of_files():

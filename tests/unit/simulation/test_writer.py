@@ -12,7 +12,7 @@ import scipy.io
 from neuropictor.fetching import manifest
 from neuropictor.nsd import keys
 from neuropictor.nsd.annotations import load_annotations
-from neuropictor.nsd.betas import read_session
+from neuropictor.nsd.betas import session_blocks
 from neuropictor.nsd.design import TEST, TRAIN, VALIDATION, load_design
 from neuropictor.simulation.scenes.scene import captions, render, scene
 from neuropictor.simulation.writer.nsd import BETA_VERSION, write_own_pictures, write_pictures, write_subject
@@ -33,6 +33,10 @@ def config(**changes):
         "smooth_noise": 0.5,
     }
     return SimpleNamespace(**(values | changes))
+
+
+def read_session(*given):
+    return np.concatenate([block.copy() for block in session_blocks(*given)])
 
 
 def write(root, subjects, settings, threads=1):

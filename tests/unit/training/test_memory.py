@@ -211,7 +211,7 @@ def test_a_batch_in_parts_takes_the_step_of_the_whole_batch(tiny_backbone, tiny_
 
     def train(accumulation):
         task, gradients = stirred_task(tiny_backbone), []
-        recipe = Recipe(3, lambda step: 1e-4, weight_decay=0.01, ema=0.0, validation_interval=9)
+        recipe = Recipe(3, 1e-4, weight_decay=0.01, validation_interval=9)
         runtime = tiny_runtime.model_copy(update={"accumulation": accumulation})
         folder = CheckpointFolder(tmp_path / str(accumulation), {})
         trainer = Trainer(task, Batches(), None, recipe, runtime, folder, make_accelerator(runtime))
@@ -236,15 +236,15 @@ def test_checkpoints_hold_the_trained_networks_and_nothing_of_the_backbone(tiny_
         def loader(self, start, stop, workers, pinned):
             return (batch(4) for _ in range(start, stop))
 
-    recipe = Recipe(2, lambda step: 1e-3, weight_decay=0.0, ema=0.0, validation_interval=9)
+    recipe = Recipe(2, 1e-3, weight_decay=0.0, validation_interval=9)
     trainer = Trainer(
         task, Batches(), None, recipe, tiny_runtime, CheckpointFolder(tmp_path, {}), make_accelerator(tiny_runtime)
     )
     trainer.run("Training")
     assert trainer.steps_per_second > 0
-    tensors = trainer.checkpoints.newest().tensors
-    of_module = {name.removeprefix("module.") for name in tensors if name.startswith("module.")}
-    assert of_module == set(task.module.state_dict())
-    trained = sum(p.numel() for p in task.module.parameters() if p.requires_grad)
-    held = sum(values.numel() for values in tensors.values())
-    assert held <= 3 * trained + len(tensors) + sum(b.numel() for b in task.module.buffers())
+    state = trainer.checkpoints.newest()
+    assert state.keys() == {"step", "history", "module", "optimizer"}
+    assert state["module"].keys() == task.module.state_dict().keys()
+    moments = state["optimizer"]["state"]
+    assert len(moments) == len([p for p in task.module.parameters() if p.requires_grad])
+    assert all(values.keys() == {"step", "exp_avg", "exp_avg_sq"} for values in moments.values())

@@ -1,4 +1,4 @@
-"""Curves and sample pictures for TensorBoard: complete, and without any influence on the training."""
+"""Curves and sample images for TensorBoard: complete, and without any influence on the training."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from neuropictor.config import EncoderConfig, ReconstructConfig, RuntimeConfig
 from neuropictor.models.encoder import FMRIAutoencoder
 from neuropictor.models.networks import save_autoencoder
-from neuropictor.training.board import BOARD_FOLDER, Board
+from neuropictor.training.monitor import MONITOR_FOLDER, Monitor
 from neuropictor.training.reconstruct import pretrain
 
 STEPS = 6
@@ -39,7 +39,7 @@ def train(tiny_prepared, tiny_latents, tiny_backbone, tmp_path_factory):
 
 def test_curves_and_pictures_are_written_and_weights_do_not_know(train):
     shown, hidden = train(), train(tensorboard=False)
-    events = EventAccumulator(str(shown / BOARD_FOLDER)).Reload()
+    events = EventAccumulator(str(shown / MONITOR_FOLDER)).Reload()
     losses = {f"{name}/{split}" for name in ("loss", "diffusion", "semantic") for split in ("train", "validation")}
     assert set(events.Tags()["scalars"]) == losses
     assert [event.step for event in events.Scalars("loss/train")] == [2, 4, 6]
@@ -49,7 +49,7 @@ def test_curves_and_pictures_are_written_and_weights_do_not_know(train):
     images = events.Images(title)
     assert [image.step for image in images] == [3, 6]
     assert (images[0].height, images[0].width) == (2 * 8, 2 * 8)  # two validation pictures of 8 pixels
-    assert not (hidden / BOARD_FOLDER).exists()
+    assert not (hidden / MONITOR_FOLDER).exists()
     weights = sorted(path.relative_to(shown) for path in shown.rglob("*.safetensors"))
     assert weights
     for path in weights:
@@ -59,25 +59,25 @@ def test_curves_and_pictures_are_written_and_weights_do_not_know(train):
 
 def test_a_continued_training_writes_on_and_another_one_anew(tmp_path):
     for start, steps in ((0, (1, 2, 3)), (2, (3, 4))):  # stopped after step 3, continued after step 2
-        board = Board(tmp_path / "board", "nsd", lambda: np.zeros((4, 4, 3), np.uint8))
-        board.open(start)
+        monitor = Monitor(tmp_path / "monitor", "nsd", lambda: np.zeros((4, 4, 3), np.uint8))
+        monitor.open(start)
         for step in steps:
-            board.scalars(step, "train", {"loss": float(10 * start + step)})
-        board.close()
-    events = EventAccumulator(str(tmp_path / "board")).Reload().Scalars("loss/train")
+            monitor.scalars(step, "train", {"loss": float(10 * start + step)})
+        monitor.close()
+    events = EventAccumulator(str(tmp_path / "monitor")).Reload().Scalars("loss/train")
     assert [(event.step, event.value) for event in events] == [(1, 1.0), (2, 2.0), (3, 23.0), (4, 24.0)]
-    board = Board(tmp_path / "board", "nsd", lambda: np.zeros((4, 4, 3), np.uint8))
-    board.open(0)
-    board.pictures(1)
-    board.close()
-    found = EventAccumulator(str(tmp_path / "board")).Reload().Tags()
-    assert (found["images"], found["scalars"]) == (["reconstructions"], [])
+    monitor = Monitor(tmp_path / "monitor", "nsd", lambda: np.zeros((4, 4, 3), np.uint8))
+    monitor.open(0)
+    monitor.images(1)
+    monitor.close()
+    tags = EventAccumulator(str(tmp_path / "monitor")).Reload().Tags()
+    assert (tags["images"], tags["scalars"]) == (["reconstructions"], [])
 
 
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    board = Board(tmp_path / "board", "nsd")
-    board.open(0)
-    board.scalars(1, "train", {"loss": 1.0})
-    board.close()
-    assert not (tmp_path / "board").exists()
+    monitor = Monitor(tmp_path / "monitor", "nsd")
+    monitor.open(0)
+    monitor.scalars(1, "train", {"loss": 1.0})
+    monitor.close()
+    assert not (tmp_path / "monitor").exists()
