@@ -5,7 +5,7 @@ rule align_space:
     input:
         responses=expand("<prepared>/sub-{subject}/responses.h5", subject=pretraining()),
         latents=expand("<results>/latents/sub-{subject}.h5", subject=pretraining()),
-        backbone=backbone_files,
+        frozen=backbone_files,
     output:
         out="<results>/align/space.safetensors",
         run="<results>/align/space.run.json",

@@ -7,7 +7,7 @@ rule control:
         pipeline="<results>/refine/sub-{subject}/model_index.json",
         responses="<prepared>/sub-{subject}/responses.h5",
         components=own_components,
-        backbone=backbone_files,
+        frozen=backbone_files,
     output:
         out="<results>/controls/sub-{subject}/{kind}.h5",
         run="<results>/controls/sub-{subject}/{kind}.run.json",
@@ -43,7 +43,7 @@ rule score_controls:
         samples=control_samples(),
         responses=expand("<prepared>/sub-{subject}/responses.h5", subject=controlled()),
         stimuli=expand("<prepared>/sub-{subject}/stimuli.h5", subject=controlled()),
-        backbone=backbone_files,
+        frozen=backbone_files,
         weights=weight_files(),
     output:
         control_figures(),

@@ -6,7 +6,7 @@ rule baselines:
         responses="<prepared>/sub-{subject}/responses.h5",
         stimuli="<prepared>/sub-{subject}/stimuli.h5",
         latents="<results>/latents/sub-{subject}.h5",
-        backbone=backbone_files,
+        frozen=backbone_files,
         weights=weight_files(),
     output:
         out=expand(
@@ -67,7 +67,7 @@ rule evaluate:
     input:
         samples=samples(),
         stimuli=expand("<prepared>/sub-{subject}/stimuli.h5", subject=refined()),
-        backbone=backbone_files,
+        frozen=backbone_files,
         weights=weight_files(),
     output:
         out="<results>/metrics.csv",

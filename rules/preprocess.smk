@@ -35,7 +35,7 @@ rule fetch_hub:
 rule cache_latents:
     input:
         stimuli="<prepared>/sub-{subject}/stimuli.h5",
-        backbone=backbone_files,
+        frozen=backbone_files,
         target=target_files(),
     output:
         out="<results>/latents/sub-{subject}.h5",

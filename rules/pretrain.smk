@@ -7,7 +7,7 @@ rule pretrain:
         components=component_files(pretraining()),
         latents=expand("<results>/latents/sub-{subject}.h5", subject=pretraining()),
         autoencoder="<results>/calibrate/autoencoder.safetensors",
-        backbone=backbone_files,
+        frozen=backbone_files,
         target=target_files() if settings.pretrain.runs_tower else [],
     output:
         pipeline_parts("<results>/pretrain"),

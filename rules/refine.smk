@@ -8,7 +8,7 @@ rule refine:
         latents="<results>/latents/sub-{subject}.h5",
         parts=pipeline_parts("<results>/pretrain"),
         pretrained="<results>/pretrain/model_index.json",
-        backbone=backbone_files,
+        frozen=backbone_files,
         target=target_files() if settings.refine.runs_tower else [],
     output:
         pipeline_parts("<results>/refine/sub-{subject}"),

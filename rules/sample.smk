@@ -7,7 +7,7 @@ rule sample:
         pipeline=lambda wildcards: f"{model_folder(wildcards)}/model_index.json",
         responses="<prepared>/sub-{subject}/responses.h5",
         components=own_components,
-        backbone=backbone_files,
+        frozen=backbone_files,
     output:
         out="<results>/sample/sub-{subject}/{model}.h5",
         run="<results>/sample/sub-{subject}/{model}.run.json",

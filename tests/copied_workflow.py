@@ -66,3 +66,10 @@ def copy_workflow(folder: Path) -> Path:
     ignored = shutil.ignore_patterns("__pycache__", "*.npz", "*.safetensors")
     shutil.copytree(ROOT / "neuropictor", folder / "neuropictor", ignore=ignored)
     return folder
+
+
+def picture_files() -> list[str]:
+    from neuropictor.nsd import keys
+
+    annotations = [keys.annotations(kind, split) for kind in keys.ANNOTATION_KINDS for split in keys.COCO_SPLITS]
+    return [keys.STIMULI, keys.STIMULUS_INFO, keys.EXPERIMENT_DESIGN, *annotations]

@@ -279,7 +279,7 @@ CASES: dict[str, tuple[dict, Callable[[Path], None], Counter]] = {
     "logic of the networks (`models/guiding.py`)": (
         {},
         more_logic("models/guiding.py"),
-        behind(["calibrate", "align_space", "baselines", "pretrain", "refine", *SAMPLE]),
+        behind(["calibrate", "baselines", "pretrain", "refine", *SAMPLE]),
     ),
     "logic of preprocessing (`data/z_scores.py`)": (
         {},

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from copied_workflow import CONTROLS, PER_SUBJECT, chain, copy_workflow, planned, refused, snakemake
+from copied_workflow import CONTROLS, PER_SUBJECT, chain, copy_workflow, picture_files, planned, refused, snakemake
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.workflow
@@ -64,13 +64,6 @@ def test_local_source_simulates_nothing(checkout):
     )
     settings["subjects"]["refine"] = [2]
     assert "No betas of subject 2 in real/" in refused(checkout, settings)
-
-
-def picture_files() -> list[str]:
-    from neuropictor.nsd import keys
-
-    annotations = [keys.annotations(kind, split) for kind in keys.ANNOTATION_KINDS for split in keys.COCO_SPLITS]
-    return [keys.STIMULI, keys.STIMULUS_INFO, keys.EXPERIMENT_DESIGN, *annotations]
 
 
 def test_simulation_never_writes_over_what_may_be_nsd(checkout):

@@ -1,5 +1,6 @@
 """A training that is killed and started again ends in the same weights, bit for bit, as one left alone."""
 
+import contextlib
 import json
 import os
 import signal
@@ -102,8 +103,9 @@ def stop(process, at, number):
     os.killpg(process.pid, number)
     time.sleep(0.1)
     if process.poll() is None:
-        process.stdin.write("\n")
-        process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it ended in the meantime
+            process.stdin.write("\n")
+            process.stdin.flush()
     process.communicate(timeout=600)
     return process.returncode
 
