@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neuropictor.data.stimuli import CAPTIONS_PER_PICTURE
 from neuropictor.miniature.networks import build, build_tokenizer, render_scenes, save
 from neuropictor.models.backbone import PROMPTS, Backbone
 from neuropictor.models.device import fast_bf16
+from neuropictor.nsd.constants import CAPTIONS_PER_PICTURE
 from neuropictor.records.progress import progress
 from neuropictor.records.record import RunRecord
 from neuropictor.simulation.scenes.scene import CATEGORIES, Scene, captions
 from neuropictor.training.checkpoints import CheckpointFolder, make_guard
-from neuropictor.training.loop import Batch, History, Recipe, Trainer, make_accelerator, write_history
+from neuropictor.training.loop import Batch, History, Recipe, Task, Trainer, make_accelerator, write_history
 
 if TYPE_CHECKING:
     from neuropictor.config import RuntimeConfig
@@ -63,8 +63,8 @@ class Rows:
         yield from ({"rows": rows} for rows in torch.arange(self.count, self.count + self.validated).split(_AT_ONCE))
 
 
-class Part:
-    """A part of the backbone in training; a `neuropictor.training.loop.Task`.
+class Part(Task):
+    """A part of the backbone in training.
 
     Parameters
     ----------
@@ -88,16 +88,11 @@ class Part:
     recipe: ClassVar[dict[str, Any]]
     trained: ClassVar[tuple[str, ...]]
     validated: ClassVar[int] = 1000
-    module: nn.Module
 
     def __init__(self, backbone: Backbone, images: np.ndarray, scenes: list[Scene]):
         self.backbone, self.images, self.scenes = backbone, images, scenes
         for name in self.trained:
             getattr(backbone, name).requires_grad_(True)
-
-    def rates(self) -> dict[str, float]:
-        """One rate for all parameters."""
-        return {}
 
     def losses(self, module: nn.Module, batch: Batch, step: int | None) -> dict[str, Tensor]:
         """Return ``loss`` of a training step, or what a validation measures."""

@@ -18,7 +18,7 @@ from neuropictor.records.checksums import checksum
 from neuropictor.records.record import RunRecord
 from neuropictor.surface import Geometry, load_geometry
 from neuropictor.training.checkpoints import CheckpointFolder, make_guard
-from neuropictor.training.loop import Batch, Recipe, Trainer, make_accelerator, write_history
+from neuropictor.training.loop import Batch, Recipe, Task, Trainer, make_accelerator, write_history
 from neuropictor.training.monitor import MONITOR_FOLDER, Monitor
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class CalibrationTask:
+class CalibrationTask(Task):
     """Squared error of reconstructed maps over the pixels of visual cortex.
 
     Parameters
@@ -50,10 +50,6 @@ class CalibrationTask:
         """Return ``loss``, the mean over the batch."""
         maps = self.maps(batch["responses"])
         return {"loss": reconstruction_error(module(maps), maps, self.mask).mean()}
-
-    def rates(self) -> dict[str, float]:
-        """One rate for all parameters."""
-        return {}
 
 
 def _start(config: "CalibrateConfig", encoder: "EncoderConfig", backbone: str | Path) -> FMRIAutoencoder:

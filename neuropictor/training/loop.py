@@ -48,7 +48,7 @@ AGREEMENT_INTERVAL = 10
 HISTORY_COLUMNS = ("step", "split", "name", "value")
 
 
-class Task(Protocol):
+class Task:
     """What a stage supplies.
 
     Attributes
@@ -64,11 +64,11 @@ class Task(Protocol):
 
         `module` is `Task.module` as prepared for the device; `step` is None in validation.
         """
-        ...
+        raise NotImplementedError
 
     def rates(self) -> dict[str, float]:
         """Return factors on the learning rate by prefix of parameter names (empty: one rate for all)."""
-        ...
+        return {}
 
 
 class Batches(Protocol):
@@ -93,41 +93,18 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast to train.
+    """How long and how fast to train."""
 
-    Attributes
-    ----------
-    steps
-        Number of steps, without those of the adaptation.
-    learning_rate
-        Highest learning rate.
-    weight_decay
-        Of AdamW.
-    validation_interval
-        Steps between validations; there is always one at the end.
-    ema
-        Decay of the moving average of the weights, which is what remains; 0 for none.
-    warmup
-        Steps in which the learning rate rises linearly.
-    schedule
-        Course of the learning rate afterwards: constant, or half a cosine to zero.
-    betas
-        Of AdamW.
-    max_norm
-        Length to which gradients are clipped.
-    adaptation_steps, adaptation_rate
-        Further steps at a constant learning rate, which the optimizer takes without memory of those before.
-    """
-
-    steps: int
-    learning_rate: float
-    weight_decay: float
-    validation_interval: int
-    ema: float = 0.0
-    warmup: int = 0
-    schedule: Literal["constant", "cosine"] = "constant"
-    betas: tuple[float, float] = ADAM_BETAS
-    max_norm: float = math.inf
+    steps: int  # without those of the adaptation
+    learning_rate: float  # the highest one
+    weight_decay: float  # of AdamW
+    validation_interval: int  # in steps; there is always a validation at the end
+    ema: float = 0.0  # decay of the moving average of the weights, which is what remains; 0: none
+    warmup: int = 0  # steps in which the learning rate rises linearly
+    schedule: Literal["constant", "cosine"] = "constant"  # of the learning rate afterwards; half a cosine, to zero
+    betas: tuple[float, float] = ADAM_BETAS  # of AdamW
+    max_norm: float = math.inf  # length to which gradients are clipped
+    #: Further steps at a constant learning rate, which the optimizer takes without memory of those before.
     adaptation_steps: int = 0
     adaptation_rate: float = 0.0
 

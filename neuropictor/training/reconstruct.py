@@ -41,7 +41,7 @@ from neuropictor.records.checksums import checksum, verify
 from neuropictor.records.files import Folder
 from neuropictor.records.record import RunRecord
 from neuropictor.training.checkpoints import CheckpointFolder, make_guard
-from neuropictor.training.loop import Batch, Recipe, Trainer, make_accelerator, write_history
+from neuropictor.training.loop import Batch, Recipe, Task, Trainer, make_accelerator, write_history
 from neuropictor.training.monitor import MONITOR_FOLDER, PREVIEWED, Monitor, Preview
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 _MAPPERS = ("guiding.", "manipulation.hint_mapper.")
 
 
-class ModulationTask:
+class ModulationTask(Task):
     """Diffusion and semantic loss of the networks around a frozen backbone.
 
     Parameters

@@ -61,8 +61,6 @@ def write_pictures(root: str | Path, config: SimulateConfig, threads: int = 1) -
 
     Raises
     ------
-    ValueError
-        If the configured numbers do not go together.
     FileExistsError
         If the folder may hold the real NSD.
     """

@@ -1,4 +1,8 @@
-"""The simulated experiment: which picture is shown when, as NSD's design is made, at any size."""
+"""The simulated experiment: which image is shown when, as NSD's design is made, at any size.
+
+NSD's order itself is NSD's; known are its numbers of images seen once, twice and three times after so many sessions. At
+NSD's own size the simulated order has all of these.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,11 @@ from neuropictor.nsd.constants import (
     REPEATS,
     RUNS_PER_SESSION,
     SESSIONS,
+    SHARED_PICTURES,
     SLOTS_PER_RUN,
     SUBJECTS,
+    TRIALS_PER_SESSION,
 )
-from neuropictor.simulation.writer.published_order import SIZE, publish_order
 
 if TYPE_CHECKING:
     from neuropictor.config import SimulateConfig
@@ -30,6 +35,19 @@ _SHARE_NEAR = 0.6
 _STIMULUS_SLOTS = SLOTS_PER_RUN - BLANK_SLOTS_START - BLANK_SLOTS_END
 # Distinguishes the random streams of one seed.
 _STREAM = 11
+# After so many sessions: images seen at least once, twice and three times, of all 10,000 and of the shared 1000.
+# Published are all numbers after 30 and 40 sessions and those of all images after 32 (NSD Data Manual, "Technical
+# notes"), images seen once after 27 and 29 (training sets of Algonauts 2023) and after 37 (982 test and 8859 training
+# images of Brain-Diffuser; 2770 test trials of MindEye), and the 930 after 32. The others lie between; their sums
+# follow from 750 trials a session.
+_SEEN = {
+    27: ((8779, 6990, 4481), (870, 690, 420)),
+    29: ((9082, 7560, 5108), (895, 740, 480)),
+    30: ((9209, 7846, 5445), (907, 766, 515)),
+    32: ((9411, 8355, 6234), (930, 825, 605)),
+    37: ((9841, 9420, 8489), (982, 942, 846)),
+    40: ((10000, 10000, 10000), (1000, 1000, 1000)),
+}
 
 
 @dataclass(frozen=True)
@@ -72,7 +90,7 @@ def sessions_of(subject: int, sessions: int) -> int:
 
 
 def make_order(config: SimulateConfig) -> TrialOrder:
-    """Draw the experiment; at NSD's own size it has NSD's counts (see `neuropictor.simulation.writer.published_order`).
+    """Draw the experiment.
 
     It is one for all eight subjects, whoever of them is simulated: what a subject sees does not change when another one
     is added.
@@ -81,15 +99,8 @@ def make_order(config: SimulateConfig) -> TrialOrder:
     ----------
     config
         Its seed, sessions, trials_per_session and shared_pictures are used.
-
-    Raises
-    ------
-    ValueError
-        If the numbers do not go together.
     """
-    trials = config.sessions * config.trials_per_session
-    slots = trials // REPEATS
-    _check(config, trials, slots)
+    slots = config.sessions * config.trials_per_session // REPEATS
     rng = np.random.default_rng([config.seed, _STREAM])
     private = slots - config.shared_pictures
     first = rng.permutation(config.shared_pictures + private * len(keys.NUMBERED_FIRST))
@@ -105,7 +116,8 @@ def make_order(config: SimulateConfig) -> TrialOrder:
             pictures[row, config.shared_pictures :] = n_pictures + mixed
             n_pictures += private
     size = (config.sessions, config.trials_per_session, config.shared_pictures)
-    order = _draw_order(rng, slots, config.sessions, config.trials_per_session, published=size == SIZE)
+    published = size == (PLANNED_SESSIONS, TRIALS_PER_SESSION, SHARED_PICTURES)
+    order = _draw_order(rng, slots, config.sessions, config.trials_per_session, published)
     pattern = np.stack([_draw_pattern(rng, config.trials_per_session) for _ in range(config.sessions)])
     return TrialOrder(order, pictures, shared, pattern, n_pictures, len(first))
 
@@ -116,26 +128,6 @@ def trials_per_run(trials_per_session: int) -> np.ndarray:
     odd_first = np.r_[0:RUNS_PER_SESSION:2, 1:RUNS_PER_SESSION:2]
     runs[odd_first[: trials_per_session % RUNS_PER_SESSION]] += 1
     return runs
-
-
-def _check(config: SimulateConfig, trials: int, slots: int) -> None:
-    limit = RUNS_PER_SESSION * _STIMULUS_SLOTS
-    if not 1 <= config.trials_per_session <= limit:
-        raise ValueError(
-            f"simulate.trials_per_session is {config.trials_per_session}; allowed: 1 to {limit} (e.g. 750)"
-        )
-    if config.sessions < 1 or trials % REPEATS:
-        raise ValueError(
-            f"simulate.sessions x trials_per_session is {config.sessions} x {config.trials_per_session} = "
-            f"{trials}; allowed: multiples of "
-            f"{REPEATS}, since every picture is shown {REPEATS} times (e.g. 6 x 750)"
-        )
-    if not 0 < config.shared_pictures < slots:
-        raise ValueError(
-            f"simulate.shared_pictures is {config.shared_pictures}; {trials} trials show {slots} pictures, so 1 "
-            f"to {slots - 1} are allowed "
-            f"(e.g. {max(1, slots // 10)})"
-        )
 
 
 def _draw_order(
@@ -151,7 +143,7 @@ def _draw_order(
     )
     angle = np.mod(angle, 2 * np.pi)
     if published:
-        order = publish_order(rng, angle)
+        order = _published_order(rng, angle)
     else:
         # Ranks instead of angles fill every session exactly; within a session the order is random.
         rank = np.argsort(angle.ravel(), kind="stable")
@@ -162,6 +154,30 @@ def _draw_order(
     for trial in np.flatnonzero(np.diff(order) == 0) + 1:
         _move(order, int(trial), trials_per_session)
     return order
+
+
+def _published_order(rng: np.random.Generator, angles: np.ndarray) -> np.ndarray:
+    """Draw the slot of every trial, int [30000], with NSD's published counts; the first 1000 slots are the shared ones.
+
+    Images are ranked by how early their repeats tend to come. The k-th repeat of an image falls into the span of
+    sessions after which as many images as its rank were seen k times, and within the span where its angle says.
+    """
+    angles = np.sort(angles, axis=1)
+    slots = len(angles)
+    seen = np.array(list(_SEEN.values()))
+    counts = np.stack([seen[:, 1], seen[:, 0] - seen[:, 1]])
+    # Index of the span of sessions (..27, 28..29, 30, ..) that each repeat falls into, int [10000, 3].
+    span = np.empty((slots, REPEATS), np.int64)
+    for part, group in zip((slice(0, SHARED_PICTURES), slice(SHARED_PICTURES, slots)), counts, strict=True):
+        rank = np.argsort(np.argsort(angles[part].sum(axis=1), kind="stable"))
+        for repeat in range(REPEATS):
+            span[part, repeat] = np.searchsorted(group[:, repeat], rank, side="right")
+    # Filled in the order of angles, every session has its 750 trials; within a session the order is random.
+    order = np.lexsort((angles.ravel(), span.ravel())) // REPEATS
+    order = order.reshape(PLANNED_SESSIONS, TRIALS_PER_SESSION)
+    for session in order:
+        rng.shuffle(session)
+    return order.ravel()
 
 
 def _move(order: np.ndarray, trial: int, trials_per_session: int) -> None:

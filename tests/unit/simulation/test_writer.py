@@ -1,6 +1,5 @@
 import hashlib
 import json
-from types import SimpleNamespace
 
 import h5py
 import nibabel as nib
@@ -9,6 +8,7 @@ import pandas as pd
 import pytest
 import scipy.io
 
+from neuropictor.config import SimulateConfig
 from neuropictor.fetching import manifest
 from neuropictor.nsd import keys
 from neuropictor.nsd.annotations import load_annotations
@@ -32,7 +32,7 @@ def config(**changes):
         "ncsnr": 0.42,
         "smooth_noise": 0.5,
     }
-    return SimpleNamespace(**(values | changes))
+    return SimulateConfig(**(values | changes))
 
 
 def read_session(*given):
