@@ -62,7 +62,7 @@ def test_of_uploads_in_parts_the_sha256_is_compared_from_the_second_fetch_on(tmp
         assert manifest.read(tmp_path)[KEY].checked == "size"
         (tmp_path / KEY).unlink()
         server.mischief.rates = {"wrong": 1}
-        with pytest.raises(FetchError, match="sha256 .* are not those at"):
+        with pytest.raises(FetchError, match=r"sha256 .* are not those at"):
             fetch.fetch([KEY], tmp_path, config(server))
         server.mischief.rates = {}
         fetch.fetch([KEY], tmp_path, config(server))
