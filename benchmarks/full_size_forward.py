@@ -25,7 +25,7 @@ def full_size() -> dict[str, torch.nn.Module]:
     from neuropictor.official.checkpoint import make_plan
 
     shapes = json.loads(MANIFEST.read_text())["keys"]
-    plan = make_plan({key: tuple(shape) for key, shape in shapes.items()})
+    plan = make_plan({key: torch.empty(shape, device="meta") for key, shape in shapes.items()})
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     parts = {}

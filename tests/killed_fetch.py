@@ -18,9 +18,11 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from neuropictor.config import NsdConfig
+from neuropictor.fetching import download
 from neuropictor.fetching.nsd import fetch
+download.BLOCK_BYTES, download.CHUNK_BYTES = 65536, 16384
 config = NsdConfig(terms_accepted=True, endpoint=sys.argv[1], connections=4)
-fetch(sys.argv[3:], Path(sys.argv[2]), config, range_bytes=65536)
+fetch(sys.argv[3:], Path(sys.argv[2]), config)
 """
 
 
@@ -37,8 +39,8 @@ def campaign(folder: Path, kills: int, seed: int, megabytes: float = 4.0, second
         for key, size in zip(wanted, (None, 300_001), strict=True)
     }
     seen = {"kills": 0, "fetches that ended": 0, "kills with a part": 0, "kills between files": 0, "bytes sent": 0}
-    # The server sends four ranges at a time, so that everything takes about so many seconds.
-    mischief = Mischief(bytes_per_second=2 * half / seconds / 4)
+    # The server sends both files at a time, so that everything takes about so many seconds.
+    mischief = Mischief(bytes_per_second=half / seconds)
     with serving(objects, mischief) as server:
         rounds = 0
         root = folder / "0"

@@ -1,6 +1,6 @@
 """A small NeuroPictor of our classes, and its weights under official names, written from a description of those names.
 
-The names are made here the other way round than in `neuropictor.official.names`, and without it.
+The names are made here the other way round than in `neuropictor.official.parts`, and without it.
 """
 
 import re

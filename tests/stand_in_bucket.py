@@ -1,4 +1,4 @@
-"""A local server in the manner of S3 (ranges, ETags, If-Match), well-behaved or bad as lines and servers can be."""
+"""A local server in the manner of S3 (ranges, ETags, If-Range), well-behaved or bad as lines and servers can be."""
 
 import hashlib
 import io
@@ -23,11 +23,10 @@ from neuropictor.nsd import keys
 
 @dataclass
 class Stored:
-    """An object: uploaded at once, or in parts; the size of parts may be kept secret."""
+    """An object: uploaded at once, or in parts of some bytes."""
 
     content: bytes
     part_size: int | None = None
-    tells_part_size: bool = True
 
     @cached_property
     def etag(self) -> str:
@@ -40,7 +39,10 @@ class Stored:
 
 @dataclass
 class Mischief:
-    """What goes wrong, and how often a request for bytes: drop, reset, stall, short, wrong, swap, or a status code."""
+    """What goes wrong, and how often a request for bytes.
+
+    drop, reset, stall, short, wrong, swap, whole (the range is ignored), or a status code.
+    """
 
     rates: dict[str, float] = field(default_factory=dict)
     seed: int = 0
@@ -115,14 +117,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Keep quiet."""
 
     def do_HEAD(self) -> None:
-        address = urlsplit(self.path)
-        stored = self._asked(unquote(address.path[1:]), "HEAD")
-        if stored is None:
-            return
-        if "partNumber=1" in address.query and stored.part_size and stored.tells_part_size:
-            parts = stored.etag.rpartition("-")[2]
-            self._head(206, stored, min(stored.part_size, len(stored.content)), {"x-amz-mp-parts-count": parts})
-        else:
+        stored = self._asked(unquote(urlsplit(self.path).path[1:]), "HEAD")
+        if stored is not None:
             self._head(200, stored, len(stored.content))
 
     def do_GET(self) -> None:
@@ -136,17 +132,15 @@ class _Handler(BaseHTTPRequestHandler):
         if action.isdigit():
             self._empty(int(action))
             return
-        if self.headers.get("If-Match", f'"{stored.etag}"') != f'"{stored.etag}"':
-            self._empty(412)
-            return
-        content, status, extra = stored.content, 200, {}
-        if "Range" in self.headers:
-            first, last = (int(part) for part in self.headers["Range"].removeprefix("bytes=").split("-"))
-            status, extra = 206, {"Content-Range": f"bytes {first}-{last}/{len(content)}"}
-            content = content[first : last + 1]
+        content, status, extra = memoryview(stored.content), 200, {}
+        same = self.headers.get("If-Range", f'"{stored.etag}"') == f'"{stored.etag}"'
+        if "Range" in self.headers and same and action != "whole":
+            first = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+            status, extra = 206, {"Content-Range": f"bytes {first}-{len(content) - 1}/{len(content)}"}
+            content = content[first:]
         if action == "wrong" and content:
             place = mischief.below(len(content))
-            content = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+            content = bytes(content[:place]) + bytes([content[place] ^ 1]) + bytes(content[place + 1 :])
         if action == "short":
             content = content[: mischief.below(len(content))]
         self._head(status, stored, len(content), extra)
@@ -160,9 +154,9 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(content)
 
-    def _send(self, content: bytes) -> None:
+    def _send(self, content: bytes | memoryview) -> None:
         rate = self.server.mischief.bytes_per_second
-        step = 4096 if rate else len(content) or 1
+        step = 4096 if rate else 2**20
         for start in range(0, len(content), step):
             self.wfile.write(content[start : start + step])
             with self.server.lock:
@@ -171,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(step / rate)
 
     def _asked(self, key: str, method: str) -> Stored | None:
-        self.server.requests.append((method, key, self.headers.get("Range", ""), self.headers.get("If-Match", "")))
+        self.server.requests.append((method, key, self.headers.get("Range", ""), self.headers.get("If-Range", "")))
         stored = self.server.objects.get(key)
         if isinstance(stored, Stored):
             return stored

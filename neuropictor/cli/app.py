@@ -150,7 +150,7 @@ def import_official(
     Example: neuropictor import-official finetune_single_sub/sub01/epoch_015.pth --out official/sub-01
     """
     from neuropictor.official.checkpoint import import_official as stage
-    from neuropictor.official.sizes import Options
+    from neuropictor.official.parts import Options
 
     options = Options(heads=heads, head_width=head_width, latent_size=latent_size)
     stage(checkpoint=checkpoint, out=out, options=options, backbone=backbone)

@@ -75,4 +75,4 @@ class WeightsConfig(Section):
         "", description="start of the file's SHA-256; empty: noted at the first fetch and compared from then on"
     )
     swav_sha256: Digest = Field("", description="the same of SwAV's file")
-    connections: Annotated[int, Field(ge=1, le=64)] = Field(4, description="ranges of a file fetched at the same time")
+    connections: Annotated[int, Field(ge=1, le=64)] = Field(4, description="files fetched at the same time")

@@ -87,7 +87,7 @@ class NsdConfig(Section):
         description="fetch: COCO's public bucket, or a mirror of it; has the captions of NSD's pictures",
     )
     connections: Annotated[int, Field(ge=1, le=64)] = Field(
-        8, description="fetch: ranges of a file that are fetched at the same time"
+        8, description="fetch: files of a job that are fetched at the same time"
     )
     keep_raw: bool = Field(
         False, description="fetch: keep the betas after preprocessing; 39.3 GB for a subject of 40 sessions"

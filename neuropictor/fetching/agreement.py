@@ -30,14 +30,7 @@ def check_terms(accepted: bool) -> None:
 
 
 def check_root(root: Path, simulated: bool) -> None:
-    """Make sure that what an endpoint holds may go into a folder.
-
-    Parameters
-    ----------
-    root
-        Folder in NSD's layout; need not exist.
-    simulated
-        Whether the endpoint holds a simulated NSD.
+    """Make sure that an endpoint's data, simulated or real, may go into a folder in NSD's layout.
 
     Raises
     ------

@@ -7,9 +7,9 @@ import logging
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
 
-from neuropictor.fetching.bucket import FetchError
 from neuropictor.records.checksums import WHOLE_HASH_LIMIT, DamagedFileError, checksum
 from neuropictor.records.progress import progress
 
@@ -39,44 +39,38 @@ class Verified:
     wrong: list[str]
 
 
-def append(root: Path, entry: Entry) -> None:
-    """Add a line; safe while others do the same, and after a process was killed within a line."""
-    line = json.dumps(asdict(entry)).encode() + b"\n"
-    root.mkdir(parents=True, exist_ok=True)
-    file = os.open(root / NAME, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-    try:
+def note(root: Path, key: str, sha256: str, etag: str, checked: str) -> None:
+    """Add a line about a file that is there; safe while others do the same, and after a kill within a line."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    line = json.dumps(asdict(Entry(key, (root / key).stat().st_size, etag, sha256, now, checked))).encode() + b"\n"
+    with open(root / NAME, "a+b", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        end = os.fstat(file).st_size
-        if end and os.pread(file, 1, end - 1) != b"\n":
+        end = file.seek(0, os.SEEK_END)
+        if end and os.pread(file.fileno(), 1, end - 1) != b"\n":
             line = b"\n" + line
-        os.write(file, line)
-        os.fsync(file)
-    finally:
-        os.close(file)
+        file.write(line)
+        os.fsync(file.fileno())
 
 
 def read(root: Path) -> dict[str, Entry]:
     """Return the last entry of each key; empty where nothing has been fetched."""
     path = root / NAME
-    if not path.is_file():
-        return {}
-    found, names = {}, {field.name for field in fields(Entry)}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    entries: dict[str, Entry] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], 1):
         try:
             values = json.loads(line)
-            entry = Entry(**{name: values[name] for name in names})
+            entry = Entry(**{field.name: values[field.name] for field in fields(Entry)})
         except (ValueError, KeyError, TypeError):
             log.warning("%s, line %d is cut off or damaged, and left out", path, number)
             continue
-        found[entry.key] = entry
-    return found
+        entries[entry.key] = entry
+    return entries
 
 
 def note_simulated(root: Path, keys: Iterable[str]) -> None:
     """Add simulated files as they are now, so that the stages that read them notice damage."""
     for key in keys:
-        digest = checksum(root / key).partition(":")[2]
-        append(root, Entry(key, (root / key).stat().st_size, "", digest, "", "simulated"))
+        note(root, key, checksum(root / key).partition(":")[2], "", "simulated")
 
 
 def check(root: Path, paths: Iterable[Path]) -> None:
@@ -91,20 +85,12 @@ def check(root: Path, paths: Iterable[Path]) -> None:
     """
     known = read(root)
     for path in paths:
-        entry = known.get(path.relative_to(root).as_posix()) if path.is_file() else None
-        if entry is None:
-            continue
-        size = path.stat().st_size
-        if size != entry.size:
-            found, wanted = f"{size} bytes", f"{entry.size}"
-        elif size <= WHOLE_HASH_LIMIT and checksum(path) != f"sha256:{entry.sha256}":
-            found, wanted = checksum(path)[:19], entry.sha256[:12]
-        else:
-            continue
-        raise DamagedFileError(
-            f"{path} is not what was fetched or simulated: {found} found, {wanted} in {root / NAME}. Allowed: the file "
-            "as it came. Remove it and run snakemake again, which fetches or simulates it anew"
-        )
+        entry = known.get(path.relative_to(root).as_posix())
+        if entry and path.is_file() and (difference := _difference(path, entry, large_too=False)):
+            raise DamagedFileError(
+                f"{path} is not what was fetched or simulated: {difference} in {root / NAME}. Allowed: the file as it "
+                "came. Remove it and run snakemake again, which fetches or simulates it anew"
+            )
 
 
 def verify(root: Path) -> Verified:
@@ -112,33 +98,38 @@ def verify(root: Path) -> Verified:
 
     Raises
     ------
-    FetchError
+    FileNotFoundError
         If there is no manifest.
     """
-    entries = list(read(root).values())
+    entries = read(root)
     if not entries:
-        raise FetchError(
+        raise FileNotFoundError(
             f"{root / NAME} is missing or empty, so there is nothing to compare with. Allowed: a folder that"
             " `neuropictor fetch` or the rules fetch_* have filled, e.g. --nsd data/real/nsd"
         )
     verified = Verified([], [], [])
-    present = [entry for entry in entries if (root / entry.key).is_file()]
-    verified.gone.extend(entry.key for entry in entries if entry not in present)
-    with progress(sum(entry.size for entry in present), "Verifying", unit="byte") as bar:
-        for entry in present:
-            problem = _compared(root / entry.key, entry)
-            if problem:
-                verified.wrong.append(f"{entry.key}: {problem}")
+    with progress(sum(entry.size for entry in entries.values()), "Verifying", unit="byte") as bar:
+        for key, entry in entries.items():
+            if not (root / key).is_file():
+                verified.gone.append(key)
+            elif difference := _difference(root / key, entry):
+                verified.wrong.append(f"{key}: {difference} were fetched; remove it and fetch it again")
             else:
-                verified.right.append(entry.key)
+                verified.right.append(key)
             bar.advance(entry.size)
     return verified
 
 
-def _compared(path: Path, entry: Entry) -> str:
+def _difference(path: Path, entry: Entry, large_too: bool = True) -> str:
+    """Say how a file differs from its entry; empty if it does not."""
     size = path.stat().st_size
     if size != entry.size:
-        return f"{size} bytes, {entry.size} were fetched; remove it and fetch it again"
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    return "" if found == entry.sha256 else f"sha256 {found}, fetched {entry.sha256}; remove it and fetch it again"
+        return f"{size} bytes, {entry.size} bytes"
+    if size <= WHOLE_HASH_LIMIT or entry.checked == "simulated":
+        digest = checksum(path).partition(":")[2]
+    elif large_too:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    else:
+        return ""
+    return "" if digest == entry.sha256 else f"sha256 {digest[:12]}, {entry.sha256[:12]}"

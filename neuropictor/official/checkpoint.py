@@ -14,9 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from neuropictor.models.backbone import Backbone
@@ -24,9 +22,7 @@ from neuropictor.models.networks import save_autoencoder
 from neuropictor.models.null_context import NullContext
 from neuropictor.models.pipeline import NeuroPictorPipeline
 from neuropictor.models.population import AUTOENCODER
-from neuropictor.official import names
-from neuropictor.official import parts as official_parts
-from neuropictor.official.sizes import Options, Shapes
+from neuropictor.official.parts import Options, convert, make, null_context, scheduler, write_text_towers
 from neuropictor.records.record import RunRecord
 
 log = logging.getLogger(__name__)
@@ -117,8 +113,10 @@ class Plan:
         For each key the part and the names of its tensors there.
     ignored
         For each key that is left out, why.
-    unexpected, missing
-        Keys that nobody knows, and keys that should be there, both as in the checkpoint.
+    unexpected
+        Keys that nobody knows, or of another shape.
+    missing
+        Names of tensors that no key gives, as ``part: name`` here.
     """
 
     kind: str
@@ -157,51 +155,47 @@ def _kind(keys: set[str]) -> str:
     )
 
 
-def make_plan(shapes: Shapes, options: Options | None = None, table: Tensor | None = None) -> Plan:
-    """Decide what becomes of every key; nothing is read but names and shapes.
+def make_plan(tensors: Mapping[str, Tensor], options: Options | None = None) -> Plan:
+    """Decide what becomes of every key; no weights are read, and they may be on the meta device.
 
     Parameters
     ----------
-    shapes
-        Shape of each key.
+    tensors
+        By keys.
     options
         What shapes do not tell; None: the paper's.
-    table
-        The encoder's stored position table, see `official_sizes.encoder_config`.
 
     Raises
     ------
     ValueError
         If the keys are of no known kind, or so incomplete that sizes cannot be read off them.
     """
-    kind = _kind(set(shapes))
-    used = [part for part in PREFIXES if part in KINDS[kind] or (part == "text" and _has(shapes, "text"))]
+    kind, keys = _kind(set(tensors)), list(tensors)
+    ignored = {key: reason for key in keys if (reason := _reason(key, kind))}
+    # A number for each tensor, of its shape but without its memory, tells it again behind the converters.
+    marked = {
+        key: torch.tensor(number, dtype=torch.int32).expand(tensors[key].shape)
+        for number, key in enumerate(keys)
+        if key not in ignored
+    }
+    used = [part for part in PREFIXES if part in KINDS[kind] or (part == "text" and part_tensors(tensors, "text"))]
     try:
-        found = {part: part_shapes(shapes, part) for part in used}
-        made, pairs = official_parts.make(found, options or Options(), table)
-    except (KeyError, StopIteration) as error:
+        networks = make({part: part_tensors(tensors, part) for part in used}, options or Options())
+        plan = Plan(kind, networks, ignored=ignored)
+        named = {part: convert(part, part_tensors(marked, part), network) for part, network in plan.parts.items()}
+    except KeyError as error:
         raise ValueError(
             f"sizes: cannot be read off the {kind} checkpoint, as {error} is missing; allowed: all keys of one, for "
             "example of finetune_single_sub/sub01/epoch_015.pth"
         ) from None
-    plan = Plan(kind, made)
-    wanted = {part: set(module.state_dict()) for part, module in made.items()}
-    for key in shapes:
-        part = next((name for name in used if key.startswith(PREFIXES[name])), None)
-        reason = _reason(key, kind)
-        if reason:
-            plan.ignored[key] = reason
-            continue
-        inner = key.removeprefix(PREFIXES[part]) if part else key
-        own = names.translate_joint(inner) if part == "text" else []
-        own = own or ([names.translate(inner, pairs[part])] if part else [])
-        if own and set(own) <= wanted[part]:
-            plan.mapped[key] = (part, own)
-        else:
-            plan.unexpected.append(key)
-    for part, own in wanted.items():
-        absent = own - {name for where, found in plan.mapped.values() if where == part for name in found}
-        plan.missing += sorted({PREFIXES[part] + names.official_name(name, pairs[part]) for name in absent})
+    for part, network in plan.parts.items():
+        shapes = {name: value.shape for name, value in network.state_dict().items()}
+        for name, mark in named[part].items():
+            if shapes.get(name) == mark.shape:
+                plan.mapped.setdefault(keys[mark[(0,) * mark.ndim]], (part, []))[1].append(name)
+                del shapes[name]
+        plan.missing += [f"{part}: {name}" for name in shapes]
+    plan.unexpected = [key for key in keys if key not in ignored and key not in plan.mapped]
     return plan
 
 
@@ -215,39 +209,27 @@ def _reason(key: str, kind: str) -> str | None:
     return None
 
 
-def _has(shapes: Shapes, part: str) -> bool:
-    return any(key.startswith(PREFIXES[part]) for key in shapes)
-
-
-def part_shapes(shapes: Shapes, part: str) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of one part, by names without the part's prefix."""
+def part_tensors(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Return one part's tensors, by names without the part's prefix."""
     prefix = PREFIXES[part]
-    return {key.removeprefix(prefix): tuple(shape) for key, shape in shapes.items() if key.startswith(prefix)}
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def load_parts(plan: Plan, tensors: Mapping[str, Tensor]) -> dict[str, nn.Module]:
     """Fill the plan's networks with a checkpoint's tensors, as they lie in the file where no change is needed."""
-    states: dict[str, dict[str, Tensor]] = {part: {} for part in plan.parts}
-    for key, (part, own) in plan.mapped.items():
-        tensor = tensors[key].float()
-        if own[0] == "text_projection.weight":
-            tensor = tensor.T
-        if part == "vae" and ".attentions." in own[0] and tensor.ndim == 4:
-            tensor = tensor[:, :, 0, 0]  # 1 x 1 convolutions there, linear layers here
-        pieces = [piece.clone() for piece in tensor.chunk(len(own))] if len(own) > 1 else [tensor.contiguous()]
-        states[part] |= dict(zip(own, pieces, strict=True))
     for part, module in plan.parts.items():
-        module.load_state_dict(states[part], assign=True)
+        state = {key: tensors[key].float() for key, (where, _) in plan.mapped.items() if where == part}
+        converted = convert(part, part_tensors(state, part), module)
+        module.load_state_dict({name: value.contiguous() for name, value in converted.items()}, assign=True)
         module.eval().requires_grad_(False)
     return plan.parts
 
 
-def _check_schedule(tensors: Mapping[str, Tensor], scheduler: DDIMScheduler) -> None:
+def _check_schedule(tensors: Mapping[str, Tensor]) -> None:
     """Refuse a checkpoint whose stored noise schedule is another than the scheduler's."""
-    stored = tensors.get("alphas_cumprod")
-    if stored is None:
-        return
-    if stored.shape != scheduler.alphas_cumprod.shape or not np.allclose(stored, scheduler.alphas_cumprod, atol=1e-5):
+    alphas = scheduler().alphas_cumprod
+    stored = tensors.get("alphas_cumprod", alphas)
+    if stored.shape != alphas.shape or not torch.allclose(stored.float(), alphas, atol=1e-5):
         raise ValueError(
             "alphas_cumprod: the stored noise schedule is not Stable Diffusion's; allowed: 1000 scaled linear steps "
             "from 8.5e-4 to 0.012, as the official code has them"
@@ -291,17 +273,16 @@ def import_official(
     if out.exists():
         raise FileExistsError(f"{out} exists; allowed: a new folder, for example --out {out}-2")
     work = out.with_name(f".{out.name}.partial")
-    write = {"neuropictor": _write_pipeline, "backbone": _write_backbone, "autoencoder": _write_autoencoder}
     with RunRecord(out / "run.json", "import_official", inputs=[checkpoint]) as record:
         tensors = read_checkpoint(checkpoint)
-        table = next((tensors[key] for key in tensors if key.endswith("transformer.pos_embed")), None)
-        plan = make_plan({key: tuple(value.shape) for key, value in tensors.items()}, options, table)
+        plan = make_plan(tensors, options)
         plan.check(checkpoint)
+        _check_schedule(tensors)
         parts = load_parts(plan, tensors)
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         try:
-            write[plan.kind](parts, tensors, work, backbone)
+            _write(plan.kind, parts, work, backbone)
             work.rename(out)
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -310,27 +291,19 @@ def import_official(
     log.info("%s: a %s checkpoint, %d of its %d tensors used", checkpoint, plan.kind, len(plan.mapped), len(tensors))
 
 
-def _write_autoencoder(parts: Mapping[str, nn.Module], tensors: object, out: Path, backbone: object) -> None:
-    save_autoencoder(parts["autoencoder"], out / AUTOENCODER)
-
-
-def _write_backbone(parts: Mapping[str, Any], tensors: Mapping[str, Tensor], out: Path, backbone: object) -> None:
-    scheduler = official_parts.scheduler()
-    _check_schedule(tensors, scheduler)
-    scheduler.save_pretrained(out / "scheduler")
-    for name in ("unet", "vae"):
-        parts[name].save_pretrained(out / name)
-    official_parts.write_text_towers(parts["text"], out)
-
-
-def _write_pipeline(
-    parts: Mapping[str, Any], tensors: Mapping[str, Tensor], out: Path, backbone: str | Path | None
-) -> None:
-    scheduler = official_parts.scheduler()
-    _check_schedule(tensors, scheduler)
+def _write(kind: str, parts: Mapping[str, Any], out: Path, backbone: str | Path | None) -> None:
+    if kind == "autoencoder":
+        save_autoencoder(parts["autoencoder"], out / AUTOENCODER)
+        return
+    if kind == "backbone":
+        scheduler().save_pretrained(out / "scheduler")
+        for name in ("unet", "vae"):
+            parts[name].save_pretrained(out / name)
+        write_text_towers(parts["text"], out)
+        return
     frozen = None if backbone is None else Backbone.load(backbone)
     if "text" in parts:
-        null = official_parts.null_context(parts["text"])
+        null = null_context(parts["text"])
     elif frozen is not None:
         null = frozen.null_context()
     else:
@@ -338,24 +311,21 @@ def _write_pipeline(
             "null context: the checkpoint has no text tower (keys cond_stage_model.model.*) to make it with; allowed: "
             "a backbone with one, for example --backbone /data/stable-diffusion-2-1-base"
         )
-    used = {name: parts[name] for name in ("encoder", "guiding", "manipulation", "unet", "vae")}
-    pipeline = NeuroPictorPipeline(**used, scheduler=scheduler, null_context=NullContext.of(null))
+    networks = {name: parts[name] for name in KINDS["neuropictor"]}
+    pipeline = NeuroPictorPipeline(**networks, scheduler=scheduler(), null_context=NullContext.of(null))
     if frozen is None:
         pipeline.save_pretrained(out)
         if "text" in parts:
-            official_parts.write_text_towers(parts["text"], out)
+            write_text_towers(parts["text"], out)
         return
     for name in ("unet", "vae"):
-        own, other = parts[name].state_dict(), getattr(frozen, name).state_dict()
-        different = [key for key in own.keys() | other.keys() if key not in own or not _same(own[key], other.get(key))]
+        ours, theirs = parts[name].state_dict(), getattr(frozen, name).state_dict()
+        same = {key for key in ours.keys() & theirs.keys() if torch.equal(ours[key], theirs[key])}
+        different = (ours.keys() | theirs.keys()) - same
         if different:
             raise ValueError(
                 f"backbone: {name} in {backbone} differs from the checkpoint's in {len(different)} tensors, such as "
-                f"{sorted(different)[0]}; allowed: the backbone that the checkpoint was trained on, or no --backbone, "
+                f"{min(different)}; allowed: the backbone that the checkpoint was trained on, or no --backbone, "
                 "which writes the checkpoint's own"
             )
     pipeline.save_trained(out, backbone)
-
-
-def _same(one: Tensor, other: Tensor | None) -> bool:
-    return other is not None and one.shape == other.shape and torch.equal(one, other)

@@ -1,77 +1,215 @@
-"""The networks of an official checkpoint, in the sizes of its tensors, and what its text tower gives."""
+"""The networks of an official checkpoint: their sizes, read off its tensors, and its tensors under their names here.
+
+UNet, ControlNet, VAE and text tower are renamed by diffusers' own converters; the project's own networks by `NAMES`,
+facts read off the official code (jingyanghuo/neuropictor @ 5e1584a).
+"""
 
 import json
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
+from diffusers.loaders import single_file_utils as diffusers_names
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
-from neuropictor.models.encoder import FMRIAutoencoder, FMRIEncoder
+from neuropictor.models.encoder import FMRIAutoencoder, FMRIEncoder, sincos_table
 from neuropictor.models.guiding import GuidingNetwork
 from neuropictor.models.manipulation import ManipulationNetwork, plain_config
-from neuropictor.official import names, sizes
-from neuropictor.official.sizes import Options, Shapes
 
 log = logging.getLogger(__name__)
 
 #: Size of the vocabulary of OpenAI's CLIP, which OpenCLIP's towers share.
 CLIP_VOCABULARY = 49408
+#: Beginnings of official names of this project's own networks, and what stands for them here.
+NAMES = {
+    "guiding": {
+        "channel_mapper.": "text.token_mapper.",
+        "dim_mapper.": "text.width_mapper.",
+        "norm.": "text.norm.",
+        "extra_clip.0.": "extra.token_mapper.0.",
+        "extra_clip.1.": "extra.token_mapper.1.",
+        "extra_clip.2.": "extra.width_mapper.",
+        "extra_clip.3.": "extra.norm.",
+        "extra_clip_out.": "extra_out.",
+    },
+    "manipulation": {
+        "fmri_mapper.channel_mapper.": "hint_mapper.token_mapper.",
+        "fmri_mapper.dim_mapper.0.": "hint_mapper.position_mapper.",
+        "fmri_mapper.out.": "hint_mapper.out.",
+    },
+    "encoder": {"": ""},
+    "autoencoder": {
+        "pred.": "bottleneck_embed.",
+        **{name: name for name in ("mask_token", "decoder_")},
+        "": "encoder.",
+    },
+}
+Tensors = Mapping[str, Tensor]
+Shapes = Mapping[str, tuple[int, ...]]
 
 
-def make(
-    shapes: Mapping[str, Shapes], options: Options, table: Tensor | None
-) -> tuple[dict[str, nn.Module], dict[str, names.Pairs]]:
-    """Make the networks on the meta device, and the tables of their names.
+@dataclass(frozen=True)
+class Options:
+    """What the shapes of a checkpoint do not tell; the defaults are the paper's.
+
+    Attributes
+    ----------
+    heads
+        Attention heads of the fMRI encoder, and of its decoder.
+    head_width
+        Width of an attention head in UNet, ControlNet and text tower.
+    latent_size
+        Side of the latents; only used where there is no hint mapper, whose shape tells it.
+    """
+
+    heads: int = 16
+    head_width: int = 64
+    latent_size: int = 64
+
+
+def convert(part: str, tensors: Tensors, network: nn.Module) -> dict[str, Tensor]:
+    """Return a part's tensors under their names here, by diffusers' converters and `NAMES`.
 
     Parameters
     ----------
-    shapes
-        For each part its tensors' shapes, by names without the part's prefix.
+    part
+        unet, vae, text, manipulation, guiding, encoder or autoencoder.
+    tensors
+        By official names, without the part's prefix.
+    network
+        The part's network, whose configuration tells the number of blocks.
+
+    Raises
+    ------
+    KeyError
+        If a tensor without which no other can be named is missing.
+    """
+    if part == "unet":
+        prefixed = {f"{diffusers_names.LDM_UNET_KEY}{name}": value for name, value in tensors.items()}
+        converted = diffusers_names.convert_ldm_unet_checkpoint(prefixed, network.config)
+    elif part == "vae":
+        converted = diffusers_names.convert_ldm_vae_checkpoint(dict(tensors), network.config)
+    elif part == "text":  # under its usual prefix, diffusers would leave out the last block, which is used here
+        converted = diffusers_names.convert_open_clip_checkpoint(network, tensors, prefix="")
+    else:
+        converted = {}
+        if part == "manipulation":
+            control = diffusers_names.convert_controlnet_checkpoint(dict(tensors), network.control.config)
+            converted = {f"control.{name}": value for name, value in control.items()}
+        for name, value in tensors.items():
+            for official, ours in NAMES[part].items():
+                if name.startswith(official):
+                    converted[ours + name.removeprefix(official)] = value
+                    break
+    return {name: value for name, value in converted.items() if value is not None}
+
+
+def make(tensors: Mapping[str, Tensors], options: Options) -> dict[str, nn.Module]:
+    """Make the networks on the meta device.
+
+    Parameters
+    ----------
+    tensors
+        For each part its tensors, by names without the part's prefix; only shapes are used, and ``pos_embed``.
     options
         What shapes do not tell.
-    table
-        The encoder's stored position table, if it is at hand.
+
+    Raises
+    ------
+    KeyError
+        If a tensor that tells a size is missing.
     """
-    parts: dict[str, nn.Module] = {}
-    pairs: dict[str, names.Pairs] = {}
-    latent_size = options.latent_size
+    shapes = {part: {name: tuple(value.shape) for name, value in found.items()} for part, found in tensors.items()}
+    side = options.latent_size
     if "manipulation" in shapes:
-        latent_size = round(shapes["manipulation"]["fmri_mapper.dim_mapper.0.weight"][0] ** 0.5)
+        side = isqrt(shapes["manipulation"]["fmri_mapper.dim_mapper.0.weight"][0])
+    builders: dict[str, Callable[[Shapes], nn.Module]] = {
+        "unet": lambda shapes: UNet2DConditionModel(**_unet_config(shapes, side, options.head_width)),
+        "vae": lambda shapes: AutoencoderKL(**_vae_config(shapes, side)),
+        "text": lambda shapes: CLIPTextModelWithProjection(_text_config(shapes, options.head_width)),
+        "manipulation": lambda shapes: _manipulation(shapes, side, options.head_width),
+        "guiding": _guiding,
+        "encoder": lambda shapes: FMRIEncoder(
+            **_encoder_config(shapes, options.heads, tensors["encoder"].get("pos_embed"))
+        ),
+        "autoencoder": lambda shapes: FMRIAutoencoder(
+            **_encoder_config(shapes, options.heads, tensors["autoencoder"].get("pos_embed")),
+            decoder_width=shapes["mask_token"][2],
+            decoder_depth=_count(shapes, r"decoder_blocks\.(\d+)\."),
+            bottleneck=shapes["pred.weight"][0],
+        ),
+    }
     with torch.device("meta"):
-        for part, found in shapes.items():
-            if part == "unet":
-                parts[part] = UNet2DConditionModel(**sizes.unet_config(found, latent_size, options.head_width))
-                pairs[part] = names.unet_pairs(*sizes.unet_levels(found))
-            elif part == "vae":
-                parts[part] = AutoencoderKL(**sizes.vae_config(found, latent_size))
-                pairs[part] = names.vae_pairs(*sizes.vae_levels(found))
-            elif part == "manipulation":
-                parts[part] = _manipulation(found, latent_size, options.head_width)
-                pairs[part] = names.control_pairs(*sizes.unet_levels(found))
-            elif part == "guiding":
-                parts[part] = _guiding(found)
-                pairs[part] = names.GUIDING
-            elif part == "encoder":
-                parts[part] = FMRIEncoder(**sizes.encoder_config(found, options.heads, _real(table)))
-                pairs[part] = names.ENCODER
-            elif part == "autoencoder":
-                config = sizes.encoder_config(found, options.heads, _real(table)) | sizes.decoder_config(found)
-                parts[part] = FMRIAutoencoder(**config)
-                pairs[part] = names.AUTOENCODER
-            elif part == "text":
-                config = CLIPTextConfig(**sizes.text_config(found, options.head_width))
-                parts[part] = CLIPTextModelWithProjection(config)
-                pairs[part] = names.text_pairs(sizes.text_layers(found))
-    return parts, pairs
+        return {part: builders[part](found) for part, found in shapes.items()}
 
 
-def _real(table: Tensor | None) -> Tensor | None:
-    return None if table is None or table.is_meta else table
+def _count(shapes: Shapes, pattern: str) -> int:
+    """Return how many different numbers fill the group of a pattern."""
+    return len({match[1] for match in (re.match(pattern, name) for name in shapes) if match})
+
+
+def _unet_config(shapes: Shapes, latent_size: int, head_width: int) -> dict[str, Any]:
+    """Return the arguments of `UNet2DConditionModel`, of a UNet or the half of one that a ControlNet copies."""
+    levels = 1 + _count(shapes, r"input_blocks\.(\d+)\.0\.op\.weight")
+    layers = (_count(shapes, r"input_blocks\.(\d+)\.") - levels) // levels
+    first = [1 + (layers + 1) * level for level in range(levels)]
+    widths = [shapes[f"input_blocks.{block}.0.out_layers.3.weight"][0] for block in first]
+    crossed = [f"input_blocks.{block}.1.proj_in.weight" in shapes for block in first]
+    attention = f"input_blocks.{next((block for block, cross in zip(first, crossed, strict=True) if cross), 1)}.1"
+    channels = shapes["input_blocks.0.0.weight"][1]
+    return {
+        "sample_size": latent_size,
+        "in_channels": channels,
+        "out_channels": shapes.get("out.2.weight", (channels,))[0],
+        "block_out_channels": widths,
+        "layers_per_block": layers,
+        "down_block_types": ["CrossAttnDownBlock2D" if cross else "DownBlock2D" for cross in crossed],
+        "up_block_types": ["CrossAttnUpBlock2D" if cross else "UpBlock2D" for cross in reversed(crossed)],
+        "attention_head_dim": [max(1, width // head_width) for width in widths],  # the number of heads, for diffusers
+        "cross_attention_dim": shapes[f"{attention}.transformer_blocks.0.attn2.to_k.weight"][1],
+        "use_linear_projection": len(shapes[f"{attention}.proj_in.weight"]) == 2,
+    }
+
+
+def _vae_config(shapes: Shapes, latent_size: int) -> dict[str, Any]:
+    """Return the arguments of `AutoencoderKL`, with Stable Diffusion's scale of latents."""
+    levels = _count(shapes, r"encoder\.down\.(\d+)\.")
+    return {
+        "in_channels": shapes["encoder.conv_in.weight"][1],
+        "out_channels": shapes["decoder.conv_out.weight"][0],
+        "block_out_channels": [shapes[f"encoder.down.{level}.block.0.conv1.weight"][0] for level in range(levels)],
+        "layers_per_block": _count(shapes, r"encoder\.down\.0\.block\.(\d+)\."),
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "latent_channels": shapes["post_quant_conv.weight"][0],
+        "sample_size": latent_size * 2 ** (levels - 1),
+        "scaling_factor": 0.18215,
+    }
+
+
+def _text_config(shapes: Shapes, head_width: int) -> CLIPTextConfig:
+    """Return the text tower's configuration; the last two tokens begin and end a text, 0 pads."""
+    vocabulary, width = shapes["token_embedding.weight"]
+    return CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=shapes["transformer.resblocks.0.mlp.c_fc.weight"][0],
+        num_hidden_layers=_count(shapes, r"transformer\.resblocks\.(\d+)\."),
+        num_attention_heads=max(1, width // head_width),
+        max_position_embeddings=shapes["positional_embedding"][0],
+        projection_dim=shapes["text_projection"][1],
+        hidden_act="gelu",
+        bos_token_id=vocabulary - 2,
+        eos_token_id=vocabulary - 1,
+        pad_token_id=0,
+    )
 
 
 def _guiding(shapes: Shapes) -> GuidingNetwork:
@@ -82,12 +220,41 @@ def _guiding(shapes: Shapes) -> GuidingNetwork:
 
 
 def _manipulation(shapes: Shapes, latent_size: int, head_width: int) -> ManipulationNetwork:
-    """Make the manipulation network."""
     hidden, n_tokens, _ = shapes["fmri_mapper.channel_mapper.0.weight"]
     width = shapes["fmri_mapper.dim_mapper.0.weight"][1]
-    unet = UNet2DConditionModel(**sizes.unet_config(shapes, latent_size, head_width))
+    unet = UNet2DConditionModel(**_unet_config(shapes, latent_size, head_width))
     control = plain_config(ControlNetModel.from_unet(unet, load_weights_from_unet=False))
     return ManipulationNetwork(n_tokens, width, [latent_size, latent_size], control, hidden)
+
+
+def _encoder_config(shapes: Shapes, heads: int, table: Tensor | None) -> dict[str, Any]:
+    """Return the arguments of `FMRIEncoder`.
+
+    The stored position table tells the grid of patches, and is compared with the one made here; without values (meta)
+    the grid is taken to be square.
+    """
+    width, channels, patch, _ = shapes["patch_embed.proj.weight"]
+    patches = shapes["pos_embed"][1] - 1
+    grids = [(rows, patches // rows) for rows in range(1, patches + 1) if patches % rows == 0]
+    if table is None or table.is_meta:
+        grids = [(isqrt(patches), isqrt(patches))]
+    else:
+        with torch.device("cpu"):  # networks are made on the meta device
+            grids = [grid for grid in grids if torch.allclose(sincos_table(width, *grid), table.float(), atol=1e-3)]
+    if not grids:
+        raise ValueError(
+            f"pos_embed: {patches} positions that are no sine-cosine table of a grid of patches; allowed: the fixed "
+            "table of the official encoder, for example of 16 x 16 patches"
+        )
+    rows, columns = grids[0]
+    return {
+        "image_size": rows * patch if rows == columns else [rows * patch, columns * patch],
+        "patch_size": patch,
+        "in_channels": channels,
+        "width": width,
+        "depth": _count(shapes, r"blocks\.(\d+)\."),
+        "heads": heads,
+    }
 
 
 def scheduler() -> DDIMScheduler:

@@ -79,8 +79,8 @@ def test_fetched_killed_and_continued_responses_are_those_of_the_original(origin
         running = workflow(tmp_path, "preprocess")
         beta = tmp_path / "data/nsd" / keys.betas(1, 1, "lh", NsdConfig().beta_version)
         stimuli = tmp_path / "data/nsd" / keys.STIMULI
-        parts = [path.with_name(f"{path.name}.part") for path in (beta, stimuli)]
-        while running.poll() is None and not any(part.is_file() for part in parts):
+        folders = {path.parent for path in (beta, stimuli)}
+        while running.poll() is None and not any(list(folder.glob("*.part")) for folder in folders):
             time.sleep(0.05)
         time.sleep(0.5)
         assert running.poll() is None

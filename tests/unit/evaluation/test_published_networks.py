@@ -16,12 +16,10 @@ from neuropictor.evaluation.judges import Held, Judge, load_describer
 from neuropictor.evaluation.protocols import NETWORK_METRICS, OURS, PROTOCOLS, PUBLISHED_METRICS
 from neuropictor.evaluation.scoring import Scorer
 from neuropictor.evaluation.statistics import Pairings
-from neuropictor.fetching import weights
-from neuropictor.fetching.bucket import Retries
+from neuropictor.fetching import download, weights
 from neuropictor.fetching.weights import NOTES, WEIGHTS, WeightFile, WeightsError, fetch_weights, locate
 
 CPU = torch.device("cpu")
-QUICK = Retries(attempts=2, first_wait=0.001, longest_wait=0.002, timeout=5)
 
 
 def note(folder):
@@ -49,6 +47,7 @@ def folder(published_weights, tmp_path_factory):
 def _small_clip(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(networks, "CLIP_ARCHITECTURE", CLIP)
+    monkeypatch.setattr(download, "FIRST_WAIT", 0.001)
 
 
 @pytest.fixture(scope="module")
@@ -215,41 +214,43 @@ def settings(server, **more):
 
 
 def test_weights_are_fetched_once_and_compared_with_their_checksums(server, tmp_path, caplog):
-    fetch_weights(settings(server), tmp_path, QUICK)
+    fetch_weights(settings(server), tmp_path)
     for name, file in weights.WEIGHTS.items():
         assert (tmp_path / file.name).read_bytes() == CONTENT[name]
         assert locate(tmp_path, name) == tmp_path / file.name
     assert caplog.text.count("its maker publishes no checksum") == 2
     asked = len(server.requests)
-    fetch_weights(settings(server), tmp_path, QUICK)
+    fetch_weights(settings(server), tmp_path)
     assert len(server.requests) == asked
     assert not list(tmp_path.glob("*.part*"))
 
 
 def test_changed_files_are_found_out(server, tmp_path):
-    fetch_weights(settings(server), tmp_path, QUICK)
+    fetch_weights(settings(server), tmp_path)
     target = tmp_path / WEIGHTS["swav"].name
     target.write_bytes(CONTENT["swav"][::-1])
     with pytest.raises(WeightsError, match=r"swav_800ep.*SHA-256 [0-9a-f]{64}, expected [0-9a-f]{64}\. It is not used"):
         locate(tmp_path, "swav")
     with pytest.raises(WeightsError, match="remove it and fetch it again"):
-        fetch_weights(settings(server), tmp_path, QUICK)
+        fetch_weights(settings(server), tmp_path)
 
 
 def test_wrong_files_get_no_name(server, tmp_path):
     server.objects[WEIGHTS["effnet"].name] = Stored(b"something else" * 100)
-    with pytest.raises(WeightsError, match=r"efficientnet_b1-c27df63c.pth: SHA-256 .*expected [0-9a-f]{8}\.\.\."):
-        fetch_weights(settings(server), tmp_path, QUICK)
+    with pytest.raises(WeightsError, match=r"efficientnet_b1-c27df63c.pth: sha256 .*expected [0-9a-f]{8}:"):
+        fetch_weights(settings(server), tmp_path)
     assert not (tmp_path / WEIGHTS["effnet"].name).exists()
     server.objects[WEIGHTS["effnet"].name] = Stored(CONTENT["effnet"])
     with pytest.raises(WeightsError, match="expected 00000000"):
-        fetch_weights(settings(server, swav_sha256="0" * 8), tmp_path / "other", QUICK)
+        fetch_weights(settings(server, swav_sha256="0" * 8), tmp_path / "other")
 
 
 def test_what_is_missing_is_named(server, tmp_path):
     del server.objects[WEIGHTS["clip"].name]
-    with pytest.raises(WeightsError, match=r"open_clip_model.safetensors could not be fetched: .*weights\.clip"):
-        fetch_weights(settings(server), tmp_path, QUICK)
+    with pytest.raises(
+        WeightsError, match=r"could not be fetched: open_clip_model.safetensors: .* 404 .*section weights"
+    ):
+        fetch_weights(settings(server), tmp_path)
     with pytest.raises(WeightsError, match=r"neuropictor fetch-weights --out .*networks: miniature"):
         locate(tmp_path / "nowhere", "alexnet")
 

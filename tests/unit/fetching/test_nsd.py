@@ -1,73 +1,45 @@
-"""Fetching: what is asked for, resumed, checked, recorded and refused, and with which words."""
+"""NSD's files: what is asked for, noted, planned and refused, and with which words; the command around it."""
 
-import errno
-import fcntl
 import hashlib
 import json
-import os
 import random
-from dataclasses import replace
+import zipfile
 
 import pytest
+import yaml
 from stand_in_bucket import Mischief, Stored, serving
+from typer.testing import CliRunner
 
+from neuropictor.cli import app as cli
+from neuropictor.cli import options as cli_options
 from neuropictor.config import NsdConfig
-from neuropictor.fetching import agreement, manifest
+from neuropictor.fetching import agreement, download, manifest
 from neuropictor.fetching import nsd as fetch
-from neuropictor.fetching.bucket import Bucket, FetchError, Remote, Retries
-from neuropictor.fetching.etag import check, part_sizes
-from neuropictor.fetching.part_file import PartFile, left_behind
+from neuropictor.fetching.download import FetchError
 from neuropictor.nsd import keys
 
 KEY = keys.EXPERIMENT_DESIGN
 CONTENT = random.Random(0).randbytes(50_000)
-QUICK = Retries(attempts=3, first_wait=0.001, longest_wait=0.002, timeout=5)
-MIB = 2**20
 
 
-@pytest.fixture(autouse=True)
-def _local_and_quick(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(os, "fsync", lambda file: None)
+def config(server, **more) -> NsdConfig:
+    return NsdConfig(terms_accepted=True, endpoint=server.address, coco_endpoint=server.address, **more)
 
 
-def get(server, root, *wanted, connections=4, retries=QUICK, range_bytes=4096):
-    config = NsdConfig(terms_accepted=True, endpoint=server.address, connections=connections)
-    fetch.fetch(wanted or [KEY], root, config, retries, range_bytes)
+def sent(server) -> int:
+    return sum(method == "GET" for method, *_ in server.requests)
 
 
-def refusal(server, root, *wanted, **options) -> str:
-    with pytest.raises(FetchError) as error:
-        get(server, root, *wanted, **options)
-    assert not (root / KEY).exists()
-    return str(error.value)
-
-
-def ranges(server) -> list[str]:
-    return [wanted for method, _, wanted, _ in server.requests if method == "GET"]
-
-
-def test_a_file_arrives_in_ranges_on_condition_and_is_recorded(tmp_path):
-    with serving({KEY: Stored(CONTENT)}) as server:
-        get(server, tmp_path)
-        etag = server.objects[KEY].etag
-        assert {condition for method, *_, condition in server.requests if method == "GET"} == {f'"{etag}"'}
-        assert sorted(ranges(server))[0] == "bytes=0-4095"
-        assert len(ranges(server)) == 13
-    assert (tmp_path / KEY).read_bytes() == CONTENT
-    entry = manifest.read(tmp_path)[KEY]
-    assert (entry.size, entry.etag, entry.checked) == (50_000, etag, "md5")
-    assert entry.sha256 == hashlib.sha256(CONTENT).hexdigest()
-    assert entry.time.endswith("+00:00")
-
-
-def test_what_is_there_is_not_fetched_again(tmp_path, caplog):
+def test_a_file_is_noted_and_not_fetched_again(tmp_path, caplog):
     caplog.set_level("INFO")
     with serving({KEY: Stored(CONTENT)}) as server:
-        get(server, tmp_path)
-        before = len(ranges(server))
-        get(server, tmp_path)
-        assert len(ranges(server)) == before
+        for _ in range(2):
+            fetch.fetch([KEY], tmp_path, config(server))
+        assert sent(server) == 1
+        entry = manifest.read(tmp_path)[KEY]
+        assert (entry.size, entry.etag, entry.checked) == (50_000, server.objects[KEY].etag, "md5")
+    assert entry.sha256 == hashlib.sha256(CONTENT).hexdigest()
+    assert entry.time.endswith("+00:00")
     assert "All 1 files are there already." in caplog.text
 
 
@@ -75,267 +47,166 @@ def test_a_file_put_there_by_hand_is_compared_then_kept_or_replaced(tmp_path, ca
     (tmp_path / KEY).parent.mkdir(parents=True)
     (tmp_path / KEY).write_bytes(CONTENT)
     with serving({KEY: Stored(CONTENT)}) as server:
-        get(server, tmp_path)
-        assert not ranges(server)
+        fetch.fetch([KEY], tmp_path, config(server))
+        assert not sent(server)
         assert manifest.read(tmp_path)[KEY].sha256 == hashlib.sha256(CONTENT).hexdigest()
         server.objects[KEY] = Stored(CONTENT[::-1])
-        get(server, tmp_path)
+        fetch.fetch([KEY], tmp_path, config(server))
     assert (tmp_path / KEY).read_bytes() == CONTENT[::-1]
     assert "is replaced, as it is not what the endpoint has" in caplog.text
 
 
-def test_only_what_is_missing_is_fetched_after_an_interruption(tmp_path):
-    with serving({KEY: Stored(CONTENT)}) as server:
-        remote = Remote(KEY, 50_000, server.objects[KEY].etag)
-        with PartFile(tmp_path / KEY, remote) as part:
-            part.write(CONTENT[:20_000], 0)
-            part.keep(0, 20_000)
-            part.write(CONTENT[40_000:], 40_000)
-            part.keep(40_000, 50_000)
-        assert left_behind(tmp_path / KEY, remote) == ([(0, 20_000), (40_000, 50_000)], "")
-        get(server, tmp_path, range_bytes=15_000)
-        assert sorted(ranges(server)) == ["bytes=20000-34999", "bytes=35000-39999"]
-    assert (tmp_path / KEY).read_bytes() == CONTENT
-    assert [path.name for path in (tmp_path / KEY).parent.iterdir()] == [(tmp_path / KEY).name]
-
-
-@pytest.mark.parametrize(
-    ("spoil", "reason"),
-    [
-        ({"etag": "0" * 32}, "has changed since a part of it was fetched"),
-        ({"size": 49_999}, "has changed since a part of it was fetched"),
-        ("{", "is damaged"),
-        ("size", "does not have the size that it was left with"),
-    ],
-    ids=str,
-)
-def test_a_part_of_something_else_is_thrown_away(tmp_path, caplog, spoil, reason):
-    with serving({KEY: Stored(CONTENT)}) as server:
-        with PartFile(tmp_path / KEY, Remote(KEY, 50_000, server.objects[KEY].etag)) as part:
-            part.keep(0, 50_000)  # noted, and never written
-        if spoil == "size":
-            os.truncate(part.path, 7)
-        elif isinstance(spoil, dict):
-            part.state.write_text(json.dumps({**json.loads(part.state.read_text()), **spoil}))
-        else:
-            part.state.write_text(spoil)
-        get(server, tmp_path)
-    assert (tmp_path / KEY).read_bytes() == CONTENT
-    assert reason in caplog.text
-
-
-def test_a_part_with_wrong_bytes_is_found_out_and_fetched_once_more(tmp_path, caplog):
-    with serving({KEY: Stored(CONTENT)}) as server:
-        with PartFile(tmp_path / KEY, Remote(KEY, 50_000, server.objects[KEY].etag)) as part:
-            part.keep(0, 50_000)
-        get(server, tmp_path)
-    assert (tmp_path / KEY).read_bytes() == CONTENT
-    assert "Fetching it once more" in caplog.text
-
-
-def test_two_processes_do_not_write_the_same_file(tmp_path):
-    with serving({KEY: Stored(CONTENT)}) as server:
-        part = tmp_path / f"{KEY}.part"
-        part.parent.mkdir(parents=True)
-        with open(part, "wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            message = refusal(server, tmp_path)
-    for words in (f"{part} is being written by another process", "one at a time", "e.g. until the .part file is gone"):
-        assert words in message
-
-
-def test_wrong_bytes_are_told_and_removed(tmp_path):
-    with serving({KEY: Stored(CONTENT)}, Mischief({"wrong": 1})) as server:
-        message = refusal(server, tmp_path)
-        for words in (KEY, "50000 bytes", "MD5", f"expected {server.objects[KEY].etag} (ETag)", "e.g. over https://"):
-            assert words in message
-    assert not list((tmp_path / KEY).parent.iterdir())
-
-
-def test_an_object_that_changes_half_way_is_told(tmp_path):
-    with serving({KEY: Stored(CONTENT)}, Mischief({"swap": 0.5})) as server:
-        server.next_version[KEY] = Stored(CONTENT[::-1])
-        message = refusal(server, tmp_path)
-        for words in (KEY, "was replaced at", "found: 412", "halves of two versions", "e.g. snakemake"):
-            assert words in message
-        assert not list((tmp_path / KEY).parent.iterdir())
-        get(server, tmp_path)
-    assert (tmp_path / KEY).read_bytes() == CONTENT[::-1]
-
-
-@pytest.mark.parametrize(
-    ("status", "parts"),
-    [
-        (403, ["answers 403 (forbidden)", "what it holds back", "e.g. nsddata/experiments", "nsd.endpoint"]),
-        (404, ["answers 404 (not found)", "e.g. nsddata/experiments", "nsd.beta_version", "a mirror"]),
-        (
-            418,
-            ["answers 418", "no answer of a public bucket", "Allowed: 200 or 206", "endpoint: https://natural-scenes"],
-        ),
-        (503, ["given up after 3 tries", "503 Service Unavailable", "goes on from there", "endpoint: https://natural"]),
-    ],
-)
-def test_answers_that_are_refused(tmp_path, status, parts):
-    other = keys.STIMULUS_INFO
-    with serving({KEY: status, other: Stored(CONTENT)}) as server:
-        message = refusal(server, tmp_path, other, KEY)
-    for words in (KEY, *parts):
-        assert words in message
-
-
-@pytest.mark.parametrize(
-    ("mischief", "words"),
-    [
-        ("stall", "timed out"),
-        ("drop", "the connection failed"),
-        ("reset", "the connection failed"),
-        ("503", "503"),
-        ("short", "bytes short"),
-    ],
-)
-def test_what_may_pass_is_tried_again_and_in_the_end_told(tmp_path, mischief, words):
-    with serving({KEY: Stored(CONTENT[:200])}, Mischief({mischief: 1}, stall=0.5)) as server:
-        server.mischief.below = lambda limit: 0
-        message = refusal(server, tmp_path, retries=replace(QUICK, timeout=0.2))
-        assert len(ranges(server)) == 3
-        assert "given up after 3 tries in a row without a new byte" in message
-        assert words in message.lower()
+def test_of_uploads_in_parts_the_sha256_is_compared_from_the_second_fetch_on(tmp_path):
+    with serving({KEY: Stored(CONTENT, 20_001)}, Mischief()) as server:
+        fetch.fetch([KEY], tmp_path, config(server))
+        assert manifest.read(tmp_path)[KEY].checked == "size"
+        (tmp_path / KEY).unlink()
+        server.mischief.rates = {"wrong": 1}
+        with pytest.raises(FetchError, match=r"sha256 .* are not those at"):
+            fetch.fetch([KEY], tmp_path, config(server))
         server.mischief.rates = {}
-        get(server, tmp_path)
-    assert (tmp_path / KEY).read_bytes() == CONTENT[:200]
+        fetch.fetch([KEY], tmp_path, config(server))
+    assert manifest.read(tmp_path)[KEY].checked == "sha256"
 
 
-def test_nobody_at_the_endpoint_is_told(tmp_path):
-    with serving({}) as server:
-        pass
-    message = refusal(server, tmp_path)
-    assert "given up after 3 tries" in message
-    assert "no answer" in message
+def test_verifying_finds_what_is_wrong_and_what_is_gone(tmp_path):
+    others = [keys.STIMULUS_INFO, keys.own_stimuli(3), keys.STIMULI]
+    with serving({key: Stored(CONTENT) for key in (KEY, *others)}) as server:
+        fetch.fetch([KEY, *others], tmp_path, config(server))
+    (tmp_path / others[0]).unlink()
+    (tmp_path / others[1]).write_bytes(CONTENT[::-1])
+    (tmp_path / others[2]).write_bytes(CONTENT[:9])
+    verified = manifest.verify(tmp_path)
+    assert (verified.right, verified.gone) == ([KEY], [others[0]])
+    problems = "\n".join(verified.wrong)
+    assert f"{others[1]}: sha256" in problems
+    assert f"{others[2]}: 9 bytes, 50000 bytes were fetched; remove it and fetch it again" in problems
+    with pytest.raises(FileNotFoundError, match=r"manifest.jsonl is missing or empty.*e\.g\. --nsd"):
+        manifest.verify(tmp_path / "elsewhere")
 
 
-def test_a_server_of_whole_files_or_without_etag_is_refused(tmp_path):
-    with serving({KEY: Stored(CONTENT)}) as server:
-        bucket = Bucket(server.address, 1, QUICK)
-        remote = bucket.find(KEY)
-        answer = bucket._ask("GET", KEY)
-        with pytest.raises(FetchError, match=r"only sends whole files. Allowed: .* 206"):
-            bucket._check_range(remote, 0, 10, answer)
-        answer.headers["ETag"] = 'W/"1"'
-        with pytest.raises(FetchError, match=r"the ETag W/\"1\".*e\.g\. ETag"):
-            bucket._described(KEY, answer)
-        answer.close()
+def archives(folder) -> dict:
+    def archive(*names: str) -> Stored:
+        with zipfile.ZipFile(folder / "packed.zip", "w") as packed:
+            for name in names:
+                packed.writestr(f"annotations/{name}.json", json.dumps(name))
+        return Stored((folder / "packed.zip").read_bytes())
+
+    first, second = fetch.ARCHIVES
+    names = ["captions_train2017", "captions_val2017", "instances_train2017", "instances_val2017", "person_val2017"]
+    return {
+        first: archive(*names),
+        second: archive("stuff_train2017", "stuff_val2017"),
+        "cut": archive("stuff_val2017"),
+    }
 
 
-def test_waits_double_up_to_the_longest_and_differ():
-    waits = [Retries(generator=random.Random(seed)) for seed in (1, 2)]
-    first, second = ([retries.wait(failures) for failures in range(1, 9)] for retries in waits)
-    assert first != second
-    for failures, wait in enumerate(first):
-        assert min(60, 2**failures) / 2 <= wait <= min(60, 2**failures)
-    assert first == [Retries(generator=again).wait(i) for again in [random.Random(1)] for i in range(1, 9)]
+def test_annotations_are_unpacked_and_noted(tmp_path):
+    with serving(archives(tmp_path)) as server:
+        fetch.fetch_annotations(tmp_path, config(server))
+        for kind in keys.ANNOTATION_KINDS:
+            for split in keys.COCO_SPLITS:
+                assert json.loads((tmp_path / keys.annotations(kind, split)).read_text()) == f"{kind}_{split}"
+                assert manifest.read(tmp_path)[keys.annotations(kind, split)].checked.startswith("crc32 in")
+        assert len(list((tmp_path / "annotations").iterdir())) == 6
+        server.requests.clear()
+        fetch.fetch_annotations(tmp_path, config(server))
+        assert not server.requests
 
 
-def test_a_full_disk_is_told_and_what_came_is_kept(tmp_path, monkeypatch):
-    written = []
-
-    def pwrite(file, data, position, write=os.pwrite):
-        if len(written) >= 5:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        written.append(position)
-        return write(file, data, position)
-
-    with serving({KEY: Stored(CONTENT)}) as server:
-        monkeypatch.setattr(os, "pwrite", pwrite)
-        message = refusal(server, tmp_path)
-        monkeypatch.undo()
-        for words in (
-            KEY,
-            "No room for",
-            "on the disk of",
-            "GB more are needed",
-            "GB are free",
-            "e.g. paths: {nsd: /scra",
-        ):
-            assert words in message
-        before = len(ranges(server))
-        get(server, tmp_path)
-        assert len(ranges(server)) - before == 13 - 5
-    assert (tmp_path / KEY).read_bytes() == CONTENT
+def test_an_archive_that_lacks_a_file_is_told(tmp_path):
+    objects = archives(tmp_path)
+    objects[list(fetch.ARCHIVES)[1]] = objects["cut"]
+    with serving(objects) as server, pytest.raises(FetchError, match=r"lacks stuff_train2017.json.*nsd.coco_endpoint"):
+        fetch.fetch_annotations(tmp_path, config(server))
 
 
-def test_room_is_checked_before_the_first_byte(tmp_path, monkeypatch, caplog):
-    caplog.set_level("INFO")
-    monkeypatch.setattr(fetch, "free_bytes", lambda folder: 49_999)
-    with serving({KEY: Stored(CONTENT)}) as server:
-        message = refusal(server, tmp_path / "new")
-        assert not ranges(server)
-    assert "No room for 1 files on the disk of" in message
-    assert f"0.000 GB to come, 0.0 GB free at {tmp_path}" in caplog.text
-    assert not (tmp_path / "new").exists()
+def test_the_plan_counts_what_stays_and_what_passes(tmp_path, monkeypatch):
+    passing = [keys.betas(1, session, "lh", "betas_fithrf") for session in range(1, 5)]
+    objects = {KEY: Stored(CONTENT), **{key: Stored(CONTENT[:1000]) for key in passing}, **archives(tmp_path)}
+    with serving(objects) as server:
+        arguments = ([KEY], passing, 2, tmp_path, config(server), tmp_path / "plan.json")
+        fetch.plan_fetch(*arguments)
+        plan = json.loads((tmp_path / "plan.json").read_text())
+        zipped = sum(len(objects[key].content) for key in fetch.ARCHIVES)
+        assert plan["bytes_needed"] == 50_000 + 2 * 1000 + 2 * zipped
+        assert plan["files"][0] == {"key": KEY, "size": 50_000, "etag": objects[KEY].etag}
+        assert len(plan["files"]) == 7
+        assert {method for method, *_ in server.requests} == {"HEAD"}
+        monkeypatch.setattr(download, "free_bytes", lambda folder: plan["bytes_needed"] - 1)
+        with pytest.raises(FetchError, match="No room for 7 files on the disk"):
+            fetch.plan_fetch(*arguments)
 
 
-@pytest.mark.parametrize("tells", [True, False])
-def test_etags_of_uploads_in_parts(tmp_path, tells):
-    content = CONTENT * 60  # 2.9 MiB
-    with serving({KEY: Stored(content, MIB, tells)}) as server:
-        assert server.objects[KEY].etag.endswith("-3")
-        get(server, tmp_path, range_bytes=MIB)
-    assert manifest.read(tmp_path)[KEY].checked == "md5 of parts"
-    assert (tmp_path / KEY).read_bytes() == content
-
-
-def test_parts_of_unknown_size_are_told(tmp_path, caplog):
-    with serving({KEY: Stored(CONTENT, 20_001, tells_part_size=False)}) as server:
-        get(server, tmp_path)
-    assert manifest.read(tmp_path)[KEY].checked == "size"
-    assert "cannot be recomputed (parts of unknown size); only its size, 50000 bytes, could be checked" in caplog.text
-
-
-def test_wrong_bytes_of_parts_of_known_size_are_told(tmp_path):
-    with serving({KEY: Stored(CONTENT, 20_001)}, Mischief({"wrong": 1})) as server:
-        assert "are not those at the endpoint" in refusal(server, tmp_path)
-
-
-def test_part_sizes_that_are_tried():
-    assert part_sizes(491_526_304, 59) == [8 * MIB]
-    assert part_sizes(39_556_875_000, 4716) == [8 * MIB]
-    assert 256 * MIB in part_sizes(491_526_304, 2)
-    assert part_sizes(491_526_304, 30)[0] == 16 * MIB
-    assert part_sizes(50_000, 3) == []
-    assert part_sizes(50_000, 1) == [50_000]
-    for size, parts in ((491_526_304, 59), (20 * MIB, 2), (20 * MIB + 1, 3), (20 * MIB, 20)):
-        for part in part_sizes(size, parts):
-            assert -(-size // part) == parts
-
-
-def test_an_etag_is_compared_byte_for_byte(tmp_path):
-    (tmp_path / "file").write_bytes(b"")
-    assert check(tmp_path / "file", Remote("file", 0, Stored(b"").etag), None).by == "md5"
-    with pytest.raises(FetchError, match="0 bytes came, expected 1"):
-        check(tmp_path / "file", Remote("file", 1, Stored(b"a").etag), None)
+def test_keys_by_kind():
+    assert fetch.keys_of(["design"], [], None, "betas_fithrf") == [keys.EXPERIMENT_DESIGN, keys.STIMULUS_INFO]
+    assert len(fetch.keys_of(["betas"], [1, 4], None, "betas_fithrf")) == 2 * (40 + 30)
+    assert fetch.keys_of(["betas"], [1], [2], "betas_fithrf")[1] == keys.betas(1, 2, "rh", "betas_fithrf")
+    with pytest.raises(ValueError, match="session 31 of subj04 does not exist; allowed: 1 to 30"):
+        fetch.keys_of(["betas"], [4], [31], "betas_fithrf")
 
 
 def test_the_agreement_comes_first(tmp_path):
     with pytest.raises(agreement.AgreementError) as error:
         fetch.fetch([KEY], tmp_path, NsdConfig())
-    for words in (
-        "nsd.terms_accepted is false",
-        "https://forms.gle/xue2bCdM9LaFNMeb7",
-        "{source: fetch, terms_accepted",
-    ):
+    for words in ("nsd.terms_accepted is false", "https://forms.gle/xue2bCdM9LaFNMeb7", "source: fetch, terms_acc"):
         assert words in str(error.value)
 
 
 def test_simulated_and_real_files_never_mix(tmp_path):
-    marked = {KEY: Stored(CONTENT), keys.SIMULATED: Stored(b"{}")}
-    with serving(marked) as server:
-        get(server, tmp_path / "simulated")
+    with serving({KEY: Stored(CONTENT), keys.SIMULATED: Stored(b"{}")}) as server:
+        fetch.fetch([KEY], tmp_path / "simulated", config(server))
         assert keys.is_simulated(tmp_path / "simulated")
         (tmp_path / "real/nsddata_betas").mkdir(parents=True)
         with pytest.raises(FileExistsError, match="may be the real NSD"):
-            get(server, tmp_path / "real")
+            fetch.fetch([KEY], tmp_path / "real", config(server))
         del server.objects[keys.SIMULATED]
-        with pytest.raises(
-            FileExistsError, match=r"real files must not come among simulated ones.*e\.g\. paths: {nsd: "
-        ):
-            get(server, tmp_path / "simulated")
+        with pytest.raises(FileExistsError, match=r"real files must not come among simulated.*e\.g\. paths: {nsd: "):
+            fetch.fetch([KEY], tmp_path / "simulated", config(server))
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """The command with settings of a stand-in bucket: call it with the server, then arguments."""
+    monkeypatch.setattr(cli_options, "start_log", lambda: None)
+
+    def run(server, *arguments, accepted=True):
+        settings = {"terms_accepted": accepted, "endpoint": server.address, "coco_endpoint": server.address}
+        (tmp_path / "my.yaml").write_text(yaml.safe_dump({"nsd": settings}))
+        given = ["fetch", "--nsd", tmp_path / "nsd", "--settings", tmp_path / "my.yaml", *arguments]
+        return CliRunner().invoke(cli.app, [str(item) for item in given])
+
+    return run
+
+
+def test_the_command_fetches_then_verifies(tmp_path, command):
+    betas = [keys.betas(1, 2, side, "betas_fithrf_GLMdenoise_RR") for side in ("lh", "rh")]
+    with serving({**{key: Stored(CONTENT) for key in betas}, **archives(tmp_path)}) as server:
+        done = command(server, "--subject", 1, "--session", 2, "betas", "annotations")
+        assert done.exit_code == 0, done.output
+        assert (tmp_path / "nsd" / betas[1]).read_bytes() == CONTENT
+        assert (tmp_path / "nsd" / keys.annotations("stuff", "val2017")).is_file()
+        assert "8 files are as they were fetched, 0 are not, 2 are gone" in command(server, "--verify").output
+        (tmp_path / "nsd" / betas[0]).write_bytes(b"")
+        done = command(server, "--verify")
+        assert done.exit_code == 1
+        assert f"{betas[0]}: 0 bytes, 50000 bytes were fetched" in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "accepted"),
+    [
+        (["betas"], "no subject given; betas are a subject's, e.g. --subject 1", True),
+        (["--subject", "4", "--session", "31", "betas"], "session 31 of subj04 does not exist; allowed: 1 to 30", True),
+        (["design"], "answers 404 (Not Found)", True),
+        (["design"], "https://forms.gle/xue2bCdM9LaFNMeb7", False),
+        (["--verify"], "manifest.jsonl is missing or empty", True),
+    ],
+)
+def test_the_command_refuses_without_a_traceback(command, arguments, words, accepted):
+    with serving({}) as server:
+        done = command(server, *arguments, accepted=accepted)
+        assert accepted or not server.requests
+    assert done.exit_code == 1
+    assert words in done.output
+    assert "Traceback" not in done.output

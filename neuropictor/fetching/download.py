@@ -1,0 +1,391 @@
+"""Downloads over HTTPS: one resumable stream a file, several files at a time.
+
+What has come of a file lies beside it as ``<name>.<version>.part``, where the version stands for the object's ETag: the
+next download goes on from there while the object is the same, and starts from the first byte if it has changed. A file
+gets its name only after its size and checksum have been compared.
+"""
+
+import contextlib
+import errno
+import fcntl
+import glob
+import hashlib
+import logging
+import os
+import random
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+from urllib.parse import quote
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from neuropictor.records.files import atomic_path
+from neuropictor.records.progress import progress
+
+log = logging.getLogger(__name__)
+
+#: Failures in a row, without one new byte, after which a file is given up.
+ATTEMPTS = 8
+#: Seconds before the second try, doubled with each further one up to the longest, and shortened at random by up to a
+#: half, so that connections do not come back all at once.
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
+#: Seconds to wait for a connection, or for a byte.
+TIMEOUT = 30.0
+#: Bytes read from a connection at a time.
+CHUNK_BYTES = 2**18
+#: A part is flushed to disk each time so many bytes have come, and a later process goes on from the last such block:
+#: what a crash of the machine leaves behind it may be zeros.
+BLOCK_BYTES = 32 * 2**20
+_EXAMPLE = "nsddata/experiments/nsd/nsd_expdesign.mat"
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+
+class FetchError(RuntimeError):
+    """A file could not be fetched; the message says which, the value, what is allowed and an example."""
+
+
+class AbsentError(FetchError):
+    """The endpoint refuses the object (403) or has none of this name (404)."""
+
+
+class WrongBytesError(FetchError):
+    """What came is not the object: its bytes changed on the way, or it was replaced while it was read."""
+
+
+class _PassingError(Exception):
+    """Something went wrong that may go well next time."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """An object: address of its server, key, size in bytes, and ETag without quotation marks."""
+
+    endpoint: str
+    key: str
+    size: int
+    etag: str
+
+
+class Client:
+    """Anonymous reads of public servers, such as ``https://natural-scenes-dataset.s3.amazonaws.com``.
+
+    Parameters
+    ----------
+    connections
+        Most files at a time.
+    """
+
+    def __init__(self, connections: int):
+        self.connections, self._stop = connections, threading.Event()
+        self._session = requests.Session()
+        for scheme in ("https://", "http://"):
+            self._session.mount(scheme, HTTPAdapter(pool_maxsize=connections, max_retries=0))
+
+    def find(self, endpoint: str, key: str) -> Remote:
+        """Ask for an object's size and ETag.
+
+        Raises
+        ------
+        AbsentError
+            For 403 and 404.
+        FetchError
+            If there is no answer, or one without size or ETag.
+        """
+        return self._retry(key, partial(self._describe, endpoint.rstrip("/"), key))
+
+    def find_all(self, endpoint: str, keys: Iterable[str]) -> list[Remote]:
+        """Ask for many objects' sizes and ETags."""
+        return self._each(partial(self.find, endpoint), keys)
+
+    def download(
+        self,
+        remotes: Sequence[Remote],
+        root: Path,
+        known: Mapping[str, str],
+        note: Callable[[Remote, str, str], object] = lambda remote, sha256, checked: None,
+    ) -> None:
+        """Download files, or what is still missing of them.
+
+        Parameters
+        ----------
+        remotes
+            As returned by `find`.
+        root
+            Folder that they get into by their keys.
+        known
+            For some keys, what the file's SHA-256 must begin with.
+        note
+            Called with each file that has come: another `Remote` where it was replaced meanwhile, its SHA-256, and
+            what was compared (see `compare`).
+
+        Raises
+        ------
+        FetchError
+            If there is too little room, or a file does not come or is wrong twice. What came of others is kept.
+        """
+        total = sum(remote.size for remote in remotes)
+        to_come = total - sum(arrived(root / remote.key, remote) for remote in remotes)
+        check_room(root, to_come, f"{len(remotes)} files")
+        lock, began = threading.Lock(), time.monotonic()
+        with progress(total, "Fetching", start=total - to_come, unit="byte") as bar:
+
+            def report(count: int) -> None:
+                with lock:
+                    rate = (bar.done + count - bar.start) / 1e6 / max(time.monotonic() - began, 1e-3)
+                    bar.advance(count, **{"MB/s": max(0.0, rate)})
+
+            def download(remote: Remote) -> None:
+                target, sha256 = root / remote.key, known.get(remote.key, "")
+                try:
+                    note(remote, *self._download(remote, target, sha256, report))
+                except WrongBytesError as error:
+                    log.warning("%s. Fetching it once more from the start", error)
+                    remote = self.find(remote.endpoint, remote.key)
+                    note(remote, *self._download(remote, target, sha256, report))
+
+            self._each(download, remotes)
+
+    def _each(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """Call a function with each item, several at a time; the first error also ends the others."""
+        with ThreadPoolExecutor(self.connections) as pool:
+            jobs = [pool.submit(function, item) for item in items]
+            try:
+                for job in as_completed(jobs):
+                    job.result()
+            except BaseException:
+                self._stop.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+            return [job.result() for job in jobs]
+
+    def _download(self, remote: Remote, target: Path, sha256: str, report: Callable[[int], None]) -> tuple[str, str]:
+        """Download a file; return its SHA-256 and what was compared. What came is thrown away if it is wrong."""
+        part = _part(target, remote)
+        part.parent.mkdir(parents=True, exist_ok=True)
+        for other in set(target.parent.glob(f"{glob.escape(target.name)}.*.part")) - {part}:
+            log.warning("%s has changed since a part of it was fetched: fetching from the start", remote.key)
+            other.unlink()
+        try:
+            with _locked(part) as file:
+                file.truncate(arrived(target, remote))
+                self._retry(remote.key, partial(self._stream, remote, file, report), file.tell)
+                file.flush()
+                digest, checked = compare(part, remote, sha256)
+                with atomic_path(target) as temporary:
+                    part.rename(temporary)
+        except WrongBytesError:
+            report(-part.stat().st_size)
+            part.unlink()
+            raise
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise _full_disk(remote.key, target.parent, remote.size - part.stat().st_size) from error
+            raise
+        return digest, checked
+
+    def _stream(self, remote: Remote, file: BinaryIO, report: Callable[[int], None]) -> None:
+        """Append what is missing of a part, in one request on the condition that the object is still the same."""
+        start = file.seek(0, os.SEEK_END)
+        if start == remote.size:
+            return
+        headers = {"Range": f"bytes={start}-", "If-Range": f'"{remote.etag}"'} if start else {}
+        with self._ask("GET", remote.endpoint, remote.key, headers) as answer:
+            etag = answer.headers.get("ETag", "").strip('"')
+            if etag and etag != remote.etag:
+                raise WrongBytesError(f"{remote.key} was replaced at {remote.endpoint} while it was being fetched")
+            if answer.status_code == 206:
+                expected = f"bytes {start}-{remote.size - 1}/{remote.size}"
+                content_range = answer.headers.get("Content-Range", "no Content-Range")
+                if content_range != expected:
+                    raise _PassingError(f"sent {content_range} instead of {expected}")
+            elif start:
+                log.info("%s: %s only sends whole files, so it starts anew", remote.key, remote.endpoint)
+                report(-start)
+                file.truncate(start := file.seek(0))
+            flushed = start
+            for data in _chunks(answer):
+                if self._stop.is_set():
+                    raise FetchError(f"{remote.key}: stopped, since another file could not be fetched")
+                file.write(data)
+                report(len(data))
+                if file.tell() - flushed >= BLOCK_BYTES:
+                    file.flush()
+                    os.fsync(file.fileno())
+                    flushed = file.tell()
+        if file.tell() < remote.size:
+            raise _PassingError(f"the answer ended {remote.size - file.tell()} bytes short")
+
+    def _retry(self, key: str, action: Callable[[], Result], position: Callable[[], int] = lambda: 0) -> Result:
+        """Repeat an action after failures that may pass; those count from one again once its position has grown."""
+        failures, furthest = 0, position()
+        while True:
+            try:
+                return action()
+            except _PassingError as error:
+                failures = 1 if position() > furthest else failures + 1
+                furthest = max(furthest, position())
+                if failures >= ATTEMPTS or self._stop.is_set():
+                    raise FetchError(
+                        f"{key}: given up after {failures} tries in a row without a new byte; the last ended with:"
+                        f" {error}. Bytes fetched so far are kept, and the same command goes on from there. Check the"
+                        " network and nsd.endpoint, e.g. endpoint: https://natural-scenes-dataset.s3.amazonaws.com"
+                    ) from error
+                seconds = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (failures - 1)) * random.uniform(0.5, 1)
+                log.info("%s: %s; next try in %.1f s", key, error, seconds)
+                self._stop.wait(seconds)
+
+    def _describe(self, endpoint: str, key: str) -> Remote:
+        with self._ask("HEAD", endpoint, key, {}) as answer:
+            size, etag = answer.headers.get("Content-Length"), answer.headers.get("ETag", "")
+        if size is None or not re.fullmatch('".+"', etag):
+            raise FetchError(
+                f"{key}: {endpoint} tells the size {size or 'not at all'} and the ETag {etag or 'not at all'};"
+                " without both, an interrupted file cannot go on. Allowed: a server that sends Content-Length and a"
+                ' strong ETag, as S3 does, e.g. ETag: "9b2cf535f27731c974343645a3985328"'
+            )
+        return Remote(endpoint, key, int(size), etag.strip('"'))
+
+    def _ask(self, method: str, endpoint: str, key: str, headers: dict[str, str]) -> requests.Response:
+        """Send a request; answers other than 200 and 206 are errors."""
+        try:
+            answer = self._session.request(
+                method,
+                f"{endpoint}/{quote(key)}",
+                headers={"Accept-Encoding": "identity", **headers},  # the object's own bytes, not compressed on the way
+                stream=True,
+                timeout=TIMEOUT,
+            )
+        except requests.RequestException as error:
+            raise _PassingError(f"no answer ({error})") from error
+        status = answer.status_code
+        if status in {200, 206}:
+            return answer
+        answer.close()
+        at = f"{key}: {endpoint} answers {status}"
+        if status >= 500 or status in {408, 429}:  # request timeout, too many requests
+            raise _PassingError(f"{status} {answer.reason}")
+        if status in {403, 404}:
+            raise AbsentError(
+                f"{at} ({answer.reason}). NSD answers 403 for what it holds back and for keys that do not exist; a"
+                f" mirror may hold only a part. Allowed: keys that NSD's bucket shows to everybody, e.g. {_EXAMPLE};"
+                " check subject, session, nsd.beta_version and nsd.endpoint"
+            )
+        if status == 416:
+            raise WrongBytesError(f"{key} was replaced at {endpoint} by a shorter one while it was being fetched")
+        raise FetchError(
+            f"{at} ({answer.reason}), which is no answer of a public bucket. Allowed: 200 or 206; check nsd.endpoint,"
+            " e.g. endpoint: https://natural-scenes-dataset.s3.amazonaws.com"
+        )
+
+
+def _chunks(answer: requests.Response) -> Iterator[bytes]:
+    """Yield the bytes of an answer."""
+    try:
+        yield from answer.raw.stream(CHUNK_BYTES, decode_content=False)
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise _PassingError(f"the connection failed ({error})") from error
+
+
+def _part(target: Path, remote: Remote) -> Path:
+    """Return the name of what has come of a version of a file."""
+    return target.with_name(f"{target.name}.{hashlib.sha256(remote.etag.encode()).hexdigest()[:12]}.part")
+
+
+def arrived(target: Path, remote: Remote) -> int:
+    """Return the bytes that have come of a file and need not be fetched again."""
+    part = _part(target, remote)
+    size = part.stat().st_size if part.is_file() else 0
+    return max(0, size - 1) // BLOCK_BYTES * BLOCK_BYTES if size <= remote.size else 0
+
+
+@contextlib.contextmanager
+def _locked(part: Path) -> Iterator[BinaryIO]:
+    """Open a part, kept as it is, for this process alone."""
+    with open(part, "a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = os.path.samefile(part, file.fileno())  # else another process has renamed it before the lock
+        except (BlockingIOError, FileNotFoundError):
+            alone = False
+        if not alone:
+            raise FetchError(
+                f"{part} is being written by another process, which fetches the same file. Allowed: one at a time;"
+                " wait for it, e.g. until the .part file is gone, and give the command again"
+            )
+        yield file
+
+
+def compare(path: Path, remote: Remote, sha256: str = "") -> tuple[str, str]:
+    """Compare a file's size with an object's, its SHA-256 with the start that is known, and its MD5 with the ETag.
+
+    S3's ETag is the MD5 of an object that was uploaded at once; that of an upload in parts tells nothing here.
+
+    Returns
+    -------
+    sha256 : str
+        Of the file.
+    checked : str
+        The strongest comparison: ``sha256``, ``md5`` or ``size``.
+
+    Raises
+    ------
+    WrongBytesError
+        If they differ.
+    """
+    size = path.stat().st_size
+    if size != remote.size:
+        raise WrongBytesError(f"{remote.key}: {size} bytes came, expected {remote.size}; fetch it again")
+    expected, hashes = {"sha256": sha256}, {"sha256": hashlib.sha256()}
+    if re.fullmatch("[0-9a-f]{32}", remote.etag):
+        expected["md5"], hashes["md5"] = remote.etag, hashlib.md5(usedforsecurity=False)
+    with open(path, "rb") as file:
+        while data := file.read(2**22):
+            for digest in hashes.values():
+                digest.update(data)
+    digests = {kind: digest.hexdigest() for kind, digest in hashes.items()}
+    for kind, digest in digests.items():
+        if not digest.startswith(expected[kind]):
+            raise WrongBytesError(
+                f"{remote.key}: {kind} {digest}, expected {expected[kind]}: the {size} bytes that came are not those at"
+                " the endpoint, and are not used. Something between here and there changes bytes: allowed is the object"
+                " as it is, e.g. over https:// and without a proxy; then give the same command again"
+            )
+    return digests["sha256"], next((kind for kind in expected if expected[kind]), "size")
+
+
+def check_room(folder: Path, needed: int, what: str) -> None:
+    """Make sure that the disk that a folder lies on, or will lie on, has room for so many bytes more.
+
+    Raises
+    ------
+    FetchError
+        If not.
+    """
+    free = free_bytes(folder)
+    log.info("%s: %.3f GB to come, %.1f GB free at %s", what, needed / 1e9, free / 1e9, folder)
+    if needed > free:
+        raise _full_disk(what, folder, needed)
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the free bytes of the disk that a folder lies on, or will lie on."""
+    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+
+
+def _full_disk(what: str, folder: Path, needed: int) -> FetchError:
+    return FetchError(
+        f"No room for {what} on the disk of {folder}: {needed / 1e9:.3f} GB more are needed,"
+        f" {free_bytes(folder) / 1e9:.3f} GB are free (or a quota is used up). Bytes fetched so far are kept, and the"
+        " same command goes on from there. Allowed: more room, fewer subjects or sessions, or a folder on another disk,"
+        " e.g. paths: {nsd: /scratch/nsd}"
+    )
