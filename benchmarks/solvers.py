@@ -62,13 +62,13 @@ def main() -> None:
     out = given.out or RESULTS / f"solvers-{given.split}.json"
 
     import torch
+    from neuropictor.evaluation.measures import LOWER_IS_BETTER
+    from neuropictor.evaluation.scoring import Scorer
 
     from neuropictor.data.responses import ResponseStore
     from neuropictor.data.stimuli import StimulusStore
     from neuropictor.evaluation.judges import Held, Judge, Seen, load_describer
-    from neuropictor.evaluation.measures import LOWER_IS_BETTER
     from neuropictor.evaluation.protocols import OURS
-    from neuropictor.evaluation.scoring import Scorer
     from neuropictor.evaluation.statistics import bootstrap_mean, holm, p_difference
     from neuropictor.models.backbone import Backbone
 
