@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,10 +60,10 @@ def networks(root: Path) -> dict:
     import torch
     from torch.nn.functional import adaptive_avg_pool2d
 
+    from neuropictor.evaluation import evaluate
     from neuropictor.evaluation import networks as published
-    from neuropictor.evaluation import scoring
     from neuropictor.evaluation.judges import Held, Judge, load_describer
-    from neuropictor.evaluation.protocols import NETWORK_METRICS, PROTOCOLS
+    from neuropictor.evaluation.metrics import METRICS
     from neuropictor.evaluation.statistics import Pairings
     from neuropictor.models.backbone import Backbone
 
@@ -70,11 +71,13 @@ def networks(root: Path) -> dict:
     lengths |= {"effnet": (1280, 1), "swav": (2048, 1)}
     loads, looks = Counter(), Counter()
 
-    def load(name: str, folder: Path, device: torch.device) -> published.Network:
+    def load(self, network: published.JudgingNetwork, folder: Path, device: torch.device) -> None:
+        self.network, self.device, name = network, device, network.name
         loads[name] += 1
         mixes = {
             metric: torch.randn(lengths[metric][0], 3, generator=torch.Generator().manual_seed(7))
-            for metric in NETWORK_METRICS[name]
+            for metric in METRICS
+            if METRICS[metric].needs == name
         }
 
         def forward(pictures: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -84,11 +87,11 @@ def networks(root: Path) -> dict:
                 for metric, mix in mixes.items()
             }
 
-        return published.Network(name, forward, device)
+        self._forward = forward
 
-    published.load_network = load
-    published.PerceptualDistance = lambda *given: no_networks
-    scoring.PIXEL_MEASURES = dict.fromkeys(scoring.PIXEL_MEASURES, no_pixels)
+    published.LoadedNetwork.__init__ = load
+    evaluate.PerceptualDistance = lambda *given: no_networks
+    METRICS.update({n: replace(m, function=no_pixels) for n, m in METRICS.items() if m.needs == "images"})
     generator = np.random.default_rng(1)
     seen = generator.integers(0, 256, (PICTURES, 64, 64, 3), dtype=np.uint8)
     rows = np.arange(PICTURES)
@@ -99,7 +102,7 @@ def networks(root: Path) -> dict:
     device, none = torch.device("cpu"), np.full(PICTURES, "")
     judge = Judge(load_describer("miniature", Backbone.load(), None, device), Held(seen[:, None]), none, none, [])
     start = time.perf_counter()
-    scorer = scoring.Scorer(judge, [PROTOCOLS["mindeye2"]], Path(), device)
+    scorer = evaluate.Scorer(judge, ["mindeye2"], Path(), device)
     pairings = Pairings(PICTURES, 999, 0)
     scores = {name: scorer.score(Held(images), rows, pairings)[0] for name, (images, rows) in drawn.items()}
     return {
@@ -108,7 +111,7 @@ def networks(root: Path) -> dict:
         "looks": dict(looks),
         "pictures": PICTURES,
         "models": MODELS,
-        "protocols": list(next(iter(scores.values()))),
+        "protocols": sorted({label for by_metric in scores.values() for label, _ in by_metric}),
     }
 
 

@@ -206,7 +206,7 @@ def stages(run: Run) -> dict:
     from neuropictor.config import read
     from neuropictor.data.latents import cache_latents
     from neuropictor.evaluation.baselines import fit_baselines
-    from neuropictor.evaluation.metrics import evaluate
+    from neuropictor.evaluation.evaluate import evaluate
     from neuropictor.sampling import sample_subject
     from neuropictor.training.calibrate import calibrate
     from neuropictor.training.reconstruct import pretrain
@@ -611,7 +611,7 @@ def images(run: Run) -> dict:
 
 def pictures(run: Run) -> dict:
     """The batches that cache_latents, baselines and evaluate hand to the VAE."""
-    from neuropictor.evaluation.controls import vae_round_trip
+    from neuropictor.evaluation.evaluate import vae_round_trip
 
     backbone = build(size_of(run), run.device)[0]
     side, few = backbone.image_size, run.size != "paper"

@@ -261,18 +261,18 @@ def stand_in_judges() -> None:
         def encode_text(self, tokens):
             return tokens.float().repeat(1, 10)[:, : FEATURES["clip"]["clip"]]
 
-    def stand_in(lengths):
-        return lambda path, device: lambda images: {name: images.flatten(1)[:, :n] for name, n in lengths.items()}
+    def stand_in(self, network, place, device):
+        self.network, self.device, lengths = network, device, FEATURES[network.name]
+        self._forward = lambda images: {name: images.flatten(1)[:, :n] for name, n in lengths.items()}
 
-    networks.locate = lambda place, name: Path(name)
-    networks._clip_model = lambda path, device: Clip()
-    networks._BUILDERS = {name: stand_in(lengths) for name, lengths in FEATURES.items()}
+    networks.JudgingNetwork.load = lambda self, place, device: Clip()
+    networks.LoadedNetwork.__init__ = stand_in
     networks.PerceptualDistance.__init__ = lambda self, *arguments: None
     networks.PerceptualDistance.__call__ = lambda self, one, other: np.zeros(len(one))
 
 
 def evaluate(work: Path) -> dict:
-    from neuropictor.evaluation.metrics import evaluate
+    from neuropictor.evaluation.evaluate import evaluate
 
     stand_in_judges()
     place = folder(work) / "sample" / f"sub-{SUBJECT:02d}"
@@ -310,7 +310,8 @@ def align(work: Path) -> dict:
 
 
 def baselines(work: Path) -> dict:
-    from neuropictor.evaluation.baselines import MODELS, fit_baselines
+    from neuropictor.evaluation.baselines import fit_baselines
+    from neuropictor.evaluation.tables import of_kind
 
     stores = folder(work) / "subject"
     stand_in_judges()
@@ -322,7 +323,7 @@ def baselines(work: Path) -> dict:
         EvaluateConfig(networks="published"),
         SampleConfig(steps=1, batch_size=16),
         RUNTIME,
-        {model: folder(work) / f"fitted/{model}.h5" for model in MODELS},
+        {model: folder(work) / f"fitted/{model}.h5" for model in of_kind("baseline")},
         folder(work),
     )
     return {**_fitted(work), "latents": int(np.prod(LATENTS)), "text_features": int(np.prod(TEXT_SHAPE))}

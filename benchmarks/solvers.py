@@ -65,10 +65,10 @@ def main() -> None:
 
     from neuropictor.data.responses import ResponseStore
     from neuropictor.data.stimuli import StimulusStore
-    from neuropictor.evaluation.judges import Held, Judge, Seen, load_describer
-    from neuropictor.evaluation.measures import LOWER_IS_BETTER
+    from neuropictor.evaluation import metrics
+    from neuropictor.evaluation.evaluate import Scorer
+    from neuropictor.evaluation.judges import Held, Judge, load_describer
     from neuropictor.evaluation.protocols import OURS
-    from neuropictor.evaluation.scoring import Scorer
     from neuropictor.evaluation.statistics import bootstrap_mean, holm, p_difference
     from neuropictor.models.backbone import Backbone
 
@@ -82,10 +82,11 @@ def main() -> None:
         store = StimulusStore(given.prepared / subject / "stimuli.h5")
         ids = ResponseStore(given.prepared / subject / "responses.h5").pictures(given.split)
         describer = load_describer("miniature", Backbone.load(), None, torch.device("cpu"))
-        judge = Judge(describer, Seen(store, ids), store.category(ids), store.background(ids), store.categories)
+        judge = Judge.of_store(describer, store, ids)
         scorer = Scorer(judge, [], None, torch.device("cpu"))
         for setting, (images, spent) in drawn.items():
-            scores[setting].append(scorer.score(Held(images[:, None]), np.arange(len(ids)))[0][OURS])
+            by_metric = scorer.score(Held(images[:, None]), np.arange(len(ids)))[0]
+            scores[setting].append({metric: by_metric[OURS, metric] for metric in METRICS})
             seconds[setting] += spent
     rows, values = [], []
     for setting in settings:
@@ -101,7 +102,7 @@ def main() -> None:
                 values.append((rows[-1], p_difference(difference, 9999, 0)))
     corrected = holm(np.array([p for _, p in values]))
     for (row, p), adjusted in zip(values, corrected, strict=True):
-        worse = row["difference"] * (-1 if row["metric"] in LOWER_IS_BETTER else 1) < 0
+        worse = row["difference"] * (1 if metrics.METRICS[row["metric"]].higher_is_better else -1) < 0
         row |= {"p": round(p, 4), "p_corrected": round(float(adjusted), 4)}
         row["significantly_worse"] = bool(worse and adjusted < ALPHA)
     ways = []

@@ -12,7 +12,7 @@ from neuropictor import config as configuration
 from neuropictor.workflow import doctor
 from neuropictor.records import fingerprint
 from neuropictor.records.checksums import checksum
-from neuropictor.config.drawing import CONTROL_SETTINGS
+from neuropictor.controls.conditions import CONTROLS
 from neuropictor.workflow import jobs_table
 from neuropictor.fetching import agreement
 from neuropictor.models import layout
@@ -21,8 +21,8 @@ from neuropictor.nsd import constants, keys
 NEEDS = yaml.safe_load(Path(workflow.source_path("needs.yaml")).read_text())
 PACKAGE = Path(neuropictor.__file__).parent
 SHIPPED = PACKAGE / "assets" / "miniature"
-GALLERY = PACKAGE / "report" / "gallery.html"
-PUBLISHED_RESULTS = GALLERY.with_name("published_results.csv")
+TEMPLATES = PACKAGE / "report" / "templates"
+PUBLISHED_RESULTS = PACKAGE / "report" / "published_results.csv"
 # Raw sessions on disk at most, fetched or in preprocessing: the profiles' resource sessions.
 SESSIONS_AT_ONCE = 4
 MODELS = ["refined", "pretrained"]

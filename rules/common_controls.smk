@@ -7,8 +7,8 @@ def controlled():
 
 
 def drawn_controls():
-    """Controls that draw pictures; the other one looks at those of stage sample."""
-    return [name for name in settings.controls.made if name != "nearest"]
+    """Controls that sample images; others look at those of stage sample."""
+    return [name for name in settings.controls.made if CONTROLS[name].conditions]
 
 
 def control_settings():
@@ -18,10 +18,10 @@ def control_settings():
     shared = {"pictures", "sampling_steps", "seed"}
 
     def of_control(wildcards):
-        used = shared.union(CONTROL_SETTINGS[wildcards.kind])
+        used = shared.union(CONTROLS[wildcards.kind].settings)
         return {key: found[key] if key in used else default[key] for key in found}
 
-    keys = sorted(shared.union(*CONTROL_SETTINGS.values()))
+    keys = sorted(shared.union(*(control.settings for control in CONTROLS.values())))
     return fingerprint.named_keys("config", "controls", of_control, keys)
 
 

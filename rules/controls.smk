@@ -16,7 +16,7 @@ rule control:
     benchmark:
         "<results>/benchmarks/control/sub-{subject}_{kind}.jsonl"
     wildcard_constraints:
-        kind="|".join(CONTROL_SETTINGS),
+        kind="|".join(CONTROLS),
     conda:
         "../envs/neuropictor.yaml"
     threads: cores()

@@ -6,7 +6,6 @@ rule data_card:
         responses=expand("<prepared>/sub-{subject}/responses.h5", subject=everyone()),
         stimuli=expand("<prepared>/sub-{subject}/stimuli.h5", subject=everyone()),
         metrics="<results>/metrics.csv",
-        run="<results>/metrics.run.json",
     output:
         out=report(
             "<results>/report/data_card.html",
@@ -26,6 +25,7 @@ rule data_card:
     params:
         **tracked("config", "evaluate", "seed"),
         **tracked("sample", "sample", "trial_averaging"),
+        templates=checksum(TEMPLATES),
         code=code("data_card"),
     message:
         "Describing the data"
@@ -33,128 +33,58 @@ rule data_card:
         "../workflow_scripts/data_card.py"
 
 
-rule metric_table:
+rule report_scores:
     input:
         metrics="<results>/metrics.csv",
-        run="<results>/metrics.run.json",
+        scores="<results>/scores.csv",
+        statistics="<results>/statistics.csv",
+        stimuli=expand("<prepared>/sub-{subject}/stimuli.h5", subject=refined()),
     output:
-        out=report(
+        metric_page=report(
             "<results>/report/metrics.html",
             caption="../report/metric_table.rst",
             category="2 Scores",
             labels={"shown": "all models"},
         ),
-    log:
-        "<logs>/metric_table.log",
-    benchmark:
-        "<results>/benchmarks/metric_table.jsonl"
-    conda:
-        "../envs/neuropictor.yaml"
-    params:
-        release=constants.describe_release(settings.nsd.release, settings.nsd.sessions),
-        code=code("metric_table"),
-    message:
-        "Tabulating the scores"
-    script:
-        "../workflow_scripts/metric_table.py"
-
-
-rule statistics_table:
-    input:
-        statistics="<results>/statistics.csv",
-    output:
-        out=report(
+        test_page=report(
             "<results>/report/statistics.html",
             caption="../report/statistics_table.rst",
             category="2 Scores",
             labels={"shown": "tests"},
         ),
-    log:
-        "<logs>/statistics_table.log",
-    benchmark:
-        "<results>/benchmarks/statistics_table.jsonl"
-    conda:
-        "../envs/neuropictor.yaml"
-    params:
-        code=code("statistics_table"),
-    message:
-        "Tabulating the tests"
-    script:
-        "../workflow_scripts/statistics_table.py"
-
-
-rule published_table:
-    input:
-        metrics="<results>/metrics.csv",
-    output:
-        out=report(
+        published_page=report(
             "<results>/report/published.html",
             caption="../report/published_table.rst",
             category="2 Scores",
             labels={"shown": "published results"},
         ),
-    log:
-        "<logs>/published_table.log",
-    benchmark:
-        "<results>/benchmarks/published_table.jsonl"
-    conda:
-        "../envs/neuropictor.yaml"
-    params:
-        published=checksum(PUBLISHED_RESULTS),
-        code=code("published_table"),
-    message:
-        "Putting published results into tables by test set"
-    script:
-        "../workflow_scripts/published_table.py"
-
-
-rule score_figure:
-    input:
-        metrics="<results>/metrics.csv",
-    output:
-        out=report(
+        score_figure=report(
             "<results>/report/scores.png",
             caption="../report/score_figure.rst",
             category="2 Scores",
             labels={"shown": "figure"},
         ),
-    log:
-        "<logs>/score_figure.log",
-    benchmark:
-        "<results>/benchmarks/score_figure.jsonl"
-    conda:
-        "../envs/neuropictor.yaml"
-    params:
-        code=code("score_figure"),
-    message:
-        "Drawing the scores"
-    script:
-        "../workflow_scripts/score_figure.py"
-
-
-rule category_figure:
-    input:
-        scores="<results>/scores.csv",
-        stimuli=expand("<prepared>/sub-{subject}/stimuli.h5", subject=refined()),
-    output:
-        out=report(
+        category_figure=report(
             "<results>/report/categories.png",
             caption="../report/category_figure.rst",
             category="2 Scores",
             labels={"shown": "by category"},
         ),
     log:
-        "<logs>/category_figure.log",
+        "<logs>/report_scores.log",
     benchmark:
-        "<results>/benchmarks/category_figure.jsonl"
+        "<results>/benchmarks/report_scores.jsonl"
     conda:
         "../envs/neuropictor.yaml"
     params:
-        code=code("category_figure"),
+        release=constants.describe_release(settings.nsd.release, settings.nsd.sessions),
+        published=checksum(PUBLISHED_RESULTS),
+        templates=checksum(TEMPLATES),
+        code=code("report_scores"),
     message:
-        "Drawing scores by category"
+        "Writing tables and figures of the scores"
     script:
-        "../workflow_scripts/category_figure.py"
+        "../workflow_scripts/report_scores.py"
 
 
 rule gallery:
@@ -175,7 +105,7 @@ rule gallery:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
-        template=checksum(GALLERY),
+        templates=checksum(TEMPLATES),
         code=code("gallery"),
     message:
         "Putting all test pictures and reconstructions into a page to browse"
@@ -281,6 +211,7 @@ rule compare:
     conda:
         "../envs/neuropictor.yaml"
     params:
+        templates=checksum(TEMPLATES),
         code=code("compare"),
     message:
         "Comparing experiments"

@@ -23,8 +23,7 @@ PER_SUBJECT = {
     "contact_sheet": 1,
 }
 ONCE = ["simulate_pictures", "calibrate", "align_space", "pretrain"]
-ONCE += ["evaluate", "data_card", "metric_table", "statistics_table", "published_table", "gallery", "training_curves"]
-ONCE += ["score_figure", "category_figure"]
+ONCE += ["evaluate", "data_card", "report_scores", "gallery", "training_curves"]
 ONCE += ["response_map", "score_controls", "all"]
 CONTROLS = 4  # that draw pictures, of one subject
 

@@ -31,7 +31,7 @@ STAGES = {
     "evaluate": "results/metrics.csv",
     "control": "results/controls/sub-*/*.h5",
     "score_controls": "results/controls/controls.csv",
-    "metric_table": "results/report/metrics.html",
+    "report_scores": "results/report/metrics.html",
     "gallery": "results/gallery.html",
     "contact_sheet": "results/report/contact_sheet_sub-*.png",
 }

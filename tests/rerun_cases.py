@@ -19,14 +19,14 @@ SAMPLE = ("sample_pretrained", "sample_refined")
 #: Of the table.
 ORDER = ["fetch_betas", "preprocess_session", "simulate_pictures", "simulate_own_pictures", "simulate_subject"]
 ORDER += ["preprocess_subject", "preprocess_stimuli", "cache_latents", "calibrate", "align_space", "align", "pretrain"]
-ORDER += ["refine", "sample", "baselines", "evaluate", "metric_table", "statistics_table", "data_card", "gallery"]
-ORDER += ["published_table", "score_figure", "category_figure", "contact_sheet", "training_curves", "response_map"]
+ORDER += ["refine", "sample", "baselines", "evaluate", "report_scores", "data_card", "gallery", "contact_sheet"]
+ORDER += ["training_curves", "response_map"]
 #: Rules whose own settings a key is among; the longest beginning counts.
 READ_BY = {
     "experiment": [],
     "nsd": [],
-    "nsd.release": ["preprocess_subject", "preprocess_stimuli", "metric_table"],
-    "nsd.sessions": ["preprocess_subject", "preprocess_stimuli", "metric_table"],
+    "nsd.release": ["preprocess_subject", "preprocess_stimuli", "report_scores"],
+    "nsd.sessions": ["preprocess_subject", "preprocess_stimuli", "report_scores"],
     "simulate": ["simulate_pictures", "simulate_subject"],
     "preprocess": ["preprocess_subject"],
     "preprocess.picture_size": ["preprocess_stimuli"],
@@ -345,7 +345,7 @@ CASES: dict[str, tuple[dict, Callable[[Path], None], Counter]] = {
     "the scores edited by hand": (
         {},
         damaged("results/metrics.csv", flipped),
-        Counter(["data_card", "metric_table", "published_table", "score_figure"]),
+        Counter(["data_card", "report_scores"]),
     ),
 }
 

@@ -1,4 +1,4 @@
 from neuropictor.workflow.job import run
-from neuropictor.evaluation.metrics import evaluate
+from neuropictor.evaluation.evaluate import evaluate
 
 run(evaluate)

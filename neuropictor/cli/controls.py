@@ -27,7 +27,8 @@ def control(
     --responses data/prepared/sub-01/responses.h5 --components results/align/sub-01/components.h5
     --stimuli data/prepared/sub-01/stimuli.h5 --out controls/sub-01
     """
-    from neuropictor.controls.draw import conditions, steer_subject
+    from neuropictor.controls.conditions import conditions
+    from neuropictor.controls.draw import steer_subject
     from neuropictor.controls.tables import score_controls
     from neuropictor.data.responses import ResponseStore
 

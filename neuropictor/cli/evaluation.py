@@ -62,7 +62,7 @@ def evaluate(
     """
     from neuropictor.evaluation.folders import PairingError, evaluate_folders
     from neuropictor.fetching.weights import WeightsError
-    from neuropictor.report.folder_page import folder_page
+    from neuropictor.report.scores import folder_page
 
     loaded, runtime = start(settings)
     names = ["ours", *dict.fromkeys(name.value for name in protocol or [] if name is not ProtocolName.OURS)]
@@ -91,7 +91,7 @@ def evaluate_samples(
     Example: neuropictor evaluate-samples --stimuli data/prepared/sub-01/stimuli.h5 --out results/metrics.csv
     results/sample/sub-01/*.h5
     """
-    from neuropictor.evaluation.metrics import evaluate as stage
+    from neuropictor.evaluation.evaluate import evaluate as stage
 
     loaded, runtime = start(settings)
     found = _by_subject(samples)

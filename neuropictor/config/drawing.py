@@ -32,31 +32,6 @@ def _rising(interval: list[float]) -> list[float]:
 Interval = Annotated[list[Share], Field(min_length=2, max_length=2), AfterValidator(_rising)]
 
 
-CONTROL_SETTINGS = {
-    "responses": ("repeats",),
-    "areas": (),
-    "strengths": ("structure_scales", "semantics_scales"),
-    "semantic_swap": ("swap_structure_scales", "swap_guidance_scales", "swap_partners"),
-    "area_swap": (),
-    "guidance": ("guidance_scales",),
-    "steps": ("steps", "schedulers"),
-}
-"""Settings of controls that draw pictures, besides those of all."""
-
-
-#: What each control shows, as in titles.
-CONTROL_TITLES = {
-    "responses": "pictures from fewer repeats, from another picture's response, and from the mean response",
-    "areas": "one group of areas alone, and all without it",
-    "strengths": "strength of structure and of semantics",
-    "semantic_swap": "structure of one scan, semantics of another",
-    "area_swap": "one group of areas from another scan",
-    "guidance": "guidance",
-    "steps": "denoising steps",
-    "nearest": "nearest training pictures",
-}
-
-
 class SampleConfig(Section):
     """Reconstruction of the test pictures."""
 

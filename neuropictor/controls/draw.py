@@ -1,23 +1,25 @@
-"""Stage control: pictures steered on purpose, and pictures from responses that were tampered with.
+"""Stage control: images steered on purpose, and images from responses that were tampered with.
 
-Every kind of control is a list of conditions. A condition says whose responses give structure and semantics, what was
-done to them, and at which strengths they are drawn; all conditions reconstruct the same test pictures from the same
-starting noise as stage sample. Responses of areas left out are set to 0, the z-score's mean. Aligned components are
-predicted anew from the responses that a condition uses, so that nothing of the untouched response reaches the networks.
+All conditions of a control reconstruct the same test images from the same starting noise as stage sample. Responses of
+areas left out are set to 0, the z-score's mean. Aligned components are predicted anew from the responses that a
+condition uses, so that nothing of the untouched response reaches the networks.
 """
 
-import json
+from __future__ import annotations
+
 import logging
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from neuropictor.controls.conditions import CONTROLS, Condition, conditions
 from neuropictor.data.alignment import ComponentStore
 from neuropictor.data.reconstructions import Reconstructions, writing
 from neuropictor.data.responses import ResponseStore
+from neuropictor.data.rows import evenly_spaced
 from neuropictor.models.pipeline_folder import pipeline_paths
 from neuropictor.records.checksums import checksum
 from neuropictor.records.files import Folder
@@ -25,164 +27,37 @@ from neuropictor.records.progress import progress
 from neuropictor.records.record import RunRecord, record_path
 from neuropictor.sampling import Chunks, Sampler, network_sampler
 from neuropictor.surface import load_geometry
-from neuropictor.surface.atlas import AREA_GROUPS
 
 if TYPE_CHECKING:
     from neuropictor.config import ControlsConfig, RuntimeConfig, SampleConfig
 
 log = logging.getLogger(__name__)
 
-AS_SAMPLED = "as sampled"
-
-
-@dataclass(frozen=True)
-class Condition:
-    """One way to draw the test pictures.
-
-    Attributes
-    ----------
-    column, row
-        Place on the contact sheet; together they name the condition.
-    responses
-        Whose: ``own``, ``other`` (those of another test picture) or ``mean`` (of all training pictures).
-    most_repeats
-        Repeats that are averaged; None: all.
-    areas, keep
-        A group of areas, and what becomes of it: ``only`` it is kept, it is left ``out``, or it comes from the
-        ``other`` test picture's responses.
-    semantics
-        Whose responses give the context: ``own`` or ``other``.
-    partner
-        Which other test picture, 1 to n - 1 (see `partners`); 0: none.
-    strengths
-        Options of `Sampler.draw` that differ from those of stage sample.
-    """
-
-    column: str
-    row: str = ""
-    responses: str = "own"
-    most_repeats: int | None = None
-    areas: str = ""
-    keep: str = ""
-    semantics: str = "own"
-    partner: int = 0
-    strengths: dict = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """Row and column."""
-        return f"{self.row}, {self.column}" if self.row else self.column
-
-
-def conditions(kind: str, config: "ControlsConfig") -> list[Condition]:
-    """Return the conditions of a kind of control.
-
-    Raises
-    ------
-    ValueError
-        If there is no such kind.
-    """
-    if kind not in KINDS:
-        raise ValueError(f"control is {kind!r}; allowed are {', '.join(KINDS)}, for example strengths")
-    return KINDS[kind](config)
-
-
-def _responses(config: "ControlsConfig") -> list[Condition]:
-    repeats = [Condition(f"{count} repeat{'s' if count > 1 else ''}", most_repeats=count) for count in config.repeats]
-    wrong = [Condition("another picture's response", responses="other", partner=1)]
-    return [*repeats, *wrong, Condition("mean response", responses="mean")]
-
-
-def _areas(config: "ControlsConfig") -> list[Condition]:
-    words = {"only": "only", "out": "without"}
-    groups = [
-        Condition(group.replace("_", " "), words[keep], areas=group, keep=keep)
-        for keep in words
-        for group in AREA_GROUPS
-    ]
-    return [Condition("all areas", row) for row in words.values()] + groups
-
-
-def _area_swap(config: "ControlsConfig") -> list[Condition]:
-    swaps = [Condition(group.replace("_", " "), areas=group, keep="other", partner=1) for group in AREA_GROUPS]
-    return [Condition("no area"), *swaps, Condition("all areas", responses="other", partner=1)]
-
-
-def _strengths(config: "ControlsConfig") -> list[Condition]:
-    return [
-        Condition(
-            f"structure {structure:g}",
-            f"semantics {semantics:g}",
-            strengths={"structure_scale": structure, "semantics_scale": semantics},
-        )
-        for semantics in config.semantics_scales
-        for structure in config.structure_scales
-    ]
-
-
-def _semantic_swap(config: "ControlsConfig") -> list[Condition]:
-    return [
-        Condition(
-            f"structure {structure:g}",
-            f"guidance {guidance:g}",
-            semantics="other",
-            partner=partner,
-            strengths={"structure_scale": structure, "guidance_scale": guidance},
-        )
-        for guidance in config.swap_guidance_scales
-        for structure in config.swap_structure_scales
-        for partner in range(1, config.swap_partners + 1)
-    ]
-
-
-def _guidance(config: "ControlsConfig") -> list[Condition]:
-    return [Condition(f"guidance {scale:g}", strengths={"guidance_scale": scale}) for scale in config.guidance_scales]
-
-
-def _steps(config: "ControlsConfig") -> list[Condition]:
-    return [
-        Condition(f"{steps} steps", scheduler, strengths={"num_inference_steps": steps, "scheduler": scheduler})
-        for scheduler in config.schedulers
-        for steps in config.steps
-    ]
-
-
-KINDS = {
-    "responses": _responses,
-    "areas": _areas,
-    "strengths": _strengths,
-    "semantic_swap": _semantic_swap,
-    "area_swap": _area_swap,
-    "guidance": _guidance,
-    "steps": _steps,
-}
-"""Kinds of controls that draw pictures; `neuropictor.config.ControlsConfig` names them too."""
-
 
 def partners(count: int, partner: int, seed: int) -> np.ndarray:
-    """Return for each of `count` pictures the row of another one, int [count].
+    """Return for each of `count` images the row of another one, int [count].
 
-    All partners 1 to count - 1 together make every ordered pair of different pictures once.
+    All partners 1 to count - 1 together make every ordered pair of different images once.
     """
     if not 1 <= partner < count:
-        raise ValueError(f"partner {partner} of {count} pictures; allowed: 1 to {count - 1}, for example 1")
+        raise ValueError(f"partner {partner} of {count} images; allowed: 1 to {count - 1}, for example 1")
     order = np.random.default_rng(seed).permutation(count)
     found = np.empty(count, np.int64)
     found[order] = np.roll(order, -partner)
     return found
 
 
-class _Scans:
-    """Responses of the chosen test pictures, whole or tampered with, and what the pipeline takes of them."""
+class _Altered:
+    """Responses of the chosen test images, whole or tampered with, and what the pipeline takes of them."""
 
     def __init__(
-        self, store: ResponseStore, components: ComponentStore | None, nsd_ids: np.ndarray, config: "ControlsConfig"
+        self, store: ResponseStore, components: ComponentStore | None, nsd_ids: np.ndarray, config: ControlsConfig
     ):
         self.store, self.components, self.nsd_ids, self.seed = store, components, nsd_ids, config.seed
         self._mean: np.ndarray | None = None
 
     def others(self, condition: Condition) -> np.ndarray:
-        """Return rows of the other test pictures, or -1 where none takes part."""
+        """Return rows of the other test images, or -1 where none takes part."""
         if not condition.partner:
             return np.full(len(self.nsd_ids), -1)
         return partners(len(self.nsd_ids), condition.partner, self.seed)
@@ -216,21 +91,21 @@ def steer_subject(
     pipeline: Folder,
     responses: str | Path,
     kind: str,
-    config: "ControlsConfig",
-    sample: "SampleConfig",
-    runtime: "RuntimeConfig",
+    config: ControlsConfig,
+    sample: SampleConfig,
+    runtime: RuntimeConfig,
     out: str | Path,
     components: str | Path | None = None,
     backbone: str | Path | None = None,
 ) -> None:
-    """Draw a subject's test pictures under all conditions of a kind of control.
+    """Sample a subject's test images under all conditions of a kind of control.
 
     Parameters
     ----------
     pipeline, responses, components, backbone
         As for `neuropictor.sampling.sample_subject`.
     kind
-        One of `KINDS`.
+        One of `conditions.sampled_controls`.
     config, sample, runtime
         Sections of the configuration. Steps, guidance, repeats and noise are those of `sample` where a condition does
         not differ, but `config.sampling_steps` replaces the number of steps.
@@ -247,9 +122,9 @@ def steer_subject(
     ) as record:
         store = ResponseStore(responses)
         nsd_ids = store.pictures("test")
-        nsd_ids = nsd_ids[np.unique(np.linspace(0, len(nsd_ids) - 1, min(config.pictures, len(nsd_ids))).astype(int))]
+        nsd_ids = nsd_ids[evenly_spaced(len(nsd_ids), config.pictures)]
         aligned = None if components is None else ComponentStore(components, store)
-        scans = _Scans(store, aligned, nsd_ids, config)
+        altered = _Altered(store, aligned, nsd_ids, config)
         sampler = network_sampler(pipeline, backbone, store, aligned, sample, runtime)
         described = [asdict(condition) for condition in chosen]
         guard = {"conditions": described, "sample": sample.model_dump(mode="json"), "precision": runtime.precision}
@@ -259,20 +134,18 @@ def steer_subject(
         for place, condition in enumerate(progress(chosen, f"Control {kind}", unit="condition")):
             missing = [(place * len(starts) + number, start) for number, start in enumerate(starts)]
             missing = [(number, start) for number, start in missing if not chunks.has(number)]
-            given = scans.inputs(scans.responses(condition, sample.most_repeats)) if missing else {}
+            given = altered.inputs(altered.responses(condition, sample.most_repeats)) if missing else {}
             for number, start in missing:
                 rows = slice(start, start + sample.batch_size)
-                chunks.save(number, _draw(sampler, scans, condition, given, rows, config))
-        others = np.stack([scans.others(condition) for condition in chosen], axis=1)
+                chunks.save(number, _draw(sampler, altered, condition, given, rows, config))
+        others = np.stack([altered.others(condition) for condition in chosen], axis=1)
         about = Reconstructions(
             np.empty(0),
             nsd_ids,
             kind,
             store.subject,
             store.data,
-            labels=tuple(
-                json.dumps(item | {"name": item_.name}) for item, item_ in zip(described, chosen, strict=True)
-            ),
+            labels=tuple(CONTROLS[kind].label(condition) for condition in chosen),
             others=np.where(others < 0, -1, nsd_ids[others]),
         )
         with writing(out, about, len(chosen)) as writer:
@@ -285,16 +158,16 @@ def steer_subject(
 
 def _draw(
     sampler: Sampler,
-    scans: _Scans,
+    altered: _Altered,
     condition: Condition,
     given: dict[str, torch.Tensor],
     rows: slice,
-    config: "ControlsConfig",
+    config: ControlsConfig,
 ) -> np.ndarray:
     """Return some images of one condition, uint8 [n, S, S, 3]; `given` are the inputs of all images."""
     options = {"num_inference_steps": config.sampling_steps, **condition.strengths}
     if condition.semantics == "other":
-        other = scans.others(condition)[rows]
+        other = altered.others(condition)[rows]
         options["semantics_from"] = {name: values[other] for name, values in given.items()}
-    jobs = [(int(nsd_id), 0) for nsd_id in scans.nsd_ids[rows]]
+    jobs = [(int(nsd_id), 0) for nsd_id in altered.nsd_ids[rows]]
     return sampler.draw(jobs, {name: values[rows] for name, values in given.items()}, **options)

@@ -10,30 +10,12 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from neuropictor.config.drawing import CONTROL_TITLES
+from neuropictor.controls.conditions import CONTROLS
+from neuropictor.controls.scores import OF_TWO, TABLE_METRICS
 from neuropictor.data.reconstructions import StoredReconstructions
+from neuropictor.evaluation.metrics import METRICS
 from neuropictor.evaluation.tables import title_mark
 from neuropictor.report.figures import COLOURS, FAINT, STYLE, picture_grid, save_figure
-
-ORDERED = ("strengths", "semantic_swap", "guidance", "steps")
-"""Controls whose columns are steps of one thing: joined by lines."""
-OF_TWO = ("semantic_swap", "area_swap")
-SHOWN = {
-    "pixcorr": "PixCorr",
-    "similarity": "CLIP similarity",
-    "two_way": "two-way",
-    "two_way_category": "two-way within category",
-    "category": "category",
-}
-SHOWN_OF_TWO = {
-    "category_follows_other": "category of the other",
-    "similarity_follows_other": "CLIP: like the other",
-    "layout_follows_own": "layout of the own (pixels)",
-    "light_follows_own": "layout of the own (brightness)",
-    "pixcorr": "PixCorr with the own",
-    "pixcorr_other": "PixCorr with the other",
-}
-"""Scores shown where a picture is made of two scans; own is the scan that gives structure."""
 
 
 def draw_sheet(
@@ -49,7 +31,7 @@ def draw_sheet(
     Parameters
     ----------
     kind : str
-        Key of `CONTROL_TITLES`.
+        Name of the control.
     drawn : StoredReconstructions
         With a label for each condition; without labels only `seen` is drawn.
     chosen : int array [r]
@@ -77,7 +59,7 @@ def draw_sheet(
             for head in heads:
                 place = places.get((line, head))
                 columns[head].append(None if place is None else drawn.read([picture], place)[0])
-    title = f"Subject {drawn.subject}: {CONTROL_TITLES[kind]}{title_mark(drawn.data)}"
+    title = f"Subject {drawn.subject}: {CONTROLS[kind].title}{title_mark(drawn.data)}"
     with rc_context(STYLE):
         save_figure(picture_grid(columns, names, title), out)
 
@@ -93,7 +75,8 @@ def draw_scores(frame: pd.DataFrame, out: Path) -> None:
         PNG.
     """
     kind, subject, data = (frame[name].iloc[0] for name in ("control", "subject", "data"))
-    shown = SHOWN_OF_TWO if kind in OF_TWO else SHOWN
+    titles = OF_TWO if CONTROLS[kind].of_two else {name: METRICS[name].title for name in TABLE_METRICS}
+    shown = {name: title for name, title in titles.items() if name in set(frame["metric"])}
     columns = list(dict.fromkeys(frame["column"]))
     lines = list(dict.fromkeys(frame["row"].fillna("")))
     wide = max(3.2, 0.34 * len(columns) + 1.4)
@@ -107,7 +90,13 @@ def draw_scores(frame: pd.DataFrame, out: Path) -> None:
                 at = np.arange(len(columns)) + 0.12 * (number - (len(lines) - 1) / 2)
                 colour = COLOURS[number % len(COLOURS)]
                 errors = np.abs(own[["ci_low", "ci_high"]].to_numpy().T - own["value"].to_numpy())
-                style = {"ls": "-" if kind in ORDERED else "", "marker": "o", "ms": 4, "lw": 1.2, "elinewidth": 1.2}
+                style = {
+                    "ls": "-" if CONTROLS[kind].joined else "",
+                    "marker": "o",
+                    "ms": 4,
+                    "lw": 1.2,
+                    "elinewidth": 1.2,
+                }
                 axes.errorbar(at, own["value"], errors, color=colour, label=line or None, **style)
             low, high = part["null_low"].min(), part["null_high"].max()
             if np.isfinite(low):
@@ -120,7 +109,7 @@ def draw_scores(frame: pd.DataFrame, out: Path) -> None:
             handles = panels[0].get_legend_handles_labels()
             figure.legend(*handles, fontsize=8, loc="outside lower center", ncols=6)
         figure.suptitle(
-            f"Subject {subject}: {CONTROL_TITLES[kind]}{title_mark(data)}\n95 % intervals over "
+            f"Subject {subject}: {CONTROLS[kind].title}{title_mark(data)}\n95 % intervals over "
             f"{frame['n_images'].max()} pictures; gray: chance (wrong pairs or fair coins)",
             size=12,
         )

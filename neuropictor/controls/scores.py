@@ -1,41 +1,49 @@
 """What controls show, in numbers: scores of every condition with intervals and with what wrong pairs would give.
 
-Every score is first a table: entry (i, j) is the score of reconstruction i if picture j were the right one. Its entries
+Every score is first a table: entry (i, j) is the score of reconstruction i if image j were the right one. Its entries
 of right pairs give the score, those of random pairs the interval in which chance stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
-import pandas as pd
 from scipy.stats import binom, spearmanr
 
 from neuropictor.data.stimuli import resize_pictures
 from neuropictor.evaluation.judges import Judge, blocks, look
-from neuropictor.evaluation.similarity import correlation_matrix, identification
+from neuropictor.evaluation.metrics import METRICS, Space
+from neuropictor.evaluation.similarity import correlation_matrix
 from neuropictor.evaluation.statistics import bootstrap_mean
 
 COLUMNS = (
     *("subject", "control", "condition", "row", "column", "metric"),
     *("value", "ci_low", "ci_high", "null_low", "null_high", "n_images", "data"),
 )
-TABLE_METRICS = ("pixcorr", "similarity", "two_way", "two_way_hard", "two_way_category", "category")
-"""Scores against the seen picture; similarity is the cosine in the space of who judges."""
+TABLE_METRICS = [name for name, metric in METRICS.items() if metric.table and metric.shown[0] != "published"]
+"""Scores against the seen image of the protocol `ours` that all pairs can have."""
+OF_TWO = {
+    "category_follows_other": "category of the other",
+    "similarity_follows_other": "similarity: like the other",
+    "layout_follows_own": "layout of the own (pixels)",
+    "light_follows_own": "layout of the own (brightness)",
+    "pixcorr": "PixCorr with the own",
+    "pixcorr_other": "PixCorr with the other",
+}
+"""What is shown of scores of images that are made of two scans; own is the scan that gives structure."""
 LAYOUT_CELLS = 8
-"""`light_follows_own` compares mean brightness of so many by so many parts of a picture: layout without colour."""
+"""`light_follows_own` compares mean brightness of so many by so many parts of a image: layout without colour."""
 
 
 @dataclass
 class Scored:
-    """Scores of one condition, picture by picture.
+    """Scores of one condition, image by image.
 
     Attributes
     ----------
     values : dict of float array [n]
-        By metric; NaN where a picture has none.
+        By metric; NaN where a image has none.
     nulls : dict of float array [repetitions] or None
         Mean scores of random pairs; None for shares of two, where chance is a fair coin.
     """
@@ -45,63 +53,60 @@ class Scored:
 
 
 class PairScores:
-    """Scores pictures against all test pictures of a subject.
+    """Scores images against all test images of a subject.
 
     Parameters
     ----------
     judge : Judge
-        Of the subject's N test pictures.
+        Of the subject's N test images.
     repetitions, seed : int
         Random pairings.
     """
 
     def __init__(self, judge: Judge, repetitions: int, seed: int):
         self.judge, self.seed = judge, seed
-        # Every picture is compared with every other one: the seen ones stay in memory as they are stored.
+        # Every image is compared with every other one: the seen ones stay in memory as they are stored.
         seen = judge.seen.read(np.arange(len(judge.seen)))
         self._pixels = seen.reshape(len(seen), -1)
         self._light = _light(seen)
         self._orders = np.argsort(np.random.default_rng(seed).random((repetitions, len(judge.seen))), axis=1)
 
-    def tables(self, pictures: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the tables [n, N] of `TABLE_METRICS`, and "light" and "prompts" for `follows`.
+    def tables(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the tables [n, N] of those of `TABLE_METRICS` whose labels are known, and what `follows` needs.
 
         Parameters
         ----------
-        pictures : uint8 array [n, S, S, 3]
+        images : uint8 array [n, S, S, 3]
         """
         judge = self.judge
-        pictures = resize_pictures(pictures, judge.size)
-        features = np.concatenate([look(judge.describer, pictures[rows]) for rows in blocks(len(pictures))])
-        correlations = correlation_matrix(features, judge.features)
-        # Own pictures may come without categories; they get no score that needs one.
-        names = judge.prompts if judge.prompts is not None else np.zeros((1, features.shape[1]))
-        prompts = features.astype(np.float64) @ names.T.astype(np.float64)
-        category = (prompts.argmax(1)[:, None] == judge.main[None, :]).astype(np.float64)
-        category[:, judge.main < 0] = np.nan
-        groups = judge.groups(np.arange(len(judge.main)))
-        return {
-            "pixcorr": np.nan_to_num(correlation_matrix(pictures.reshape(len(pictures), -1), self._pixels)),
-            "similarity": features.astype(np.float64) @ judge.features.T.astype(np.float64),
-            **{name: identification(correlations, group) for name, group in groups.items()},
-            "category": category,
-            "light": np.nan_to_num(correlation_matrix(_light(pictures), self._light)),
-            "prompts": prompts,
+        images = resize_pictures(images, judge.size)
+        features = np.concatenate([look(judge.describer, images[rows]) for rows in blocks(len(images))])[:, None]
+        space = judge.space(features, np.arange(len(judge.main)))
+        pixels = Space(images.reshape(len(images), 1, -1), self._pixels)
+        known = [*judge.metrics, *(metric for metric in METRICS.values() if metric.needs == "images")]
+        tables = {
+            name: METRICS[name].table(pixels if METRICS[name].needs == "images" else space)[0]
+            for name in TABLE_METRICS
+            if METRICS[name] in known
         }
+        tables["light"] = np.nan_to_num(correlation_matrix(_light(images), self._light))
+        # Own images may come without categories; they get no score that needs one.
+        prompts = judge.prompts if judge.prompts is not None else np.zeros((1, features.shape[-1]))
+        return tables | {"prompts": features[:, 0].astype(np.float64) @ prompts.T.astype(np.float64)}
 
     def against_seen(self, tables: list[dict[str, np.ndarray]], rows: np.ndarray) -> Scored:
-        """Score against the seen pictures; several tables (partners) are averaged.
+        """Score against the seen images; several tables (partners) are averaged.
 
         Parameters
         ----------
         tables : list of dict
             Of `tables`.
         rows : int array [n]
-            The seen pictures' rows in the judge.
+            The seen images' rows in the judge.
         """
         scored, places = Scored(), np.arange(len(rows))
-        for metric in TABLE_METRICS:
-            table = np.mean([found[metric] for found in tables], axis=0)
+        for metric in (name for name in TABLE_METRICS if name in tables[0]):
+            table = np.mean([of_partner[metric] for of_partner in tables], axis=0)
             scored.values[metric] = table[places, rows]
             wrong = table[places, self._orders[:, : len(rows)]]
             defined = np.isfinite(wrong)
@@ -109,7 +114,7 @@ class PairScores:
         return scored
 
     def follows(self, tables: list[dict[str, np.ndarray]], rows: np.ndarray, others: list[np.ndarray]) -> Scored:
-        """Score pictures that are made of two scans: whose category and whose layout they have.
+        """Score images that are made of two scans: whose category and whose layout they have.
 
         Parameters
         ----------
@@ -121,15 +126,15 @@ class PairScores:
         Returns
         -------
         Scored
-            `pixcorr_other`, `similarity_other`, `category_other`: as against the seen picture. Shares of pairs:
+            `pixcorr_other`, `similarity_other`, `category_other`: as against the seen image. Shares of pairs:
             `category_follows_other` (zero-shot, the other's category is nearer than the own one; pairs of different
-            categories), `similarity_follows_other`, `layout_follows_own` (pixels correlate more with the own picture
+            categories), `similarity_follows_other`, `layout_follows_own` (pixels correlate more with the own image
             than with the other) and `light_follows_own` (the same of mean brightness in 8 x 8 parts).
         """
         found: dict[str, list[np.ndarray]] = {}
         places, main = np.arange(len(rows)), self.judge.main
         for table, other in zip(tables, others, strict=True):
-            for metric in ("pixcorr", "similarity", "category"):
+            for metric in (name for name in ("pixcorr", "similarity", "category") if name in table):
                 found.setdefault(f"{metric}_other", []).append(table[metric][places, other])
             own_category, other_category = main[rows], main[other]
             usable = (own_category != other_category) & (own_category >= 0) & (other_category >= 0)
@@ -153,11 +158,11 @@ class PairScores:
         return scored
 
 
-def _light(pictures: np.ndarray) -> np.ndarray:
-    """Mean brightness of the parts of pictures uint8 [n, S, S, 3], float32 [n, cells * cells]."""
-    side = min(LAYOUT_CELLS, pictures.shape[1])
-    small = resize_pictures(pictures, side).astype(np.float32)
-    return (small @ np.array([0.2125, 0.7154, 0.0721], np.float32)).reshape(len(pictures), -1)
+def _light(images: np.ndarray) -> np.ndarray:
+    """Mean brightness of the parts of images uint8 [n, S, S, 3], float32 [n, cells * cells]."""
+    side = min(LAYOUT_CELLS, images.shape[1])
+    small = resize_pictures(images, side).astype(np.float32)
+    return (small @ np.array([0.2125, 0.7154, 0.0721], np.float32)).reshape(len(images), -1)
 
 
 def table_rows(
@@ -174,14 +179,14 @@ def table_rows(
     names : dict of str
         control, condition, row, column and data.
     repetitions, seed : int
-        Of the bootstrap over pictures.
+        Of the bootstrap over images.
     """
-    pictures = np.unique(np.concatenate(list(nsd_ids.values())))
+    images = np.unique(np.concatenate(list(nsd_ids.values())))
     subjects, rows = list(scored), []
     for metric in next(iter(scored.values())).values:
-        values = np.full((len(subjects), len(pictures)), np.nan)
+        values = np.full((len(subjects), len(images)), np.nan)
         for place, subject in enumerate(subjects):
-            values[place, np.searchsorted(pictures, nsd_ids[subject])] = scored[subject].values[metric]
+            values[place, np.searchsorted(images, nsd_ids[subject])] = scored[subject].values[metric]
         nulls = [scored[subject].nulls[metric] for subject in subjects]
         lines = [(str(subject), values[place : place + 1], nulls[place]) for place, subject in enumerate(subjects)]
         if len(subjects) > 1:
@@ -220,11 +225,11 @@ def rank_correlations(scored: Scored, distance: np.ndarray, repetitions: int, se
         Parts of rows: metric ("spearman_pixcorr"), value, ci_low, ci_high, null_low, null_high, n_images.
     """
     rows = []
-    for metric in TABLE_METRICS:
-        usable = np.isfinite(scored.values[metric])
+    for metric, of_metric in scored.values.items():
+        usable = np.isfinite(of_metric)
         if not usable.any():
             continue
-        values, far = scored.values[metric][usable], distance[usable]
+        values, far = of_metric[usable], distance[usable]
         generator = np.random.default_rng(seed)
         draws = generator.integers(0, len(values), (repetitions, len(values)))
         with np.errstate(invalid="ignore"):
@@ -244,8 +249,3 @@ def _spearman(one: np.ndarray, other: np.ndarray) -> float:
     if len(one) < 2 or np.ptp(one) == 0 or np.ptp(other) == 0:
         return np.nan
     return float(spearmanr(one, other).statistic)
-
-
-def frame_of(rows: Iterable[dict]) -> pd.DataFrame:
-    """Make the tidy table."""
-    return pd.DataFrame(list(rows), columns=list(COLUMNS))

@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from neuropictor.controls.figures import draw_scores, draw_sheet
-from neuropictor.controls.scores import PairScores, Scored, frame_of, rank_correlations, table_rows
+from neuropictor.controls.scores import COLUMNS, PairScores, Scored, rank_correlations, table_rows
 from neuropictor.data.reconstructions import StoredReconstructions
 from neuropictor.data.responses import ResponseStore
+from neuropictor.data.rows import evenly_spaced
 from neuropictor.data.stimuli import StimulusStore, resize_pictures
 from neuropictor.evaluation.judges import Describer, Held, Judge, Seen, load_describer
+from neuropictor.evaluation.tables import write_table
 from neuropictor.models.backbone import Backbone
 from neuropictor.models.device import prepare_device
-from neuropictor.records.files import Folder, atomic_path
+from neuropictor.records.files import Folder
 from neuropictor.records.progress import progress
 from neuropictor.records.record import RunRecord, record_path
 
@@ -92,9 +95,8 @@ def score_controls(
             scored = {subject: part for subject, (part, _) in by_subject.items()}
             nsd_ids = {subject: ids for subject, (_, ids) in by_subject.items()}
             rows += table_rows(scored, nsd_ids, names, evaluate.bootstrap, evaluate.seed)
-        frame = frame_of([*rows, *further])
-        with atomic_path(out) as temporary:
-            frame.to_csv(temporary, index=False, float_format="%.6f", lineterminator="\n")
+        frame = pd.DataFrame([*rows, *further], columns=list(COLUMNS))
+        write_table(frame, COLUMNS, out)
         for (subject, kind), part in frame.groupby(["subject", "control"], sort=False):
             if subject != "mean":
                 draw_scores(part, figures / f"{kind}_sub-{int(subject):02d}_scores.png")
@@ -108,13 +110,7 @@ class _Subject:
         self.subject, self.evaluate = subject, evaluate
         self.responses, self.stimuli = ResponseStore(responses), StimulusStore(stimuli)
         self.nsd_ids = self.responses.pictures("test")
-        self.judge = Judge(
-            describer,
-            Seen(self.stimuli, self.nsd_ids),
-            self.stimuli.category(self.nsd_ids),
-            self.stimuli.background(self.nsd_ids),
-            self.stimuli.categories,
-        )
+        self.judge = Judge.of_store(describer, self.stimuli, self.nsd_ids)
         self.pairs = PairScores(self.judge, evaluate.bootstrap, evaluate.seed)
 
     def score(self, kind: str, drawn: StoredReconstructions) -> list[tuple[tuple, Scored, np.ndarray]]:
@@ -136,7 +132,7 @@ class _Subject:
 
     def sheet(self, kind: str, drawn: StoredReconstructions, rows: int, figures: Path) -> None:
         """Draw the contact sheet."""
-        chosen = np.unique(np.linspace(0, len(drawn.nsd_id) - 1, min(rows, len(drawn.nsd_id))).astype(int))
+        chosen = evenly_spaced(len(drawn.nsd_id), rows)
         seen = {"seen": self.stimuli.pictures(drawn.nsd_id[chosen])}
         partner = np.flatnonzero((drawn.others >= 0).all(0))
         if len(partner):
@@ -161,7 +157,7 @@ class _Subject:
         ]
         names = {"subject": str(self.subject), "control": NEAREST, "condition": "all", "row": "", "column": "all"}
         ranks = rank_correlations(scored, distance, self.evaluate.bootstrap, self.evaluate.seed)
-        chosen = np.argsort(distance)[np.linspace(0, len(places) - 1, min(rows, len(places))).astype(int)]
+        chosen = np.argsort(distance)[evenly_spaced(len(places), rows)]
         by_seen = train[(self.judge.features[chosen] @ known.T).argmax(1)]
         columns = {
             "seen": self.judge.seen.read(chosen),

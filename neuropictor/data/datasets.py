@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from neuropictor.data.alignment import ComponentStore
 from neuropictor.data.latents import LatentStore
 from neuropictor.data.responses import SPLITS, ResponseStore
-from neuropictor.data.rows import mean_over_repeats
+from neuropictor.data.rows import evenly_spaced, mean_over_repeats
 from neuropictor.data.stimuli import CAPTIONS_PER_PICTURE
 
 TrialAveraging = Literal["random", "mean", "single"]
@@ -238,9 +238,7 @@ class TrainingBatches(Dataset):
 
         Time steps are spread evenly over the noise schedule, so that the loss has little variance.
         """
-        items = np.arange(len(self.responses))
-        if len(items) > limit:  # evenly over the subjects, which lie one behind the other
-            items = items[np.linspace(0, len(items) - 1, limit).astype(int)]
+        items = evenly_spaced(len(self.responses), limit)  # over the subjects, which lie one behind the other
         spread = np.random.default_rng([0, _VALIDATION_STREAM]).permutation(len(items))
         timesteps = ((spread + 0.5) / len(items) * self.n_timesteps).astype(np.int64)
         for start in range(0, len(items), self.batch_size):

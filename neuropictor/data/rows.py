@@ -1,4 +1,4 @@
-"""Reading of scattered rows from HDF5."""
+"""Choice of rows, and reading of scattered rows from HDF5."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ import h5py
 import numpy as np
 
 from neuropictor.data.stores import finite, open_store
+
+
+def evenly_spaced(count: int, most: int) -> np.ndarray:
+    """Return at most `most` of `count` rows, spread evenly from the first to the last, int [min(count, most)]."""
+    return np.linspace(0, count - 1, min(count, most)).astype(int)
 
 
 def read_rows(dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:

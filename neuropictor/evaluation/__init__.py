@@ -1,4 +1,4 @@
-"""Scores of reconstructions, controls, linear baselines, tables and figures.
+"""Scores of reconstructions: metrics, judges, statistics, ceilings, linear baselines and tables.
 
-Only `diffusion`, `controls`, `baselines` and `metrics` need torch; the others do not load it.
+Only `baselines`, `evaluate`, `folders` and `networks` load torch.
 """

@@ -28,9 +28,11 @@ from neuropictor.data.latents import LatentStore
 from neuropictor.data.reconstructions import Reconstructions, writing
 from neuropictor.data.responses import ResponseStore
 from neuropictor.data.ridge import Decomposition, Ridge
+from neuropictor.data.rows import evenly_spaced
 from neuropictor.data.stimuli import StimulusStore, resize_pictures
 from neuropictor.evaluation.judges import Describer, load_describer, look
-from neuropictor.evaluation.measures import distance, pixcorr
+from neuropictor.evaluation.metrics import distance, pixcorr
+from neuropictor.evaluation.tables import of_kind
 from neuropictor.models.backbone import Backbone
 from neuropictor.models.device import prepare_device
 from neuropictor.models.pipeline import NeuroPictorPipeline
@@ -45,15 +47,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MODELS = ("mean_picture", "ridge", "ridge_diffusion")
-
 RESCALES = (0.0, 0.5, 1.0)
 """Powers of the spread ratio among which validation chooses for `ridge_diffusion`; 1 is Brain-Diffuser's rule."""
 
-RESCALE_PICTURES, RESCALE_STEPS = 32, 12
+RESCALE_IMAGES, RESCALE_STEPS = 32, 12
 """The choice looks at so many validation pictures, drawn with at most so many steps: a fifth of the test's cost."""
 
-_PICTURES_AT_ONCE = 64
+_IMAGES_AT_ONCE = 64
 
 
 def fit_baselines(
@@ -84,8 +84,10 @@ def fit_baselines(
     weights : Path, optional
         Folder of `fetch_weights`; needed with `networks: published`.
     """
-    if set(out) != set(MODELS):
-        raise ValueError(f"out has the keys {sorted(out)}; allowed are exactly {', '.join(MODELS)}")
+    if sorted(out) != sorted(of_kind("baseline")):
+        raise ValueError(
+            f"out has the keys {sorted(out)}; allowed are exactly {', '.join(sorted(of_kind('baseline')))}"
+        )
     device = prepare_device(runtime)
     verify(responses, stimuli, latents)
     store, pictures = ResponseStore(responses), StimulusStore(stimuli)
@@ -140,8 +142,8 @@ def fit_baselines(
 def mean_picture(stimuli: StimulusStore, nsd_ids: np.ndarray) -> np.ndarray:
     """Return the rounded mean of pictures, uint8 [S, S, 3]."""
     total = np.zeros((stimuli.size, stimuli.size, 3), np.int64)
-    for start in range(0, len(nsd_ids), _PICTURES_AT_ONCE):
-        total += stimuli.pictures(nsd_ids[start : start + _PICTURES_AT_ONCE]).sum(0, dtype=np.int64)
+    for start in range(0, len(nsd_ids), _IMAGES_AT_ONCE):
+        total += stimuli.pictures(nsd_ids[start : start + _IMAGES_AT_ONCE]).sum(0, dtype=np.int64)
     return np.rint(total / len(nsd_ids)).astype(np.uint8)
 
 
@@ -229,7 +231,7 @@ def choose_rescale(
     scores : dict
         Score of every candidate.
     """
-    nsd_ids = nsd_ids[np.unique(np.linspace(0, len(nsd_ids) - 1, min(RESCALE_PICTURES, len(nsd_ids))).astype(int))]
+    nsd_ids = nsd_ids[evenly_spaced(len(nsd_ids), RESCALE_IMAGES)]
     seen = stimuli.pictures(nsd_ids)
     first = batched(nsd_ids, draw.sampler.config.model_copy(update={"samples": 1}))
     scores = {}

@@ -12,14 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from neuropictor.evaluation.evaluate import STATISTICS, USED, Scorer, score_all, write_scores
 from neuropictor.evaluation.judges import Held, Judge, load_describer
-from neuropictor.evaluation.measures import FOLDER_METRICS
-from neuropictor.evaluation.metrics import STATISTICS, score_all, table_rows
-from neuropictor.evaluation.protocols import OURS, PROTOCOLS
-from neuropictor.evaluation.scoring import Scorer
-from neuropictor.evaluation.significance import tests_of, write_tests
-from neuropictor.evaluation.statistics import Pairings
-from neuropictor.evaluation.tables import METRIC_NAMES, write_metrics, write_scores
+from neuropictor.evaluation.metrics import METRICS
+from neuropictor.evaluation.statistics import ABOVE_CHANCE, Pairings, tests_of
+from neuropictor.evaluation.tables import TEST_COLUMNS, write_table
 from neuropictor.models.backbone import MINIATURE, Backbone
 from neuropictor.models.device import prepare_device
 from neuropictor.records.files import atomic_path
@@ -46,13 +43,13 @@ class Pairs:
     names : list of str
         Of the pictures, sorted.
     seen : uint8 array [N, S, S, 3]
-    drawn : dict of uint8 arrays [N, K, s, s, 3]
+    reconstructed : dict of uint8 arrays [N, K, s, s, 3]
         By name of the folder; K and s may differ from folder to folder.
     """
 
     names: list[str]
     seen: np.ndarray
-    drawn: dict[str, np.ndarray]
+    reconstructed: dict[str, np.ndarray]
 
 
 def read_pairs(reconstructions: Sequence[Path], images: Path) -> Pairs:
@@ -205,55 +202,40 @@ def evaluate_folders(
     """
     pairs = read_pairs(reconstructions, images)
     device = prepare_device(runtime)
-    rows, places = np.arange(len(pairs.names)), list(pairs.drawn)
+    rows = np.arange(len(pairs.names))
     config = config.model_copy(update={"networks": "published" if weights else "miniature"})
-    used = {"protocols": config.protocols, "networks": config.networks, "bootstrap": config.bootstrap}
-    used |= {"permutations": config.permutations, "seed": config.seed}
+    used = {name: getattr(config, name) for name in USED}
     files = sorted(path for folder in (images, *reconstructions) for path in _by_name(folder).values())
     with RunRecord(out / "metrics.run.json", "evaluate", config=used, seed=config.seed, inputs=files) as record:
+        describer = load_describer(config.networks, Backbone.load(MINIATURE).to(device), weights, device)
+        unknown = np.full(len(rows), "")
+        judge = Judge(describer, Held(pairs.seen[:, None]), unknown, unknown, [], config.seed)
+        scorer = Scorer(judge, config.protocols, weights, device)
         pairings = Pairings(len(rows), config.permutations, config.seed)
-        backbone = Backbone.load(MINIATURE).to(device)
-        judge = Judge(
-            load_describer(config.networks, backbone, weights, device),
-            Held(pairs.seen[:, None]),
-            np.full(len(rows), ""),
-            np.full(len(rows), ""),
-            [],
-            config.seed,
-        )
-        scorer = Scorer(judge, [PROTOCOLS[name] for name in config.protocols if name in PROTOCOLS], weights, device)
-        drawn = {(0, model): (Held(images), rows) for model, images in pairs.drawn.items()}
-        scores, nulls = score_all(scorer, drawn, (1, len(rows)), pairings, None, config.seed)
-        for tables in (scores[OURS], nulls[OURS]):  # folders have no categories and no kinds of background
-            for by_metric in tables.values():
-                for metric in set(by_metric) - set(FOLDER_METRICS):
-                    del by_metric[metric]
-        subject = "pictures"
-        table = [row for row in table_rows(scores, [subject], "folders", config) if row["subject"] == subject]
-        tests = tests_of(scores, nulls, [subject], places[0], "folders", config)
-        write_metrics(table, out / "metrics.csv")
-        write_scores(scores, [subject], np.array(pairs.names), out / "scores.csv")
-        write_tests(tests, out / STATISTICS)
-        samples = {model: pictures.shape[1] for model, pictures in pairs.drawn.items()}
+        models = {("pictures", model): (Held(images), rows) for model, images in pairs.reconstructed.items()}
+        scores, nulls = score_all(scorer, models, np.array(pairs.names), pairings, None, config.seed)
+        table = write_scores(scores, "folders", config, out / "metrics.csv", mean=False)
+        tests = tests_of(scores, nulls, next(iter(pairs.reconstructed)), "folders", config)
+        write_table(tests, TEST_COLUMNS, out / STATISTICS)
         facts = {
             "pictures": len(rows),
-            "samples": samples,
-            "judge": judge.describer.name,
+            "samples": {model: images.shape[1] for model, images in pairs.reconstructed.items()},
+            "judge": describer.name,
             "networks": config.networks,
-            "protocols": list(scores),
+            "protocols": list(scores["protocol"].unique()),
         }
         _write_json(facts, table, tests, out / "metrics.json")
         record.add(**facts)
-    lines = [f"{len(rows)} pictures; 95 % intervals"]
+    lines = [f"{len(rows)} images; 95 % intervals"]
     for row in table:
-        name = f"{row['protocol']:14}{row['model']:20.19}{METRIC_NAMES[row['metric']]:18}"
+        name = f"{row['protocol']:14}{row['model']:20.19}{METRICS[row['metric']].title:18}"
         lines.append(f"{name}{row['value']:8.3f} ({row['ci_low']:.3f} to {row['ci_high']:.3f})")
     return "\n".join(lines)
 
 
 def _write_json(facts: dict, table: list[dict], tests: list[dict], out: Path) -> None:
     """Write all numbers by protocol, model and score."""
-    chance = {(row["protocol"], row["model"], row["metric"]): row for row in tests if row["test"] == "above chance"}
+    chance = {(row["protocol"], row["model"], row["metric"]): row for row in tests if row["test"] == ABOVE_CHANCE}
     scores: dict = {}
     for row in table:
         key = (row["protocol"], row["model"], row["metric"])

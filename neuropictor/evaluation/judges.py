@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from neuropictor.data.stimuli import StimulusStore, resize_pictures
-from neuropictor.evaluation import measures
-from neuropictor.evaluation.similarity import identification
+from neuropictor.evaluation.metrics import METRICS, Space
 
 if TYPE_CHECKING:
     import torch
@@ -163,6 +162,8 @@ class Judge:
         Of the seen images.
     size : int
         Side of the seen images in pixels.
+    metrics : list of Metric
+        Scores by the judge's features for which the images' labels are known.
     """
 
     def __init__(
@@ -177,55 +178,33 @@ class Judge:
         self.describer, self.seen, self.categories, self.seed = describer, seen, categories, seed
         self.size = seen.read(np.arange(1)).shape[1]
         self.features = self.describe(seen)
-        index = {name: place for place, name in enumerate(categories)}
-        self.main = np.array([index.get(name, -1) for name in category])
-        kinds = {name: place for place, name in enumerate(sorted(set(background) - {""}))}
-        self._backgrounds = np.array([kinds.get(name, -1) for name in background])
+        self.main = _numbers(category, categories)
+        self._backgrounds = _numbers(background, sorted(set(background) - {""}))
         self.prompts = describer.category_features(categories).float().cpu().numpy() if categories else None
+        known = {"features": True, "category": bool(categories), "background": (self._backgrounds >= 0).any()}
+        self.metrics = [metric for metric in METRICS.values() if known.get(metric.needs)]
+
+    @classmethod
+    def of_store(cls, describer: Describer, store: StimulusStore, nsd_ids: np.ndarray, seed: int = 0) -> Judge:
+        """Judge images of a stimulus store."""
+        labels = store.category(nsd_ids), store.background(nsd_ids)
+        return cls(describer, Seen(store, nsd_ids), *labels, store.categories, seed)
 
     def describe(self, images: Images, sample: int = 0) -> np.ndarray:
         """Describe one sample of all images, float32 [N, E], unit norm."""
         return np.concatenate([look(self.describer, images.read(rows, sample)) for rows in blocks(len(images))])
 
-    def groups(self, rows: np.ndarray) -> dict[str, np.ndarray | None]:
-        """Which images are distractors of each other, for each score of `measures.IDENTIFICATION`."""
-        return {
-            "two_way": None,
-            "two_way_hard": measures.groups_of(self._backgrounds[rows]),
-            "two_way_category": measures.groups_of(self.main[rows]),
-        }
+    def space(self, features: np.ndarray, rows: np.ndarray) -> Space:
+        """Put reconstructions, by their features [n, K, E], beside the seen images of these rows [m]."""
+        labels = self.main[rows], self._backgrounds[rows]
+        return Space(features, self.features[rows], *labels, self.prompts, self.seed)
 
-    def score(self, features: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Score reconstructions by their features.
+    def score(self, space: Space) -> dict[str, np.ndarray]:
+        """Score reconstructions by `metrics`: float64 [n], averaged over samples, NaN where an image has no score."""
+        return {metric.name: metric.function(space).mean(1) for metric in self.metrics}
 
-        Parameters
-        ----------
-        features : float array [n, K, E]
-            Of K samples of each of n reconstructions.
-        rows : int array [n]
-            Rows of the seen images; distractors come from these rows too.
 
-        Returns
-        -------
-        dict of float64 arrays [n]
-            `measures.METRICS` and `FURTHER_METRICS` but for those of pixels and lpips, averaged over samples; NaN where
-            an image has none.
-        """
-        known = self.features[rows]
-        tables = measures.correlations(features, known)
-        scores = {name: measures.two_way(features, known, groups, tables) for name, groups in self.groups(rows).items()}
-        scores["distance"] = measures.distance(features, known)
-        image, brain = measures.retrieval(features, known, self.seed)
-        scores |= {"retrieval_image": image, "retrieval_brain": brain}
-        scores["similarity"] = measures.similarity(features, known)
-        if self.prompts is not None:
-            scores["category"] = measures.category(features, self.prompts, self.main[rows])
-        return {name: values.mean(1) for name, values in scores.items()}
-
-    def tables(self, features: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Identification scores as if every image were the right one, [K, n, n] for each of `IDENTIFICATION`."""
-        known = measures.correlations(features, self.features[rows])
-        return {
-            name: np.stack([identification(table, groups) for table in known])
-            for name, groups in self.groups(rows).items()
-        }
+def _numbers(names: np.ndarray, known: list[str]) -> np.ndarray:
+    """Places of names among those that are known, int [N]; -1 for others."""
+    places = {name: place for place, name in enumerate(known)}
+    return np.array([places.get(name, -1) for name in names])

@@ -1,226 +1,463 @@
-"""The stage that scores all reconstructions: tidy tables with intervals and tests, and a record with controls."""
+"""The scores of reconstructed images. Each is one entry of `METRICS`: its name, what it computes, which way is better.
+
+Tables, arrows, legends and pages follow from the entries; whoever adds a score writes its function and its entry here.
+Definitions follow published evaluations (MindEye 1 and 2, NeuroPictor); docs/metrics.md has each with its source.
+"""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 
-from neuropictor.data.reconstructions import StoredReconstructions
-from neuropictor.data.stimuli import StimulusStore
-from neuropictor.evaluation.controls import backbone_controls
-from neuropictor.evaluation.judges import Images, Judge, Seen, load_describer
-from neuropictor.evaluation.protocols import OURS, PROTOCOLS
-from neuropictor.evaluation.scoring import NULL_PAIRINGS, Scorer
-from neuropictor.evaluation.significance import Nulls, Scores, tests_of, write_tests
-from neuropictor.evaluation.statistics import Pairings, bootstrap_mean, chance_interval
-from neuropictor.evaluation.tables import order_models, write_metrics, write_scores
-from neuropictor.models.backbone import Backbone
-from neuropictor.models.device import prepare_device
-from neuropictor.records.files import Folder
-from neuropictor.records.progress import progress
-from neuropictor.records.record import RunRecord, record_path
+from neuropictor.evaluation.similarity import correlation_matrix, identification, identify, retrieve, unit_rows
 
-if TYPE_CHECKING:
-    from neuropictor.config import EvaluateConfig, RuntimeConfig
+LONG = 4096
+"""Features longer than this are multiplied in float32; what that could decide wrongly is decided again."""
 
-log = logging.getLogger(__name__)
+RETRIEVAL_POOL, RETRIEVAL_REPEATS = 300, 30
+"""MindEye's retrieval: top-1 among 300 random test images, mean of 30 such pools (arXiv 2305.18274, section 3.1)."""
 
-NULL_OF = "refined"
-"""Model whose reconstructions are paired with wrong pictures to make the null."""
-SCORES, STATISTICS = "scores.csv", "statistics.csv"
-"""Names of the tables beside `metrics.csv`: scores of every picture, and tests."""
-
-USED = ("bootstrap", "permutations", "seed", "networks", "protocols")
-"""Settings of `evaluate` that the scores depend on."""
+SSIM_SIGMA = 1.5
+"""Standard deviation of the Gaussian window in pixels (Wang et al. 2004; MindEye's and NeuroPictor's evaluation)."""
+_SSIM_RADIUS = 5  # pixels: scikit-image cuts the window at 3.5 sigma
+_SSIM_PIXELS = 500_000  # gray pixels filtered at once: what stays in a processor's cache
 
 
-def evaluate(
-    samples: dict[int, dict[str, Path]],
-    stimuli: Sequence[Path],
-    backbone: str | Path,
-    config: EvaluateConfig,
-    runtime: RuntimeConfig,
-    out: Path,
-    weights: Folder | None = None,
-) -> None:
-    """Score reconstructions of all subjects and models.
-
-    Parameters
-    ----------
-    samples : dict of dict of Path
-        `samples[subject][model]`; the model "null" is made here from "refined".
-    stimuli : sequence of Path
-        Prepared pictures of these subjects.
-    backbone : str or Path
-        Judges the pictures, unless published networks do; its VAE and text tower give the ceilings.
-    config : EvaluateConfig
-        The settings of `USED`.
-    runtime : RuntimeConfig
-    out : Path
-        `metrics.csv`; `scores.csv` and `statistics.csv` are written beside it. Its record holds controls and
-        chance intervals.
-    weights : Path, optional
-        Folder of `fetch_weights`; needed with `networks: published`.
-    """
-    device = prepare_device(runtime)
-    files = [path for models in samples.values() for path in models.values()]
-    used = {name: getattr(config, name) for name in USED}
-    made = [out, out.with_name(SCORES), out.with_name(STATISTICS)]
-    with RunRecord(
-        record_path(out), "evaluate", config=used, seed=config.seed, inputs=[*stimuli, *files], outputs=made
-    ) as record:
-        reconstructions = {
-            subject: {model: StoredReconstructions(path) for model, path in models.items()}
-            for subject, models in samples.items()
-        }
-        _check(reconstructions, samples)
-        store = StimulusStore(*stimuli)
-        nsd_ids = np.unique(np.concatenate([next(iter(found.values())).nsd_id for found in reconstructions.values()]))
-        frozen = Backbone.load(backbone).to(device)
-        judge = Judge(
-            load_describer(config.networks, frozen, weights, device),
-            Seen(store, nsd_ids),
-            store.category(nsd_ids),
-            store.background(nsd_ids),
-            store.categories,
-            config.seed,
-        )
-        drawn = {
-            (row, model): (images, np.searchsorted(nsd_ids, images.nsd_id))
-            for row, models in enumerate(reconstructions.values())
-            for model, images in models.items()
-        }
-        published = weights if config.networks == "published" else None
-        scorer = Scorer(judge, [PROTOCOLS[name] for name in config.protocols if name in PROTOCOLS], published, device)
-        pairings = Pairings(len(nsd_ids), config.permutations, config.seed)
-        scores, nulls = score_all(scorer, drawn, (len(samples), len(nsd_ids)), pairings, NULL_OF, config.seed)
-        subjects = [str(subject) for subject in samples]
-        rows = table_rows(scores, subjects, store.data, config)
-        write_metrics(rows, out)
-        write_scores(scores, subjects, nsd_ids, out.with_name(SCORES))
-        tests = tests_of(scores, nulls, subjects, NULL_OF, store.data, config)
-        write_tests(tests, out.with_name(STATISTICS))
-        hard = scores[OURS][next(iter(scores[OURS]))]["two_way_hard"]
-        record.add(
-            data=store.data,
-            test_pictures=len(nsd_ids),
-            left_out_of_two_way_hard=int(np.isnan(hard).all(0).sum()),
-            backbone=frozen.name,
-            networks=config.networks,
-            judge=judge.describer.name,
-            categories=store.categories,
-            null_pairings=NULL_PAIRINGS,
-            chance=_chance(nulls[OURS].get(NULL_OF, {}), subjects),
-            controls=backbone_controls(judge, frozen, store, nsd_ids, config.seed, runtime),
+def _check_pair(reconstructed: np.ndarray, seen: np.ndarray) -> None:
+    if reconstructed.shape[0] != seen.shape[0] or reconstructed.shape[2:] != seen.shape[1:]:
+        raise ValueError(
+            f"reconstructed pictures of shape {reconstructed.shape} do not fit seen pictures of shape {seen.shape}: "
+            "allowed are [N, K, ...] and [N, ...], for example (150, 1, 64, 64, 3) and (150, 64, 64, 3)"
         )
 
 
-def _check(reconstructions: dict[int, dict[str, StoredReconstructions]], samples: dict[int, dict[str, Path]]) -> None:
-    """Make sure that all models of a subject reconstruct the same pictures and that files are what they are called."""
-    for subject, models in reconstructions.items():
-        expected = next(iter(models.values())).nsd_id
-        for model, found in models.items():
-            path = samples[subject][model]
-            if found.subject != subject:
-                raise ValueError(f"{path}: is of subject {found.subject}, but was given as subject {subject}'s")
-            if not np.array_equal(found.nsd_id, expected):
-                raise ValueError(
-                    f"{path}: {len(found.nsd_id)} pictures that differ from the {len(expected)} of "
-                    f"{next(iter(samples[subject].values()))}; all models of a subject need the same test pictures: "
-                    "sample them again from the same responses"
-                )
-
-
-def score_all(
-    scorer: Scorer,
-    drawn: Mapping[tuple[int, str], tuple[Images, np.ndarray]],
-    shape: tuple[int, int],
-    pairings: Pairings,
-    null_of: str | None,
-    seed: int,
-) -> tuple[Scores, Nulls]:
-    """Score all models.
+def pixcorr(reconstructed: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Pixel correlation of every sample with the seen picture.
 
     Parameters
     ----------
-    scorer : Scorer
-    drawn : mapping
-        By row of the subject and model: images, and their rows among the seen ones.
-    shape : (int, int)
-        Numbers of subjects and of seen images.
-    pairings : Pairings
-    null_of : str or None
-        Model whose images are paired with wrong ones, which makes the model "null"; None for no such model.
-    seed : int
-        Of the wrong pairs.
+    reconstructed : uint8 array [N, K, S, S, 3]
+        K samples per picture.
+    seen : uint8 array [N, S, S, 3]
 
     Returns
     -------
-    scores, nulls : dict
-        As of `significance`.
+    float64 array [N, K]
+        A picture of one single value has no correlation; it scores 0.
     """
-    models = list(dict.fromkeys(model for _, model in drawn))
-    models = order_models([*models, "null"] if null_of in models else models)
-    scores: Scores = {OURS: {model: {} for model in models}}
-    nulls: Nulls = {OURS: {model: {} for model in models if model != "null"}}
-
-    def keep(label: str, model: str, row: int, columns: np.ndarray, by_metric: dict[str, np.ndarray]) -> None:
-        for metric, values in by_metric.items():
-            table = scores.setdefault(label, {}).setdefault(model, {}).setdefault(metric, np.full(shape, np.nan))
-            table[row, columns] = values
-
-    for row, model in progress(list(drawn), "Scoring", unit="model"):
-        images, columns = drawn[row, model]
-        scored, null, features = scorer.score(images, columns, pairings)
-        for label, by_metric in scored.items():
-            keep(label, model, row, columns, by_metric)
-            of_model = nulls.setdefault(label, {}).setdefault(model, {})
-            for metric, values in null[label].items():
-                of_model.setdefault(metric, {})[row] = values
-        if model == null_of:
-            keep(OURS, "null", row, columns, scorer.wrong_pairs(images, columns, features, seed))
-    return scores, nulls
+    _check_pair(reconstructed, seen)
+    scores = np.empty(reconstructed.shape[:2])
+    for row, (samples, one) in enumerate(zip(reconstructed, seen, strict=True)):  # one at a time stays in the cache
+        scores[row] = unit_rows(samples.reshape(len(samples), -1)) @ unit_rows(one.ravel())
+    return np.nan_to_num(scores)
 
 
-def _chance(nulls: dict[str, dict[int, np.ndarray]], subjects: list[str]) -> dict[str, dict[str, list[float]]]:
-    """Interval in which each subject's identification scores stay when pairs are random."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for metric, by_subject in nulls.items():
-        for row, null in by_subject.items():
-            if np.isfinite(null).all():
-                found.setdefault(subjects[row], {})[metric] = [round(value, 6) for value in chance_interval(null)]
-    return found
+def ssim(reconstructed: np.ndarray, seen: np.ndarray, reading: str = "2d") -> np.ndarray:
+    """Structural similarity of the gray pictures at the pictures' own size.
+
+    The gray value is scikit-image's `rgb2gray` (0.2125 R + 0.7154 G + 0.0721 B) of pictures in 0..1. The window is a
+    Gaussian of sigma 1.5 pixels cut at 3.5 sigma (11 x 11 pixels), population covariances, K1 = 0.01, K2 = 0.03, data
+    range 1: `structural_similarity(a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1)`
+    on 2-D arrays. MindEye and NeuroPictor make the same call with `multichannel=True` at 425 x 425 pixels, so values at
+    another size are not comparable with theirs.
+
+    Parameters
+    ----------
+    reconstructed : uint8 array or float array in 0..1, [N, K, S, S, 3]
+    seen : the same [N, S, S, 3]
+    reading : "2d" or "columns"
+        What `multichannel=True` does to a gray picture: scikit-image since 0.20 ignores it (2d); until 0.19 it took the
+        columns for channels, so that each column was a signal of its own (columns).
+
+    Returns
+    -------
+    float64 array [N, K]
+    """
+    from skimage.color import rgb2gray
+
+    _check_pair(reconstructed, seen)
+    if reading not in {"2d", "columns"}:
+        raise ValueError(f'reading is "{reading}"; allowed are 2d and columns, for example 2d')
+    scores = np.empty(reconstructed.shape[:2])
+    block = max(1, _SSIM_PIXELS // int(np.prod(seen.shape[1:3])))
+    for start in range(0, len(seen), block):
+        rows = slice(start, start + block)
+        samples = rgb2gray(reconstructed[rows]).swapaxes(0, 1)
+        scores[rows] = _ssim_gray(samples, rgb2gray(seen[rows]), reading == "columns").T
+    return scores
 
 
-def table_rows(scores: Scores, subjects: list[str], data: str, config: EvaluateConfig) -> list[dict]:
-    """Turn scores into the rows of `metrics.csv`; the mean is over the subjects that have the model."""
-    rows = []
-    places = [*enumerate(subjects), (None, "mean")]
-    for protocol, models in scores.items():
-        for place, name in places:
-            for model, metrics in models.items():
-                for metric, found in metrics.items():
-                    values = found[np.isfinite(found).any(1)] if place is None else found[place : place + 1]
-                    values = values[:, np.isfinite(values).any(0)]
-                    if not values.size:
-                        continue
-                    estimate = bootstrap_mean(values, config.bootstrap, config.seed)
-                    rows.append(
-                        {
-                            "subject": name,
-                            "model": model,
-                            "metric": metric,
-                            "value": estimate.value,
-                            "ci_low": estimate.low,
-                            "ci_high": estimate.high,
-                            "n_images": estimate.n_images,
-                            "data": data,
-                            "protocol": protocol,
-                            "networks": config.networks,
-                        }
-                    )
-    return rows
+def _ssim_gray(left: np.ndarray, right: np.ndarray, by_column: bool = False) -> np.ndarray:
+    """scikit-image's `structural_similarity` of gray pictures [K, n, S, S] and [n, S, S], in both readings: [K, n]."""
+    from scipy.ndimage import correlate1d
+
+    offsets = np.arange(-_SSIM_RADIUS, _SSIM_RADIUS + 1)
+    if min(right.shape[1:]) < len(offsets):
+        raise ValueError(
+            f"pictures of {min(right.shape[1:])} pixels a side are smaller than SSIM's window of {len(offsets)} pixels;"
+            f" allowed: at least {len(offsets)}, for example 64"
+        )
+    weights = np.exp(-0.5 * (offsets / SSIM_SIGMA) ** 2)
+    weights /= weights.sum()
+    inside = slice(_SSIM_RADIUS, -_SSIM_RADIUS)  # where the whole window fits
+
+    def local_mean(values: np.ndarray) -> np.ndarray:
+        values = correlate1d(values, weights, axis=-2)[..., inside, :]
+        return values if by_column else correlate1d(values, weights, axis=-1)[..., inside]
+
+    mean_left, mean_right = local_mean(left), local_mean(right)
+    variance_left = local_mean(left * left) - mean_left**2
+    variance_right = local_mean(right * right) - mean_right**2
+    covariance = local_mean(left * right) - mean_left * mean_right
+    c1, c2 = 0.01**2, 0.03**2
+    luminance = (2 * mean_left * mean_right + c1) / (mean_left**2 + mean_right**2 + c1)
+    structure = (2 * covariance + c2) / (variance_left + variance_right + c2)
+    return (luminance * structure).mean((-2, -1))
+
+
+def correlations(reconstructed: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Correlation of each sample's features with those of all seen pictures, float64 [K, N, M]."""
+    precision = np.float32 if reconstructed.shape[-1] > LONG and reconstructed.dtype == np.float32 else np.float64
+    samples = range(reconstructed.shape[1])
+    return np.stack([correlation_matrix(reconstructed[:, k], seen, precision) for k in samples])
+
+
+def two_way(
+    reconstructed: np.ndarray, seen: np.ndarray, groups: np.ndarray | None = None, known: np.ndarray | None = None
+) -> np.ndarray:
+    """Two-way identification by the correlation of features.
+
+    Parameters
+    ----------
+    reconstructed : array [N, K, E]
+        Features of K samples per picture.
+    seen : array [N, E]
+        Features of the seen pictures.
+    groups : array [N], optional
+        Background kind or category of the seen pictures: only pictures of the same are distractors. Default: all are.
+    known : array [K, N, N], optional
+        Their `correlations`, where these are known already.
+
+    Returns
+    -------
+    float64 array [N, K]
+        Fraction of the other N - 1 seen pictures whose correlation with the reconstruction is strictly lower than the
+        seen picture's; chance 0.5. The reconstruction is compared with all seen pictures (as in MindEye and
+        NeuroPictor), not the seen picture with all reconstructions. NaN for pictures that are the only one of their
+        group; leave these out and count them.
+    """
+    _check_pair(reconstructed, seen)
+    known = [None] * reconstructed.shape[1] if known is None else known
+    return np.stack([identify(reconstructed[:, k], seen, groups, table) for k, table in enumerate(known)], axis=1)
+
+
+def groups_of(labels: np.ndarray) -> np.ndarray:
+    """Turn labels int [N] into groups for `two_way`: pictures without a label (-1) are alone."""
+    labels = np.asarray(labels)
+    return np.where(labels < 0, -1 - np.arange(len(labels)), labels)
+
+
+def retrieval(
+    reconstructed: np.ndarray, seen: np.ndarray, seed: int, pool: int = RETRIEVAL_POOL, repeats: int = RETRIEVAL_REPEATS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Top-1 retrieval of the image from the brain and of the brain from the image, see `similarity.retrieve`.
+
+    Parameters
+    ----------
+    reconstructed : array [N, K, E]
+        The reconstruction's features stand for the brain.
+    seen : array [N, E]
+    seed, pool, repeats : int
+
+    Returns
+    -------
+    image, brain : float64 arrays [N, K]
+    """
+    _check_pair(reconstructed, seen)
+    found = [retrieve(reconstructed[:, k], seen, pool, repeats, seed) for k in range(reconstructed.shape[1])]
+    return np.stack([image for image, _ in found], axis=1), np.stack([brain for _, brain in found], axis=1)
+
+
+def similarity(reconstructed: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Cosine of the angle between the features of reconstruction and seen picture.
+
+    Parameters
+    ----------
+    reconstructed : array [N, K, E]
+        Unit norm.
+    seen : array [N, E]
+        Unit norm.
+
+    Returns
+    -------
+    float64 array [N, K]
+    """
+    _check_pair(reconstructed, seen)
+    return np.einsum("nke,ne->nk", reconstructed, seen, dtype=np.float64)
+
+
+def distance(reconstructed: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """One minus the correlation of the features of reconstruction and seen picture.
+
+    Parameters
+    ----------
+    reconstructed : array [N, K, E]
+    seen : array [N, E]
+
+    Returns
+    -------
+    float64 array [N, K], 0 (same) to 2
+        Where the correlation is undefined (constant or NaN features) the distance is 1, that of unrelated features.
+    """
+    _check_pair(reconstructed, seen)
+    correlation = np.einsum("nke,ne->nk", unit_rows(reconstructed), unit_rows(seen))
+    return 1.0 - np.nan_to_num(correlation)
+
+
+def zero_shot(features: np.ndarray, prompts: np.ndarray) -> np.ndarray:
+    """Index of the category whose prompt features are nearest to the picture's.
+
+    Parameters
+    ----------
+    features : array [..., E]
+        Image features of unit norm.
+    prompts : array [categories, E]
+        Text features of the category prompts, unit norm.
+
+    Returns
+    -------
+    int array [...]
+        -1 where the features hold NaN.
+    """
+    similarity = np.asarray(features, np.float64) @ np.asarray(prompts, np.float64).T
+    defined = np.isfinite(similarity).all(-1)
+    return np.where(defined, np.nan_to_num(similarity).argmax(-1), -1)
+
+
+def category(features: np.ndarray, prompts: np.ndarray, main: np.ndarray) -> np.ndarray:
+    """Whether the zero-shot category of each reconstruction is the main category of the seen picture.
+
+    Parameters
+    ----------
+    features : array [N, K, E]
+        Image features of the reconstructions, unit norm.
+    prompts : array [categories, E]
+        Text features of the category prompts, unit norm.
+    main : int array [N]
+        Index of the seen picture's main category; -1 (no category known) gives NaN.
+
+    Returns
+    -------
+    float64 array [N, K] of 0, 1 or NaN
+    """
+    main = np.asarray(main)
+    hits = (zero_shot(features, prompts) == main[:, None]).astype(np.float64)
+    hits[main < 0] = np.nan
+    return hits
+
+
+def category_table(features: np.ndarray, prompts: np.ndarray, main: np.ndarray) -> np.ndarray:
+    """Whether each reconstruction would be right were image j the seen one: float64 [K, N, M], see `category`."""
+    table = (zero_shot(features, prompts).T[:, :, None] == main).astype(np.float64)
+    table[:, :, main < 0] = np.nan
+    return table
+
+
+@dataclass
+class Space:
+    """Reconstructions and seen images as vectors of one space, and what is known of the seen images.
+
+    Attributes
+    ----------
+    reconstructed : array [N, K, E]
+        Features of K samples of each image; or its pixels, in one row.
+    seen : array [M, E]
+        In the order of the reconstructions where these are scored; any others for tables of pairs.
+    category, background : int arrays [M], optional
+        Of the seen images, -1 where unknown.
+    prompts : array [categories, E], optional
+        Text features of the categories.
+    seed : int
+        Of the pools of retrieval.
+    """
+
+    reconstructed: np.ndarray
+    seen: np.ndarray
+    category: np.ndarray | None = None
+    background: np.ndarray | None = None
+    prompts: np.ndarray | None = None
+    seed: int = 0
+
+    @cached_property
+    def correlations(self) -> np.ndarray:
+        """Of every reconstruction with every seen image, float64 [K, N, M]."""
+        return correlations(self.reconstructed, self.seen)
+
+    @cached_property
+    def retrieved(self) -> tuple[np.ndarray, np.ndarray]:
+        """Image from brain and brain from image, see `retrieval`."""
+        return retrieval(self.reconstructed, self.seen, self.seed)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One score.
+
+    Attributes
+    ----------
+    name, title : str
+        In tables, and where people read it.
+    about : str
+        What it is, in a few words; "{pool}" stands for the number of images in a pool of retrieval.
+    function : callable or None
+        Score of every sample, float64 [N, K]: of a `Space`, or, where `needs` is "images", of reconstructed and seen
+        images. None where a network gives the score itself.
+    needs : str
+        "features", "category" or "background": the judge's features of the images, and these labels too. "images": the
+        images. "lpips", or a name of `networks.NETWORKS`: that published network.
+    shown : tuple of str
+        Tables that have it: "main" and "further" of the protocol `ours`, "published" of published protocols.
+    table : callable, optional
+        From a `Space` to float64 [K, N, M]: the score of every reconstruction were image j the seen one.
+    higher_is_better : bool
+    chance : float, optional
+        Mean score of random pairs where it is known; those scores are tested against random pairings.
+    """
+
+    name: str
+    title: str
+    about: str
+    function: Callable[..., np.ndarray] | None
+    needs: str
+    shown: tuple[str, ...]
+    table: Callable[[Space], np.ndarray] | None = None
+    higher_is_better: bool = True
+    chance: float | None = None
+
+    @property
+    def arrow(self) -> str:
+        """Which way is better: "↑" or "↓"."""
+        return "↑" if self.higher_is_better else "↓"
+
+
+def _identification(labels: str = "") -> dict:
+    """Two-way identification among all images, or only among those of the same label."""
+
+    def groups(space: Space) -> np.ndarray | None:
+        return groups_of(getattr(space, labels)) if labels else None
+
+    return {
+        "function": lambda space: two_way(space.reconstructed, space.seen, groups(space), space.correlations),
+        "table": lambda space: np.stack([identification(table, groups(space)) for table in space.correlations]),
+        "chance": 0.5,
+    }
+
+
+_DISTANCE = {"function": lambda space: distance(space.reconstructed, space.seen), "higher_is_better": False}
+_PUBLISHED = ("published",)
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            "pixcorr",
+            "PixCorr",
+            "correlation of pixels",
+            pixcorr,
+            "images",
+            ("main", "published"),
+            table=lambda space: np.nan_to_num(space.correlations),
+        ),
+        Metric("ssim", "SSIM", "of gray images, Gaussian window", ssim, "images", ("main", "published")),
+        Metric(
+            "two_way",
+            "two-way",
+            "share of other test images that resemble the reconstruction less than the seen image does, in the judge's"
+            " image space",
+            needs="features",
+            shown=("main",),
+            **_identification(),
+        ),
+        Metric(
+            "two_way_hard",
+            "two-way, hard",
+            "only among images with the same kind of background",
+            needs="background",
+            shown=("main",),
+            **_identification("background"),
+        ),
+        Metric("distance", "distance", "1 - correlation in that space", needs="features", shown=("main",), **_DISTANCE),
+        Metric(
+            "category",
+            "category",
+            "main object read off the image by zero-shot classification",
+            lambda space: category(space.reconstructed, space.prompts, space.category),
+            "category",
+            ("main",),
+            table=lambda space: category_table(space.reconstructed, space.prompts, space.category),
+        ),
+        Metric(
+            "two_way_category",
+            "two-way, same category",
+            "only among images of the same category, so that knowing the category alone gives 0.5",
+            needs="category",
+            shown=("further",),
+            **_identification("category"),
+        ),
+        Metric(
+            "retrieval_image",
+            "image from brain",
+            "share of images that are nearest to their reconstruction among {pool} (chance 1/{pool})",
+            lambda space: space.retrieved[0],
+            "features",
+            ("further",),
+        ),
+        Metric(
+            "retrieval_brain",
+            "brain from image",
+            "the other way round",
+            lambda space: space.retrieved[1],
+            "features",
+            ("further",),
+        ),
+        Metric(
+            "similarity",
+            "similarity",
+            "cosine in the judge's image space",
+            lambda space: similarity(space.reconstructed, space.seen),
+            "features",
+            ("further",),
+            table=lambda space: space.reconstructed.swapaxes(0, 1).astype(np.float64) @ space.seen.T.astype(np.float64),
+        ),
+        Metric("lpips", "LPIPS", "learned perceptual distance", None, "lpips", ("further",), higher_is_better=False),
+        Metric(
+            "ssim_columns",
+            "SSIM, by column",
+            "as scikit-image read the published call until 0.19",
+            partial(ssim, reading="columns"),
+            "images",
+            _PUBLISHED,
+        ),
+        Metric("alexnet_2", "AlexNet(2)", "two-way", needs="alexnet", shown=_PUBLISHED, **_identification()),
+        Metric("alexnet_5", "AlexNet(5)", "two-way", needs="alexnet", shown=_PUBLISHED, **_identification()),
+        Metric("inception", "Inception", "two-way", needs="inception", shown=_PUBLISHED, **_identification()),
+        Metric("clip", "CLIP", "two-way", needs="clip", shown=_PUBLISHED, **_identification()),
+        Metric("effnet", "EffNet-B1", "distance", needs="effnet", shown=_PUBLISHED, **_DISTANCE),
+        Metric("swav", "SwAV", "distance", needs="swav", shown=_PUBLISHED, **_DISTANCE),
+    )
+}
+"""All scores in the order of tables."""
+
+
+def shown_in(table: str, among: Iterable[str] = METRICS) -> list[str]:
+    """Names of the scores of a table ("main", "further" or "published") that are among some, in order."""
+    among = set(among)
+    return [name for name, metric in METRICS.items() if table in metric.shown and name in among]
+
+
+def metric_title(name: str) -> str:
+    """Title of a score; that of scores of other people's tables is their name."""
+    return METRICS[name].title if name in METRICS else name.replace("_", " ")

@@ -1,4 +1,4 @@
-"""The networks that published evaluations judge pictures by, built from local files of weights and nothing else."""
+"""The networks that published evaluations judge images by, built from local files of weights and nothing else."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import pickle
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from torchvision import models
+from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.transforms.functional import InterpolationMode, resize
 
 from neuropictor.fetching.weights import WeightsError, locate
@@ -30,32 +33,120 @@ CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711
 """Mean and standard deviation of OpenAI's CLIP."""
 CLIP_ARCHITECTURE = "ViT-L-14-quickgelu"
 """open_clip's name of OpenAI's ViT-L/14, which was trained with the quick GELU."""
-SIZES = {"alexnet": 256, "inception": 342, "clip": 224, "effnet": 255, "swav": 224}
-"""Sides of the pictures that go into the networks; there is no crop (MindEye's and NeuroPictor's evaluation)."""
-_PICTURES_AT_ONCE = 32
+_IMAGES_AT_ONCE = 32
 
 
-class Network:
-    """One network in evaluation mode.
+@dataclass(frozen=True)
+class JudgingNetwork:
+    """A network of published evaluations; its file's name and checksum stand in `fetching.weights.WEIGHTS`.
+
+    Attributes
+    ----------
+    name : str
+        What scores name in `Metric.needs`, and the key of its file.
+    image_size : int
+        Side of the images that go into it; there is no crop (MindEye's and NeuroPictor's evaluation).
+    build : callable
+        Without weights; a network of torchvision, or CLIP.
+    layers : dict of str
+        Node of the network -> name of the score by its output. Empty: the network's whole output, named like itself.
+    normalisation : pair of triples
+        Mean and standard deviation.
+    rename : callable
+        From names in the file to those of the network; "" for what only training used.
+    spare : tuple of str
+        Parameters whose names start so need not be in the file.
+    """
+
+    name: str
+    image_size: int
+    build: Callable[[], nn.Module]
+    layers: dict[str, str]
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET
+    rename: Callable[[str], str] = lambda name: name
+    spare: tuple[str, ...] = ()
+
+    def load(self, folder: Path, device: torch.device) -> nn.Module:
+        """Build the network with its weights from a folder of `fetch_weights`; WeightsError if these do not fit."""
+        path = locate(folder, self.name)
+        log.info("Loading %s from %s", self.name, path)
+        model, weights = self.build(), {self.rename(name): value for name, value in read_weights(path).items()}
+        weights.pop("", None)
+        try:
+            missing, unexpected = model.load_state_dict(weights, strict=False)
+        except RuntimeError as error:
+            raise WeightsError(f"{path} does not fit {type(model).__name__}: {error}") from None
+        missing = [name for name in missing if not name.startswith(self.spare)]
+        if missing or unexpected:
+            raise WeightsError(
+                f"{path} does not fit {type(model).__name__}: missing {missing[:3]}, unexpected {unexpected[:3]};"
+                " allowed: the file as published, e.g. as neuropictor fetch-weights writes it"
+            )
+        return model.eval().requires_grad_(False).to(device)
+
+
+def _swav_name(name: str) -> str:
+    """As in SwAV's hubconf.py: without the heads that only training used; there is no classifier."""
+    name = name.removeprefix("module.")
+    return "" if name.startswith(("projection_head", "prototypes")) else name
+
+
+def _build_clip() -> nn.Module:
+    import open_clip
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return open_clip.create_model(CLIP_ARCHITECTURE, pretrained=None).float()
+
+
+NETWORKS = {
+    network.name: network
+    for network in (
+        # The rectified outputs of the second and the fifth convolution.
+        JudgingNetwork("alexnet", 256, models.alexnet, {"features.4": "alexnet_2", "features.11": "alexnet_5"}),
+        JudgingNetwork(
+            "inception",
+            342,
+            # transform_input as torchvision sets it whenever it loads these weights.
+            lambda: models.inception_v3(transform_input=True, init_weights=False),
+            {"avgpool": "inception"},
+        ),
+        JudgingNetwork("clip", 224, _build_clip, {}, CLIP),
+        JudgingNetwork("effnet", 255, models.efficientnet_b1, {"avgpool": "effnet"}),
+        JudgingNetwork("swav", 224, models.resnet50, {"avgpool": "swav"}, rename=_swav_name, spare=("fc.",)),
+    )
+}
+"""Published networks in the order in which they judge."""
+
+
+class LoadedNetwork:
+    """A loaded network and how it is shown images.
 
     Parameters
     ----------
-    name : str
-    forward : callable
-        Normalised pictures [n, 3, S, S] -> features of each score, [n, ...].
+    network : JudgingNetwork
+    folder : Path
+        Folder of `fetch_weights`.
+    device : torch.device
     """
 
-    def __init__(self, name: str, forward: Callable[[Tensor], dict[str, Tensor]], device: torch.device):
-        self.name, self.forward, self.device = name, forward, device
+    def __init__(self, network: JudgingNetwork, folder: Path, device: torch.device):
+        self.network, self.device = network, device
+        model = network.load(folder, device)
+        self._forward = (
+            create_feature_extractor(model, network.layers)
+            if network.layers
+            else lambda images: {network.name: model.encode_image(images)}
+        )
 
     @torch.no_grad()
     def features(self, common: Tensor, protocol: Protocol) -> dict[str, np.ndarray]:
         """Describe images of `common_images` as a protocol asks; float32 [n, E] for each score."""
-        mean, std = (common.new_tensor(values)[:, None, None] for values in (CLIP if self.name == "clip" else IMAGENET))
-        bicubic = self.name == "clip" and protocol.clip_resize == "bicubic"
+        mean, std = (common.new_tensor(values)[:, None, None] for values in self.network.normalisation)
+        bicubic = self.network.name == "clip" and protocol.clip_resize == "bicubic"
         kind = InterpolationMode.BICUBIC if bicubic else InterpolationMode.BILINEAR
-        sized = _resized(common, SIZES[self.name], kind)
-        described = self.forward(((sized - mean) / std).to(self.device))
+        sized = _resized(common, self.network.image_size, kind)
+        described = self._forward(((sized - mean) / std).to(self.device))
         return {score: values.float().flatten(1).cpu().numpy() for score, values in described.items()}
 
 
@@ -78,28 +169,7 @@ def pixel_images(common: Tensor, protocol: Protocol) -> np.ndarray:
     return _resized(common, protocol.pixel_size).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
-def load_network(name: str, folder: Path, device: torch.device) -> Network:
-    """Build a network and read its weights.
-
-    Parameters
-    ----------
-    name : str
-        Of `protocols.NETWORK_METRICS`.
-    folder : Path
-        Folder of `fetch_weights`.
-    device : torch.device
-
-    Raises
-    ------
-    WeightsError
-        If the file is missing, changed, or does not fit the network.
-    """
-    path = locate(folder, name)
-    log.info("Loading %s from %s", name, path)
-    return Network(name, _BUILDERS[name](path, device), device)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a file of weights; nothing in it is run."""
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
@@ -113,83 +183,6 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"{path} cannot be read as weights alone ({reason}); allowed: tensors as torch.save writes them, e.g."
             " torchvision's alexnet-owt-7be5be79.pth"
         ) from None
-
-
-def _fitted(
-    model: nn.Module, weights: dict[str, Tensor], path: Path, device: torch.device, spare: str = ""
-) -> nn.Module:
-    """Put weights into a model; only parameters whose names start with `spare` may stay as they are."""
-    try:
-        missing, unexpected = model.load_state_dict(weights, strict=False)
-    except RuntimeError as error:
-        raise WeightsError(f"{path} does not fit {type(model).__name__}: {error}") from None
-    missing = [name for name in missing if not (spare and name.startswith(spare))]
-    if missing or unexpected:
-        raise WeightsError(
-            f"{path} does not fit {type(model).__name__}: missing {missing[:3]}, unexpected {unexpected[:3]}; allowed:"
-            " the file as published, e.g. as neuropictor fetch-weights writes it"
-        )
-    return model.eval().requires_grad_(False).to(device)
-
-
-def _extractor(model: nn.Module, nodes: dict[str, str]) -> Callable[[Tensor], dict[str, Tensor]]:
-    from torchvision.models.feature_extraction import create_feature_extractor
-
-    return create_feature_extractor(model, nodes)
-
-
-def _alexnet(path: Path, device: torch.device) -> Callable[[Tensor], dict[str, Tensor]]:
-    from torchvision.models import alexnet
-
-    # The rectified outputs of the second and the fifth convolution.
-    return _extractor(
-        _fitted(alexnet(weights=None), _read(path), path, device),
-        {"features.4": "alexnet_2", "features.11": "alexnet_5"},
-    )
-
-
-def _inception(path: Path, device: torch.device) -> Callable[[Tensor], dict[str, Tensor]]:
-    from torchvision.models import inception_v3
-
-    # transform_input as torchvision sets it whenever it loads these weights.
-    model = inception_v3(weights=None, transform_input=True, init_weights=False)
-    return _extractor(_fitted(model, _read(path), path, device), {"avgpool": "inception"})
-
-
-def _effnet(path: Path, device: torch.device) -> Callable[[Tensor], dict[str, Tensor]]:
-    from torchvision.models import efficientnet_b1
-
-    return _extractor(_fitted(efficientnet_b1(weights=None), _read(path), path, device), {"avgpool": "effnet"})
-
-
-def _swav(path: Path, device: torch.device) -> Callable[[Tensor], dict[str, Tensor]]:
-    from torchvision.models import resnet50
-
-    # As in SwAV's hubconf.py: without the heads that only training used; there is no classifier.
-    named = {name.removeprefix("module."): value for name, value in _read(path).items()}
-    named = {name: value for name, value in named.items() if not name.startswith(("projection_head", "prototypes"))}
-    return _extractor(_fitted(resnet50(weights=None), named, path, device, spare="fc."), {"avgpool": "swav"})
-
-
-def _clip_model(path: Path, device: torch.device) -> nn.Module:
-    import open_clip
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = open_clip.create_model(CLIP_ARCHITECTURE, pretrained=None)
-    return _fitted(model, _read(path), path, device).float()
-
-
-def _clip(path: Path, device: torch.device) -> Callable[[Tensor], dict[str, Tensor]]:
-    model = _clip_model(path, device)
-
-    def forward(pictures: Tensor) -> dict[str, Tensor]:
-        return {"clip": model.encode_image(pictures)}
-
-    return forward
-
-
-_BUILDERS = {"alexnet": _alexnet, "inception": _inception, "clip": _clip, "effnet": _effnet, "swav": _swav}
 
 
 class ClipDescriber:
@@ -207,17 +200,17 @@ class ClipDescriber:
     def __init__(self, folder: Path, device: torch.device):
         import open_clip
 
-        self.model, self.device = _clip_model(locate(folder, "clip"), device), device
+        self.model, self.device = NETWORKS["clip"].load(folder, device), device
         self.image_size = self.model.visual.image_size[0]
         self.tokenizer = open_clip.get_tokenizer(CLIP_ARCHITECTURE)
 
     @torch.no_grad()
-    def image_features(self, pictures: np.ndarray) -> Tensor:
-        """Pictures uint8 [B, S, S, 3] -> unit vectors [B, E]."""
+    def image_features(self, images: np.ndarray) -> Tensor:
+        """Images uint8 [B, S, S, 3] -> unit vectors [B, E]."""
         mean, std = (torch.tensor(values)[:, None, None] for values in CLIP)
         parts = []
-        for start in range(0, len(pictures), _PICTURES_AT_ONCE):
-            part = torch.from_numpy(pictures[start : start + _PICTURES_AT_ONCE]).permute(0, 3, 1, 2).float() / 255
+        for start in range(0, len(images), _IMAGES_AT_ONCE):
+            part = torch.from_numpy(images[start : start + _IMAGES_AT_ONCE]).permute(0, 3, 1, 2).float() / 255
             parts.append(self.model.encode_image(((part - mean) / std).to(self.device)))
         return normalize(torch.cat(parts), dim=-1)
 
@@ -253,7 +246,7 @@ class PerceptualDistance:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.model = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
-        trunk = {name: value for name, value in _read(path).items() if name.startswith("features.")}
+        trunk = {name: value for name, value in read_weights(path).items() if name.startswith("features.")}
         slices = (self.model.net.slice1, self.model.net.slice2, self.model.net.slice3, self.model.net.slice4)
         for part in (*slices, self.model.net.slice5):
             for number, layer in part.named_children():
@@ -264,10 +257,10 @@ class PerceptualDistance:
 
     @torch.no_grad()
     def __call__(self, reconstructed: np.ndarray, seen: np.ndarray) -> np.ndarray:
-        """Distance of pictures uint8 [n, S, S, 3] to others, float64 [n]; brought to 256 pixels with antialias."""
+        """Distance of images uint8 [n, S, S, 3] to others, float64 [n]; brought to 256 pixels with antialias."""
         found = []
-        for start in range(0, len(seen), _PICTURES_AT_ONCE):
-            pair = (side[start : start + _PICTURES_AT_ONCE] for side in (reconstructed, seen))
+        for start in range(0, len(seen), _IMAGES_AT_ONCE):
+            pair = (side[start : start + _IMAGES_AT_ONCE] for side in (reconstructed, seen))
             tensors = (
                 torch.from_numpy(np.ascontiguousarray(side)).permute(0, 3, 1, 2).float() / 127.5 - 1 for side in pair
             )

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from neuropictor.evaluation.measures import LOWER_IS_BETTER, METRICS
+from neuropictor.evaluation.metrics import METRICS, shown_in
 from neuropictor.evaluation.protocols import OURS
-from neuropictor.evaluation.tables import MODEL_NAMES, metrics_of, order_models, read_metrics, title_mark
+from neuropictor.evaluation.tables import (
+    data_of,
+    model_title,
+    order_models,
+    read_metrics,
+    title_mark,
+    without_ceilings,
+)
 from neuropictor.records.files import atomic_path
-from neuropictor.report.pages import page, table
-from neuropictor.report.scores import NOTHING, with_arrow
+from neuropictor.report.pages import NOTHING, Cell, Table, write_page
+from neuropictor.report.scores import value_cell, with_arrow
 
 #: Records whose settings are compared, relative to an experiment's results.
 RECORDS = (
@@ -51,57 +57,46 @@ def compare(metrics: list[Path], out: Path) -> None:
     """
     if not metrics:
         raise ValueError("nothing to compare: no metrics.csv given; e.g. results/experiments/short/metrics.csv")
-    tables = {name_experiment(path): read_metrics(path) for path in metrics}
-    frames = {name: frame[frame["protocol"] == OURS] for name, frame in tables.items()}
+    frames = {name_experiment(path): without_ceilings(read_metrics(path)) for path in metrics}
+    frames = {name: frame[frame["protocol"] == OURS] for name, frame in frames.items()}
     whole = pd.concat([frame.assign(experiment=name) for name, frame in frames.items()], ignore_index=True)
-    body = ["<h2>Mean over subjects</h2>", _scores(frames), _reading(frames)]
-    body += ["<h2>Settings that differ</h2>", _differences({name_experiment(path): path.parent for path in metrics})]
     kinds = set(whole["data"])
     mark = title_mark("simulated") if kinds == {"simulated"} else " (some of SIMULATED data)" * ("simulated" in kinds)
-    with atomic_path(out) as temporary:
-        temporary.write_text(page("Experiments compared" + mark, "\n".join(body)), encoding="utf-8")
+    tested = {}
+    for name, frame in frames.items():
+        counts = frame[frame["subject"] != "mean"].groupby("subject")["n_images"].max()
+        tested[name] = (", ".join(counts.index), counts.sum())
+    write_page(
+        "comparison.html",
+        out,
+        "Experiments compared" + mark,
+        scores=_scores(whole, list(frames)),
+        tested=tested,
+        settings=_differences({name_experiment(path): path.parent for path in metrics}),
+    )
     with atomic_path(Path(out).with_suffix(".csv")) as temporary:
         whole.to_csv(temporary, index=False, lineterminator="\n")
 
 
-def _scores(frames: Mapping[str, pd.DataFrame]) -> str:
-    """Experiments and models down, metrics across; of the experiments, each model's best in bold."""
-    means = {name: frame[frame["subject"] == "mean"].set_index(["model", "metric"]) for name, frame in frames.items()}
-    found = metrics_of(pd.concat(frames.values()), METRICS)
-    models = order_models({model for frame in frames.values() for model in frame["model"]})
+def _scores(whole: pd.DataFrame, names: list[str]) -> Table:
+    """Experiments and models down, metrics across; of several experiments, each model's best in bold."""
+    mean = whole[whole["subject"] == "mean"]
+    cells = {(row.experiment, row.model, row.metric): row for row in mean.itertuples()}
+    metrics = shown_in("main", whole["metric"])
     rows = []
-    for model in models:
-        having = [name for name in frames if model in means[name].index]
+    for model in order_models(whole["model"]):
+        having = [name for name in names if any((name, model, metric) in cells for metric in metrics)]
         for name in having:
-            cells = [_cell(means, having, name, model, metric) for metric in found]
-            data = title_mark(str(frames[name]["data"].iloc[0]))
-            rows.append([f"{escape(MODEL_NAMES.get(model, model))}", escape(name + data), *cells])
-    return table(["model", "experiment", *map(with_arrow, found)], rows)
-
-
-def _cell(means: Mapping[str, pd.DataFrame], having: list[str], name: str, model: str, metric: str) -> str:
-    if (model, metric) not in means[name].index:
-        return NOTHING
-    row = means[name].loc[(model, metric)]
-    others = [means[other].loc[(model, metric)]["value"] for other in having if (model, metric) in means[other].index]
-    best = min(others) if metric in LOWER_IS_BETTER else max(others)
-    text = f"{row['value']:.3f}"
-    if len(others) > 1 and row["value"] == best:
-        text = f"<b>{text}</b>"
-    return f"{text}<small>{row['ci_low']:.3f} to {row['ci_high']:.3f}</small>"
-
-
-def _reading(frames: Mapping[str, pd.DataFrame]) -> str:
-    """Say how to read the table, and on what each experiment was tested."""
-    tested = []
-    for name, frame in frames.items():
-        subjects = sorted(set(frame["subject"]) - {"mean"})
-        pictures = frame[frame["subject"] != "mean"].groupby("subject")["n_images"].max().sum()
-        tested.append(f"{escape(name)}: subjects {escape(', '.join(subjects))}, {int(pictures)} test pictures together")
-    return (
-        "<p>Below each value its 95 % interval; bold: best of the experiments. Compare only experiments tested"
-        f" on the same subjects and pictures. {'; '.join(tested)}.</p>"
-    )
+            data = title_mark(data_of(whole[whole["experiment"] == name]))
+            row: list[str | Cell] = [model_title(model), name + data]
+            for metric in metrics:
+                cell = cells.get((name, model, metric))
+                rivals = [cells[key].value for other in having if (key := (other, model, metric)) in cells]
+                best = max(rivals, default=None) if METRICS[metric].higher_is_better else min(rivals, default=None)
+                is_best = cell and len(rivals) > 1 and cell.value == best
+                row.append(value_cell(cell, "b" if is_best else "") if cell else NOTHING)
+            rows.append(row)
+    return Table(["model", "experiment", *map(with_arrow, metrics)], rows)
 
 
 def _flat(tree: Any, prefix: str) -> dict[str, Any]:
@@ -122,17 +117,12 @@ def _settings(folder: Path) -> dict[str, str]:
     return {key.strip("."): value for key, value in found.items()}
 
 
-def _differences(folders: Mapping[str, Path]) -> str:
+def _differences(folders: Mapping[str, Path]) -> Table:
     """Tabulate the settings that are not the same in all experiments."""
     settings = {name: _settings(folder) for name, folder in folders.items()}
-    keys = sorted({key for found in settings.values() for key in found})
     rows = []
-    for key in keys:
-        values = [found.get(key) for found in settings.values()]
+    for key in sorted(set().union(*settings.values())):
+        values = [of_experiment.get(key) for of_experiment in settings.values()]
         if len(set(values)) > 1:
-            rows.append(
-                [f"<code>{escape(key)}</code>", *(NOTHING if value is None else escape(value) for value in values)]
-            )
-    if not rows:
-        return "<p>None that the records of calibrate, align, pretrain, refine and sample know of.</p>"
-    return table(["setting", *settings], rows)
+            rows.append([Cell(key, mark="code"), *(NOTHING if value is None else value for value in values)])
+    return Table(["setting", *settings], rows)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,16 +12,14 @@ import numpy as np
 from neuropictor.data.responses import SPLITS, ResponseStore
 from neuropictor.data.stimuli import StimulusStore
 from neuropictor.evaluation.judges import blocks
-from neuropictor.evaluation.measures import pixcorr
-from neuropictor.evaluation.tables import title_mark
-from neuropictor.nsd.constants import describe_release
+from neuropictor.evaluation.metrics import pixcorr
+from neuropictor.evaluation.protocols import OURS
+from neuropictor.evaluation.tables import read_metrics, title_mark
 from neuropictor.records.checksums import verify
-from neuropictor.records.files import atomic_path
-from neuropictor.records.record import record_path
-from neuropictor.report.pages import page, table
+from neuropictor.report.pages import Cell, Table, write_page
 
 if TYPE_CHECKING:
-    from neuropictor.config import EvaluateConfig, SampleConfig
+    from neuropictor.config import EvaluateConfig, PreprocessConfig, SampleConfig
 
 MEAN_PICTURE_LIMIT = 0.15
 """Pixel correlation of mean training picture and test pictures above which a layout is too easy to guess."""
@@ -31,10 +28,6 @@ MEAN_COLOUR_LIMIT = 0.75
 VAE_CATEGORY_LIMIT = 0.90
 """Least share of the category accuracy on true pictures that must be left after the VAE."""
 
-_AVERAGING = {
-    "mean": "Test pictures are reconstructed from the mean response over their repeats.",
-    "single": "Test pictures are reconstructed from a single trial, the first.",
-}
 _PAIRS = 2000
 _PICTURES_AT_ONCE = 256
 
@@ -46,6 +39,8 @@ def data_card(
     sample: SampleConfig,
     out: Path,
     metrics: Path | None = None,
+    release: str = "",
+    preprocess: PreprocessConfig | None = None,
 ) -> None:
     """Measure the data and write them down.
 
@@ -62,15 +57,27 @@ def data_card(
     out : Path
         HTML page, with all numbers as JSON at its end.
     metrics : Path, optional
-        `metrics.csv`, whose record holds what needs the backbone: mean-colour identification and ceilings.
+        `metrics.csv`, which holds what needs the backbone: mean-colour identification and ceilings.
+    release : str
+        Which sessions of NSD count, see `neuropictor.nsd.constants.describe_release`.
+    preprocess : PreprocessConfig, optional
+        How the responses were z-scored; not told without it.
     """
     verify(*responses.values(), *stimuli, *([metrics] if metrics else []))
     facts = measure(responses, stimuli, config.seed)
-    facts["backbone"] = _backbone_facts(metrics)
-    facts["test_responses"] = sample.trial_averaging
-    body = "\n".join([_subjects(facts), _pictures(facts), _json(facts)])
-    with atomic_path(out) as temporary:
-        temporary.write_text(page("Data card" + title_mark(facts["data"]), body), encoding="utf-8")
+    facts |= {"backbone": _ceilings(metrics), "test_responses": sample.trial_averaging}
+    write_page(
+        "data_card.html",
+        out,
+        "Data card" + title_mark(facts["data"]),
+        facts=facts,
+        one=next(iter(facts["subjects"].values())),
+        subjects=_subject_table(facts),
+        images=_image_table(facts["pictures"], facts["backbone"]),
+        release=release,
+        preprocess=preprocess,
+        numbers=json.dumps(facts, indent=1),
+    )
 
 
 def measure(responses: dict[int, Path], stimuli: Sequence[Path], seed: int) -> dict:
@@ -87,7 +94,6 @@ def measure(responses: dict[int, Path], stimuli: Sequence[Path], seed: int) -> d
     return {
         "data": store.data,
         "subjects": subjects,
-        "settings": _settings(next(iter(responses.values()))),
         "pictures": {
             "size": store.size,
             "all": len(store),
@@ -124,15 +130,6 @@ def _subject_facts(store: ResponseStore) -> dict:
     }
 
 
-def _settings(responses: Path) -> dict | None:
-    """Read how the responses were made from the record beside them; None where there is none."""
-    path = record_path(responses)
-    if not path.is_file():
-        return None
-    config = json.loads(path.read_text(encoding="utf-8"))["config"]
-    return config if {"preprocess", "nsd"} <= config.keys() else None
-
-
 def _mean_picture_pixcorr(store: StimulusStore, train: np.ndarray, test: np.ndarray) -> float:
     """Mean pixel correlation of the mean training picture (unrounded) with the test pictures."""
     total = np.zeros((store.size, store.size, 3))
@@ -164,111 +161,83 @@ def _largest_share(names: np.ndarray) -> float:
     return round(float(np.unique(names, return_counts=True)[1].max() / len(names)), 4)
 
 
-def _backbone_facts(metrics: Path | None) -> dict | None:
-    """Read the controls that the evaluation measured; None where it has not run."""
-    if metrics is None or not record_path(metrics).is_file():
+def _ceilings(metrics: Path | None) -> dict | None:
+    """Return what the evaluation measured of the backbone; None where it has not run."""
+    if metrics is None:
         return None
-    results = json.loads(record_path(metrics).read_text(encoding="utf-8"))["results"]
-    controls = results.get("controls")
-    if not controls:
-        return None
-    seen, vae, text = (controls[name].get("category") for name in ("seen", "vae", "text"))
+    frame = read_metrics(metrics)
+    frame = frame[(frame["subject"] == "mean") & (frame["protocol"] == OURS)]
+    values = {(row.model, row.metric): row.value for row in frame.itertuples()}
+    seen, vae = values.get(("seen", "category")), values.get(("vae", "category"))
     return {
-        "name": results["backbone"],
-        "mean_colour_two_way": controls["mean_colour"]["two_way"],
-        "vae_pixcorr": controls["vae"]["pixcorr"],
+        "mean_colour_two_way": values.get(("mean_colour", "two_way")),
+        "vae_pixcorr": values.get(("vae", "pixcorr")),
         "category_true_pictures": seen,
         "category_after_vae": vae,
         "category_after_vae_share": round(vae / seen, 4) if seen and vae is not None else None,
-        "category_from_true_caption": text,
+        "category_from_true_caption": values.get(("text", "category")),
     }
 
 
-def _subjects(facts: dict) -> str:
+def _subject_table(facts: dict) -> Table:
     rows = []
-    for subject, found in facts["subjects"].items():
-        splits = found["splits"]
-        low, median, high = found["ncsnr_quartiles"]
-        ceiling = "unknown" if median is None else f"{median:.3f}<small>{low:.3f} to {high:.3f}</small>"
-        counts = [f"{splits[name]['pictures']:,}<small>{splits[name]['trials']:,} trials</small>" for name in SPLITS]
-        sessions, training = found["sessions"], found["training_sessions"]
-        fewer = f"<small>training: {training}</small>" if training < sessions else ""
-        rows.append([escape(subject), f"{sessions}{fewer}", *counts, str(found["most_repeats"]), ceiling])
-    header = ["subject", "sessions", *(f"{name} pictures" for name in SPLITS), "repeats", "ncsnr"]
-    one = next(iter(facts["subjects"].values()))
-    note = (
-        f"<p>{one['vertices']:,} vertices of visual cortex, from {escape(one['beta_version'])} on "
-        f"{escape(one['mesh'])}. Test pictures are those that all subjects were to see; validation pictures are taken "
-        f"from the others. {_AVERAGING[facts['test_responses']]} ncsnr: noise ceiling signal-to-noise ratio, "
-        "median and quartiles over vertices (NSD's subjects: medians 0.32 to 0.54).</p>"
-    )
-    return "<h2>Responses</h2>" + table(header, rows) + note + _choices(facts["settings"])
+    for subject, of_subject in facts["subjects"].items():
+        splits = of_subject["splits"]
+        low, median, high = of_subject["ncsnr_quartiles"]
+        sessions, training = of_subject["sessions"], of_subject["training_sessions"]
+        rows.append(
+            [
+                subject,
+                Cell(str(sessions), (f"training: {training}",) if training < sessions else ()),
+                *(Cell(f"{splits[name]['pictures']:,}", (f"{splits[name]['trials']:,} trials",)) for name in SPLITS),
+                str(of_subject["most_repeats"]),
+                "unknown" if median is None else Cell(f"{median:.3f}", (f"{low:.3f} to {high:.3f}",)),
+            ]
+        )
+    return Table(["subject", "sessions", *(f"{name} pictures" for name in SPLITS), "repeats", "ncsnr"], rows)
 
 
-def _choices(settings: dict | None) -> str:
-    """Say which sessions count and how responses were z-scored."""
-    if settings is None:
-        return ""
-    nsd, made = settings["nsd"], settings["preprocess"]
-    over = {"non_test": "trials of no test picture", "all": "all trials"}[made["statistics"]]
-    return (
-        f"<p>{describe_release(nsd['release'], nsd['sessions'])} Responses are z-scored over {over} of a "
-        f"{escape(made['z_score'])} and end at {made['clip']:g} standard deviations.</p>"
-    )
+def _image_table(images: dict, backbone: dict | None) -> Table:
+    """Facts, and what they should be."""
 
+    def number(value: float | None) -> str:
+        return "unknown" if value is None else f"{value:.3f}"
 
-def _pictures(facts: dict) -> str:
-    found, backbone = facts["pictures"], facts["backbone"]
+    def verdict(good: bool, wanted: str) -> Cell:
+        return Cell(wanted if good else f"{wanted} - missed", mark="good" if good else "bad")
+
+    mean = images["mean_training_picture_pixcorr"]
     rows = [
-        ["pictures (training, test)", f"{found['train']:,}, {found['test']:,}", ""],
+        ["pictures (training, test)", f"{images['train']:,}, {images['test']:,}", ""],
         [
             "pictures in both training and test",
-            str(found["train_and_test"]),
-            _verdict(found["train_and_test"] == 0, "0"),
+            str(images["train_and_test"]),
+            verdict(images["train_and_test"] == 0, "0"),
         ],
-        ["categories, kinds of background", f"{found['categories']}, {found['backgrounds']}", ""],
+        ["categories, kinds of background", f"{images['categories']}, {images['backgrounds']}", ""],
         [
             "PixCorr of the mean training picture with test pictures",
-            f"{found['mean_training_picture_pixcorr']:.3f}",
-            _verdict(found["mean_training_picture_pixcorr"] < MEAN_PICTURE_LIMIT, f"below {MEAN_PICTURE_LIMIT:.2f}"),
+            number(mean),
+            verdict(mean < MEAN_PICTURE_LIMIT, f"below {MEAN_PICTURE_LIMIT:.2f}"),
         ],
-        ["PixCorr of two random test pictures", _number(found["random_pair_pixcorr"]), ""],
-        ["share of the commonest category in test", _number(found["commonest_category_share"]), ""],
-        ["share of the commonest background in test", _number(found["commonest_background_share"]), ""],
+        ["PixCorr of two random test pictures", number(images["random_pair_pixcorr"]), ""],
+        ["share of the commonest category in test", number(images["commonest_category_share"]), ""],
+        ["share of the commonest background in test", number(images["commonest_background_share"]), ""],
     ]
     if backbone:
         colour, share = backbone["mean_colour_two_way"], backbone["category_after_vae_share"]
+        of_colour = "" if colour is None else verdict(colour < MEAN_COLOUR_LIMIT, f"below {MEAN_COLOUR_LIMIT:.2f}")
+        least = f"at least {VAE_CATEGORY_LIMIT:.2f} of the line above"
+        of_vae = "" if share is None else verdict(share >= VAE_CATEGORY_LIMIT, least)
         rows += [
-            [
-                "two-way identification by mean colour alone",
-                _number(colour),
-                _verdict(colour < MEAN_COLOUR_LIMIT, f"below {MEAN_COLOUR_LIMIT:.2f}"),
-            ],
-            ["PixCorr of true pictures after the VAE", _number(backbone["vae_pixcorr"]), ""],
-            ["category read off true pictures", _number(backbone["category_true_pictures"]), ""],
-            [
-                "category read off true pictures after the VAE",
-                _number(backbone["category_after_vae"]),
-                ""
-                if share is None
-                else _verdict(share >= VAE_CATEGORY_LIMIT, f"at least {VAE_CATEGORY_LIMIT:.2f} of the line above"),
-            ],
+            ["two-way identification by mean colour alone", number(colour), of_colour],
+            ["PixCorr of true pictures after the VAE", number(backbone["vae_pixcorr"]), ""],
+            ["category read off true pictures", number(backbone["category_true_pictures"]), ""],
+            ["category read off true pictures after the VAE", number(backbone["category_after_vae"]), of_vae],
             [
                 "category read off pictures drawn from a true caption",
-                _number(backbone["category_from_true_caption"]),
+                number(backbone["category_from_true_caption"]),
                 "",
             ],
         ]
-    return "<h2>Pictures</h2>" + table(["fact", "measured", "wanted"], rows)
-
-
-def _verdict(good: bool, wanted: str) -> str:
-    return f'<span class="{"good" if good else "bad"}">{escape(wanted)}{"" if good else " - missed"}</span>'
-
-
-def _number(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.3f}"
-
-
-def _json(facts: dict) -> str:
-    return f"<details><summary>All numbers as JSON</summary><pre>{escape(json.dumps(facts, indent=1))}</pre></details>"
+    return Table(["fact", "measured", "wanted"], rows)

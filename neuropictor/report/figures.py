@@ -16,8 +16,9 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from neuropictor.data.reconstructions import StoredReconstructions
 from neuropictor.data.responses import ResponseStore
+from neuropictor.data.rows import evenly_spaced
 from neuropictor.data.stimuli import StimulusStore
-from neuropictor.evaluation.tables import MODEL_NAMES, title_mark
+from neuropictor.evaluation.tables import model_title, order_models, title_mark
 from neuropictor.records.checksums import verify
 from neuropictor.records.files import atomic_path
 from neuropictor.surface import load_geometry
@@ -49,7 +50,6 @@ STYLE = {
     "savefig.facecolor": "white",
 }
 
-_SHEET_COLUMNS = ("refined", "pretrained", "ridge_diffusion", "ridge")
 _CELL = 1.3  # inches
 
 
@@ -72,8 +72,7 @@ def contact_sheet(samples: dict[str, Path], stimuli: Path, config: EvaluateConfi
     """
     verify(*samples.values(), stimuli)
     found = {model: StoredReconstructions(path) for model, path in samples.items()}
-    models = [model for model in _SHEET_COLUMNS if model in found]
-    models += [model for model in found if model not in models]
+    models = order_models(found)
     first = found[models[0]]
     for model in models:
         if not np.array_equal(found[model].nsd_id, first.nsd_id):
@@ -82,7 +81,7 @@ def contact_sheet(samples: dict[str, Path], stimuli: Path, config: EvaluateConfi
     rows = evenly_spaced(len(first.nsd_id), config.contact_sheet_rows)
     nsd_ids = first.nsd_id[rows]
     columns = {"seen": store.pictures(nsd_ids)}
-    columns |= {MODEL_NAMES.get(model, model): found[model].read(rows) for model in models}
+    columns |= {model_title(model): found[model].read(rows) for model in models}
     labels = [
         f"{category or 'picture'}\n{background}" if background else category
         for category, background in zip(store.category(nsd_ids), store.background(nsd_ids), strict=True)
@@ -90,11 +89,6 @@ def contact_sheet(samples: dict[str, Path], stimuli: Path, config: EvaluateConfi
     title = f"Subject {first.subject}: seen pictures and reconstructions{title_mark(first.data)}"
     with rc_context(STYLE):
         save_figure(picture_grid(columns, labels, title), out)
-
-
-def evenly_spaced(number: int, wanted: int) -> np.ndarray:
-    """Return `wanted` (or all, if fewer) row numbers spread evenly over 0..number-1."""
-    return np.unique(np.linspace(0, number - 1, min(wanted, number)).round().astype(int))
 
 
 def picture_grid(columns: dict[str, Sequence[np.ndarray | None]], labels: list[str], title: str) -> Figure:

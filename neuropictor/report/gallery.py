@@ -1,7 +1,7 @@
 """The gallery: one HTML page, without server or network, to browse every test picture with all its reconstructions.
 
 Pictures are embedded as sheets of thumbnails (WebP), one of the seen pictures and one of each subject and model or
-control, which the page takes apart when it shows them. The template lies beside this module. Loads no torch.
+control, which the page takes apart when it shows them. Loads no torch.
 """
 
 from __future__ import annotations
@@ -10,28 +10,31 @@ import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass, replace
 from pathlib import Path
-from string import Template
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
 from neuropictor.data.reconstructions import StoredReconstructions
+from neuropictor.data.rows import evenly_spaced
 from neuropictor.data.stimuli import StimulusStore
 from neuropictor.evaluation.judges import Seen, reduced
-from neuropictor.evaluation.measures import LOWER_IS_BETTER
+from neuropictor.evaluation.metrics import METRICS, metric_title
 from neuropictor.evaluation.protocols import OURS
-from neuropictor.evaluation.tables import METRIC_NAMES, MODEL_NAMES, order_models, read_scores, title_mark
-from neuropictor.records.files import atomic_path
+from neuropictor.evaluation.tables import SCORE_COLUMNS, model_title, order_models, read_scores, title_mark
 from neuropictor.records.progress import progress
-from neuropictor.report.gallery_controls import ShownControl, read_controls
+from neuropictor.report.pages import write_page
 
 MOST_PIXELS = 160_000_000
 """Of all thumbnails together: with 982 pictures, 4 subjects and 5 models they get 88 pixels a side and 20 to 40 MB."""
 LARGEST, SMALLEST = 128, 48
 """Sides of thumbnails in pixels."""
+MOST_CONDITIONS = 24
+"""Of one control: `semantic_swap` may have hundreds of partners."""
+MOST_TILES = 12_000
+"""Of all controls together, so that they leave at least half of the page's pixels to the models of a run on NSD."""
 _LEAST_COLUMNS = 40
 """Of a sheet; large ones have more, about as many as rows: a WebP picture has at most 16,383 pixels a side."""
 _QUALITY = {True: 90, False: 75}
@@ -78,7 +81,7 @@ def gallery(
         "tile": side,
         "metrics": [],
         "models": [
-            {"key": model, "name": MODEL_NAMES.get(model, model.replace("_", " "))}
+            {"key": model, "name": model_title(model)}
             for model in order_models({model for models in found.values() for model in models})
         ],
         "subjects": [
@@ -105,8 +108,9 @@ def gallery(
     shown = [(subject, item) for subject, own in drawn.items() for item in own]
     for subject, item in progress(shown, "Reducing pictures of controls", unit="control"):
         _add_sheet(data, sheets, f"{subject}/control/{item.kind}", item.reduced(side), item.file.shape[2])
-    note = _note(data, store, drawn)
-    _write(data, sheets, "Seen pictures and reconstructions" + title_mark(store.data), note, out)
+    title, note = "Seen pictures and reconstructions" + title_mark(store.data), _note(data, store, drawn)
+    texts = {name: base64.b64encode(content).decode() for name, content in sheets.items()}
+    write_page("gallery.html", out, title, note=note, data=data, sheets=texts)
 
 
 def _opened(samples: dict[int, dict[str, Path]]) -> dict[int, dict[str, StoredReconstructions]]:
@@ -167,7 +171,7 @@ def _add_scores(data: dict, tables: Sequence[Path], ids: dict[str, np.ndarray]) 
             numbers = part["nsd_id"].astype(np.int64).to_numpy()
             kept = np.isin(numbers, ids[subject])
             rows = np.searchsorted(ids[subject], numbers[kept])
-            for metric in part.columns[4:]:
+            for metric in part.columns.drop(list(SCORE_COLUMNS)):
                 values = pd.to_numeric(part[metric]).to_numpy()[kept]
                 if not np.isfinite(values).any():
                     continue
@@ -180,9 +184,8 @@ def _add_scores(data: dict, tables: Sequence[Path], ids: dict[str, np.ndarray]) 
     data["metrics"] = [
         {
             "key": key,
-            "name": METRIC_NAMES.get(metric, metric.replace("_", " "))
-            + (f" ({key.partition(':')[0]})" if ":" in key else ""),
-            "lower": metric in LOWER_IS_BETTER,
+            "name": metric_title(metric) + (f" ({key.partition(':')[0]})" if ":" in key else ""),
+            "lower": metric in METRICS and not METRICS[metric].higher_is_better,
         }
         for key, metric in columns.items()
     ] or [{"key": "none", "name": "no scores", "lower": False}]
@@ -202,14 +205,123 @@ def _note(data: dict, store: StimulusStore, drawn: dict[int, list[ShownControl]]
     )
 
 
-def _write(data: dict, sheets: dict[str, bytes], title: str, note: str, out: Path) -> None:
-    template = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    sprites = "\n".join(
-        f'<script type="text/plain" id="sprite {escape(name)}">{base64.b64encode(content).decode()}</script>'
-        for name, content in sheets.items()
-    )
-    with atomic_path(out) as temporary:
-        temporary.write_text(
-            template.substitute(title=escape(title), note=escape(note), data=text, sprites=sprites), encoding="utf-8"
+@dataclass(frozen=True)
+class ShownControl:
+    """What is shown of one file of stage control.
+
+    Attributes
+    ----------
+    kind : str
+        For example "areas".
+    file : StoredReconstructions
+    rows : int array [n]
+        Of the file: pictures that are shown.
+    columns : int array [C]
+        Of the file: conditions that are shown.
+    title : str
+        Of the control.
+    names : list of str
+        Of these conditions.
+    others : int array [n, C]
+        Other picture whose response took part, -1 where there is none.
+    """
+
+    kind: str
+    file: StoredReconstructions
+    rows: np.ndarray
+    columns: np.ndarray
+    title: str
+    names: list[str]
+    others: np.ndarray
+
+    @property
+    def nsd_id(self) -> np.ndarray:
+        """Pictures that are shown, int [n]."""
+        return self.file.nsd_id[self.rows]
+
+    @property
+    def tiles(self) -> int:
+        """Number of pictures of all conditions."""
+        return len(self.rows) * len(self.columns)
+
+    def reduced(self, side: int) -> np.ndarray:
+        """Read what is shown, uint8 [n, C, side, side, 3]; never more than a block of images in its own size."""
+        return np.stack([reduced(self.file, self.rows, side, column) for column in self.columns], axis=1)
+
+    def described(self, ids: np.ndarray) -> dict:
+        """What the page is told, with places of pictures among a subject's `ids`."""
+        return {
+            "kind": self.kind,
+            "title": self.title,
+            "made": self.file.shape[1],
+            "names": self.names,
+            "pictures": np.searchsorted(ids, self.nsd_id).tolist(),
+            "others": self.others.tolist(),
+        }
+
+
+def read_controls(
+    files: Mapping[int, Mapping[str, Path]], ids: Mapping[int, np.ndarray]
+) -> dict[int, list[ShownControl]]:
+    """Choose what is shown of each control; reads no pictures.
+
+    Parameters
+    ----------
+    files : mapping of mapping of Path
+        `files[subject][kind]`, as stage control writes them.
+    ids : mapping of int array
+        `ids[subject]`: the subject's pictures that are shown at all, ascending.
+
+    Returns
+    -------
+    dict of list of ShownControl
+        At most `MOST_CONDITIONS` conditions of each, and of as many pictures that they make `MOST_TILES` together; both
+        evenly spaced.
+
+    Raises
+    ------
+    ValueError
+        If a file is of another subject than it was given as, of one without reconstructions, or no control's.
+    """
+    found = {
+        subject: [_open_control(path, kind, subject, ids) for kind, path in own.items()]
+        for subject, own in files.items()
+    }
+    most = MOST_TILES // max(1, sum(len(item.columns) for own in found.values() for item in own))
+    return {
+        subject: [_of_fewer_pictures(item, max(1, most)) for item in own if item.tiles]
+        for subject, own in found.items()
+    }
+
+
+def _open_control(path: Path, kind: str, subject: int, ids: Mapping[int, np.ndarray]) -> ShownControl:
+    item = StoredReconstructions(path)
+    if item.subject != subject:
+        raise ValueError(f"{path}: is of subject {item.subject}, but was given as subject {subject}'s")
+    if subject not in ids:
+        raise ValueError(
+            f"{path}: is a control of subject {subject}, of whom no reconstructions were given; allowed are controls "
+            f"of subjects {', '.join(map(str, sorted(ids)))}"
         )
+    count, columns = item.shape[1], evenly_spaced(item.shape[1], MOST_CONDITIONS)
+    rows = np.flatnonzero(np.isin(item.nsd_id, ids[subject]))
+    if not item.labels:
+        raise ValueError(
+            f"{path}: has no labels, which say what the {count} pictures of each row are; allowed: a file of stage "
+            "control, for example results/controls/sub-01/areas.h5"
+        )
+    others = np.full((len(item.nsd_id), count), -1, np.int32) if item.others is None else item.others
+    try:
+        labels = [json.loads(label) for label in item.labels]
+        names = [labels[column]["name"] for column in columns]
+        title = labels[0].get("title", kind.replace("_", " "))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ValueError(
+            f"{path}: labels are {item.labels[0]!r} and so on; allowed: conditions of stage control"
+        ) from None
+    return ShownControl(kind, item, rows, columns, title, names, others[np.ix_(rows, columns)])
+
+
+def _of_fewer_pictures(item: ShownControl, most: int) -> ShownControl:
+    kept = evenly_spaced(len(item.rows), most)
+    return replace(item, rows=item.rows[kept], others=item.others[kept])

@@ -29,7 +29,7 @@ from neuropictor.data.alignment import align_subject, make_space
 from neuropictor.data.latents import cache_latents
 from neuropictor.data.preprocess import preprocess_stimuli, preprocess_subject
 from neuropictor.evaluation.baselines import fit_baselines
-from neuropictor.evaluation.metrics import evaluate
+from neuropictor.evaluation.evaluate import evaluate
 from neuropictor.fetching import manifest
 from neuropictor.nsd import keys
 from neuropictor.records.record import RunRecord, record_path

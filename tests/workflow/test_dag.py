@@ -101,12 +101,8 @@ def test_a_subject_that_is_only_refined_is_no_reason_to_pretrain(finished):
         "simulate_own_pictures",
         "evaluate",
         "data_card",
-        "metric_table",
-        "statistics_table",
-        "published_table",
+        "report_scores",
         "gallery",
-        "score_figure",
-        "category_figure",
         "training_curves",
         "all",
     ]
@@ -114,10 +110,7 @@ def test_a_subject_that_is_only_refined_is_no_reason_to_pretrain(finished):
     assert found == Counter(own | dict.fromkeys(shared, 1))
 
 
-AFTER_SAMPLING = {"evaluate": 1, "metric_table": 1, "data_card": 1, "all": 1, "score_controls": 1}
-AFTER_SAMPLING |= dict.fromkeys(
-    ["statistics_table", "published_table", "gallery", "score_figure", "category_figure"], 1
-)
+AFTER_SAMPLING = dict.fromkeys(["evaluate", "report_scores", "data_card", "all", "score_controls", "gallery"], 1)
 AFTER_REFINING = AFTER_SAMPLING | {"refine": 3, "sample": 3, "contact_sheet": 3, "training_curves": 1}
 
 

@@ -21,7 +21,7 @@ def small_disks(tmp_path_factory):
 
 @pytest.mark.parametrize("fault", SAID)
 def test_a_stage_tells_and_goes_on_when_mended(chain, tmp_path, fault):
-    seen = one_stage("metric_table", fault, chain, tmp_path / "folder")
+    seen = one_stage("report_scores", fault, chain, tmp_path / "folder")
     assert seen["failed"]
     assert seen["said"], seen["output"]
     assert seen["continued"], seen["output"]

@@ -125,7 +125,7 @@ STAGES = {
     "sample": "neuropictor.sampling:sample_subject",
     "import-official": "neuropictor.official.checkpoint:import_official",
     "fetch-weights": "neuropictor.fetching.weights:fetch_weights",
-    "evaluate-samples": "neuropictor.evaluation.metrics:evaluate",
+    "evaluate-samples": "neuropictor.evaluation.evaluate:evaluate",
     "gallery": "neuropictor.report.gallery:gallery",
 }
 ARGUMENTS = {

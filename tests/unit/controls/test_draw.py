@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from neuropictor.config import ControlsConfig, SampleConfig
-from neuropictor.config.drawing import CONTROL_SETTINGS
 from neuropictor.controls import draw as steering
-from neuropictor.controls.draw import KINDS, Condition, conditions, partners, steer_subject
+from neuropictor.controls.conditions import CONTROLS, Condition, conditions, sampled_controls
+from neuropictor.controls.draw import partners, steer_subject
 from neuropictor.data.alignment import ComponentStore
 from neuropictor.data.reconstructions import read_reconstructions
 from neuropictor.data.responses import ResponseStore
@@ -67,13 +67,15 @@ def names(found):
 
 
 def test_the_settings_name_the_same_kinds():
-    assert set(KINDS) == set(CONTROL_SETTINGS)
-    assert {*KINDS, "nearest"} == set(ControlsConfig.model_json_schema()["properties"]["made"]["items"]["enum"])
+    assert set(CONTROLS) == set(ControlsConfig.model_json_schema()["properties"]["made"]["items"]["enum"])
+    settings = [name for control in CONTROLS.values() for name in control.settings]
+    assert len(settings) == len(set(settings))
+    assert set(settings) <= set(ControlsConfig.model_fields)
     with pytest.raises(ValueError, match=r"control is 'strength'; allowed are responses, areas, .* for example streng"):
         conditions("strength", ControlsConfig())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sampled_controls())
 def test_every_kind_draws_the_test_pictures_under_all_conditions(steer, kind, tmp_path):
     found = steer(kind)
     chosen = conditions(kind, ControlsConfig(**SETTINGS))
@@ -105,7 +107,7 @@ def test_untouched_conditions_are_the_pictures_of_stage_sample(
 def scans(tiny_prepared, tiny_components):
     store = ResponseStore(tiny_prepared / "sub-01" / "responses.h5")
     aligned = ComponentStore(tiny_components[0], store)
-    return steering._Scans(store, aligned, store.pictures("test"), ControlsConfig(**SETTINGS))
+    return steering._Altered(store, aligned, store.pictures("test"), ControlsConfig(**SETTINGS))
 
 
 def test_areas_are_kept_left_out_or_swapped(scans):

@@ -11,6 +11,7 @@ import torch
 from neuropictor.data.datasets import PictureResponses, TrainingBatches
 from neuropictor.data.latents import LatentStore, Rows
 from neuropictor.data.responses import ResponseStore
+from neuropictor.data.rows import evenly_spaced
 from neuropictor.data.stimuli import StimulusStore
 from neuropictor.models.backbone import Backbone
 from neuropictor.models.maps import MapOperator
@@ -240,3 +241,8 @@ def test_many_processes_read_the_same_files_at_once(paths, tiny_latents, caption
             assert set(one) == set(other)
             for name in one:
                 np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_rows_are_spread_evenly():
+    for count, most, rows in ((150, 4, [0, 49, 99, 149]), (3, 12, [0, 1, 2]), (5, 1, [0]), (0, 4, [])):
+        assert evenly_spaced(count, most).tolist() == rows

@@ -22,7 +22,8 @@ from neuropictor.data.reconstructions import read_reconstructions
 from neuropictor.data.ridge import Decomposition, Ridge
 from neuropictor.data.stimuli import StimulusStore
 from neuropictor.evaluation import baselines
-from neuropictor.evaluation.measures import pixcorr
+from neuropictor.evaluation.metrics import pixcorr
+from neuropictor.evaluation.tables import of_kind
 from neuropictor.models.pipeline import NeuroPictorPipeline
 from neuropictor.models.schedules import make_scheduler
 
@@ -130,7 +131,7 @@ def run(tmp_path, monkeypatch):
     latents = write_latents(tmp_path / "latents.h5", stimuli)
 
     def go(folder, responses=responses, **changes):
-        out = {name: tmp_path / folder / f"{name}.h5" for name in baselines.MODELS}
+        out = {name: tmp_path / folder / f"{name}.h5" for name in of_kind("baseline")}
         baselines.fit_baselines(
             responses=responses,
             stimuli=stimuli,

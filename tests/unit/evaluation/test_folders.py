@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 from neuropictor.cli import app as cli
 from neuropictor.cli import options as cli_options
 from neuropictor.config import EvaluateConfig, RuntimeConfig
-from neuropictor.evaluation import folders, measures
+from neuropictor.evaluation import folders
+from neuropictor.evaluation import metrics as measures
 from neuropictor.evaluation.folders import PairingError, evaluate_folders, read_pairs
 from neuropictor.evaluation.tables import read_metrics, read_scores
-from neuropictor.report.folder_page import folder_page
+from neuropictor.report.scores import folder_page
 
 N, SIDE = 9, 32
 
@@ -53,20 +54,20 @@ def test_pictures_are_paired_by_name_with_any_number_of_samples(root):
     (root / "good/p03.png").unlink()
     pairs = read_pairs([root / "good", root / "bad"], root / "seen")
     assert pairs.names == [f"p{number:02d}" for number in range(N)]
-    assert {name: drawn.shape for name, drawn in pairs.drawn.items()} == {
+    assert {name: drawn.shape for name, drawn in pairs.reconstructed.items()} == {
         "good": (N, 1, SIDE, SIDE, 3),
         "bad": (N, 2, SIDE, SIDE, 3),
     }
     assert np.array_equal(pairs.seen[4], picture(4))
-    assert np.array_equal(pairs.drawn["good"][5, 0], picture(5, 0.3))
-    assert np.array_equal(pairs.drawn["bad"][5, 1], picture(155, 0.3))
+    assert np.array_equal(pairs.reconstructed["good"][5, 0], picture(5, 0.3))
+    assert np.array_equal(pairs.reconstructed["bad"][5, 1], picture(155, 0.3))
 
 
 def test_names_that_end_in_numbers_are_names_first(tmp_path):
     for number in range(3):
         save(picture(number), tmp_path / f"seen/p_{number}.png")
         save(picture(number), tmp_path / f"good/p_{number}.png")
-    assert read_pairs([tmp_path / "good"], tmp_path / "seen").drawn["good"].shape == (3, 1, SIDE, SIDE, 3)
+    assert read_pairs([tmp_path / "good"], tmp_path / "seen").reconstructed["good"].shape == (3, 1, SIDE, SIDE, 3)
 
 
 def test_gaps_and_strangers_are_named(root):
@@ -126,7 +127,7 @@ def test_tables_json_and_page(root):
     folder_page(root / "out", root / "out/index.html")
     frame = read_metrics(root / "out/metrics.csv").set_index(["protocol", "model", "metric"])
     pairs = read_pairs([root / "good", root / "bad"], root / "seen")
-    for model, drawn in pairs.drawn.items():
+    for model, drawn in pairs.reconstructed.items():
         expected = measures.pixcorr(drawn, pairs.seen).mean()
         assert frame.loc[("ours 1", model, "pixcorr"), "value"] == pytest.approx(expected, abs=1e-6)
     assert set(frame.loc["mindeye2 1"].index.get_level_values("metric")) == {"pixcorr", "ssim", "ssim_columns"}

@@ -7,10 +7,11 @@ from small_stores import CATEGORIES, SIZE, TEST, PretendBackbone, smooth_picture
 
 from neuropictor.data.reconstructions import Reconstructions, StoredReconstructions, write_reconstructions
 from neuropictor.data.stimuli import StimulusStore
-from neuropictor.evaluation import judges, measures, networks
+from neuropictor.evaluation import judges, networks
+from neuropictor.evaluation import metrics as measures
+from neuropictor.evaluation.evaluate import Scorer
 from neuropictor.evaluation.judges import Held, Judge, Seen, load_describer, reduced
 from neuropictor.evaluation.protocols import OURS
-from neuropictor.evaluation.scoring import Scorer
 from neuropictor.evaluation.statistics import derangements
 
 CPU = torch.device("cpu")
@@ -60,7 +61,7 @@ def test_scores_are_those_of_all_images_at_once_and_images_come_in_blocks(judge,
     expected = {"pixcorr": measures.pixcorr(drawn, seen), "ssim": measures.ssim(drawn, seen)}
     expected["two_way"] = measures.two_way(described, judge.features)
     for metric, values in expected.items():
-        np.testing.assert_allclose(scores[OURS][metric], values.mean(1), rtol=0, atol=1e-9, err_msg=metric)
+        np.testing.assert_allclose(scores[OURS, metric], values.mean(1), rtol=0, atol=1e-9, err_msg=metric)
     wrong = derangements(len(seen), 4, 3)
     paired = drawn[:, 0][wrong].swapaxes(0, 1)
     found = scorer.wrong_pairs(images, rows, features, 3)

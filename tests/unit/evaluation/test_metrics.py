@@ -1,18 +1,12 @@
 """Scores against independent references, written from the definitions with plain loops in float64."""
 
-import json
-
 import numpy as np
 import pytest
 from skimage.color import rgb2gray
 from skimage.metrics import structural_similarity
-from small_stores import CATEGORIES, TEST, PretendBackbone, smooth_pictures, write_samples, write_stimuli
 
-from neuropictor.config import EvaluateConfig, RuntimeConfig
-from neuropictor.evaluation import measures
-from neuropictor.evaluation.significance import read_tests
+from neuropictor.evaluation import metrics as measures
 from neuropictor.evaluation.similarity import correlation_matrix, identification
-from neuropictor.evaluation.tables import COLUMNS, read_metrics, read_scores
 
 N, K, S, E = 9, 2, 24, 12
 
@@ -169,110 +163,3 @@ def test_category():
 def test_shapes_that_do_not_fit_are_refused(pictures):
     with pytest.raises(ValueError, match=r"\(9, 2, 24, 24, 3\) do not fit .*\(8, 24"):
         measures.pixcorr(pictures[0], pictures[1][:8])
-
-
-@pytest.fixture
-def samples(tmp_path):
-    """Two subjects; subject 2 saw only 18 of the 20 test pictures."""
-    generator = np.random.default_rng(5)
-    found = {}
-    for subject, ids in ((1, list(TEST)), (2, list(TEST)[2:])):
-        seen = smooth_pictures(ids).astype(float)
-        found[subject] = {}
-        for model, noise in (("refined", 40), ("pretrained", 90), ("ridge", 200)):
-            drawn = np.clip(seen[:, None] + noise * generator.standard_normal((len(ids), 1, *seen.shape[1:])), 0, 255)
-            path = tmp_path / f"sub-{subject:02d}" / f"{model}.h5"
-            found[subject][model] = write_samples(path, model, subject, drawn.astype(np.uint8), ids)
-    return found
-
-
-def run(samples, folder, monkeypatch):
-    from neuropictor.evaluation import metrics
-
-    monkeypatch.setattr(metrics.Backbone, "load", PretendBackbone.load)
-    out = folder / "metrics.csv"
-    metrics.evaluate(
-        samples=samples,
-        stimuli=[write_stimuli(folder / "stimuli.h5")],
-        backbone="miniature",
-        config=EvaluateConfig(bootstrap=50, permutations=99, seed=3),
-        runtime=RuntimeConfig(device="cpu", threads=1),
-        out=out,
-    )
-    return out
-
-
-def test_evaluate_writes_the_tidy_table(samples, tmp_path, monkeypatch):
-    out = run(samples, tmp_path, monkeypatch)
-    frame = read_metrics(out)
-    assert list(frame) == list(COLUMNS)
-    assert set(frame["subject"]) == {"1", "2", "mean"}
-    assert list(dict.fromkeys(frame["model"])) == ["refined", "pretrained", "ridge", "null"]
-    assert set(frame["data"]) == {"simulated"}
-    assert len(frame) == 3 * 4 * 10
-    assert (frame["ci_low"] <= frame["value"]).all()
-    assert (frame["value"] <= frame["ci_high"]).all()
-    value = frame.set_index(["subject", "model", "metric"])["value"]
-    count = frame.set_index(["subject", "model", "metric"])["n_images"]
-    for metric in measures.METRICS:
-        assert value["mean", "refined", metric] == pytest.approx(
-            (value["1", "refined", metric] + value["2", "refined", metric]) / 2, abs=2e-6
-        )
-    assert (count["1", "refined", "ssim"], count["2", "refined", "ssim"], count["mean", "refined", "ssim"]) == (
-        20,
-        18,
-        20,
-    )
-    assert value["mean", "refined", "two_way"] > value["mean", "ridge", "two_way"] > 0.5
-    assert 0.35 < value["mean", "null", "two_way"] < 0.65
-    results = json.loads((tmp_path / "metrics.run.json").read_text())["results"]
-    assert results["controls"]["vae"]["pixcorr"] > 0.99
-    assert results["controls"]["seen"]["two_way"] == 1
-    assert results["categories"] == list(CATEGORIES)
-    assert set(results["chance"]) == {"1", "2"}
-
-
-def test_scores_of_single_pictures_make_up_the_means(samples, tmp_path, monkeypatch):
-    out = run(samples, tmp_path, monkeypatch)
-    scores = read_scores(out.with_name("scores.csv"))
-    assert len(scores) == 4 * (20 + 18)
-    means = scores[scores["subject"] == "2"].groupby("model")[list(measures.METRICS)].mean()
-    frame = read_metrics(out).query("subject == '2'").set_index(["model", "metric"])["value"]
-    for model, metric in frame.index:
-        if metric in means:
-            assert means.loc[model, metric] == pytest.approx(frame[model, metric], abs=2e-6)
-    assert set(scores["nsd_id"]) == {str(number) for number in TEST}
-
-
-def test_tests_say_what_is_above_chance_and_what_differs(samples, tmp_path, monkeypatch):
-    tests = read_tests(run(samples, tmp_path, monkeypatch).with_name("statistics.csv"))
-    assert set(tests["test"]) == {"above chance", "difference"}
-    above = tests[tests["test"] == "above chance"].set_index(["subject", "model", "metric"])
-    assert set(above.index.get_level_values("subject")) == {"1", "2", "mean"}
-    assert above.loc[("mean", "refined", "two_way"), "p"] == 1 / 100
-    assert (above["low"] < 0.5).all()
-    assert (above["high"] > 0.5).all()
-    different = tests[tests["test"] == "difference"].set_index(["subject", "other", "metric"])
-    row = different.loc[("mean", "ridge", "pixcorr")]
-    assert (row["low"], row["p"], row["n_images"]) == (pytest.approx(row["value"], abs=0.2), 1 / 100, 20)
-    assert (tests["p_corrected"] >= tests["p"]).all()
-    assert "null" not in set(tests["model"]) | set(tests["other"])
-
-
-def test_equal_runs_give_equal_bytes(samples, tmp_path, monkeypatch):
-    (tmp_path / "again").mkdir()
-    first = run(samples, tmp_path, monkeypatch)
-    again = run(samples, tmp_path / "again", monkeypatch)
-    for name in ("metrics.csv", "scores.csv", "statistics.csv"):
-        assert again.with_name(name).read_bytes() == first.with_name(name).read_bytes()
-
-
-def test_wrong_files_are_refused(samples, tmp_path, monkeypatch):
-    swapped = {1: samples[2], 2: samples[1]}
-    with pytest.raises(ValueError, match="is of subject 2, but was given as subject 1"):
-        run(swapped, tmp_path, monkeypatch)
-    path = tmp_path / "other.h5"
-    write_samples(path, "ridge", 1, np.zeros((2, 1, 16, 16, 3), np.uint8), (100, 101))
-    with pytest.raises(ValueError, match=r"other\.h5: 2 pictures that differ from the 20"):
-        run({1: {**samples[1], "ridge": path}}, tmp_path, monkeypatch)
-    assert not (tmp_path / "metrics.csv").exists()

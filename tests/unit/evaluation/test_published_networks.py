@@ -12,9 +12,11 @@ from torch.nn.functional import interpolate
 
 from neuropictor.config import EvaluateConfig, WeightsConfig
 from neuropictor.evaluation import networks
+from neuropictor.evaluation.evaluate import Scorer
 from neuropictor.evaluation.judges import Held, Judge, load_describer
-from neuropictor.evaluation.protocols import NETWORK_METRICS, OURS, PROTOCOLS, PUBLISHED_METRICS
-from neuropictor.evaluation.scoring import Scorer
+from neuropictor.evaluation.metrics import METRICS, shown_in
+from neuropictor.evaluation.networks import NETWORKS, JudgingNetwork, LoadedNetwork
+from neuropictor.evaluation.protocols import OURS, PROTOCOLS
 from neuropictor.evaluation.statistics import Pairings
 from neuropictor.fetching import download, weights
 from neuropictor.fetching.weights import NOTES, WEIGHTS, WeightFile, WeightsError, fetch_weights, locate
@@ -60,12 +62,12 @@ LENGTHS = {"alexnet_2": 192 * 31 * 31, "alexnet_5": 256 * 15 * 15, "inception": 
 LENGTHS |= {"effnet": 1280, "swav": 2048}
 
 
-@pytest.mark.parametrize("name", NETWORK_METRICS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_features_have_the_published_sizes(folder, pictures, name):
-    network = networks.load_network(name, folder, CPU)
+    network = LoadedNetwork(NETWORKS[name], folder, CPU)
     found = features(network, pictures, "neuropictor")
     assert {metric: values.shape for metric, values in found.items()} == {
-        metric: (5, LENGTHS[metric]) for metric in NETWORK_METRICS[name]
+        metric: (5, LENGTHS[metric]) for metric in METRICS if METRICS[metric].needs == name
     }
     assert all(np.isfinite(values).all() and values.std() > 0 for values in found.values())
     again = features(network, pictures[3:4], "neuropictor")
@@ -83,7 +85,7 @@ def test_alexnet_is_what_its_definition_says(folder, pictures):
     x = torch.conv2d(x, state["features.0.weight"], state["features.0.bias"], stride=4, padding=2).relu()
     x = torch.max_pool2d(x, 3, 2)
     x = torch.conv2d(x, state["features.3.weight"], state["features.3.bias"], padding=2).relu()
-    found = features(networks.load_network("alexnet", folder, CPU), pictures[:2], "mindeye2")
+    found = features(LoadedNetwork(NETWORKS["alexnet"], folder, CPU), pictures[:2], "mindeye2")
     assert np.allclose(found["alexnet_2"], x.flatten(1).numpy(), atol=1e-4)
 
 
@@ -104,7 +106,7 @@ def test_protocols_differ_in_how_pictures_come(pictures):
 
 
 def test_clip_is_resized_as_the_protocol_says(folder, pictures):
-    network = networks.load_network("clip", folder, CPU)
+    network = LoadedNetwork(NETWORKS["clip"], folder, CPU)
     bicubic, bilinear = (features(network, pictures, name)["clip"] for name in ("neuropictor", "mindeye2"))
     assert not np.allclose(bicubic, bilinear, atol=1e-3)
 
@@ -123,13 +125,8 @@ class Counted(Held):
 
 def test_each_network_is_loaded_once_and_each_image_read_once_for_all_protocols(folder, pictures, monkeypatch):
     loaded = []
-    load = networks.load_network
-
-    def counted(name, *rest):
-        loaded.append(name)
-        return load(name, *rest)
-
-    monkeypatch.setattr("neuropictor.evaluation.networks.load_network", counted)
+    load = JudgingNetwork.load
+    monkeypatch.setattr(JudgingNetwork, "load", lambda self, *rest: loaded.append(self.name) or load(self, *rest))
     generator = np.random.default_rng(4)
     seen, everything = pictures[:3], np.arange(3)
     noisy = (0.7 * seen[:, None] + 0.3 * generator.integers(0, 256, (3, 2, 64, 64, 3))).astype(np.uint8)
@@ -140,27 +137,30 @@ def test_each_network_is_loaded_once_and_each_image_read_once_for_all_protocols(
     }
     protocols, none = list(PROTOCOLS.values()), np.full(3, "")
     judge = Judge(load_describer("published", None, folder, CPU), Held(seen[:, None]), none, none, [])
-    scorer, pairings = Scorer(judge, protocols, folder, CPU), Pairings(3, 99, 0)
+    scorer, pairings = Scorer(judge, list(PROTOCOLS), folder, CPU), Pairings(3, 99, 0)
     scored = {}
     for name, (images, rows) in drawn.items():
         counted = Counted(images)
         scored[name] = scorer.score(counted, rows, pairings)
         assert (counted.reads == 1).all()
-    assert loaded == list(NETWORK_METRICS)
-    for label, values in scored["same"][0].items():
-        if label == OURS:
-            assert np.allclose(values["lpips"], 0, atol=1e-6)
-            assert np.allclose(values["pixcorr"], 1)
+    assert loaded == ["clip", *NETWORKS]  # CLIP is the judge of `ours` too
+    assert np.allclose(scored["same"][0][OURS, "lpips"], 0, atol=1e-6)
+    assert np.allclose(scored["same"][0][OURS, "pixcorr"], 1)
     for protocol in protocols:
-        found = {name: by_label[protocol.label] for name, (by_label, _, _) in scored.items()}
-        nulls = {name: by_label for name, (_, by_label, _) in scored.items()}
-        assert set(found["good"]) == set(PUBLISHED_METRICS)
+        found, nulls = (
+            {
+                name: {metric: values for (label, metric), values in results[part].items() if label == protocol.label}
+                for name, results in scored.items()
+            }
+            for part in (0, 1)
+        )
+        assert set(found["good"]) == set(shown_in("published"))
         assert {len(values) for values in found["part"].values()} == {2}
         for metric, values in found["same"].items():
             best = {"effnet": 0, "swav": 0}.get(metric, 1)
             assert np.allclose(values, best, atol=1e-5), metric
-        assert set(nulls["good"][protocol.label]) == {"alexnet_2", "alexnet_5", "inception", "clip"}
-        assert nulls["part"][protocol.label]["clip"].shape == (99,)
+        assert set(nulls["good"]) == {"alexnet_2", "alexnet_5", "inception", "clip"}
+        assert nulls["part"]["clip"].shape == (99,)
 
 
 def test_perceptual_distance(folder, pictures):
@@ -188,9 +188,9 @@ def test_files_that_do_not_fit_are_refused(folder, tmp_path):
     torch.save({"a": pytest.approx}, tmp_path / WEIGHTS["alexnet"].name)
     note(tmp_path)
     with pytest.raises(WeightsError, match=r"does not fit ResNet: missing \['conv1.weight'\]"):
-        networks.load_network("swav", tmp_path, CPU)
+        NETWORKS["swav"].load(tmp_path, CPU)
     with pytest.raises(WeightsError, match="cannot be read as weights alone"):
-        networks.load_network("alexnet", tmp_path, CPU)
+        NETWORKS["alexnet"].load(tmp_path, CPU)
 
 
 CONTENT = {name: np.random.default_rng(place).bytes(30_000) for place, name in enumerate(WEIGHTS)}

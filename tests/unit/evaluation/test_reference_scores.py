@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from neuropictor.evaluation import measures
+from neuropictor.evaluation import metrics as measures
 from neuropictor.evaluation.similarity import correlation_matrix, identify, retrieve
 
 N, K, S, E = 8, 2, 20, 15

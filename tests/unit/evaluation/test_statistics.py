@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from neuropictor.evaluation.measures import correlations, two_way
+from neuropictor.evaluation.metrics import correlations, two_way
 from neuropictor.evaluation.similarity import identification
 from neuropictor.evaluation.statistics import (
     Pairings,

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from neuropictor.evaluation.protocols import OURS
-from neuropictor.evaluation.tables import write_metrics
+from neuropictor.evaluation.tables import METRIC_COLUMNS, write_table
 from neuropictor.report.comparison import UNNAMED, compare, name_experiment
 
 
@@ -27,7 +27,7 @@ def make(folder: Path, value: float, steps: int, data: str = "simulated") -> Pat
             }
             rows.append({**row, "ci_low": value - 0.1, "ci_high": value + 0.1})
     folder.mkdir(parents=True)
-    write_metrics(rows, folder / "metrics.csv")
+    write_table(rows, METRIC_COLUMNS, folder / "metrics.csv")
     record = {"stage": "refine", "config": {"steps": steps, "seed": 13}}
     (folder / "refine/sub-01").mkdir(parents=True)
     (folder / "refine/sub-01/run.json").write_text(json.dumps(record))

@@ -8,7 +8,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from small_stores import TEST, smooth_pictures, write_responses, write_samples, write_stimuli
 
-from neuropictor.config import EvaluateConfig, NsdConfig, PreprocessConfig, SampleConfig
+from neuropictor.config import EvaluateConfig, PreprocessConfig, SampleConfig
+from neuropictor.evaluation.tables import METRIC_COLUMNS, of_kind, write_table
+from neuropictor.nsd.constants import describe_release
 from neuropictor.report import figures
 from neuropictor.report.data_card import data_card, measure
 from neuropictor.surface import load_geometry
@@ -48,12 +50,6 @@ def test_contact_sheet(samples, tmp_path, texts):
     assert 600 < height < 1100
 
 
-def test_rows_are_spread_evenly():
-    assert figures.evenly_spaced(150, 4).tolist() == [0, 50, 99, 149]
-    assert figures.evenly_spaced(3, 12).tolist() == [0, 1, 2]
-    assert figures.evenly_spaced(5, 1).tolist() == [0]
-
-
 def test_contact_sheet_refuses_other_pictures(samples, tmp_path):
     samples["ridge"] = write_samples(tmp_path / "x.h5", "ridge", 5, np.zeros((1, 1, 16, 16, 3), np.uint8), [100])
     with pytest.raises(ValueError, match=r"x\.h5: not the same pictures"):
@@ -89,6 +85,12 @@ def test_response_map(tmp_path, texts):
     assert Image.open(tmp_path / "map.png").size[0] > 1000
 
 
+def write_ceilings(path, scores):
+    keys = {"subject": "mean", "protocol": "ours 1", "data": "simulated", "networks": "miniature", "n_images": 20}
+    rows = [keys | {"model": m, "metric": name, "value": v} for m in of_kind("ceiling") for name, v in scores.items()]
+    write_table(rows, METRIC_COLUMNS, path)
+
+
 def test_data_card(tmp_path):
     stimuli = [write_stimuli(tmp_path / "stimuli.h5")]
     responses = {s: write_responses(tmp_path / f"{s}.h5", subject=s) for s in (1, 2)}
@@ -103,11 +105,10 @@ def test_data_card(tmp_path):
     text = (tmp_path / "card.html").read_text()
     assert "Data card (SIMULATED data)" in text
     assert "mean colour" not in text and "Release" not in text
-    made = {"preprocess": PreprocessConfig().model_dump(), "nsd": NsdConfig(release=37, sessions=2).model_dump()}
-    (tmp_path / "1.run.json").write_text(json.dumps({"config": made}))
-    data_card(responses, stimuli, EvaluateConfig(), SampleConfig(), tmp_path / "card.html")
+    told = {"release": describe_release(37, 2), "preprocess": PreprocessConfig()}
+    data_card(responses, stimuli, EvaluateConfig(), SampleConfig(), tmp_path / "card.html", **told)
     text = (tmp_path / "card.html").read_text()
-    assert "Release 37: without each subject's last three sessions; only the first 2 count." in text
+    assert "Release 37: without each subject&#39;s last three sessions; only the first 2 count." in text
     assert "training: " not in text
     assert "z-scored over trials of no test picture of a session and end at 8 standard deviations" in text
     with h5py.File(responses[1], "r+") as file:
@@ -115,9 +116,7 @@ def test_data_card(tmp_path):
     assert measure(responses, stimuli, 0)["subjects"]["1"]["training_sessions"] == 1
     data_card(responses, stimuli, EvaluateConfig(), SampleConfig(), tmp_path / "card.html")
     assert "2<small>training: 1</small>" in (tmp_path / "card.html").read_text()
-    scores = {"two_way": 0.81, "category": 0.9, "pixcorr": 0.8}
-    results = {"backbone": "m", "controls": dict.fromkeys(("seen", "vae", "text", "mean_colour"), scores)}
-    (tmp_path / "metrics.run.json").write_text(json.dumps({"results": results}))
+    write_ceilings(tmp_path / "metrics.csv", {"two_way": 0.81, "category": 0.9, "pixcorr": 0.8})
     data_card(
         responses, stimuli, EvaluateConfig(), SampleConfig(), tmp_path / "card.html", metrics=tmp_path / "metrics.csv"
     )
@@ -134,9 +133,7 @@ def test_data_card(tmp_path):
 def test_a_data_card_of_pictures_without_categories(tmp_path):
     """As a lab's own may be: nothing is scored by categories then."""
     stimuli = write_stimuli(tmp_path / "stimuli.h5")
-    scores = {"two_way": 0.8, "pixcorr": 0.9}
-    controls = dict.fromkeys(("seen", "vae", "text", "mean_colour"), scores)
-    (tmp_path / "metrics.run.json").write_text(json.dumps({"results": {"backbone": "m", "controls": controls}}))
+    write_ceilings(tmp_path / "metrics.csv", {"two_way": 0.8, "pixcorr": 0.9})
     responses, out = {1: write_responses(tmp_path / "1.h5")}, tmp_path / "card.html"
     data_card(responses, [stimuli], EvaluateConfig(), SampleConfig(), out, metrics=tmp_path / "metrics.csv")
     assert re.search(r"category read off true pictures</td>\s*<td[^>]*>unknown", out.read_text())

@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 from small_stores import write_samples
 
+from neuropictor.controls.conditions import CONTROLS
 from neuropictor.data.reconstructions import Reconstructions, write_reconstructions
 from neuropictor.data.stimuli import StimulusWriter
-from neuropictor.report import gallery_controls
+from neuropictor.report import gallery as module
 from neuropictor.report.gallery import LARGEST, SMALLEST, _add_sheet, gallery, thumbnail_side
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -70,7 +71,7 @@ def write_control(path, kind, subject=1, labels=True):
     shades = [[control_shade(number, kind, place) for place in range(len(names))] for number in CONTROLLED]
     pictures = np.tile(np.array(shades, np.uint8)[:, :, None, None], (1, 1, SIDE, SIDE, 1))
     others = np.array([[other_of(number, kind, place) for place in range(len(names))] for number in CONTROLLED])
-    told = tuple(json.dumps({"name": name}) for name in names) if labels else ()
+    told = tuple(json.dumps({"name": name, "title": CONTROLS[kind].title}) for name in names) if labels else ()
     write_reconstructions(
         path, Reconstructions(pictures, np.array(CONTROLLED), kind, subject, "simulated", told, others)
     )
@@ -211,7 +212,7 @@ def check_controls(shown, nsd_id):
     for (kind, word), part in zip(titles.items(), shown, strict=True):
         assert word in part["heading"]
         made = range(len(CONDITIONS[kind]))
-        places = made if len(made) <= 24 else np.linspace(0, 29, 24).round().astype(int).tolist()
+        places = made if len(made) <= 24 else np.linspace(0, 29, 24).astype(int).tolist()
         assert [tile["label"] for tile in part["tiles"]] == [CONDITIONS[kind][place] for place in places]
         for place, tile in zip(places, part["tiles"], strict=True):
             other, expected = other_of(nsd_id, kind, place), [control_shade(nsd_id, kind, place)]
@@ -246,18 +247,18 @@ def test_files_that_are_no_control_of_the_subject_are_named(tmp_path):
     ids = {1: np.array(IDS[1])}
     wrong = write_control(tmp_path / "of_two.h5", "responses", subject=2)
     with pytest.raises(ValueError, match=r"of_two\.h5: is of subject 2, but was given as subject 1's"):
-        gallery_controls.read_controls({1: {"responses": wrong}}, ids)
+        module.read_controls({1: {"responses": wrong}}, ids)
     with pytest.raises(ValueError, match=r"of_two\.h5: .* no reconstructions were given; .* subjects 1"):
-        gallery_controls.read_controls({2: {"responses": wrong}}, ids)
+        module.read_controls({2: {"responses": wrong}}, ids)
     bare = write_control(tmp_path / "bare.h5", "responses", labels=False)
     with pytest.raises(ValueError, match=r"bare\.h5: has no labels"):
-        gallery_controls.read_controls({1: {"responses": bare}}, ids)
+        module.read_controls({1: {"responses": bare}}, ids)
 
 
 def test_many_pictures_of_controls_are_thinned_out(tmp_path, monkeypatch):
     path = write_control(tmp_path / "semantic_swap.h5", "semantic_swap")
-    monkeypatch.setattr(gallery_controls, "MOST_TILES", 2 * 24)
-    (control,) = gallery_controls.read_controls({1: {"semantic_swap": path}}, {1: np.array(IDS[1])})[1]
+    monkeypatch.setattr(module, "MOST_TILES", 2 * 24)
+    (control,) = module.read_controls({1: {"semantic_swap": path}}, {1: np.array(IDS[1])})[1]
     assert control.nsd_id.tolist() == [201, 259]
     assert control.others[1, 23] == other_of(259, "semantic_swap", 29)
     assert control.reduced(8).shape == (2, 24, 8, 8, 3)
@@ -280,7 +281,7 @@ def test_real_sizes_still_fit():
     assert thumbnail_side(512, 982, four) == 88
     assert thumbnail_side(64, 150, {1: {"a": stored(982, 1)}}) == 64
     assert thumbnail_side(512, 150, {}) == LARGEST
-    assert thumbnail_side(512, 982, four, gallery_controls.MOST_TILES) == 64
+    assert thumbnail_side(512, 982, four, module.MOST_TILES) == 64
     assert thumbnail_side(512, 982, {1: {"a": stored(982, 99)}}) == SMALLEST
 
 

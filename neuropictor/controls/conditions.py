@@ -1,0 +1,193 @@
+"""The controls, each one entry of `CONTROLS`: its title, its settings and its conditions. Loads no torch.
+
+A condition says whose responses give structure and semantics, what was done to them, and at which strengths images are
+sampled. Whoever adds a control writes its entry here, and its settings and name in `config.ControlsConfig`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+from neuropictor.surface.atlas import AREA_GROUPS
+
+if TYPE_CHECKING:
+    from neuropictor.config import ControlsConfig
+
+Conditions = Callable[["ControlsConfig"], list["Condition"]]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One way to sample the test images.
+
+    Attributes
+    ----------
+    column, row : str
+        Place on the contact sheet; together they name the condition.
+    responses : str
+        Whose: "own", "other" (those of another test image) or "mean" (of all training images).
+    most_repeats : int or None
+        Repeats that are averaged; None: all.
+    areas, keep : str
+        A group of areas, and what becomes of it: "only" it is kept, it is left "out", or it comes from the "other" test
+        image's responses.
+    semantics : str
+        Whose responses give the context: "own" or "other".
+    partner : int
+        Which other test image, 1 to n - 1 (see `draw.partners`); 0: none.
+    strengths : dict
+        Options of `Sampler.draw` that differ from those of stage sample.
+    """
+
+    column: str
+    row: str = ""
+    responses: str = "own"
+    most_repeats: int | None = None
+    areas: str = ""
+    keep: str = ""
+    semantics: str = "own"
+    partner: int = 0
+    strengths: dict = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Row and column."""
+        return f"{self.row}, {self.column}" if self.row else self.column
+
+
+@dataclass(frozen=True)
+class Control:
+    """One control.
+
+    Attributes
+    ----------
+    name, title : str
+        In file names and tables, and where people read it.
+    settings : tuple of str
+        Keys of `ControlsConfig` that its images depend on, besides those that all controls share.
+    conditions : callable or None
+        Makes its conditions of the settings; None where nothing is sampled, as stage sample's images are scored.
+    joined : bool
+        Whether the columns are steps of one thing, which figures join by lines.
+    of_two : bool
+        Whether an image is made of two scans, so that it matters which one it follows.
+    """
+
+    name: str
+    title: str
+    settings: tuple[str, ...] = ()
+    conditions: Conditions | None = None
+    joined: bool = False
+    of_two: bool = False
+
+    def label(self, condition: Condition) -> str:
+        """What the file of images tells of a condition, as JSON."""
+        return json.dumps({"title": self.title} | asdict(condition) | {"name": condition.name})
+
+
+def _responses(config: ControlsConfig) -> list[Condition]:
+    repeats = [Condition(f"{count} repeat{'s' if count > 1 else ''}", most_repeats=count) for count in config.repeats]
+    wrong = [Condition("another picture's response", responses="other", partner=1)]
+    return [*repeats, *wrong, Condition("mean response", responses="mean")]
+
+
+def _areas(config: ControlsConfig) -> list[Condition]:
+    words = {"only": "only", "out": "without"}
+    groups = [
+        Condition(group.replace("_", " "), words[keep], areas=group, keep=keep)
+        for keep in words
+        for group in AREA_GROUPS
+    ]
+    return [Condition("all areas", row) for row in words.values()] + groups
+
+
+def _area_swap(config: ControlsConfig) -> list[Condition]:
+    swaps = [Condition(group.replace("_", " "), areas=group, keep="other", partner=1) for group in AREA_GROUPS]
+    return [Condition("no area"), *swaps, Condition("all areas", responses="other", partner=1)]
+
+
+def _strengths(config: ControlsConfig) -> list[Condition]:
+    return [
+        Condition(
+            f"structure {structure:g}",
+            f"semantics {semantics:g}",
+            strengths={"structure_scale": structure, "semantics_scale": semantics},
+        )
+        for semantics in config.semantics_scales
+        for structure in config.structure_scales
+    ]
+
+
+def _semantic_swap(config: ControlsConfig) -> list[Condition]:
+    return [
+        Condition(
+            f"structure {structure:g}",
+            f"guidance {guidance:g}",
+            semantics="other",
+            partner=partner,
+            strengths={"structure_scale": structure, "guidance_scale": guidance},
+        )
+        for guidance in config.swap_guidance_scales
+        for structure in config.swap_structure_scales
+        for partner in range(1, config.swap_partners + 1)
+    ]
+
+
+def _guidance(config: ControlsConfig) -> list[Condition]:
+    return [Condition(f"guidance {scale:g}", strengths={"guidance_scale": scale}) for scale in config.guidance_scales]
+
+
+def _steps(config: ControlsConfig) -> list[Condition]:
+    return [
+        Condition(f"{steps} steps", scheduler, strengths={"num_inference_steps": steps, "scheduler": scheduler})
+        for scheduler in config.schedulers
+        for steps in config.steps
+    ]
+
+
+CONTROLS = {
+    control.name: control
+    for control in (
+        Control("nearest", "nearest training pictures"),
+        Control(
+            "responses",
+            "pictures from fewer repeats, from another picture's response, and from the mean response",
+            ("repeats",),
+            _responses,
+        ),
+        Control("areas", "one group of areas alone, and all without it", (), _areas),
+        Control(
+            "strengths",
+            "strength of structure and of semantics",
+            ("structure_scales", "semantics_scales"),
+            _strengths,
+            joined=True,
+        ),
+        Control(
+            "semantic_swap",
+            "structure of one scan, semantics of another",
+            ("swap_structure_scales", "swap_guidance_scales", "swap_partners"),
+            _semantic_swap,
+            joined=True,
+            of_two=True,
+        ),
+        Control("area_swap", "one group of areas from another scan", (), _area_swap, of_two=True),
+        Control("guidance", "guidance", ("guidance_scales",), _guidance, joined=True),
+        Control("steps", "denoising steps", ("steps", "schedulers"), _steps, joined=True),
+    )
+}
+
+
+def sampled_controls() -> list[str]:
+    """Names of the controls that sample images; the others score those of stage sample."""
+    return [name for name, control in CONTROLS.items() if control.conditions]
+
+
+def conditions(name: str, config: ControlsConfig) -> list[Condition]:
+    """Return the conditions of a control; ValueError if none of this name samples images."""
+    if name not in sampled_controls():
+        raise ValueError(f"control is {name!r}; allowed are {', '.join(sampled_controls())}, for example strengths")
+    return CONTROLS[name].conditions(config)

@@ -1,0 +1,119 @@
+"""The stage: tables of scores and tests, complete and consistent with each other."""
+
+import json
+
+import numpy as np
+import pytest
+from small_stores import CATEGORIES, TEST, PretendBackbone, smooth_pictures, write_samples, write_stimuli
+
+from neuropictor.config import EvaluateConfig, RuntimeConfig
+from neuropictor.evaluation import evaluate as stage
+from neuropictor.evaluation.metrics import shown_in
+from neuropictor.evaluation.tables import METRIC_COLUMNS, of_kind, order_models, read_metrics, read_scores, read_tests
+
+MAIN = shown_in("main")
+
+
+@pytest.fixture
+def samples(tmp_path):
+    """Two subjects; subject 2 saw only 18 of the 20 test pictures."""
+    generator = np.random.default_rng(5)
+    found = {}
+    for subject, ids in ((1, list(TEST)), (2, list(TEST)[2:])):
+        seen = smooth_pictures(ids).astype(float)
+        found[subject] = {}
+        for model, noise in (("refined", 40), ("pretrained", 90), ("ridge", 200)):
+            drawn = np.clip(seen[:, None] + noise * generator.standard_normal((len(ids), 1, *seen.shape[1:])), 0, 255)
+            path = tmp_path / f"sub-{subject:02d}" / f"{model}.h5"
+            found[subject][model] = write_samples(path, model, subject, drawn.astype(np.uint8), ids)
+    return found
+
+
+def run(samples, folder, monkeypatch):
+    monkeypatch.setattr(stage.Backbone, "load", PretendBackbone.load)
+    out = folder / "metrics.csv"
+    stage.evaluate(
+        samples=samples,
+        stimuli=[write_stimuli(folder / "stimuli.h5")],
+        backbone="miniature",
+        config=EvaluateConfig(bootstrap=50, permutations=99, seed=3),
+        runtime=RuntimeConfig(device="cpu", threads=1),
+        out=out,
+    )
+    return out
+
+
+def test_evaluate_writes_the_tidy_table(samples, tmp_path, monkeypatch):
+    out = run(samples, tmp_path, monkeypatch)
+    frame = read_metrics(out)
+    assert list(frame) == list(METRIC_COLUMNS)
+    assert set(frame["subject"]) == {"1", "2", "mean"}
+    models = ["refined", "pretrained", "ridge", "null", *of_kind("ceiling")]
+    assert order_models(frame["model"]) == models
+    assert set(frame["data"]) == {"simulated"}
+    assert len(frame) == 3 * len(models) * 10
+    assert (frame["ci_low"] <= frame["value"]).all()
+    assert (frame["value"] <= frame["ci_high"]).all()
+    value = frame.set_index(["subject", "model", "metric"])["value"]
+    count = frame.set_index(["subject", "model", "metric"])["n_images"]
+    for metric in MAIN:
+        assert value["mean", "refined", metric] == pytest.approx(
+            (value["1", "refined", metric] + value["2", "refined", metric]) / 2, abs=2e-6
+        )
+    assert (count["1", "refined", "ssim"], count["2", "refined", "ssim"], count["mean", "refined", "ssim"]) == (
+        20,
+        18,
+        20,
+    )
+    assert value["mean", "refined", "two_way"] > value["mean", "ridge", "two_way"] > 0.5
+    assert 0.35 < value["mean", "null", "two_way"] < 0.65
+    for subject in ("1", "2", "mean"):
+        assert value[subject, "vae", "pixcorr"] > 0.99
+        assert value[subject, "seen", "two_way"] == 1
+    assert json.loads((tmp_path / "metrics.run.json").read_text())["results"]["categories"] == list(CATEGORIES)
+
+
+def test_scores_of_single_pictures_make_up_the_means(samples, tmp_path, monkeypatch):
+    out = run(samples, tmp_path, monkeypatch)
+    scores = read_scores(out.with_name("scores.csv"))
+    assert len(scores) == 8 * (20 + 18)
+    means = scores[scores["subject"] == "2"].groupby("model")[list(MAIN)].mean()
+    frame = read_metrics(out).query("subject == '2'").set_index(["model", "metric"])["value"]
+    for model, metric in frame.index:
+        if metric in means:
+            assert means.loc[model, metric] == pytest.approx(frame[model, metric], abs=2e-6)
+    assert set(scores["nsd_id"]) == {str(number) for number in TEST}
+
+
+def test_tests_say_what_is_above_chance_and_what_differs(samples, tmp_path, monkeypatch):
+    tests = read_tests(run(samples, tmp_path, monkeypatch).with_name("statistics.csv"))
+    assert set(tests["test"]) == {"above chance", "difference"}
+    above = tests[tests["test"] == "above chance"].set_index(["subject", "model", "metric"])
+    assert set(above.index.get_level_values("subject")) == {"1", "2", "mean"}
+    assert above.loc[("mean", "refined", "two_way"), "p"] == 1 / 100
+    assert (above["low"] < 0.5).all()
+    assert (above["high"] > 0.5).all()
+    different = tests[tests["test"] == "difference"].set_index(["subject", "other", "metric"])
+    row = different.loc[("mean", "ridge", "pixcorr")]
+    assert (row["low"], row["p"], row["n_images"]) == (pytest.approx(row["value"], abs=0.2), 1 / 100, 20)
+    assert (tests["p_corrected"] >= tests["p"]).all()
+    assert not {"null", *of_kind("ceiling")} & (set(tests["model"]) | set(tests["other"]))
+
+
+def test_equal_runs_give_equal_bytes(samples, tmp_path, monkeypatch):
+    (tmp_path / "again").mkdir()
+    first = run(samples, tmp_path, monkeypatch)
+    again = run(samples, tmp_path / "again", monkeypatch)
+    for name in ("metrics.csv", "scores.csv", "statistics.csv"):
+        assert again.with_name(name).read_bytes() == first.with_name(name).read_bytes()
+
+
+def test_wrong_files_are_refused(samples, tmp_path, monkeypatch):
+    swapped = {1: samples[2], 2: samples[1]}
+    with pytest.raises(ValueError, match="is of subject 2, but was given as subject 1"):
+        run(swapped, tmp_path, monkeypatch)
+    path = tmp_path / "other.h5"
+    write_samples(path, "ridge", 1, np.zeros((2, 1, 16, 16, 3), np.uint8), (100, 101))
+    with pytest.raises(ValueError, match=r"other\.h5: 2 images that differ from the 20"):
+        run({1: {**samples[1], "ridge": path}}, tmp_path, monkeypatch)
+    assert not (tmp_path / "metrics.csv").exists()

@@ -1,4 +1,0 @@
-from neuropictor.workflow.job import run
-from neuropictor.report.scores import metric_table
-
-run(metric_table)

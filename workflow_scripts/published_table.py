@@ -1,4 +1,0 @@
-from neuropictor.workflow.job import run
-from neuropictor.report.published import published_table
-
-run(published_table)
