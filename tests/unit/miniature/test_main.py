@@ -43,7 +43,7 @@ def test_settings_yaml_holds_the_defaults_in_full(tmp_path):
     ("text", "message"),
     [
         ("backbone: {scenes: 7}", r"backbone\.scenes is 7; allowed: a whole number at least 1200"),
-        ("population: {person: 7}", r"population\.person .* is not a known key; did you mean population\.people"),
+        ("population: {person: 7}", r"population\.person .* is not a known key; allowed in population: people"),
     ],
 )
 def test_mistakes_are_told(tmp_path, text, message):
