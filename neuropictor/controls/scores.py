@@ -6,16 +6,18 @@ of right pairs give the score, those of random pairs the interval in which chanc
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 from scipy.stats import binom, spearmanr
 
 from neuropictor.data.stimuli import resize_pictures
 from neuropictor.evaluation.judges import Judge, blocks, look
 from neuropictor.evaluation.metrics import METRICS, Space
 from neuropictor.evaluation.similarity import correlation_matrix
-from neuropictor.evaluation.statistics import bootstrap_mean
+from neuropictor.evaluation.statistics import bootstrap_mean, chance_interval
 
 COLUMNS = (
     *("subject", "control", "condition", "row", "column", "metric"),
@@ -42,14 +44,16 @@ class Scored:
 
     Attributes
     ----------
+    nsd_id : int array [n]
     values : dict of float array [n]
-        By metric; NaN where a image has none.
-    nulls : dict of float array [repetitions] or None
-        Mean scores of random pairs; None for shares of two, where chance is a fair coin.
+        By metric; NaN where an image has none.
+    nulls : dict of float array [repetitions]
+        Mean scores of random pairs; shares of two have none, as chance is a fair coin there.
     """
 
+    nsd_id: np.ndarray
     values: dict[str, np.ndarray] = field(default_factory=dict)
-    nulls: dict[str, np.ndarray | None] = field(default_factory=dict)
+    nulls: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class PairScores:
@@ -59,12 +63,14 @@ class PairScores:
     ----------
     judge : Judge
         Of the subject's N test images.
+    nsd_id : int array [N]
+        Their numbers.
     repetitions, seed : int
         Random pairings.
     """
 
-    def __init__(self, judge: Judge, repetitions: int, seed: int):
-        self.judge, self.seed = judge, seed
+    def __init__(self, judge: Judge, nsd_id: np.ndarray, repetitions: int, seed: int):
+        self.judge, self.nsd_id = judge, nsd_id
         # Every image is compared with every other one: the seen ones stay in memory as they are stored.
         seen = judge.seen.read(np.arange(len(judge.seen)))
         self._pixels = seen.reshape(len(seen), -1)
@@ -104,7 +110,7 @@ class PairScores:
         rows : int array [n]
             The seen images' rows in the judge.
         """
-        scored, places = Scored(), np.arange(len(rows))
+        scored, places = Scored(self.nsd_id[rows]), np.arange(len(rows))
         for metric in (name for name in TABLE_METRICS if name in tables[0]):
             table = np.mean([of_partner[metric] for of_partner in tables], axis=0)
             scored.values[metric] = table[places, rows]
@@ -147,15 +153,10 @@ class PairScores:
             ):
                 difference = sign * (table[metric][places, other] - table[metric][places, rows])
                 found.setdefault(name, []).append((difference > 0).astype(np.float64))
-        scored = Scored()
-        for metric, values in found.items():
-            stack = np.stack(values)
-            defined = np.isfinite(stack)
-            counts = defined.sum(0)
-            with np.errstate(invalid="ignore"):
-                scored.values[metric] = np.where(counts > 0, np.where(defined, stack, 0.0).sum(0) / counts, np.nan)
-            scored.nulls[metric] = None
-        return scored
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of images that have no score with any partner
+            means = {metric: np.nanmean(values, axis=0) for metric, values in found.items()}
+        return Scored(self.nsd_id[rows], means)
 
 
 def _light(images: np.ndarray) -> np.ndarray:
@@ -165,55 +166,42 @@ def _light(images: np.ndarray) -> np.ndarray:
     return (small @ np.array([0.2125, 0.7154, 0.0721], np.float32)).reshape(len(images), -1)
 
 
-def table_rows(
-    scored: dict[int, Scored], nsd_ids: dict[int, np.ndarray], names: dict[str, str], repetitions: int, seed: int
-) -> list[dict]:
+def table_rows(scored: dict[int, Scored], names: dict[str, str], repetitions: int, seed: int) -> list[dict]:
     """Make the rows of the table for one condition: one a subject and metric, and the mean over subjects.
 
     Parameters
     ----------
     scored : dict of Scored
         By subject.
-    nsd_ids : dict of int array
-        Picture numbers behind each subject's values.
     names : dict of str
         control, condition, row, column and data.
     repetitions, seed : int
         Of the bootstrap over images.
     """
-    images = np.unique(np.concatenate(list(nsd_ids.values())))
-    subjects, rows = list(scored), []
+    rows = []
     for metric in next(iter(scored.values())).values:
-        values = np.full((len(subjects), len(images)), np.nan)
-        for place, subject in enumerate(subjects):
-            values[place, np.searchsorted(images, nsd_ids[subject])] = scored[subject].values[metric]
-        nulls = [scored[subject].nulls[metric] for subject in subjects]
-        lines = [(str(subject), values[place : place + 1], nulls[place]) for place, subject in enumerate(subjects)]
-        if len(subjects) > 1:
-            lines.append(("mean", values, None if nulls[0] is None else np.mean(nulls, axis=0)))
-        for subject, whole, null in lines:
-            found = whole[:, np.isfinite(whole).any(0)]
-            if not found.size:
+        table = pd.DataFrame({str(s): pd.Series(part.values[metric], part.nsd_id) for s, part in scored.items()}).T
+        nulls = {str(s): part.nulls[metric] for s, part in scored.items() if metric in part.nulls}
+        parts = {subject: table.loc[[subject]] for subject in table.index}
+        if len(parts) > 1:
+            parts["mean"] = table
+        for subject, part in parts.items():
+            values = part.dropna(axis=1, how="all").to_numpy()
+            if not values.size:
                 continue
-            estimate = bootstrap_mean(found, repetitions, seed)
-            low, high = _chance(metric, null, int(np.isfinite(found).sum()))
+            estimate = bootstrap_mean(values, repetitions, seed)
+            low = high = np.nan
+            if nulls:
+                low, high = chance_interval(np.mean([nulls[name] for name in part.index], axis=0))
+            elif "_follows_" in metric:  # as many fair coins
+                count = np.isfinite(values).sum()
+                low, high = binom.ppf([0.025, 0.975], count, 0.5) / count
             rows.append(
                 names
                 | {"subject": subject, "metric": metric, "value": estimate.value, "n_images": estimate.n_images}
                 | {"ci_low": estimate.low, "ci_high": estimate.high, "null_low": low, "null_high": high}
             )
     return rows
-
-
-def _chance(metric: str, null: np.ndarray | None, count: int) -> tuple[float, float]:
-    """Interval in which 95 % of chance's scores lie: of random pairs, or of as many fair coins."""
-    if null is not None:
-        low, high = np.percentile(null, [2.5, 97.5])
-        return float(low), float(high)
-    if "_follows_" not in metric:
-        return np.nan, np.nan
-    low, high = binom.ppf([0.025, 0.975], count, 0.5) / count
-    return float(low), float(high)
 
 
 def rank_correlations(scored: Scored, distance: np.ndarray, repetitions: int, seed: int) -> list[dict]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 NEAREST = "nearest"
 """Name of the control that draws nothing: scores by distance to the nearest training picture."""
-QUARTERS = 4
+QUARTERS = ("nearest", "second", "third", "farthest")
 
 
 def score_controls(
@@ -74,28 +74,26 @@ def score_controls(
         record_path(out), "score_controls", config=used, seed=evaluate.seed, inputs=files, outputs=[out]
     ) as record:
         describer = load_describer(evaluate.networks, Backbone.load(backbone).to(device), weights, device)
-        found: dict[tuple, dict[int, tuple[Scored, np.ndarray]]] = {}
-        data, further = "", []
+        scored: dict[tuple, dict[int, Scored]] = {}
+        data, ranks = "", []
         for subject in progress(sorted({*drawn, *samples}), "Scoring controls", unit="subject"):
             own = _Subject(subject, responses[subject], stimuli[subject], describer, evaluate)
-            data = own.stimuli.data
+            data, parts = own.stimuli.data, {}
             for kind, path in drawn.get(subject, {}).items():
-                drawn_images = StoredReconstructions(path)
-                for key, scored, nsd_ids in own.score(kind, drawn_images):
-                    found.setdefault(key, {})[subject] = (scored, nsd_ids)
-                own.sheet(kind, drawn_images, config.sheet_rows, figures)
+                images = StoredReconstructions(path)
+                parts |= own.score(kind, images)
+                own.sheet(kind, images, config.sheet_rows, figures)
             if subject in samples:
-                rows, parts = own.nearest(StoredReconstructions(samples[subject]), config.sheet_rows, figures)
-                further += [row | {"data": data} for row in rows]
-                for key, scored, nsd_ids in parts:
-                    found.setdefault(key, {})[subject] = (scored, nsd_ids)
+                rows, quarters = own.nearest(StoredReconstructions(samples[subject]), config.sheet_rows, figures)
+                ranks += [row | {"data": data} for row in rows]
+                parts |= quarters
+            for key, part in parts.items():
+                scored.setdefault(key, {})[subject] = part
         rows = []
-        for (kind, condition, row, column), by_subject in found.items():
+        for (kind, condition, row, column), by_subject in scored.items():
             names = {"control": kind, "condition": condition, "row": row, "column": column, "data": data}
-            scored = {subject: part for subject, (part, _) in by_subject.items()}
-            nsd_ids = {subject: ids for subject, (_, ids) in by_subject.items()}
-            rows += table_rows(scored, nsd_ids, names, evaluate.bootstrap, evaluate.seed)
-        frame = pd.DataFrame([*rows, *further], columns=list(COLUMNS))
+            rows += table_rows(by_subject, names, evaluate.bootstrap, evaluate.seed)
+        frame = pd.DataFrame([*rows, *ranks], columns=list(COLUMNS))
         write_table(frame, COLUMNS, out)
         for (subject, kind), part in frame.groupby(["subject", "control"], sort=False):
             if subject != "mean":
@@ -111,24 +109,22 @@ class _Subject:
         self.responses, self.stimuli = ResponseStore(responses), StimulusStore(stimuli)
         self.nsd_ids = self.responses.pictures("test")
         self.judge = Judge.of_store(describer, self.stimuli, self.nsd_ids)
-        self.pairs = PairScores(self.judge, evaluate.bootstrap, evaluate.seed)
+        self.pairs = PairScores(self.judge, self.nsd_ids, evaluate.bootstrap, evaluate.seed)
 
-    def score(self, kind: str, drawn: StoredReconstructions) -> list[tuple[tuple, Scored, np.ndarray]]:
-        """Score all conditions of a control; those of one name (several partners) together."""
-        rows = np.searchsorted(self.nsd_ids, drawn.nsd_id)
+    def score(self, kind: str, images: StoredReconstructions) -> dict[tuple, Scored]:
+        """Score all conditions of a control by kind, name, row and column; several partners of a condition together."""
+        rows = np.searchsorted(self.nsd_ids, images.nsd_id)
         together: dict[tuple, list[int]] = {}
-        for place, label in enumerate(map(json.loads, drawn.labels)):
+        for place, label in enumerate(map(json.loads, images.labels)):
             together.setdefault((kind, label["name"], label["row"], label["column"]), []).append(place)
-        found = []
+        scored = {}
         for key, places in together.items():
-            tables = [self.pairs.tables(drawn.read(np.arange(len(drawn)), place)) for place in places]
-            scored = self.pairs.against_seen(tables, rows)
-            if (drawn.others[:, places] >= 0).all():
-                others = [np.searchsorted(self.nsd_ids, drawn.others[:, place]) for place in places]
-                two = self.pairs.follows(tables, rows, others)
-                scored = Scored(scored.values | two.values, scored.nulls | two.nulls)
-            found.append((key, scored, drawn.nsd_id))
-        return found
+            tables = [self.pairs.tables(images.read(np.arange(len(images)), place)) for place in places]
+            scored[key] = self.pairs.against_seen(tables, rows)
+            if (images.others[:, places] >= 0).all():
+                others = [np.searchsorted(self.nsd_ids, images.others[:, place]) for place in places]
+                scored[key].values |= self.pairs.follows(tables, rows, others).values
+        return scored
 
     def sheet(self, kind: str, drawn: StoredReconstructions, rows: int, figures: Path) -> None:
         """Draw the contact sheet."""
@@ -139,45 +135,39 @@ class _Subject:
             seen["seen in the other scan"] = self.stimuli.pictures(drawn.others[chosen, partner[0]])
         draw_sheet(kind, drawn, chosen, seen, figures / f"{kind}_sub-{self.subject:02d}.png")
 
-    def nearest(self, drawn: StoredReconstructions, rows: int, figures: Path) -> tuple[list[dict], list]:
-        """Score stage sample's pictures by how near the seen picture is to a training picture."""
+    def nearest(
+        self, sampled: StoredReconstructions, rows: int, figures: Path
+    ) -> tuple[list[dict], dict[tuple, Scored]]:
+        """Score stage sample's images by how near the seen image is to a training image."""
         train = self.responses.pictures("train")
         known = self.judge.describe(Seen(self.stimuli, train))
-        pictures = resize_pictures(drawn.read(np.arange(len(drawn))), self.stimuli.size)
+        images = resize_pictures(sampled.read(np.arange(len(sampled))), self.stimuli.size)
         places = np.arange(len(self.nsd_ids))
         distance = 1.0 - (self.judge.features @ known.T).max(1)
-        features = self.judge.describe(Held(pictures[:, None]))
-        imitated = train[(features @ known.T).argmax(1)]
-        scored = self.pairs.against_seen([self.pairs.tables(pictures)], places)
+        imitated = train[(self.judge.describe(Held(images[:, None])) @ known.T).argmax(1)]
+        whole = self.pairs.against_seen([self.pairs.tables(images)], places)
         instead = self.pairs.against_seen([self.pairs.tables(self.stimuli.pictures(imitated))], places)
-        found = [((NEAREST, name, "", name), part, self.nsd_ids) for name, part in self._quarters(distance, scored)]
-        replaced = "nearest in training instead"
-        found += [
-            ((NEAREST, name, "", name), part, self.nsd_ids) for name, part in (("all", scored), (replaced, instead))
-        ]
+        parts = self._quarters(distance, whole) | {"all": whole, "nearest in training instead": instead}
         names = {"subject": str(self.subject), "control": NEAREST, "condition": "all", "row": "", "column": "all"}
-        ranks = rank_correlations(scored, distance, self.evaluate.bootstrap, self.evaluate.seed)
+        ranks = rank_correlations(whole, distance, self.evaluate.bootstrap, self.evaluate.seed)
         chosen = np.argsort(distance)[evenly_spaced(len(places), rows)]
-        by_seen = train[(self.judge.features[chosen] @ known.T).argmax(1)]
         columns = {
             "seen": self.judge.seen.read(chosen),
-            "reconstruction": pictures[chosen],
-            "nearest in training": self.stimuli.pictures(by_seen),
+            "reconstruction": images[chosen],
+            "nearest in training": self.stimuli.pictures(train[(self.judge.features[chosen] @ known.T).argmax(1)]),
             "reconstruction's nearest": self.stimuli.pictures(imitated[chosen]),
         }
         labels = [f"distance {value:.2f}" for value in distance[chosen]]
-        draw_sheet(NEAREST, drawn, chosen, columns, figures / f"{NEAREST}_sub-{self.subject:02d}.png", labels)
-        return [names | row for row in ranks], found
+        draw_sheet(NEAREST, sampled, chosen, columns, figures / f"{NEAREST}_sub-{self.subject:02d}.png", labels)
+        return [names | row for row in ranks], {(NEAREST, name, "", name): part for name, part in parts.items()}
 
-    def _quarters(self, distance: np.ndarray, scored: Scored) -> list[tuple[str, Scored]]:
-        """Split scores by distance; wrong pairs are those of all pictures."""
+    def _quarters(self, distance: np.ndarray, whole: Scored) -> dict[str, Scored]:
+        """Split scores by distance; wrong pairs are those of all images."""
         order = np.argsort(np.argsort(distance, kind="stable"), kind="stable")
-        quarter = order * QUARTERS // len(order)
-        found = []
-        for number, words in enumerate(("nearest", "second", "third", "farthest")):
-            inside = quarter == number
-            if not inside.any():
-                continue
-            values = {metric: np.where(inside, value, np.nan) for metric, value in scored.values.items()}
-            found.append((f"{words} quarter", Scored(values, scored.nulls)))
-        return found
+        quarters = {}
+        for number, name in enumerate(QUARTERS):
+            inside = order * len(QUARTERS) // len(order) == number
+            values = {metric: np.where(inside, value, np.nan) for metric, value in whole.values.items()}
+            if inside.any():
+                quarters[f"{name} quarter"] = Scored(whole.nsd_id, values, whole.nulls)
+        return quarters

@@ -29,24 +29,24 @@ _SSIM_PIXELS = 500_000  # gray pixels filtered at once: what stays in a processo
 def _check_pair(reconstructed: np.ndarray, seen: np.ndarray) -> None:
     if reconstructed.shape[0] != seen.shape[0] or reconstructed.shape[2:] != seen.shape[1:]:
         raise ValueError(
-            f"reconstructed pictures of shape {reconstructed.shape} do not fit seen pictures of shape {seen.shape}: "
+            f"reconstructed images of shape {reconstructed.shape} do not fit seen images of shape {seen.shape}: "
             "allowed are [N, K, ...] and [N, ...], for example (150, 1, 64, 64, 3) and (150, 64, 64, 3)"
         )
 
 
 def pixcorr(reconstructed: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Pixel correlation of every sample with the seen picture.
+    """Pixel correlation of every sample with the seen image.
 
     Parameters
     ----------
     reconstructed : uint8 array [N, K, S, S, 3]
-        K samples per picture.
+        K samples per image.
     seen : uint8 array [N, S, S, 3]
 
     Returns
     -------
     float64 array [N, K]
-        A picture of one single value has no correlation; it scores 0.
+        A image of one single value has no correlation; it scores 0.
     """
     _check_pair(reconstructed, seen)
     scores = np.empty(reconstructed.shape[:2])
@@ -56,9 +56,9 @@ def pixcorr(reconstructed: np.ndarray, seen: np.ndarray) -> np.ndarray:
 
 
 def ssim(reconstructed: np.ndarray, seen: np.ndarray, reading: str = "2d") -> np.ndarray:
-    """Structural similarity of the gray pictures at the pictures' own size.
+    """Structural similarity of the gray images at the images' own size.
 
-    The gray value is scikit-image's `rgb2gray` (0.2125 R + 0.7154 G + 0.0721 B) of pictures in 0..1. The window is a
+    The gray value is scikit-image's `rgb2gray` (0.2125 R + 0.7154 G + 0.0721 B) of images in 0..1. The window is a
     Gaussian of sigma 1.5 pixels cut at 3.5 sigma (11 x 11 pixels), population covariances, K1 = 0.01, K2 = 0.03, data
     range 1: `structural_similarity(a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1)`
     on 2-D arrays. MindEye and NeuroPictor make the same call with `multichannel=True` at 425 x 425 pixels, so values at
@@ -69,7 +69,7 @@ def ssim(reconstructed: np.ndarray, seen: np.ndarray, reading: str = "2d") -> np
     reconstructed : uint8 array or float array in 0..1, [N, K, S, S, 3]
     seen : the same [N, S, S, 3]
     reading : "2d" or "columns"
-        What `multichannel=True` does to a gray picture: scikit-image since 0.20 ignores it (2d); until 0.19 it took the
+        What `multichannel=True` does to a gray image: scikit-image since 0.20 ignores it (2d); until 0.19 it took the
         columns for channels, so that each column was a signal of its own (columns).
 
     Returns
@@ -91,13 +91,13 @@ def ssim(reconstructed: np.ndarray, seen: np.ndarray, reading: str = "2d") -> np
 
 
 def _ssim_gray(left: np.ndarray, right: np.ndarray, by_column: bool = False) -> np.ndarray:
-    """scikit-image's `structural_similarity` of gray pictures [K, n, S, S] and [n, S, S], in both readings: [K, n]."""
+    """scikit-image's `structural_similarity` of gray images [K, n, S, S] and [n, S, S], in both readings: [K, n]."""
     from scipy.ndimage import correlate1d
 
     offsets = np.arange(-_SSIM_RADIUS, _SSIM_RADIUS + 1)
     if min(right.shape[1:]) < len(offsets):
         raise ValueError(
-            f"pictures of {min(right.shape[1:])} pixels a side are smaller than SSIM's window of {len(offsets)} pixels;"
+            f"images of {min(right.shape[1:])} pixels a side are smaller than SSIM's window of {len(offsets)} pixels;"
             f" allowed: at least {len(offsets)}, for example 64"
         )
     weights = np.exp(-0.5 * (offsets / SSIM_SIGMA) ** 2)
@@ -119,10 +119,9 @@ def _ssim_gray(left: np.ndarray, right: np.ndarray, by_column: bool = False) -> 
 
 
 def correlations(reconstructed: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Correlation of each sample's features with those of all seen pictures, float64 [K, N, M]."""
+    """Correlation of features [N, K, E] with those of seen images [M, E], float64 [K, N, M]."""
     precision = np.float32 if reconstructed.shape[-1] > LONG and reconstructed.dtype == np.float32 else np.float64
-    samples = range(reconstructed.shape[1])
-    return np.stack([correlation_matrix(reconstructed[:, k], seen, precision) for k in samples])
+    return np.stack([correlation_matrix(reconstructed[:, k], seen, precision) for k in range(reconstructed.shape[1])])
 
 
 def two_way(
@@ -133,21 +132,21 @@ def two_way(
     Parameters
     ----------
     reconstructed : array [N, K, E]
-        Features of K samples per picture.
+        Features of K samples per image.
     seen : array [N, E]
-        Features of the seen pictures.
+        Features of the seen images.
     groups : array [N], optional
-        Background kind or category of the seen pictures: only pictures of the same are distractors. Default: all are.
+        Background kind or category of the seen images: only images of the same are distractors. Default: all are.
     known : array [K, N, N], optional
         Their `correlations`, where these are known already.
 
     Returns
     -------
     float64 array [N, K]
-        Fraction of the other N - 1 seen pictures whose correlation with the reconstruction is strictly lower than the
-        seen picture's; chance 0.5. The reconstruction is compared with all seen pictures (as in MindEye and
-        NeuroPictor), not the seen picture with all reconstructions. NaN for pictures that are the only one of their
-        group; leave these out and count them.
+        Fraction of the other N - 1 seen images whose correlation with the reconstruction is strictly lower than the
+        seen image's (ties and undefined correlations are failures); chance 0.5. The reconstruction is compared with all
+        seen images (as in MindEye and NeuroPictor), not the seen image with all reconstructions. NaN for images that
+        are the only one of their group.
     """
     _check_pair(reconstructed, seen)
     known = [None] * reconstructed.shape[1] if known is None else known
@@ -155,7 +154,7 @@ def two_way(
 
 
 def groups_of(labels: np.ndarray) -> np.ndarray:
-    """Turn labels int [N] into groups for `two_way`: pictures without a label (-1) are alone."""
+    """Turn labels int [N] into groups for `two_way`: images without a label (-1) are alone."""
     labels = np.asarray(labels)
     return np.where(labels < 0, -1 - np.arange(len(labels)), labels)
 
@@ -163,107 +162,52 @@ def groups_of(labels: np.ndarray) -> np.ndarray:
 def retrieval(
     reconstructed: np.ndarray, seen: np.ndarray, seed: int, pool: int = RETRIEVAL_POOL, repeats: int = RETRIEVAL_REPEATS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Top-1 retrieval of the image from the brain and of the brain from the image, see `similarity.retrieve`.
+    """Top-1 retrieval of the image from the brain and of the brain from the image, float64 [N, K] each.
 
-    Parameters
-    ----------
-    reconstructed : array [N, K, E]
-        The reconstruction's features stand for the brain.
-    seen : array [N, E]
-    seed, pool, repeats : int
-
-    Returns
-    -------
-    image, brain : float64 arrays [N, K]
+    The features of reconstructions [N, K, E] stand for the brain; seen: [N, E]. See `similarity.retrieve`.
     """
     _check_pair(reconstructed, seen)
-    found = [retrieve(reconstructed[:, k], seen, pool, repeats, seed) for k in range(reconstructed.shape[1])]
-    return np.stack([image for image, _ in found], axis=1), np.stack([brain for _, brain in found], axis=1)
+    samples = [retrieve(reconstructed[:, k], seen, pool, repeats, seed) for k in range(reconstructed.shape[1])]
+    image, brain = zip(*samples, strict=True)
+    return np.stack(image, axis=1), np.stack(brain, axis=1)
 
 
 def similarity(reconstructed: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Cosine of the angle between the features of reconstruction and seen picture.
-
-    Parameters
-    ----------
-    reconstructed : array [N, K, E]
-        Unit norm.
-    seen : array [N, E]
-        Unit norm.
-
-    Returns
-    -------
-    float64 array [N, K]
-    """
+    """Cosine of the angle between features of unit norm, [N, K, E] and [N, E]: float64 [N, K]."""
     _check_pair(reconstructed, seen)
     return np.einsum("nke,ne->nk", reconstructed, seen, dtype=np.float64)
 
 
 def distance(reconstructed: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """One minus the correlation of the features of reconstruction and seen picture.
+    """One minus the correlation of features, [N, K, E] and [N, E]: float64 [N, K], 0 (same) to 2.
 
-    Parameters
-    ----------
-    reconstructed : array [N, K, E]
-    seen : array [N, E]
-
-    Returns
-    -------
-    float64 array [N, K], 0 (same) to 2
-        Where the correlation is undefined (constant or NaN features) the distance is 1, that of unrelated features.
+    Where the correlation is undefined (constant or NaN features) it is 1, that of unrelated features.
     """
     _check_pair(reconstructed, seen)
-    correlation = np.einsum("nke,ne->nk", unit_rows(reconstructed), unit_rows(seen))
-    return 1.0 - np.nan_to_num(correlation)
+    return 1.0 - np.nan_to_num(np.einsum("nke,ne->nk", unit_rows(reconstructed), unit_rows(seen)))
 
 
 def zero_shot(features: np.ndarray, prompts: np.ndarray) -> np.ndarray:
-    """Index of the category whose prompt features are nearest to the picture's.
-
-    Parameters
-    ----------
-    features : array [..., E]
-        Image features of unit norm.
-    prompts : array [categories, E]
-        Text features of the category prompts, unit norm.
-
-    Returns
-    -------
-    int array [...]
-        -1 where the features hold NaN.
-    """
-    similarity = np.asarray(features, np.float64) @ np.asarray(prompts, np.float64).T
-    defined = np.isfinite(similarity).all(-1)
-    return np.where(defined, np.nan_to_num(similarity).argmax(-1), -1)
-
-
-def category(features: np.ndarray, prompts: np.ndarray, main: np.ndarray) -> np.ndarray:
-    """Whether the zero-shot category of each reconstruction is the main category of the seen picture.
-
-    Parameters
-    ----------
-    features : array [N, K, E]
-        Image features of the reconstructions, unit norm.
-    prompts : array [categories, E]
-        Text features of the category prompts, unit norm.
-    main : int array [N]
-        Index of the seen picture's main category; -1 (no category known) gives NaN.
-
-    Returns
-    -------
-    float64 array [N, K] of 0, 1 or NaN
-    """
-    main = np.asarray(main)
-    hits = (zero_shot(features, prompts) == main[:, None]).astype(np.float64)
-    hits[main < 0] = np.nan
-    return hits
+    """Index of the category [C, E] nearest to features [..., E] of unit norm, int [...]; -1 where these hold NaN."""
+    nearness = np.asarray(features, np.float64) @ np.asarray(prompts, np.float64).T
+    return np.where(np.isfinite(nearness).all(-1), np.nan_to_num(nearness).argmax(-1), -1)
 
 
 def category_table(features: np.ndarray, prompts: np.ndarray, main: np.ndarray) -> np.ndarray:
-    """Whether each reconstruction would be right were image j the seen one: float64 [K, N, M], see `category`."""
+    """Whether the zero-shot category of reconstruction n is the main category of image m.
+
+    Features [N, K, E] and prompts [C, E] of unit norm, categories int [M]: float64 [K, N, M] of 0 and 1, and NaN where
+    an image's category is unknown (-1).
+    """
+    main = np.asarray(main)
     table = (zero_shot(features, prompts).T[:, :, None] == main).astype(np.float64)
     table[:, :, main < 0] = np.nan
     return table
+
+
+def category(features: np.ndarray, prompts: np.ndarray, main: np.ndarray) -> np.ndarray:
+    """Whether each reconstruction has the main category of its seen image, float64 [N, K], see `category_table`."""
+    return category_table(features, prompts, main).diagonal(axis1=1, axis2=2).T
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Correlation of feature vectors, and identification by it.
 
-Features of early layers are long (184,512 numbers a picture for AlexNet's second layer), so products are taken in
+Features of early layers are long (184,512 numbers a image for AlexNet's second layer), so products are taken in
 blocks and in the features' own precision; whatever that precision could decide wrongly is decided again in float64.
 """
 
@@ -10,7 +10,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 _BLOCK = 16_384
-"""Features multiplied at a time: 64 MB a side for 982 pictures in float32."""
+"""Features multiplied at a time: 64 MB a side for 982 images in float32."""
 _CLOSE = {np.dtype(np.float32): 4e-6, np.dtype(np.float64): 1e-12}
 """Correlations nearer to each other than this are compared again; the products' errors are 20 times smaller."""
 _ROWS_AT_ONCE = 64
@@ -26,21 +26,10 @@ def unit_rows(features: np.ndarray) -> np.ndarray:
 
 
 def correlation_matrix(reconstructed: np.ndarray, seen: np.ndarray, precision: type = np.float64) -> np.ndarray:
-    """Pearson correlation of every reconstruction with every seen picture.
+    """Pearson correlation of every reconstruction [N, E] with every seen image [M, E], float64 [N, M].
 
-    Parameters
-    ----------
-    reconstructed : array [N, E]
-        Features of the reconstructions, unitless.
-    seen : array [M, E]
-        Features of the seen pictures.
-    precision : type
-        Of the products within a block of features; sums over blocks are float64. float32 is off by about 1e-7.
-
-    Returns
-    -------
-    array [N, M], float64
-        NaN where a feature vector is constant or holds NaN.
+    NaN where a feature vector is constant or holds NaN. `precision` is that of the products within a block of features,
+    whose sums are float64; float32 is off by about 1e-7.
     """
     sides = [np.asarray(side) for side in (reconstructed, seen)]
     length = sides[0].shape[1]
@@ -72,11 +61,11 @@ def identify(
     Parameters
     ----------
     reconstructed : array [N, E]
-        Features of one reconstruction per picture.
+        Features of one reconstruction per image.
     seen : array [N, E]
-        Features of the seen pictures, in the same order.
+        Features of the seen images, in the same order.
     groups : array [N], optional
-        Only pictures of the same group are distractors; default: all.
+        Only images of the same group are distractors; default: all.
     similarity : array [N, N], optional
         Their `correlation_matrix`, where it is known already.
 
@@ -84,12 +73,12 @@ def identify(
     -------
     float64 array [N]
         Fraction of the distractors whose correlation with the reconstruction is strictly lower than the seen
-        picture's; ties and undefined correlations are failures. NaN where there is no distractor.
+        image's; ties and undefined correlations are failures. NaN where there is no distractor.
 
     Notes
     -----
     float32 features are multiplied in float32. Pairs that come closer than its errors are settled in float64 by sums
-    of one fixed order, so that equal pictures tie exactly, as they would not in a matrix product.
+    of one fixed order, so that equal images tie exactly, as they would not in a matrix product.
     """
     precision = np.result_type(reconstructed, seen)
     precision = np.dtype(np.float32) if precision in (np.float16, np.float32) else np.dtype(np.float64)
@@ -97,10 +86,10 @@ def identify(
         similarity = correlation_matrix(reconstructed, seen, precision.type)
     own = np.diagonal(similarity).copy()
     lower = similarity < own[:, None]
+    groups = np.zeros(len(seen), int) if groups is None else np.asarray(groups)
+    allowed = (groups[:, None] == groups) & ~np.eye(len(seen), dtype=bool)
     with np.errstate(invalid="ignore"):
-        close = np.abs(similarity - own[:, None]) <= _CLOSE[precision]
-    allowed = _allowed(len(seen), groups)
-    close &= allowed
+        close = allowed & (np.abs(similarity - own[:, None]) <= _CLOSE[precision])
     for row in np.flatnonzero(close.any(1)):
         columns = np.flatnonzero(close[row])
         own_exact = _exact(reconstructed[row], seen[row : row + 1])[0]
@@ -110,14 +99,6 @@ def identify(
     counts = allowed.sum(1).astype(np.float64)
     counts[counts == 0] = np.nan
     return (lower & allowed).sum(1) / counts
-
-
-def _allowed(pictures: int, groups: np.ndarray | None) -> np.ndarray:
-    """Which pictures may be distractors of which, bool [N, N]."""
-    groups = np.zeros(pictures, int) if groups is None else np.asarray(groups)
-    allowed = groups[:, None] == groups[None, :]
-    np.fill_diagonal(allowed, False)
-    return allowed
 
 
 def _exact(row: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -133,20 +114,20 @@ def _exact(row: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def identification(similarity: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
-    """Identification score of every reconstruction as if each seen picture in turn were the right one.
+    """Identification score of every reconstruction as if each seen image in turn were the right one.
 
     Parameters
     ----------
     similarity : array [N, M]
-        Similarity of reconstruction n to seen picture m.
+        Similarity of reconstruction n to seen image m.
     groups : array [M], optional
-        Only pictures of the same group are distractors of each other; default: all.
+        Only images of the same group are distractors of each other; default: all.
 
     Returns
     -------
     float64 array [N, M]
-        Entry (n, j): fraction of the distractors l of picture j with `similarity[n, l] < similarity[n, j]`; ties and
-        NaN count as failures. NaN where picture j has no distractor.
+        Entry (n, j): fraction of the distractors l of image j with `similarity[n, l] < similarity[n, j]`; ties and
+        NaN count as failures. NaN where image j has no distractor.
     """
     groups = np.zeros(similarity.shape[1], int) if groups is None else np.asarray(groups)
     scores = np.full(similarity.shape, np.nan)
@@ -179,21 +160,21 @@ def retrieve(
     Returns
     -------
     image, brain : float64 arrays [N]
-        Share of the pools with picture n in which the reconstruction is most similar to its own seen picture (the
-        image is retrieved from the brain), and in which the seen picture is most similar to its own reconstruction
-        (the brain from the image). Ties and undefined similarities are failures; NaN where no pool had the picture.
+        Share of the pools with image n in which the reconstruction is most similar to its own seen image (the
+        image is retrieved from the brain), and in which the seen image is most similar to its own reconstruction
+        (the brain from the image). Ties and undefined similarities are failures; NaN where no pool had the image.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         sides = [np.asarray(side, np.float64) for side in (reconstructed, seen)]
         sides = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in sides]
         similarity = sides[0] @ sides[1].T
     similarity = np.where(np.isfinite(similarity), similarity, -np.inf)
-    pictures = len(similarity)
+    images = len(similarity)
     generator = np.random.default_rng(seed)
-    whole = pool >= pictures
-    hits, drawn = np.zeros((2, pictures)), np.zeros(pictures)
+    whole = pool >= images
+    hits, drawn = np.zeros((2, images)), np.zeros(images)
     for _ in range(1 if whole else repeats):
-        chosen = np.arange(pictures) if whole else generator.choice(pictures, pool, replace=False)
+        chosen = np.arange(images) if whole else generator.choice(images, pool, replace=False)
         part = similarity[np.ix_(chosen, chosen)]
         own = np.diagonal(part)
         others = np.where(np.eye(len(chosen), dtype=bool), -np.inf, part)

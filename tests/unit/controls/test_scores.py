@@ -22,7 +22,7 @@ IDS = np.array(TEST)
 def pairs(tmp_path):
     store = StimulusStore(write_stimuli(tmp_path / "stimuli.h5"))
     judge = Judge(PretendBackbone(), Seen(store, IDS), store.category(IDS), store.background(IDS), list(CATEGORIES))
-    return PairScores(judge, repetitions=400, seed=0)
+    return PairScores(judge, IDS, repetitions=400, seed=0)
 
 
 def test_tables_are_what_loops_give(pairs):
@@ -81,12 +81,13 @@ def test_rows_hold_intervals_chance_and_the_mean_over_subjects():
     random = np.random.default_rng(0)
     scored = {
         subject: Scored(
+            np.arange(10),
             {"two_way": random.random(10), "layout_follows_own": (random.random(10) < 0.8).astype(float)},
-            {"two_way": random.normal(0.5, 0.1, 500), "layout_follows_own": None},
+            {"two_way": random.normal(0.5, 0.1, 500)},
         )
         for subject in (1, 5)
     }
-    rows = table_rows(scored, {1: np.arange(10), 5: np.arange(10)}, {"control": "x", "data": "simulated"}, 200, 0)
+    rows = table_rows(scored, {"control": "x", "data": "simulated"}, 200, 0)
     assert [(row["subject"], row["metric"]) for row in rows] == [
         (subject, metric) for metric in ("two_way", "layout_follows_own") for subject in ("1", "5", "mean")
     ]
@@ -103,13 +104,13 @@ def test_rows_hold_intervals_chance_and_the_mean_over_subjects():
 
 def test_rank_correlation_with_distance():
     far = np.arange(30.0)
-    falling = Scored(dict.fromkeys(TABLE_METRICS, -far))
+    falling = Scored(far, dict.fromkeys(TABLE_METRICS, -far))
     rows = rank_correlations(falling, far, 100, 0)
     assert [row["metric"] for row in rows] == [f"spearman_{metric}" for metric in TABLE_METRICS]
     assert rows[0]["value"] == pytest.approx(-1)
     assert rows[0]["null_low"] < 0 < rows[0]["null_high"]
     assert rows[0]["ci_high"] < rows[0]["null_low"]
-    constant = Scored(dict.fromkeys(TABLE_METRICS, 0 * far))
+    constant = Scored(far, dict.fromkeys(TABLE_METRICS, 0 * far))
     assert np.isnan(rank_correlations(constant, far, 20, 0)[0]["value"])
 
 

@@ -27,7 +27,7 @@ def score_rows(data="simulated", networks="miniature", protocols=("ours 1",), su
     ]
 
 
-def tests():
+def written_tests():
     row = {"protocol": "ours 1", "model": "refined", "metric": "two_way", "n_images": 150, "data": "simulated"}
     above = row | {"test": "above chance", "other": "", "value": 0.9, "low": 0.45, "high": 0.55, "p": 0.0001}
     different = row | {"test": "difference", "other": "ridge", "value": -0.02, "low": -0.05, "high": 0.01, "p": 0.2}
@@ -41,7 +41,7 @@ def report(tmp_path):
     stimuli = write_stimuli(tmp_path / "stimuli.h5")
     scores = pd.DataFrame({"protocol": "ours 1", "subject": "1", "model": "refined", "nsd_id": TEST})
     write_table(scores.assign(two_way=0.9, category=1.0), [*SCORE_COLUMNS, "two_way", "category"], tmp_path / "s.csv")
-    write_table(tests(), TEST_COLUMNS, tmp_path / "t.csv")
+    write_table(written_tests(), TEST_COLUMNS, tmp_path / "t.csv")
 
     def write(rows=None, release="", **given):
         write_table(score_rows(**given) if rows is None else rows, METRIC_COLUMNS, tmp_path / "m.csv")
