@@ -130,7 +130,7 @@ def is_large(config: "Config") -> bool:
     """
     if config.encoder.width >= _LARGE:
         return True
-    if config.backbone.source in {"miniature", "train"}:
+    if config.backbone.source == "miniature":
         return False
     unet = Path(config.backbone_folder()) / "unet" / "config.json"
     return not unet.is_file() or max(json.loads(unet.read_text(encoding="utf-8"))["block_out_channels"]) >= _LARGE
@@ -263,8 +263,6 @@ def _weights(config: "Config") -> list[Finding]:
     from neuropictor.models.population import AUTOENCODER, population_file
 
     source = config.backbone.source
-    if source == "train":
-        return [Finding("ok", "weights", "trained by the workflow itself, for hours")]
     if source != "miniature":
         missing = [part for part in BACKBONE_PARTS if not (Path(source) / part).is_dir()]
         if missing:

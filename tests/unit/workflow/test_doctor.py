@@ -128,7 +128,6 @@ def test_the_command_says_all_and_fails_on_a_problem(tmp_path: Path):
         ((320, 640, 1280, 1280), {"backbone": {"source": "backbones/here"}}, True),
         ((8, 16), {"backbone": {"source": "backbones/here"}, "encoder": {"width": 512}}, True),
         (None, {}, False),
-        (None, {"backbone": {"source": "train"}}, False),
     ],
 )
 def test_networks_are_large_by_their_widths(tmp_path, widths, settings, large):
