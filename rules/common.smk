@@ -85,6 +85,15 @@ def preprocessing():
     return fingerprint.named_keys("config", "preprocess", of_subject, names)
 
 
+def tracked_preprocessing():
+    """How responses were z-scored, for pages that tell it; nothing is known of imported ones."""
+    return (
+        {}
+        if settings.nsd.source == "prepared"
+        else tracked("preprocess", "preprocess", "z_score", "statistics", "clip")
+    )
+
+
 def code(script):
     """Hash a workflow script and all modules behind it; a stage runs again when what they do changes."""
     if not settings.runtime.track_code:

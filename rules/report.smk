@@ -25,6 +25,8 @@ rule data_card:
     params:
         **tracked("config", "evaluate", "seed"),
         **tracked("sample", "sample", "trial_averaging"),
+        **tracked_preprocessing(),
+        release=constants.describe_release(settings.nsd.release, settings.nsd.sessions),
         templates=checksum(TEMPLATES),
         code=code("data_card"),
     message:
