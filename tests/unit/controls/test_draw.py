@@ -147,7 +147,7 @@ def test_wrong_responses_are_never_the_own_ones(scans):
 def test_partners_make_every_ordered_pair_once():
     pairs = {(row, int(other)) for k in range(1, 7) for row, other in enumerate(partners(7, k, seed=3))}
     assert pairs == {(i, j) for i in range(7) for j in range(7) if i != j}
-    with pytest.raises(ValueError, match="partner 7 of 7 pictures; allowed: 1 to 6, for example 1"):
+    with pytest.raises(ValueError, match="partner 7 of 7 images; allowed: 1 to 6, for example 1"):
         partners(7, 7, seed=3)
 
 
