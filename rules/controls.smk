@@ -64,7 +64,7 @@ rule score_controls:
     params:
         **tracked("config", "controls", "sheet_rows"),
         **tracked("evaluate", "evaluate", "bootstrap", "seed", "networks"),
-        figures=f"{settings.results_folder()}/report/controls",
+        figures=lambda wildcards, output: str(Path(output[0]).parent),
         backbone=backbone(),
         content=backbone_content(),
         runtime=runtime,
