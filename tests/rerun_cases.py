@@ -269,7 +269,16 @@ CASES: dict[str, tuple[dict, Callable[[Path], None], Counter]] = {
     "logic of logs and records (`records/record.py`)": ({}, more_logic("records/record.py"), Counter()),
     "logic of fetching (`fetching/nsd.py`)": ({}, more_logic("fetching/nsd.py"), Counter()),
     "logic of one page (`report/data_card.py`)": ({}, more_logic("report/data_card.py"), behind(["data_card"])),
-    "logic of the metrics (`evaluation/metrics.py`)": ({}, more_logic("evaluation/metrics.py"), behind(["evaluate"])),
+    "logic of the evaluation (`evaluation/evaluate.py`)": (
+        {},
+        more_logic("evaluation/evaluate.py"),
+        behind(["evaluate"]),
+    ),
+    "a metric more (`evaluation/metrics.py`)": (
+        {},
+        more_logic("evaluation/metrics.py"),
+        behind(["baselines"]) + Counter(["response_map", "training_curves"]),
+    ),
     "logic of sampling (`sampling.py`)": ({}, more_logic("sampling.py"), behind(["baselines", *SAMPLE])),
     "logic of alignment (`data/alignment.py`)": (
         {},
