@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 from pathlib import Path
 
 
@@ -12,9 +13,16 @@ def processor() -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
+def revision() -> str:
+    """Return the revision of the code, with "-dirty" where files differ from it; "" outside a clone."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
 def machine() -> dict:
-    """Describe the machine, and what it had to do when this was called."""
+    """Describe the machine and the code, and what it had to do when this was called."""
     return {
+        "revision": revision(),
         "cpu": processor().get("model name", platform.processor()),
         "cores": len(os.sched_getaffinity(0)),
         "threads": os.environ.get("OMP_NUM_THREADS", "all"),

@@ -79,12 +79,12 @@ def overlay(work: Path, address: str) -> dict:
         "pretrain": {**one, "guidance_adaptation": {"steps": 1}},
         "refine": {**one, "guidance_adaptation": {"steps": 1}},
         "sample": {"steps": 2, "batch_size": 2},
+        # One control that is scored alone, one of other responses and one of two scans: all ways through the rules.
         "controls": {
+            "made": ["nearest", "responses", "semantic_swap"],
             "pictures": 2,
             "sampling_steps": 1,
             "repeats": [1],
-            "structure_scales": [1.0],
-            "semantics_scales": [1.0],
             "swap_structure_scales": [1.0],
         },
         # Processors without instructions for bf16 take twelve times as long in it.

@@ -40,7 +40,7 @@ from neuropictor.surface import load_geometry
 SEED = 2024
 SUBJECTS, SESSIONS_FETCHED = (1, 2), 1
 #: Images that a subject sees: those of the test, which all share, and others.
-SHARED, PRIVATE = 4, 20
+SHARED, PRIVATE = 3, 21
 MESH, VERTICES = "fsaverage", 163_842
 
 #: Bytes of COCO's unpacked files of 2017; the last two are estimates.
