@@ -145,6 +145,16 @@ def test_structure_scales_by_level(pipeline, maps):
         sample(pipeline, maps, structure_scale=[1.0] * 3)
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_steps_read_nothing_from_the_device(tiny_backbone, solver):
+    """A read would wait for the device at each step; the meta device has nothing to read, and refuses."""
+    pipe = make_pipeline(Backbone.load(tiny_backbone))
+    pipe.scheduler = make_scheduler(solver, pipe.scheduler.config)
+    pipe.to("meta")
+    latents = sample(pipe, torch.zeros(2, 1, 16, 16), seeds=(1, 2), guidance_interval=(0.2, 0.8))
+    assert latents.is_meta
+
+
 @pytest.fixture(scope="module")
 def trained():
     """The shipped start weights, and 100 steps of DDIM with them."""
