@@ -1,4 +1,4 @@
-# NeuroPictor: from fMRI responses to pictures. Settings: config.yaml; functions: rules/common.smk; one rules file a stage.
+# NeuroPictor: from fMRI responses to images. Settings: config.yaml; functions: rules/common.smk; one rules file a stage.
 from snakemake.utils import min_version
 
 min_version("9.27")

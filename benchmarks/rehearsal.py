@@ -82,7 +82,7 @@ def overlay(work: Path, address: str) -> dict:
         # One control that is scored alone, one of other responses and one of two scans: all ways through the rules.
         "controls": {
             "made": ["nearest", "responses", "semantic_swap"],
-            "pictures": 2,
+            "images": 2,
             "sampling_steps": 1,
             "repeats": [1],
             "swap_structure_scales": [1.0],

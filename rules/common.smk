@@ -27,7 +27,7 @@ PUBLISHED_RESULTS = PACKAGE / "report" / "published_results.csv"
 SESSIONS_AT_ONCE = 4
 MODELS = ["refined", "pretrained"]
 HELD = []  # files that are locked
-BASELINES = ["ridge_diffusion", "ridge", "mean_picture"]
+BASELINES = ["ridge_diffusion", "ridge", "mean_image"]
 # A cluster without `sacct`: the executor plugin needs some such program.
 if shutil.which("sbatch") and not shutil.which("sacct"):
     places = [*os.get_exec_path(), f"{workflow.basedir}/profiles/slurm/bin"]
@@ -81,7 +81,7 @@ def preprocessing():
     def of_subject(wildcards):
         return settings.preprocess_of(int(wildcards.subject)).model_dump()
 
-    names = "clip z_score statistics validation_pictures training_sessions".split()
+    names = "clip z_score statistics validation_images training_sessions".split()
     return fingerprint.named_keys("config", "preprocess", of_subject, names)
 
 

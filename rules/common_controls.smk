@@ -12,10 +12,10 @@ def drawn_controls():
 
 
 def control_settings():
-    """What the pictures of one control depend on; settings of other controls have their defaults, whatever they are."""
+    """What the images of one control depend on; settings of other controls have their defaults, whatever they are."""
     found = settings.controls.model_dump()
     default = configuration.ControlsConfig().model_dump()
-    shared = {"pictures", "sampling_steps", "seed"}
+    shared = {"images", "sampling_steps", "seed"}
 
     def of_control(wildcards):
         used = shared.union(CONTROLS[wildcards.kind].settings)
@@ -25,8 +25,8 @@ def control_settings():
     return fingerprint.named_keys("config", "controls", of_control, keys)
 
 
-def control_pictures():
-    """Pictures of all controls and subjects."""
+def control_images():
+    """Images of all controls and subjects."""
     return expand(
         "<results>/controls/sub-{subject}/{control}.h5",
         subject=controlled(),
@@ -35,14 +35,14 @@ def control_pictures():
 
 
 def control_samples():
-    """Reconstructions that are compared with training pictures."""
+    """Reconstructions that are compared with training images."""
     wanted = controlled() if "nearest" in settings.controls.made else []
     return expand("<results>/sample/sub-{subject}/refined.h5", subject=wanted)
 
 
 def control_figures():
     """Contact sheet and scores of each control and subject, for the report."""
-    shown, found = {"": "pictures", "_scores": "scores"}, []
+    shown, found = {"": "images", "_scores": "scores"}, []
     names = [
         (control, subject, suffix) for control in settings.controls.made for subject in controlled() for suffix in shown
     ]

@@ -11,21 +11,21 @@ def annotation_files():
     return [f"<nsd>/{keys.annotations(kind, split)}" for kind in keys.ANNOTATION_KINDS for split in keys.COCO_SPLITS]
 
 
-def picture_files():
-    """What is the same for all subjects: pictures, order of trials, annotations."""
+def image_files():
+    """What is the same for all subjects: images, order of trials, annotations."""
     shared = (keys.STIMULI, keys.STIMULUS_INFO, keys.EXPERIMENT_DESIGN)
     return [*(f"<nsd>/{key}" for key in shared), *annotation_files()]
 
 
-def own_pictures(wildcards):
-    """A simulated subject's own pictures, where they are not among those that all subjects share."""
+def own_images(wildcards):
+    """A simulated subject's own images, where they are not among those that all subjects share."""
     subject = int(wildcards.subject)
     own = settings.nsd.source == "simulated" and subject not in keys.NUMBERED_FIRST
     return f"<nsd>/{keys.own_stimuli(subject)}" if own else []
 
 
-def simulated_pictures():
-    """One subject's own pictures in a simulated NSD, with the subject as a wildcard."""
+def simulated_images():
+    """One subject's own images in a simulated NSD, with the subject as a wildcard."""
     return f"<nsd>/{keys.own_stimuli(1)}".replace("subj01", "subj{subject}")
 
 

@@ -1,4 +1,4 @@
-# Baselines on the same test pictures, the networks that judge where these are published ones, and the scores of all.
+# Baselines on the same test images, the networks that judge where these are published ones, and the scores of all.
 
 
 rule baselines:
@@ -58,7 +58,7 @@ rule fetch_weights:
         config=lambda wildcards, threads: settings.weights.model_dump(),
         code=code("fetch_weights"),
     message:
-        "Fetching the networks that judge pictures"
+        "Fetching the networks that judge images"
     script:
         "../workflow_scripts/fetch_weights.py"
 

@@ -53,25 +53,25 @@ rule fetch_design:
         root=nsd_folder,
         code=code("fetch_files"),
     message:
-        "Fetching the order of trials and the table of pictures"
+        "Fetching the order of trials and the table of images"
     script:
         "../workflow_scripts/fetch_files.py"
 
 
-use rule fetch_design as fetch_pictures with:
+use rule fetch_design as fetch_images with:
     output:
         fetched([keys.STIMULI]),
     log:
-        "<logs>/fetch_pictures.log",
+        "<logs>/fetch_images.log",
     benchmark:
-        "<results>/benchmarks/fetch_pictures.jsonl"
+        "<results>/benchmarks/fetch_images.jsonl"
     priority: 0
     resources:
         network=1,
         mem_mb=growing(500),
         runtime=growing(1440),
     message:
-        "Fetching the 73,000 pictures"
+        "Fetching the 73,000 images"
 
 
 rule fetch_annotations:
@@ -94,7 +94,7 @@ rule fetch_annotations:
         root=nsd_folder,
         code=code("fetch_annotations"),
     message:
-        "Fetching COCO's captions and objects of the pictures"
+        "Fetching COCO's captions and objects of the images"
     script:
         "../workflow_scripts/fetch_annotations.py"
 

@@ -1,4 +1,4 @@
-# Prepared stores (made here, or imported: nsd.source: prepared), and what the frozen backbone makes of the pictures.
+# Prepared stores (made here, or imported: nsd.source: prepared), and what the frozen backbone makes of the images.
 
 
 if settings.nsd.source != "prepared":
@@ -59,7 +59,7 @@ rule cache_latents:
         runtime=runtime,
         code=code("cache_latents"),
     message:
-        "Encoding pictures and captions of subject {wildcards.subject} with the backbone"
+        "Encoding images and captions of subject {wildcards.subject} with the backbone"
     script:
         "../workflow_scripts/cache_latents.py"
 

@@ -1,11 +1,11 @@
-# NSD's files to stores, for each subject: its pictures and its responses. Pictures that all subjects saw (a tenth of each one's) lie in every
+# NSD's files to stores, for each subject: its images and its responses. Images that all subjects saw (a tenth of each one's) lie in every
 # store, so that a further subject is no reason to train anew what does not see it.
 
 
 rule preprocess_stimuli:
     input:
-        shared=picture_files(),
-        own=own_pictures,
+        shared=image_files(),
+        own=own_images,
     output:
         out="<prepared>/sub-{subject}/stimuli.h5",
         run="<prepared>/sub-{subject}/stimuli.run.json",
@@ -19,20 +19,20 @@ rule preprocess_stimuli:
         mem_mb=growing(2000),
         runtime=growing(60),
     params:
-        **tracked("config", "preprocess", "picture_size"),
+        **tracked("config", "preprocess", "image_size"),
         **tracked("nsd", "nsd", "release", "sessions"),
         subjects=lambda wildcards: [int(wildcards.subject)],
         nsd_root=nsd_folder,
         code=code("preprocess_stimuli"),
     message:
-        "Collecting pictures and captions of subject {wildcards.subject}"
+        "Collecting images and captions of subject {wildcards.subject}"
     script:
         "../workflow_scripts/preprocess_stimuli.py"
 
 
 rule preprocess_subject:
     input:
-        pictures=picture_files(),
+        images=image_files(),
         responses=response_files,
         kept=session_files,
     output:

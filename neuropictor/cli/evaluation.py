@@ -44,7 +44,7 @@ def evaluate(
     reconstructions: Annotated[
         list[Path], typer.Option(exists=True, file_okay=False, help="folder of reconstructions; several are compared")
     ],
-    images: Annotated[Path, typer.Option(exists=True, file_okay=False, help="folder of the seen pictures")],
+    images: Annotated[Path, typer.Option(exists=True, file_okay=False, help="folder of the seen images")],
     protocol: Annotated[
         list[ProtocolName] | None, typer.Option(help="beside ours: neuropictor, mindeye2 (docs/metrics.md)")
     ] = None,
@@ -52,7 +52,7 @@ def evaluate(
     out: Out = Path("scores"),
     settings: Settings = None,
 ) -> None:
-    """Score anybody's reconstructions: folders of pictures, paired with the seen ones by name.
+    """Score anybody's reconstructions: folders of images, paired with the seen ones by name.
 
     The reconstruction of dog.png is dog with any suffix; several samples are dog_0, dog_1 and so on. Writes tables as
     CSV and JSON, and a page. Without --weights the miniature judges, which nothing published can be compared with.
@@ -118,7 +118,7 @@ def gallery(
     ] = None,
     out: Out = Path("results/gallery.html"),
 ) -> None:
-    """Make one page to browse all test pictures and their reconstructions, which needs no server and no network.
+    """Make one page to browse all test images and their reconstructions, which needs no server and no network.
 
     Folders of controls are named after their subject, like those of the reconstructions.
 

@@ -86,9 +86,9 @@ class Config(Section):
     align: AlignConfig = Field(AlignConfig(), description="a linear map of each subject, for the networks")
     pretrain: ReconstructConfig = Field(ReconstructConfig(), description="stage 2: all networks, many subjects")
     refine: RefineConfig = Field(RefineConfig(), description="stage 3: all networks, one subject")
-    sample: SampleConfig = Field(SampleConfig(), description="reconstruction of the test pictures")
+    sample: SampleConfig = Field(SampleConfig(), description="reconstruction of the test images")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="scores, baselines and figures")
-    controls: ControlsConfig = Field(ControlsConfig(), description="controls, and pictures steered on purpose")
+    controls: ControlsConfig = Field(ControlsConfig(), description="controls, and images steered on purpose")
     weights: WeightsConfig = Field(WeightsConfig(), description="where published networks come from")
     runtime: RuntimeConfig = Field(RuntimeConfig(), description="how it runs")
 
@@ -131,11 +131,11 @@ class Config(Section):
                     f"nsd.beta_version is {self.nsd.beta_version}, but nsd.source: simulated makes only one; allowed:"
                     " beta_version: betas_fithrf_GLMdenoise_RR, or source: local"
                 )
-            training = self.simulate.sessions * self.simulate.trials_per_session // 3 - self.simulate.shared_pictures
-            if self.preprocess.validation_pictures >= training:
+            training = self.simulate.sessions * self.simulate.trials_per_session // 3 - self.simulate.shared_images
+            if self.preprocess.validation_images >= training:
                 raise ValueError(
-                    f"preprocess.validation_pictures is {self.preprocess.validation_pictures}, but a simulated subject"
-                    f" has {training} pictures besides those of the test; allowed: fewer, e.g. {max(1, training // 20)}"
+                    f"preprocess.validation_images is {self.preprocess.validation_images}, but a simulated subject"
+                    f" has {training} images besides those of the test; allowed: fewer, e.g. {max(1, training // 20)}"
                 )
         return self
 
@@ -181,7 +181,7 @@ def check_imported(settings: Config) -> None:
         If a subject lacks one; the message says how to import it.
     """
     for subject in settings.subjects.everyone():
-        for name, command in (("responses.h5", "import-betas"), ("stimuli.h5", "import-pictures")):
+        for name, command in (("responses.h5", "import-betas"), ("stimuli.h5", "import-images")):
             path = Path(settings.paths.prepared) / f"sub-{subject:02d}" / name
             if not path.is_file():
                 raise ConfigError(

@@ -44,7 +44,7 @@ class RuntimeConfig(Section):
     )
     decode_memory: Positive = Field(
         8.0,
-        description="GiB for decoding pictures, which decides how many are decoded at a time; one that does not fit is"
+        description="GiB for decoding images, which decides how many are decoded at a time; one that does not fit is"
         " decoded in tiles, whose colours may differ a little",
     )
     gpus: Annotated[int, Field(ge=0)] = Field(
@@ -60,7 +60,7 @@ class RuntimeConfig(Section):
     checkpoint_interval: Count = Field(200, description="training steps between two checkpoints")
     log_interval: Count = Field(20, description="training steps between two entries in history.csv")
     tensorboard: bool = Field(
-        True, description="write losses and, at each validation, sample pictures for TensorBoard beside the output"
+        True, description="write losses and, at each validation, sample images for TensorBoard beside the output"
     )
     track_code: bool = Field(True, description="run a stage again when its code has changed")
 

@@ -90,7 +90,7 @@ class Control:
 
 def _responses(config: ControlsConfig) -> list[Condition]:
     repeats = [Condition(f"{count} repeat{'s' if count > 1 else ''}", most_repeats=count) for count in config.repeats]
-    wrong = [Condition("another picture's response", responses="other", partner=1)]
+    wrong = [Condition("another image's response", responses="other", partner=1)]
     return [*repeats, *wrong, Condition("mean response", responses="mean")]
 
 
@@ -151,10 +151,10 @@ def _steps(config: ControlsConfig) -> list[Condition]:
 CONTROLS = {
     control.name: control
     for control in (
-        Control("nearest", "nearest training pictures"),
+        Control("nearest", "nearest training images"),
         Control(
             "responses",
-            "pictures from fewer repeats, from another picture's response, and from the mean response",
+            "images from fewer repeats, from another image's response, and from the mean response",
             ("repeats",),
             _responses,
         ),

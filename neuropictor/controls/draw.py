@@ -66,7 +66,7 @@ class _Altered:
         """Return what structure comes from, float32 [n, V]; `most` repeats where the condition does not say."""
         if condition.responses == "mean":
             if self._mean is None:
-                self._mean = self.store.mean_response(self.store.pictures("train")).mean(0, keepdims=True)
+                self._mean = self.store.mean_response(self.store.images("train")).mean(0, keepdims=True)
             return self._mean.repeat(len(self.nsd_ids), 0)
         most = condition.most_repeats or most
         own = self.store.mean_response(self.nsd_ids, most)
@@ -121,8 +121,8 @@ def steer_subject(
         record_path(out), "control", config=used, seed=sample.seed, inputs=inputs.values(), outputs=[out]
     ) as record:
         store = ResponseStore(responses)
-        nsd_ids = store.pictures("test")
-        nsd_ids = nsd_ids[evenly_spaced(len(nsd_ids), config.pictures)]
+        nsd_ids = store.images("test")
+        nsd_ids = nsd_ids[evenly_spaced(len(nsd_ids), config.images)]
         aligned = None if components is None else ComponentStore(components, store)
         altered = _Altered(store, aligned, nsd_ids, config)
         sampler = network_sampler(pipeline, backbone, store, aligned, sample, runtime)
@@ -152,7 +152,7 @@ def steer_subject(
             for place in range(len(chosen)):
                 for number, start in enumerate(starts):
                     writer.write(start, place, chunks.load(place * len(starts) + number)[:, None])
-        record.add(control=kind, pictures=len(nsd_ids), conditions=[condition.name for condition in chosen])
+        record.add(control=kind, images=len(nsd_ids), conditions=[condition.name for condition in chosen])
     chunks.clear()
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binom, spearmanr
 
-from neuropictor.data.stimuli import resize_pictures
+from neuropictor.data.stimuli import resize_images
 from neuropictor.evaluation.judges import Judge, blocks, look
 from neuropictor.evaluation.metrics import METRICS, Space
 from neuropictor.evaluation.similarity import correlation_matrix
@@ -35,7 +35,7 @@ OF_TWO = {
 }
 """What is shown of scores of images that are made of two scans; own is the scan that gives structure."""
 LAYOUT_CELLS = 8
-"""`light_follows_own` compares mean brightness of so many by so many parts of a image: layout without colour."""
+"""`light_follows_own` compares mean brightness of so many by so many parts of an image: layout without colour."""
 
 
 @dataclass
@@ -85,7 +85,7 @@ class PairScores:
         images : uint8 array [n, S, S, 3]
         """
         judge = self.judge
-        images = resize_pictures(images, judge.size)
+        images = resize_images(images, judge.size)
         features = np.concatenate([look(judge.describer, images[rows]) for rows in blocks(len(images))])[:, None]
         space = judge.space(features, np.arange(len(judge.main)))
         pixels = Space(images.reshape(len(images), 1, -1), self._pixels)
@@ -162,7 +162,7 @@ class PairScores:
 def _light(images: np.ndarray) -> np.ndarray:
     """Mean brightness of the parts of images uint8 [n, S, S, 3], float32 [n, cells * cells]."""
     side = min(LAYOUT_CELLS, images.shape[1])
-    small = resize_pictures(images, side).astype(np.float32)
+    small = resize_images(images, side).astype(np.float32)
     return (small @ np.array([0.2125, 0.7154, 0.0721], np.float32)).reshape(len(images), -1)
 
 

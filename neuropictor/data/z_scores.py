@@ -13,7 +13,7 @@ from neuropictor.nsd.constants import REPEATS
 
 log = logging.getLogger(__name__)
 
-_PICTURES_AT_ONCE = 64
+_IMAGES_AT_ONCE = 64
 _ROWS_AT_ONCE = 32  # trials: small enough to stay in cache, as fresh memory costs more than arithmetic
 _FEW = 0.2  # share of the trials
 _HELD_LIMIT = 2**30  # bytes of responses held in memory at once; 40 sessions are 535 MB
@@ -99,7 +99,7 @@ def z_score(responses: np.ndarray, statistics: Statistics, where: str) -> np.nda
     """
     if statistics.trials < 2:
         raise ValueError(
-            f"{where}: {statistics.trials} of {len(responses)} trials show no test picture, at least 2 are needed for "
+            f"{where}: {statistics.trials} of {len(responses)} trials show no test image, at least 2 are needed for "
             "mean and standard deviation; allowed is preprocess.statistics: all, or more trials a session, e.g. 750"
         )
     with np.errstate(invalid="ignore"):
@@ -113,9 +113,9 @@ def noise_ceiling(
 ) -> np.ndarray:
     """Noise ceiling signal-to-noise ratio (ncsnr) of z-scored responses.
 
-    NSD's rule (nsddatapaper, `main/export_noiseceiling.m` and `main/translatevmetric.m`): of the pictures with three
-    trials, the noise variance is the mean unbiased variance within a picture, and ncsnr = sqrt(max(0, 1 - noise)) /
-    sqrt(noise). Test pictures are left out here, so that vertices may be chosen by it.
+    NSD's rule (nsddatapaper, `main/export_noiseceiling.m` and `main/translatevmetric.m`): of the images with three
+    trials, the noise variance is the mean unbiased variance within an image, and ncsnr = sqrt(max(0, 1 - noise)) /
+    sqrt(noise). Test images are left out here, so that vertices may be chosen by it.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def noise_ceiling(
         Responses.
     nsd_id : int array [T]
     counted : bool array [T]
-        Trials of pictures that take part.
+        Trials of images that take part.
     absent : bool array [sessions, V]
         Vertices without data in a session (zero in the data set).
     session_row : int array [T]
@@ -132,21 +132,21 @@ def noise_ceiling(
     Returns
     -------
     float32 array [V]
-        NaN where no picture has three valid trials.
+        NaN where no image has three valid trials.
     """
     order = np.argsort(nsd_id, kind="stable")
     order = order[counted[order]]
     _, first, number = np.unique(nsd_id[order], return_index=True, return_counts=True)
     complete = np.flatnonzero(number == REPEATS)
     if not len(complete):
-        log.warning("No picture besides the test pictures was shown %d times: the noise ceiling is unknown.", REPEATS)
+        log.warning("No image besides the test images was shown %d times: the noise ceiling is unknown.", REPEATS)
     # Scattered rows are slow to read one by one, unless they are few, as in a single session.
     few = REPEATS * len(complete) < _FEW * len(dataset)
     held = dataset if few or dataset.nbytes > _HELD_LIMIT else dataset[:]
     variance = np.zeros(dataset.shape[1])
     count = np.zeros(dataset.shape[1])
-    for start in range(0, len(complete), _PICTURES_AT_ONCE):
-        rows = order[first[complete[start : start + _PICTURES_AT_ONCE], None] + np.arange(REPEATS)]
+    for start in range(0, len(complete), _IMAGES_AT_ONCE):
+        rows = order[first[complete[start : start + _IMAGES_AT_ONCE], None] + np.arange(REPEATS)]
         values = held[rows] if isinstance(held, np.ndarray) else read_rows(held, rows.ravel()).reshape(*rows.shape, -1)
         values = values.astype(np.float32)
         valid = ~absent[session_row[rows]].any(1)

@@ -19,7 +19,7 @@ import torch
 from neuropictor.config.drawing import SampleConfig
 from neuropictor.data.reconstructions import StoredReconstructions
 from neuropictor.data.rows import evenly_spaced
-from neuropictor.data.stimuli import StimulusStore, resize_pictures
+from neuropictor.data.stimuli import StimulusStore, resize_images
 from neuropictor.evaluation.judges import Held, Images, Judge, Seen, blocks, load_describer, look
 from neuropictor.evaluation.metrics import METRICS, Space, shown_in
 from neuropictor.evaluation.networks import NETWORKS, LoadedNetwork, PerceptualDistance, common_images, pixel_images
@@ -114,7 +114,7 @@ def evaluate(
         write_table(tests, TEST_COLUMNS, out.with_name(STATISTICS))
         record.add(
             data=store.data,
-            test_pictures=len(nsd_ids),
+            test_images=len(nsd_ids),
             backbone=frozen.name,
             networks=config.networks,
             judge=judge.describer.name,
@@ -240,7 +240,7 @@ class Scorer:
         scores = {name: np.empty(len(rows)) for name in self._by_images[OURS]}
         for part in blocks(len(rows)):
             seen = self.judge.seen.read(rows[part])
-            paired = [resize_pictures(images.read(order[part]), self.judge.size) for order in wrong]
+            paired = [resize_images(images.read(order[part]), self.judge.size) for order in wrong]
             for name, values in scores.items():
                 values[part] = METRICS[name].function(np.stack(paired, axis=1), seen).mean(1)
         return scores | self.judge.score(self.judge.space(features[:, 0][wrong].swapaxes(0, 1), rows))
@@ -263,7 +263,7 @@ class Scorer:
         for part in blocks(count):
             own, seen = images.read(part, sample), judge.seen.read(rows[part])
             _put(features, (OURS, ""), look(judge.describer, own), part, count)
-            sized = resize_pictures(own, judge.size)
+            sized = resize_images(own, judge.size)
             pairs = {OURS: (sized, seen)}
             if self.perceptual is not None:
                 scores[OURS, "lpips"][part] = self.perceptual(sized, seen)
@@ -419,5 +419,5 @@ def _from_captions(
 
 def vae_round_trip(backbone: Backbone, images: np.ndarray, memory: float) -> np.ndarray:
     """Encode and decode images uint8 [n, S, S, 3] by the posterior mean, within `memory` (GiB)."""
-    mean, logvar = backbone.encode_pictures(resize_pictures(images, backbone.image_size), memory)
+    mean, logvar = backbone.encode_images(resize_images(images, backbone.image_size), memory)
     return backbone.decode(backbone.latents(mean, logvar, torch.zeros_like(mean)), memory)

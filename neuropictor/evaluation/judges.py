@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from neuropictor.data.stimuli import StimulusStore, resize_pictures
+from neuropictor.data.stimuli import StimulusStore, resize_images
 from neuropictor.evaluation.metrics import METRICS, Space
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Seen:
 
     def read(self, rows: np.ndarray, sample: int = 0) -> np.ndarray:
         """Read some images, uint8 [n, S, S, 3]."""
-        images = self.store.pictures(self.nsd_ids[rows])
+        images = self.store.images(self.nsd_ids[rows])
         return images if self.change is None else self.change(images)
 
 
@@ -81,7 +81,7 @@ class Describer(Protocol):
     name: str
     image_size: int
 
-    def image_features(self, pictures: np.ndarray) -> torch.Tensor:
+    def image_features(self, images: np.ndarray) -> torch.Tensor:
         """Images uint8 [n, S, S, 3] of `image_size` -> unit vectors [n, E]."""
         ...
 
@@ -126,7 +126,7 @@ def load_describer(networks: str, backbone: Backbone, weights: Path | None, devi
 
 def look(describer: Describer, images: np.ndarray) -> np.ndarray:
     """Describe images uint8 [n, S, S, 3] in the describer's image space, float32 [n, E], unit norm."""
-    return describer.image_features(resize_pictures(images, describer.image_size)).float().cpu().numpy()
+    return describer.image_features(resize_images(images, describer.image_size)).float().cpu().numpy()
 
 
 def blocks(count: int) -> Iterator[np.ndarray]:
@@ -137,7 +137,7 @@ def blocks(count: int) -> Iterator[np.ndarray]:
 
 def reduced(images: Images, rows: np.ndarray, side: int, sample: int = 0) -> np.ndarray:
     """Read one sample of some images and reduce them block by block to `side` pixels, uint8 [n, side, side, 3]."""
-    parts = [resize_pictures(images.read(rows[part], sample), side) for part in blocks(len(rows))]
+    parts = [resize_images(images.read(rows[part], sample), side) for part in blocks(len(rows))]
     return np.concatenate(parts) if parts else np.empty((0, side, side, 3), np.uint8)
 
 

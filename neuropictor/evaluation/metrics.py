@@ -46,7 +46,7 @@ def pixcorr(reconstructed: np.ndarray, seen: np.ndarray) -> np.ndarray:
     Returns
     -------
     float64 array [N, K]
-        A image of one single value has no correlation; it scores 0.
+        An image of one single value has no correlation; it scores 0.
     """
     _check_pair(reconstructed, seen)
     scores = np.empty(reconstructed.shape[:2])

@@ -1,6 +1,6 @@
 """Correlation of feature vectors, and identification by it.
 
-Features of early layers are long (184,512 numbers a image for AlexNet's second layer), so products are taken in
+Features of early layers are long (184,512 numbers an image for AlexNet's second layer), so products are taken in
 blocks and in the features' own precision; whatever that precision could decide wrongly is decided again in float64.
 """
 
@@ -153,7 +153,7 @@ def retrieve(
     reconstructed, seen : array [N, E]
         Features in the same order.
     pool : int
-        Pictures in a pool; all of them, once, where there are no more.
+        Images in a pool; all of them, once, where there are no more.
     repeats, seed : int
         Number of random pools, and their seed.
 

@@ -41,7 +41,7 @@ def bootstrap_mean(scores: np.ndarray, repetitions: int, seed: int, coverage: fl
     Parameters
     ----------
     scores : array [N] or [subjects, N]
-        Scores per image; NaN where a image has none and is left out. With several subjects, column n must be the
+        Scores per image; NaN where an image has none and is left out. With several subjects, column n must be the
         same image for all: columns are resampled jointly and the mean over subjects of each subject's mean is taken.
     repetitions : int
         Bootstrap samples.
@@ -165,7 +165,7 @@ def p_difference(differences: np.ndarray, repetitions: int, seed: int) -> float:
     Parameters
     ----------
     differences : array [N] or [subjects, N]
-        NaN where a image has none. A image's sign changes for all subjects together, as images are what a score
+        NaN where an image has none. An image's sign changes for all subjects together, as images are what a score
         generalises over.
     repetitions, seed : int
     """

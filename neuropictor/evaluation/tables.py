@@ -40,12 +40,12 @@ MODELS = {
         Model("pretrained", "pretrained only", "network"),
         Model("ridge_diffusion", "ridge + diffusion", "baseline"),
         Model("ridge", "ridge", "baseline"),
-        Model("mean_picture", "mean training picture", "baseline"),
+        Model("mean_image", "mean training image", "baseline"),
         Model("null", "null (wrong pairs)", "null"),
-        Model("seen", "true pictures themselves", "ceiling"),
-        Model("vae", "true pictures through the VAE", "ceiling"),
+        Model("seen", "true images themselves", "ceiling"),
+        Model("vae", "true images through the VAE", "ceiling"),
         Model("text", "drawn from the true caption", "ceiling"),
-        Model("mean_colour", "mean colour of the true picture", "ceiling"),
+        Model("mean_colour", "mean colour of the true image", "ceiling"),
     )
 }
 """All models in the order of tables and figures; `evaluation.baselines` and `evaluation.evaluate` make most of them."""
@@ -149,7 +149,7 @@ def fill_readme(metrics: Path, readme: Path) -> None:
         lines.append([model_title(model), *scores])
     subjects = ", ".join(subject for subject in frame["subject"].unique() if subject != "mean")
     title = (
-        f"Mean over subjects {subjects}, {count_test_images(frame)} test pictures each, 95 % intervals"
+        f"Mean over subjects {subjects}, {count_test_images(frame)} test images each, 95 % intervals"
         f"{title_mark(data_of(mean))}:"
     )
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)

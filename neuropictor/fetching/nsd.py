@@ -40,7 +40,7 @@ ARCHIVES = {
 
 
 def keys_of(
-    kinds: Iterable[Literal["design", "pictures", "betas"]],
+    kinds: Iterable[Literal["design", "images", "betas"]],
     subjects: Iterable[int],
     sessions: Sequence[int] | None,
     beta_version: str,
@@ -50,7 +50,7 @@ def keys_of(
     Parameters
     ----------
     kinds
-        design: order of trials and table of images; pictures: all 73,000 images (39.6 GB); betas: of each subject,
+        design: order of trials and table of images; images: all 73,000 images (39.6 GB); betas: of each subject,
         0.98 GB a session.
     subjects
         1..8.
@@ -75,7 +75,7 @@ def keys_of(
         if "betas" in kinds:
             chosen = sessions or range(1, last + 1)
             names += [keys.betas(subject, session, side, beta_version) for session in chosen for side in HEMISPHERES]
-    if "pictures" in kinds:
+    if "images" in kinds:
         names.append(keys.STIMULI)
     return names
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from neuropictor.miniature.networks import build, build_tokenizer, render_scenes, save
 from neuropictor.models.backbone import PROMPTS, Backbone
 from neuropictor.models.device import fast_bf16
-from neuropictor.nsd.constants import CAPTIONS_PER_PICTURE
+from neuropictor.nsd.constants import CAPTIONS_PER_IMAGE
 from neuropictor.records.progress import progress
 from neuropictor.records.record import RunRecord
 from neuropictor.simulation.scenes.scene import CATEGORIES, Scene, captions
@@ -143,9 +143,9 @@ class Towers(Part):
         self.main = _categories(scenes).to(backbone.device)
 
     def _loss(self, rows: np.ndarray) -> Tensor:
-        choice = torch.randint(0, CAPTIONS_PER_PICTURE, (len(rows),)).numpy()
+        choice = torch.randint(0, CAPTIONS_PER_IMAGE, (len(rows),)).numpy()
         names = self.names[int(torch.randint(0, len(self.names), ()))]
-        lines = torch.cat([self.tokens[rows * CAPTIONS_PER_PICTURE + choice], names])
+        lines = torch.cat([self.tokens[rows * CAPTIONS_PER_IMAGE + choice], names])
         words = F.normalize(self.module["text"](input_ids=lines).text_embeds, dim=-1)
         images = F.normalize(self.module["image"](self.backbone.to_tensor(self.images[rows])), dim=-1)
         logits = images @ words.T * self.module.log_scale.exp().clamp(max=100)
@@ -202,13 +202,13 @@ class Autoencoder(Part):
     def finish(self) -> None:
         """Scale the latents, too."""
         super().finish()
-        mean, _ = self.backbone.encode_pictures(self.images[-HELD_OUT:][: self.validated])
+        mean, _ = self.backbone.encode_images(self.images[-HELD_OUT:][: self.validated])
         self.module.register_to_config(scaling_factor=float(1 / mean.std()))
 
 
 def reconstruct(backbone: Backbone, images: np.ndarray) -> np.ndarray:
     """Encode and decode images by the VAE; uint8 ``[N, S, S, 3]`` both."""
-    mean, _ = backbone.encode_pictures(images)
+    mean, _ = backbone.encode_images(images)
     return backbone.decode(mean * backbone.vae.config.scaling_factor)
 
 
@@ -237,7 +237,7 @@ class Decoder(Autoencoder):
 
 def _moments(backbone: Backbone, images: np.ndarray) -> tuple[Tensor, Tensor]:
     """Return mean and log variance of the VAE's posterior for all images, each ``[N, C, h, w]``."""
-    parts = [backbone.encode_pictures(chunk) for chunk in np.array_split(images, -(-len(images) // 500))]
+    parts = [backbone.encode_images(chunk) for chunk in np.array_split(images, -(-len(images) // 500))]
     return torch.cat([mean for mean, _ in parts]), torch.cat([logvar for _, logvar in parts])
 
 
@@ -256,7 +256,7 @@ class Unet(Part):
         super().__init__(backbone, images, scenes)
         self.module = backbone.unet
         self.mean, self.logvar = _moments(backbone, images)
-        shape = (CAPTIONS_PER_PICTURE, *backbone.context_shape)
+        shape = (CAPTIONS_PER_IMAGE, *backbone.context_shape)
         self.contexts = torch.empty(len(scenes), *shape, dtype=torch.float16, device=backbone.device)
         for start in progress(range(0, len(scenes), 200), "Encoding captions"):
             lines = [line for item in scenes[start : start + 200] for line in captions(item)]
@@ -265,7 +265,7 @@ class Unet(Part):
     def _loss(self, rows: np.ndarray) -> Tensor:
         backbone, count, to = self.backbone, len(rows), {"device": self.backbone.device}
         posterior, noise = torch.randn(2, count, *backbone.latent_shape, **to)
-        pick = torch.randint(0, CAPTIONS_PER_PICTURE, (count,), **to)
+        pick = torch.randint(0, CAPTIONS_PER_IMAGE, (count,), **to)
         single, empty = torch.rand(2, count, 1, 1, **to) < torch.tensor([0.4, 0.1], **to)[:, None, None, None]
         time = torch.randint(0, backbone.scheduler.config.num_train_timesteps, (count,), **to)
         latents = backbone.latents(self.mean[rows], self.logvar[rows], posterior)

@@ -32,7 +32,7 @@ from neuropictor.records.files import atomic_path
 from neuropictor.records.progress import progress
 from neuropictor.records.record import RunRecord
 from neuropictor.simulation.brain.brain import SimulatedBrain
-from neuropictor.simulation.brain.features import picture_features
+from neuropictor.simulation.brain.features import image_features
 from neuropictor.simulation.scenes.scene import Scene, captions
 from neuropictor.surface import load_geometry
 from neuropictor.training.calibrate import calibrate
@@ -78,7 +78,7 @@ class _Person:
         self.resample = Resampler(sparse.csr_array(geometry.resampler(config.mesh)[:, columns]))
         noise = {"ncsnr": config.ncsnr, "smooth_noise": config.smooth_noise}
         self.brain = SimulatedBrain(geometry, config.mesh, person, config.seed, **noise, columns=columns)
-        self.signal = self.brain.signal_of(picture_features(images, scenes, config.seed))
+        self.signal = self.brain.signal_of(image_features(images, scenes, config.seed))
         self.trials = trials
 
     def check(self, sessions: list[int]) -> None:

@@ -128,7 +128,7 @@ class Networks(nn.Module):
         null_context
             ``[1, L, D]``, needed where `dropped` is given.
         dropped
-            ``[B]`` bool: pictures whose whole context is replaced by the null context. The hint always stays, and the
+            ``[B]`` bool: images whose whole context is replaced by the null context. The hint always stays, and the
             semantic feature is not touched.
         components
             ``[B, K]``; None without an alignment.

@@ -1,4 +1,4 @@
-"""From responses to pictures: the sampling loop of the modulated backbone, as a diffusers pipeline."""
+"""From responses to images: the sampling loop of the modulated backbone, as a diffusers pipeline."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ class NeuroPictorOutput(BaseOutput):
     Attributes
     ----------
     images
-        By ``output_type``: a list of pictures (``pil``), float ``[B, S, S, 3]`` in 0..1 (``np``), a tensor
+        By ``output_type``: a list of images (``pil``), float ``[B, S, S, 3]`` in 0..1 (``np``), a tensor
         ``[B, 3, S, S]`` in 0..1 (``pt``), or scaled latents ``[B, C, h, w]`` (``latent``).
     """
 
@@ -45,7 +45,7 @@ class NeuroPictorOutput(BaseOutput):
 
 
 class NeuroPictorPipeline(DiffusionPipeline):
-    """Reconstruct pictures from fMRI with a frozen latent diffusion model and the trained networks.
+    """Reconstruct images from fMRI with a frozen latent diffusion model and the trained networks.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class NeuroPictorPipeline(DiffusionPipeline):
     Examples
     --------
     >>> pipeline = NeuroPictorPipeline.from_pretrained("results/refine/sub-01")
-    >>> picture = pipeline(responses=responses, components=components).images[0]
+    >>> image = pipeline(responses=responses, components=components).images[0]
     """
 
     model_cpu_offload_seq = "encoder->alignment->guiding->unet->vae"
@@ -176,7 +176,7 @@ class NeuroPictorPipeline(DiffusionPipeline):
         generators: list[torch.Generator] | None = None,
         output_type: str = "pil",
     ) -> NeuroPictorOutput:
-        """Reconstruct pictures, ``num_samples`` of each scan, those of one scan behind each other.
+        """Reconstruct images, ``num_samples`` of each scan, those of one scan behind each other.
 
         Parameters
         ----------
@@ -209,9 +209,9 @@ class NeuroPictorPipeline(DiffusionPipeline):
             ``maps`` or ``responses``, and ``components``, of as many other scans, which give the context; structure
             stays that of the call's own scans (the paper's semantic swap). Default: the same scans.
         num_samples
-            Pictures a scan, which differ in their starting noise.
+            Images a scan, which differ in their starting noise.
         generators
-            One CPU generator a picture for its noise, so that it depends on nothing else in the batch. Default:
+            One CPU generator an image for its noise, so that it depends on nothing else in the batch. Default:
             torch's global generator.
         output_type
             ``pil``, ``np``, ``pt`` or ``latent``, see `NeuroPictorOutput`.
@@ -355,7 +355,7 @@ class NeuroPictorPipeline(DiffusionPipeline):
         return context
 
     def _noise(self, count: int, generators: list[torch.Generator] | None) -> torch.Tensor:
-        """Return starting noise ``[count, C, h, w]``, drawn on the CPU: the same picture on every device."""
+        """Return starting noise ``[count, C, h, w]``, drawn on the CPU: the same image on every device."""
         shape = (self.unet.config.in_channels, *2 * (self.unet.config.sample_size,))
         drawn = [torch.randn(shape, generator=generators[i] if generators else None) for i in range(count)]
         return torch.stack(drawn).to(self._execution_device)
@@ -365,7 +365,7 @@ def _check_call(count: int, generators: list[torch.Generator] | None, output_typ
     """Refuse what can be refused before the first step."""
     if generators is not None and len(generators) != count:
         raise ValueError(
-            f"generators: {len(generators)} given for {count} pictures; allowed: one a picture (scans x num_samples), "
+            f"generators: {len(generators)} given for {count} images; allowed: one an image (scans x num_samples), "
             f"for example [torch.Generator().manual_seed(i) for i in range({count})], or None"
         )
     if output_type not in OUTPUT_TYPES:

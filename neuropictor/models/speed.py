@@ -1,6 +1,6 @@
-"""A pipeline made ready for many pictures: precision, memory layout, compilation.
+"""A pipeline made ready for many images: precision, memory layout, compilation.
 
-What runs once a picture (encoder, guiding network, hint) stays in float32; what runs in every step (ControlNet, UNet),
+What runs once an image (encoder, guiding network, hint) stays in float32; what runs in every step (ControlNet, UNet),
 and the VAE, is kept in the precision that was asked for.
 """
 

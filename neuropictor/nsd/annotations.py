@@ -1,4 +1,4 @@
-"""COCO's annotations of NSD's pictures: captions, main object and background."""
+"""COCO's annotations of NSD's images: captions, main object and background."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from typing import Any, TextIO
 import pandas as pd
 
 from neuropictor.nsd import keys
-from neuropictor.nsd.constants import CAPTIONS_PER_PICTURE
+from neuropictor.nsd.constants import CAPTIONS_PER_IMAGE
 
 # Characters read at a time, and most that one annotation may have: COCO's longest are some 100,000.
 _AT_ONCE, _LONGEST = 2**20, 2**24
@@ -18,7 +18,7 @@ _decode = json.JSONDecoder().raw_decode
 
 
 def load_annotations(root: str | Path, stimulus_info: pd.DataFrame, nsd_ids: list[int] | None = None) -> pd.DataFrame:
-    """Join COCO's captions, instances and stuff to NSD's pictures by (cocoSplit, cocoId).
+    """Join COCO's captions, instances and stuff to NSD's images by (cocoSplit, cocoId).
 
     The main object is the instance, and the background the stuff, of the largest area that lies in NSD's square crop.
 
@@ -29,7 +29,7 @@ def load_annotations(root: str | Path, stimulus_info: pd.DataFrame, nsd_ids: lis
     stimulus_info
         Table of `Design.stimulus_info`.
     nsd_ids
-        Pictures wanted; default: all of the table.
+        Images wanted; default: all of the table.
 
     Returns
     -------
@@ -42,7 +42,7 @@ def load_annotations(root: str | Path, stimulus_info: pd.DataFrame, nsd_ids: lis
     FileNotFoundError
         If an annotation file is missing.
     ValueError
-        If a picture has no captions, or is not in the table; if an annotation file is cut off or damaged.
+        If an image has no captions, or is not in the table; if an annotation file is cut off or damaged.
     """
     wanted = stimulus_info.index if nsd_ids is None else pd.Index(nsd_ids)
     unknown = wanted.difference(stimulus_info.index)
@@ -58,7 +58,7 @@ def load_annotations(root: str | Path, stimulus_info: pd.DataFrame, nsd_ids: lis
 
 
 def parse_crop_box(text: str) -> tuple[float, float, float, float]:
-    """Read a ``cropBox``: the fractions of the COCO picture cut away from top, bottom, left and right.
+    """Read a ``cropBox``: the fractions of the COCO image cut away from top, bottom, left and right.
 
     Raises
     ------
@@ -82,11 +82,11 @@ def _of_split(root: Path, split: str, info: pd.DataFrame) -> pd.DataFrame:
     bare = [coco_id for coco_id, texts in captions.items() if not texts]
     if bare:
         raise ValueError(
-            f"{root / keys.annotations('captions', split)} has no caption of COCO picture {bare[0]}; expected "
+            f"{root / keys.annotations('captions', split)} has no caption of COCO image {bare[0]}; expected "
             "COCO's captions of 2017"
         )
     five = [
-        [texts[i % len(texts)] for i in range(CAPTIONS_PER_PICTURE)]
+        [texts[i % len(texts)] for i in range(CAPTIONS_PER_IMAGE)]
         for texts in (captions[int(coco_id)] for coco_id in info["cocoId"])
     ]
     crops = {int(coco_id): parse_crop_box(box) for coco_id, box in zip(info["cocoId"], info["cropBox"], strict=True)}
@@ -100,7 +100,7 @@ def _of_split(root: Path, split: str, info: pd.DataFrame) -> pd.DataFrame:
 def _largest(
     members: Iterator[tuple[str, dict]], crops: dict[int, tuple[float, float, float, float]]
 ) -> dict[int, str]:
-    """Return the category with the largest visible area of each picture."""
+    """Return the category with the largest visible area of each image."""
     names: dict[int, str] = {}
     sizes: dict[int, tuple[int, int]] = {}
     regions: list[tuple[int, int, float, list[float]]] = []

@@ -27,19 +27,19 @@ SLOTS_PER_RUN = 75
 BLANK_SLOTS_START = 3
 BLANK_SLOTS_END = 4
 
-#: Times that each picture is shown to a subject.
+#: Times that each image is shown to a subject.
 REPEATS = 3
 
-#: Pictures in the bank, and how many of them every subject was to see.
-PICTURES = 73_000
-SHARED_PICTURES = 1_000
+#: Images in the bank, and how many of them every subject was to see.
+IMAGES = 73_000
+SHARED_IMAGES = 1_000
 
-#: Side of a picture in pixels, and the angle under which it was seen in degrees (Experiments).
-PICTURE_SIZE = 425
-PICTURE_DEGREES = 8.4
+#: Side of an image in pixels, and the angle under which it was seen in degrees (Experiments).
+IMAGE_SIZE = 425
+IMAGE_DEGREES = 8.4
 
-#: Captions of a COCO picture that are used; some have six or seven.
-CAPTIONS_PER_PICTURE = 5
+#: Captions of a COCO image that are used; some have six or seven.
+CAPTIONS_PER_IMAGE = 5
 
 #: As in file names; betas have the left hemisphere's vertices first.
 HEMISPHERES = ("lh", "rh")

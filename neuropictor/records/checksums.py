@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-#: Bytes above which a file is identified by size, head and tail: hashing all of NSD's pictures would take minutes.
+#: Bytes above which a file is identified by size, head and tail: hashing all of NSD's images would take minutes.
 WHOLE_HASH_LIMIT = 4 * 2**30
 _EDGE = 16 * 2**20
 #: What lies in a stage's folder and is none of its results.

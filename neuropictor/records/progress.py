@@ -112,7 +112,7 @@ def progress(
         Things to go through (``for item in progress(items, ...)``), or a number of steps
         (``with progress(3000, ...) as bar: bar.advance()``).
     description
-        What is being done, e.g. ``"Encoding pictures"``.
+        What is being done, e.g. ``"Encoding images"``.
     total
         Number of things; default: ``len(items)`` where it has one.
     start

@@ -1,6 +1,6 @@
-"""The gallery: one HTML page, without server or network, to browse every test picture with all its reconstructions.
+"""The gallery: one HTML page, without server or network, to browse every test image with all its reconstructions.
 
-Pictures are embedded as sheets of thumbnails (WebP), one of the seen pictures and one of each subject and model or
+Images are embedded as sheets of thumbnails (WebP), one of the seen images and one of each subject and model or
 control, which the page takes apart when it shows them. Loads no torch.
 """
 
@@ -28,7 +28,7 @@ from neuropictor.records.progress import progress
 from neuropictor.report.pages import write_page
 
 MOST_PIXELS = 160_000_000
-"""Of all thumbnails together: with 982 pictures, 4 subjects and 5 models they get 88 pixels a side and 20 to 40 MB."""
+"""Of all thumbnails together: with 982 images, 4 subjects and 5 models they get 88 pixels a side and 20 to 40 MB."""
 LARGEST, SMALLEST = 128, 48
 """Sides of thumbnails in pixels."""
 MOST_CONDITIONS = 24
@@ -36,9 +36,9 @@ MOST_CONDITIONS = 24
 MOST_TILES = 12_000
 """Of all controls together, so that they leave at least half of the page's pixels to the models of a run on NSD."""
 _LEAST_COLUMNS = 40
-"""Of a sheet; large ones have more, about as many as rows: a WebP picture has at most 16,383 pixels a side."""
+"""Of a sheet; large ones have more, about as many as rows: a WebP image has at most 16,383 pixels a side."""
 _QUALITY = {True: 90, False: 75}
-"""WebP quality of pictures that are shown whole, and of reduced ones."""
+"""WebP quality of images that are shown whole, and of reduced ones."""
 
 
 def gallery(
@@ -55,7 +55,7 @@ def gallery(
     samples : dict of dict of Path
         `samples[subject][model]`: files of reconstructions; models may have any name.
     stimuli : sequence of Path
-        Prepared pictures of these subjects.
+        Prepared images of these subjects.
     scores : sequence of Path
         Tables of the form of `scores.csv`; a model or control that has none is shown without scores.
     out : Path
@@ -85,9 +85,9 @@ def gallery(
             for model in order_models({model for models in found.values() for model in models})
         ],
         "subjects": [
-            {"name": str(subject), "pictures": np.searchsorted(everyone, own).tolist()} for subject, own in ids.items()
+            {"name": str(subject), "images": np.searchsorted(everyone, own).tolist()} for subject, own in ids.items()
         ],
-        "pictures": {
+        "images": {
             "id": everyone.tolist(),
             "category": store.category(everyone).tolist(),
             "background": store.background(everyone).tolist(),
@@ -102,13 +102,13 @@ def gallery(
     seen = reduced(Seen(store, everyone), np.arange(len(everyone)), side)
     _add_sheet(data, sheets, "seen", seen[:, None], store.size)
     pairs = [(subject, model) for subject, models in found.items() for model in models]
-    for subject, model in progress(pairs, "Reducing pictures", unit="model"):
+    for subject, model in progress(pairs, "Reducing images", unit="model"):
         item = found[subject][model]
         _add_sheet(data, sheets, f"{subject}/{model}", _aligned(item, ids[subject], side), item.shape[2])
     shown = [(subject, item) for subject, own in drawn.items() for item in own]
-    for subject, item in progress(shown, "Reducing pictures of controls", unit="control"):
+    for subject, item in progress(shown, "Reducing images of controls", unit="control"):
         _add_sheet(data, sheets, f"{subject}/control/{item.kind}", item.reduced(side), item.file.shape[2])
-    title, note = "Seen pictures and reconstructions" + title_mark(store.data), _note(data, store, drawn)
+    title, note = "Seen images and reconstructions" + title_mark(store.data), _note(data, store, drawn)
     texts = {name: base64.b64encode(content).decode() for name, content in sheets.items()}
     write_page("gallery.html", out, title, note=note, data=data, sheets=texts)
 
@@ -130,7 +130,7 @@ def _opened(samples: dict[int, dict[str, Path]]) -> dict[int, dict[str, StoredRe
 def thumbnail_side(
     size: int, seen: int, found: dict[int, dict[str, StoredReconstructions]], of_controls: int = 0
 ) -> int:
-    """Side of the thumbnails in pixels: the pictures' own, unless these are large or many."""
+    """Side of the thumbnails in pixels: the images' own, unless these are large or many."""
     tiles = seen + of_controls
     tiles += sum(item.shape[0] * item.shape[1] for models in found.values() for item in models.values())
     most = int(np.sqrt(MOST_PIXELS / tiles)) // 8 * 8
@@ -161,7 +161,7 @@ def _add_sheet(data: dict, sheets: dict[str, bytes], name: str, images: np.ndarr
 
 
 def _add_scores(data: dict, tables: Sequence[Path], ids: dict[str, np.ndarray]) -> None:
-    """Add the scores of all tables, aligned with each subject's pictures; published protocols keep their name."""
+    """Add the scores of all tables, aligned with each subject's images; published protocols keep their name."""
     columns: dict[str, str] = {}
     frames = [read_scores(path) for path in tables]
     for frame in frames:
@@ -197,11 +197,11 @@ def _note(data: dict, store: StimulusStore, drawn: dict[int, list[ShownControl]]
     """What a visitor should know."""
     real = "Rendered scenes and simulated brains; nobody was measured. " if store.data == "simulated" else ""
     of_controls = len({number for own in drawn.values() for item in own for number in item.nsd_id.tolist()})
-    told = f" {of_controls} of the pictures are shown with controls, below their scores." if of_controls else ""
+    told = f" {of_controls} of the images are shown with controls, below their scores." if of_controls else ""
     return (
-        f"{real}{len(data['pictures']['id'])} test pictures, {len(data['subjects'])} "
+        f"{real}{len(data['images']['id'])} test images, {len(data['subjects'])} "
         f"subject{'s' if len(data['subjects']) > 1 else ''}, {len(data['models'])} models. None was picked: order and "
-        f"view are yours. Scores are those of single pictures; tables with intervals are in the report.{told}"
+        f"view are yours. Scores are those of single images; tables with intervals are in the report.{told}"
     )
 
 
@@ -215,7 +215,7 @@ class ShownControl:
         For example "areas".
     file : StoredReconstructions
     rows : int array [n]
-        Of the file: pictures that are shown.
+        Of the file: images that are shown.
     columns : int array [C]
         Of the file: conditions that are shown.
     title : str
@@ -223,7 +223,7 @@ class ShownControl:
     names : list of str
         Of these conditions.
     others : int array [n, C]
-        Other picture whose response took part, -1 where there is none.
+        Other image whose response took part, -1 where there is none.
     """
 
     kind: str
@@ -236,12 +236,12 @@ class ShownControl:
 
     @property
     def nsd_id(self) -> np.ndarray:
-        """Pictures that are shown, int [n]."""
+        """Images that are shown, int [n]."""
         return self.file.nsd_id[self.rows]
 
     @property
     def tiles(self) -> int:
-        """Number of pictures of all conditions."""
+        """Number of images of all conditions."""
         return len(self.rows) * len(self.columns)
 
     def reduced(self, side: int) -> np.ndarray:
@@ -249,13 +249,13 @@ class ShownControl:
         return np.stack([reduced(self.file, self.rows, side, column) for column in self.columns], axis=1)
 
     def described(self, ids: np.ndarray) -> dict:
-        """What the page is told, with places of pictures among a subject's `ids`."""
+        """What the page is told, with places of images among a subject's `ids`."""
         return {
             "kind": self.kind,
             "title": self.title,
             "made": self.file.shape[1],
             "names": self.names,
-            "pictures": np.searchsorted(ids, self.nsd_id).tolist(),
+            "images": np.searchsorted(ids, self.nsd_id).tolist(),
             "others": self.others.tolist(),
         }
 
@@ -263,19 +263,19 @@ class ShownControl:
 def read_controls(
     files: Mapping[int, Mapping[str, Path]], ids: Mapping[int, np.ndarray]
 ) -> dict[int, list[ShownControl]]:
-    """Choose what is shown of each control; reads no pictures.
+    """Choose what is shown of each control; reads no images.
 
     Parameters
     ----------
     files : mapping of mapping of Path
         `files[subject][kind]`, as stage control writes them.
     ids : mapping of int array
-        `ids[subject]`: the subject's pictures that are shown at all, ascending.
+        `ids[subject]`: the subject's images that are shown at all, ascending.
 
     Returns
     -------
     dict of list of ShownControl
-        At most `MOST_CONDITIONS` conditions of each, and of as many pictures that they make `MOST_TILES` together; both
+        At most `MOST_CONDITIONS` conditions of each, and of as many images that they make `MOST_TILES` together; both
         evenly spaced.
 
     Raises
@@ -289,8 +289,7 @@ def read_controls(
     }
     most = MOST_TILES // max(1, sum(len(item.columns) for own in found.values() for item in own))
     return {
-        subject: [_of_fewer_pictures(item, max(1, most)) for item in own if item.tiles]
-        for subject, own in found.items()
+        subject: [_of_fewer_images(item, max(1, most)) for item in own if item.tiles] for subject, own in found.items()
     }
 
 
@@ -307,7 +306,7 @@ def _open_control(path: Path, kind: str, subject: int, ids: Mapping[int, np.ndar
     rows = np.flatnonzero(np.isin(item.nsd_id, ids[subject]))
     if not item.labels:
         raise ValueError(
-            f"{path}: has no labels, which say what the {count} pictures of each row are; allowed: a file of stage "
+            f"{path}: has no labels, which say what the {count} images of each row are; allowed: a file of stage "
             "control, for example results/controls/sub-01/areas.h5"
         )
     others = np.full((len(item.nsd_id), count), -1, np.int32) if item.others is None else item.others
@@ -322,6 +321,6 @@ def _open_control(path: Path, kind: str, subject: int, ids: Mapping[int, np.ndar
     return ShownControl(kind, item, rows, columns, title, names, others[np.ix_(rows, columns)])
 
 
-def _of_fewer_pictures(item: ShownControl, most: int) -> ShownControl:
+def _of_fewer_images(item: ShownControl, most: int) -> ShownControl:
     kept = evenly_spaced(len(item.rows), most)
     return replace(item, rows=item.rows[kept], others=item.others[kept])

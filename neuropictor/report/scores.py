@@ -37,8 +37,8 @@ PUBLISHED = Path(__file__).with_name("published_results.csv")
 SUBJECTS = ("1", "2", "5", "7")
 """Published numbers are the mean of these subjects of NSD."""
 TEST_SETS = {
-    982: "982 pictures, release of 37 sessions",
-    1000: "1,000 pictures, all 40 sessions",
+    982: "982 images, release of 37 sessions",
+    1000: "1,000 images, all 40 sessions",
     0: "test set not stated",
 }
 CATEGORY_MODELS = ("refined", "ridge_diffusion")
@@ -114,7 +114,7 @@ def score_table(frame: pd.DataFrame, names: Sequence[str], counts: bool = False)
         if counts:
             row.append(str(frame.loc[frame["model"] == model, "n_images"].max()))
         rows.append(row)
-    return Table(["model", *map(with_arrow, names), *(["pictures"] if counts else [])], rows)
+    return Table(["model", *map(with_arrow, names), *(["images"] if counts else [])], rows)
 
 
 def value_cell(row: tuple, mark: str = "") -> Cell:
@@ -142,7 +142,7 @@ def _metric_page(frame: pd.DataFrame, release: str, title: str, out: Path) -> No
     subjects = [subject for subject in frame["subject"].unique() if subject != "mean"]
     parts = [{"title": f"Mean over subjects {', '.join(subjects)}"}]
     parts += [
-        {"title": f"Subject {s}, {count_test_images(frame[frame['subject'] == s])} test pictures"} for s in subjects
+        {"title": f"Subject {s}, {count_test_images(frame[frame['subject'] == s])} test images"} for s in subjects
     ]
     for subject, part in zip(("mean", *subjects), parts, strict=True):
         part["protocols"] = score_tables(proper[proper["subject"] == subject])
@@ -220,10 +220,10 @@ def reasons_against(frame: pd.DataFrame) -> list[str]:
     if data_of(frame) == "simulated":
         reasons.append("The data are simulated: rendered scenes and simulated brains. Published results are of people.")
     elif set(frame["data"]) != {"nsd"}:
-        reasons.append("The pictures are not those of NSD, on which published results were measured.")
+        reasons.append("The images are not those of NSD, on which published results were measured.")
     if set(frame["networks"]) != {"published"}:
         reasons.append(
-            "Pictures are judged by the miniature's image tower; published results by AlexNet, Inception-v3, CLIP"
+            "Images are judged by the miniature's image tower; published results by AlexNet, Inception-v3, CLIP"
             " ViT-L/14, EfficientNet-B1 and SwAV (evaluate.networks: published)."
         )
     if not labels & set(frame["protocol"]):
@@ -238,7 +238,7 @@ def reasons_against(frame: pd.DataFrame) -> list[str]:
     counts = set(own["n_images"].astype(int))
     if len(counts) != 1 or not counts <= set(TEST_SETS):
         reasons.append(
-            f"There are {count_test_images(frame)} test pictures; published test sets have 982 or 1,000, the same for"
+            f"There are {count_test_images(frame)} test images; published test sets have 982 or 1,000, the same for"
             " every subject (nsd.release)."
         )
     return reasons
@@ -369,6 +369,6 @@ def _category_figure(frame: pd.DataFrame, store: StimulusStore, out: Path) -> No
         counts = frame.drop_duplicates("nsd_id")["main"].value_counts()
         grid[0].set_yticks(range(len(categories)), [f"{name} ({counts[name]})" for name in categories], color=INK)
         grid[-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-        title = f"By category (number of pictures), all subjects; dotted: chance{title_mark(store.data)}"
+        title = f"By category (number of images), all subjects; dotted: chance{title_mark(store.data)}"
         figure.suptitle(title, size=12)
         save_figure(figure, out)

@@ -47,7 +47,7 @@ class Geometry:
     xy : float32 [V, 2]
         Flat coordinates in mm; x <= 0 left, x >= 0 right hemisphere, y upwards.
     raster : int64 [714, 719]
-        Row-major picture of the flat cortex, 0.356 mm a pixel: the nearest vertex as index into V, -1 for
+        Row-major image of the flat cortex, 0.356 mm a pixel: the nearest vertex as index into V, -1 for
         cortex beside visual cortex, -2 beside the cortex.
     """
 
@@ -194,7 +194,7 @@ class Geometry:
         """Operator from responses to a map.
 
         It equals drawing the nearest vertex's response into the 714 x 719 raster, resizing it by OpenCV's INTER_LINEAR
-        (no antialiasing) and zeroing what `map_mask` excludes. Around visual cortex, where NeuroPictor's picture holds
+        (no antialiasing) and zeroing what `map_mask` excludes. Around visual cortex, where NeuroPictor's image holds
         other cortex or nothing, the raster is continued by the nearest vertex of visual cortex, so that its edge
         neither fades nor takes foreign signal.
 

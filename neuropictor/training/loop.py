@@ -232,7 +232,7 @@ class Trainer:
     accelerator
         See `make_accelerator`.
     monitor
-        Shows losses and sample pictures, if ``runtime.tensorboard`` says so; None for nowhere.
+        Shows losses and sample images, if ``runtime.tensorboard`` says so; None for nowhere.
 
     Attributes
     ----------

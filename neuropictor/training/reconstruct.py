@@ -1,7 +1,7 @@
 """Stages pretrain and refine: train the networks to steer the frozen backbone.
 
 Both minimise the backbone's own diffusion loss plus, with a weight, the squared distance between the guiding network's
-semantic feature and the text tower's output for the picture's captions. The first steps may be taken on the semantic
+semantic feature and the text tower's output for the image's captions. The first steps may be taken on the semantic
 loss alone, which costs a small part of a whole step. Refining starts from pretrained weights and switches the guiding
 network's extra branch on. Both may end in a short adaptation to classifier-free guidance, in which some contexts are
 replaced by that of the empty prompt. The backbone never gets weight gradients.
@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from neuropictor.data.alignment import ComponentStore
-from neuropictor.data.datasets import PictureResponses, TrainingBatches
+from neuropictor.data.datasets import ImageResponses, TrainingBatches
 from neuropictor.data.latents import LatentStore
 from neuropictor.data.responses import ResponseStore
 from neuropictor.models.alignment import AlignmentNetwork
@@ -194,7 +194,7 @@ def _train(
         _check_latents(store, frozen)
         batches, validation = (
             TrainingBatches(
-                PictureResponses(responses, split, components),
+                ImageResponses(responses, split, components),
                 config.batch_size,
                 config.trial_averaging,
                 config.seed,
@@ -217,7 +217,7 @@ def _train(
         if accelerator.is_main_process:
             NeuroPictorPipeline.from_parts(networks, frozen).save_trained(out, backbone)
             write_history(out / "history.csv", history)
-        record.add(data=batches.responses.data, pictures=len(batches.responses))
+        record.add(data=batches.responses.data, images=len(batches.responses))
         record.add(subjects=sorted({int(s) for s in batches.responses.subject}))
         record.add(precision=runtime.precision, steps_per_second=round(trainer.steps_per_second, 4))
         record.add(parameters=sum(p.numel() for p in networks.parameters() if p.requires_grad))
@@ -263,7 +263,7 @@ def pretrain(
     responses
         Response files, one a subject.
     latents
-        Latents of these subjects' pictures, see `neuropictor.data.latents.cache_latents`.
+        Latents of these subjects' images, see `neuropictor.data.latents.cache_latents`.
     backbone
         Source of the frozen backbone.
     autoencoder

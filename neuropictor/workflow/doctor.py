@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 Verdict = Literal["ok", "warning", "problem"]
 GB = 1e9
-#: NSD's and COCO's files (README): pictures, annotations while unpacked, a session's betas, what is kept of it.
-PICTURES, ANNOTATIONS, SESSION, KEPT = 39.6 * GB, 3.5 * GB, 0.983 * GB, 0.027 * GB
+#: NSD's and COCO's files (README): images, annotations while unpacked, a session's betas, what is kept of it.
+IMAGES, ANNOTATIONS, SESSION, KEPT = 39.6 * GB, 3.5 * GB, 0.983 * GB, 0.027 * GB
 VERTICES = 8921
-#: Share of its plain size that a rendered picture takes in its file (measured on a default run: 0.21).
+#: Share of its plain size that a rendered image takes in its file (measured on a default run: 0.21).
 COMPRESSED = 0.25
 #: Tensors of a weight's size in a checkpoint (weight, average, two moments) and checkpoints kept, plus the result.
 CHECKPOINT_COPIES = 2 * 4 + 1
@@ -201,20 +201,20 @@ def needed_bytes(config: "Config") -> dict[str, float]:
         for subject in subjects
     }
     trials = sum(sessions.values()) * (config.simulate.trials_per_session if simulated else 750)
-    pictures = trials / 3
+    images = trials / 3
     raw = 0.0
     if simulated:
         vertices = {"fsaverage5": 20484, "fsaverage6": 81924, "fsaverage": 327684}[config.simulate.mesh]
-        raw = trials * vertices * 4 + pictures * config.simulate.picture_size**2 * 3 * COMPRESSED
+        raw = trials * vertices * 4 + images * config.simulate.image_size**2 * 3 * COMPRESSED
     elif config.nsd.source == "fetch":
         betas = sum(sessions.values()) * SESSION if config.nsd.keep_raw else 4 * SESSION
-        raw = PICTURES + ANNOTATIONS + betas
+        raw = IMAGES + ANNOTATIONS + betas
     kept = 0 if simulated else sum(sessions.values()) * KEPT
-    prepared = kept + trials * VERTICES * 2 + pictures * config.preprocess.picture_size**2 * 3
-    # Of each picture: mean and log variance of latents, and the captions' mean, in half precision.
+    prepared = kept + trials * VERTICES * 2 + images * config.preprocess.image_size**2 * 3
+    # Of each image: mean and log variance of latents, and the captions' mean, in half precision.
     latent, context = (2 * 4 * 64 * 64, 77 * 1024) if is_large(config) else (2 * 8 * 8 * 8, 16 * 128)
     weights = _weights_bytes(config)
-    results = pictures * (latent + context) * 2 + weights * (len(subjects) + 1) + weights * CHECKPOINT_COPIES
+    results = images * (latent + context) * 2 + weights * (len(subjects) + 1) + weights * CHECKPOINT_COPIES
     return {"nsd": raw, "prepared": prepared, "results": results}
 
 

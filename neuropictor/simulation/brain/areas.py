@@ -13,7 +13,7 @@ from dataclasses import dataclass
 #: Low-level channels: luminance, red-green, blue-yellow, local contrast, energy of contours at 0, 45, 90, 135 degrees.
 CHANNELS = ("luminance", "red_green", "blue_yellow", "contrast", "energy_0", "energy_45", "energy_90", "energy_135")
 #: Groups of scene features, in the order of the profiles below; ``mixed`` are random nonlinear mixtures of the
-#: picture's low-level maps.
+#: image's low-level maps.
 GROUPS = ("category", "colour", "place", "background", "light", "view", "count", "mixed")
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from neuropictor.nsd.constants import NCSNR_MEDIAN
 from neuropictor.simulation.brain.areas import VISUAL_AREA_MODELS
-from neuropictor.simulation.brain.features import PictureFeatures, picture_features, reference_features
+from neuropictor.simulation.brain.features import ImageFeatures, image_features, reference_features
 from neuropictor.simulation.brain.layout import Layout, make_layout, smooth_fields
 from neuropictor.simulation.brain.noise import LARGEST_BETA, CorticalNoise
 from neuropictor.simulation.brain.tuning import Tuning, make_tuning
@@ -39,7 +39,7 @@ _LEAST_SPREAD = 1e-3
 _NOISE_VISUAL, _NOISE_OTHER, _NOISE_SPREAD = 2.4, 1.05, 0.3
 # Mean beta in and outside visual cortex.
 _MEAN_VISUAL, _MEAN_OTHER, _MEAN_SPREAD = 1.9, -0.05, 0.5
-# Share of a receptive field within the picture from which on the vertex counts as seeing it wholly.
+# Share of a receptive field within the image from which on the vertex counts as seeing it wholly.
 _WHOLE_COVERAGE = 0.5
 _STREAM = 41
 # Values made at a time: 4 Mi float32 are 16 MiB an array.
@@ -119,12 +119,12 @@ class SimulatedBrain:
         spread = response.std(axis=0)
         self._gain = np.where(spread > _LEAST_SPREAD, amplitude / np.maximum(spread, _LEAST_SPREAD), 0)
 
-    def signal(self, pictures: np.ndarray, scenes: Sequence[Scene]) -> np.ndarray:
-        """Compute what pictures evoke, without noise.
+    def signal(self, images: np.ndarray, scenes: Sequence[Scene]) -> np.ndarray:
+        """Compute what images evoke, without noise.
 
         Parameters
         ----------
-        pictures
+        images
             uint8 [n, 64, 64, 3].
         scenes
             The n scenes that they show.
@@ -134,9 +134,9 @@ class SimulatedBrain:
         numpy.ndarray
             float32 [n, v], percent signal change around the mean, at `visual`; there is no signal elsewhere.
         """
-        return self.signal_of(picture_features(pictures, scenes, self.seed))
+        return self.signal_of(image_features(images, scenes, self.seed))
 
-    def signal_of(self, features: PictureFeatures) -> np.ndarray:
+    def signal_of(self, features: ImageFeatures) -> np.ndarray:
         """Compute the signal of features that are at hand: the same for all people of a seed."""
         return (self._tuning.response(features) - self._centre) * self._gain
 
@@ -146,7 +146,7 @@ class SimulatedBrain:
         Parameters
         ----------
         signal
-            float32 [T, v], one row a trial (repeat a picture's row for its repeats).
+            float32 [T, v], one row a trial (repeat an image's row for its repeats).
         session
             Session, from 1; with seed and subject it sets noise and drift.
 
@@ -184,7 +184,7 @@ def _level(subject: int, ncsnr: float, rng: np.random.Generator) -> float:
 
 
 def _target_ncsnr(layout: Layout, coverage: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
-    """Return each visual vertex' ncsnr, float32 [v]: less where receptive fields leave the picture."""
+    """Return each visual vertex' ncsnr, float32 [v]: less where receptive fields leave the image."""
     models = [VISUAL_AREA_MODELS[name] for name in layout.area]
     reliability = np.array([model.reliability for model in models])
     low_level = np.array([model.low_level for model in models])

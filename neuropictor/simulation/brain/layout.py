@@ -22,7 +22,7 @@ _VENTRAL = ("V8", "VMV1", "VMV2", "VVC")
 
 # Cortical magnification falls as 1 / (eccentricity + this), degrees (Horton & Hoyt 1991).
 _MAGNIFICATION = 0.75
-# Eccentricity (degrees) at the far end of an area. Of V1 to V3, 55-60 % of the surface lies within the picture's 4.2
+# Eccentricity (degrees) at the far end of an area. Of V1 to V3, 55-60 % of the surface lies within the image's 4.2
 # degrees.
 _FAR_STRIP, _FAR_OTHER = 20.0, 10.0
 # Receptive fields reach a little past the vertical meridian.

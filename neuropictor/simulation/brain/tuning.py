@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neuropictor.nsd.constants import PICTURE_DEGREES
+from neuropictor.nsd.constants import IMAGE_DEGREES
 from neuropictor.simulation.brain.areas import (
     CHANNEL_PROFILE,
     CHANNELS,
@@ -19,7 +19,7 @@ from neuropictor.simulation.brain.features import (
     N_MIXED,
     N_PLACES,
     PLACES,
-    PictureFeatures,
+    ImageFeatures,
     reference_features,
 )
 from neuropictor.simulation.brain.layout import Layout, displaced_field, receptive_fields, smooth_fields
@@ -40,7 +40,7 @@ _EXCITATION = 1.5
 _OPPONENT = CHANNELS.index("contrast")
 # Category patches: weight of the kind of category beside the category itself, preference of an area, sharpness.
 _KIND_WEIGHT, _PREFERENCE, _SHARPNESS = 0.6, 0.5, 1.5
-# Range of coarse place preference of higher areas, in fractions of the picture.
+# Range of coarse place preference of higher areas, in fractions of the image.
 _PLACE_RANGE = 0.35
 # Threshold of the nonlinearity in standard deviations below the mean drive: higher areas are silent more often.
 _THRESHOLD_HIGH, _THRESHOLD_LOW = 0.7, 1.6
@@ -95,8 +95,8 @@ class Tuning:
             **parts, groups={name: np.ascontiguousarray(value[:, chosen]) for name, value in self.groups.items()}
         )
 
-    def response(self, features: PictureFeatures) -> np.ndarray:
-        """Return the unscaled responses to pictures, float32 [n, v]: both drives, rectified and compressed."""
+    def response(self, features: ImageFeatures) -> np.ndarray:
+        """Return the unscaled responses to images, float32 [n, v]: both drives, rectified and compressed."""
         drive = low_drive(features, self.fields, self.channels)
         drive -= self.low_mean
         drive *= np.sqrt(self.low_share) / self.low_spread
@@ -117,7 +117,7 @@ def make_tuning(layout: Layout, subject: int, seed: int) -> tuple[Tuning, np.nda
     tuning
         Of all visual vertices.
     coverage
-        float32 [v], share of each receptive field that lies within the picture.
+        float32 [v], share of each receptive field that lies within the image.
     """
     common = np.random.default_rng([seed, _STREAM_COMMON])
     own = np.random.default_rng([seed, subject, _STREAM_OWN])
@@ -143,7 +143,7 @@ def make_tuning(layout: Layout, subject: int, seed: int) -> tuple[Tuning, np.nda
     return tuning, coverage
 
 
-def low_drive(features: PictureFeatures, fields: np.ndarray, channels: np.ndarray) -> np.ndarray:
+def low_drive(features: ImageFeatures, fields: np.ndarray, channels: np.ndarray) -> np.ndarray:
     """Weigh what each vertex sees through its receptive field; float32 [n, v]."""
     drive = np.zeros((len(features), fields.shape[1]), np.float32)
     for maps, weight in zip(features.maps, channels, strict=True):
@@ -153,7 +153,7 @@ def low_drive(features: PictureFeatures, fields: np.ndarray, channels: np.ndarra
     return drive
 
 
-def high_drive(features: PictureFeatures, groups: dict[str, np.ndarray]) -> np.ndarray:
+def high_drive(features: ImageFeatures, groups: dict[str, np.ndarray]) -> np.ndarray:
     """Weigh what the scene means; float32 [n, v]."""
     values = np.concatenate([features.groups[name] for name in GROUPS], axis=1)
     return values @ np.concatenate([groups[name] for name in GROUPS])
@@ -167,8 +167,8 @@ def _receptive_fields(
     radius = np.array([model.radius for model in models]) + np.array([model.slope for model in models]) * eccentricity
     radius *= np.exp(_SIZE_SPREAD * own.standard_normal(len(models)))
     place = place + own.standard_normal(place.shape) * (_CENTRE_SCATTER + 0.2 * radius)[:, None]
-    cell = PICTURE_DEGREES / MAP_SIZE
-    centres = (np.arange(MAP_SIZE) + 0.5) * cell - PICTURE_DEGREES / 2
+    cell = IMAGE_DEGREES / MAP_SIZE
+    centres = (np.arange(MAP_SIZE) + 0.5) * cell - IMAGE_DEGREES / 2
     # A field is no smaller than the grid can show.
     radius = np.maximum(radius, 0.6 * cell)[:, None]
     across = np.exp(-np.square(centres - place[:, :1]) / (2 * radius**2))
@@ -204,8 +204,8 @@ def _channel_weights(layout: Layout, shift: np.ndarray, common, own) -> np.ndarr
 def _group_weights(layout: Layout, shift: np.ndarray, place: np.ndarray, common, own) -> dict[str, np.ndarray]:
     families = np.array([VISUAL_AREA_MODELS[name].family for name in layout.area])
     profile = dict(zip(GROUPS, np.array([GROUP_PROFILE[name] for name in families]).T, strict=True))
-    # Coarse places are in fractions of the picture, y down.
-    centre = np.clip(place * [1, -1] / PICTURE_DEGREES + 0.5, 0, 1)
+    # Coarse places are in fractions of the image, y down.
+    centre = np.clip(place * [1, -1] / IMAGE_DEGREES + 0.5, 0, 1)
     near = np.exp(-np.square(centre[:, None] - PLACES).sum(axis=2) / (2 * _PLACE_RANGE**2))
     near = np.concatenate([near, np.full((len(near), 1), 0.5)], axis=1)
     category = _category_weights(layout, families, shift, common, own)

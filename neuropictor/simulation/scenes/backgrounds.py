@@ -1,7 +1,7 @@
-"""Fourteen kinds of background, each painted into a square picture with its own palette, texture and layout.
+"""Fourteen kinds of background, each painted into a square image with its own palette, texture and layout.
 
 A background function gets a ``Canvas`` and a seeded generator and paints in coordinates 0..1 (x right, y down), so the
-same generator gives the same picture at every size.
+same generator gives the same image at every size.
 """
 
 import colorsys
@@ -21,7 +21,7 @@ def tone(rng: np.random.Generator, hue: float, saturation: float, value: float, 
 
 
 class Canvas:
-    """A square picture under construction; ``size`` in pixels, coordinates 0..1."""
+    """A square image under construction; ``size`` in pixels, coordinates 0..1."""
 
     def __init__(self, size: int):
         self.size = size
@@ -36,20 +36,20 @@ class Canvas:
         self.paste(start.astype(np.float32) + (end - start).astype(np.float32) * position)
 
     def paste(self, pixels: np.ndarray) -> None:
-        """Replace the picture by float RGB ``pixels`` [size, size, 3] in 0..255; float32 is clipped in place."""
+        """Replace the image by float RGB ``pixels`` [size, size, 3] in 0..255; float32 is clipped in place."""
         self.image = Image.fromarray(
             np.clip(pixels, 0, 255, out=pixels if pixels.dtype == np.float32 else None).astype(np.uint8)
         )
         self.draw = ImageDraw.Draw(self.image)
 
     def pixels(self) -> np.ndarray:
-        """The picture as float32 RGB [size, size, 3]."""
+        """The image as float32 RGB [size, size, 3]."""
         return np.asarray(self.image, dtype=np.float32)
 
     def polygon(
         self, points: np.ndarray, colour: np.ndarray, outline: np.ndarray | None = None, width: float = 0
     ) -> None:
-        """Fill a polygon given in 0..1; an outline of ``width`` (fraction of the picture) if asked."""
+        """Fill a polygon given in 0..1; an outline of ``width`` (fraction of the image) if asked."""
         corners = [tuple(corner) for corner in (np.asarray(points) * self.size).tolist()]
         self.draw.polygon(corners, fill=as_rgb(colour))
         if outline is not None:

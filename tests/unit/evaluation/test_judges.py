@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from small_stores import CATEGORIES, SIZE, TEST, PretendBackbone, smooth_pictures, write_stimuli
+from small_stores import CATEGORIES, SIZE, TEST, PretendBackbone, smooth_images, write_stimuli
 
 from neuropictor.data.reconstructions import Reconstructions, StoredReconstructions, write_reconstructions
 from neuropictor.data.stimuli import StimulusStore
@@ -50,7 +50,7 @@ def test_clip_judges_wherever_networks_are_published(tmp_path, monkeypatch):
 
 def test_scores_are_those_of_all_images_at_once_and_images_come_in_blocks(judge, monkeypatch):
     monkeypatch.setattr(judges, "IMAGES_AT_ONCE", 6)
-    random, seen = np.random.default_rng(0), smooth_pictures(TEST)
+    random, seen = np.random.default_rng(0), smooth_images(TEST)
     drawn = np.clip(seen[:, None] + 60 * random.standard_normal((len(seen), 2, SIZE, SIZE, 3)), 0, 255).astype(np.uint8)
     images, rows = Blocks(drawn), np.arange(len(seen))
     scorer = Scorer(judge, [], None, CPU)

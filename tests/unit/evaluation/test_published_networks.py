@@ -53,7 +53,7 @@ def _small_clip(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     coarse = np.random.default_rng(3).integers(0, 256, (5, 8, 8, 3))
     return coarse.repeat(8, 1).repeat(8, 2).astype(np.uint8)
 
@@ -63,38 +63,38 @@ LENGTHS |= {"effnet": 1280, "swav": 2048}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_features_have_the_published_sizes(folder, pictures, name):
+def test_features_have_the_published_sizes(folder, images, name):
     network = LoadedNetwork(NETWORKS[name], folder, CPU)
-    found = features(network, pictures, "neuropictor")
+    found = features(network, images, "neuropictor")
     assert {metric: values.shape for metric, values in found.items()} == {
         metric: (5, LENGTHS[metric]) for metric in METRICS if METRICS[metric].needs == name
     }
     assert all(np.isfinite(values).all() and values.std() > 0 for values in found.values())
-    again = features(network, pictures[3:4], "neuropictor")
+    again = features(network, images[3:4], "neuropictor")
     for metric, values in found.items():
-        # The others' pictures do not matter; without training, EfficientNet makes a lot of rounding errors.
+        # The others' images do not matter; without training, EfficientNet makes a lot of rounding errors.
         assert np.corrcoef(again[metric][0], values[3])[0, 1] > (0.5 if name == "effnet" else 0.999)
 
 
-def test_alexnet_is_what_its_definition_says(folder, pictures):
-    """The rectified second convolution of the picture at 256 pixels, enlarged without antialias, normalised."""
+def test_alexnet_is_what_its_definition_says(folder, images):
+    """The rectified second convolution of the image at 256 pixels, enlarged without antialias, normalised."""
     state = torch.load(folder / WEIGHTS["alexnet"].name, weights_only=True)
-    x = torch.from_numpy(pictures[:2]).permute(0, 3, 1, 2).float() / 255
+    x = torch.from_numpy(images[:2]).permute(0, 3, 1, 2).float() / 255
     x = interpolate(x, (256, 256), mode="bilinear", align_corners=False)
     x = (x - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[:, None, None]
     x = torch.conv2d(x, state["features.0.weight"], state["features.0.bias"], stride=4, padding=2).relu()
     x = torch.max_pool2d(x, 3, 2)
     x = torch.conv2d(x, state["features.3.weight"], state["features.3.bias"], padding=2).relu()
-    found = features(LoadedNetwork(NETWORKS["alexnet"], folder, CPU), pictures[:2], "mindeye2")
+    found = features(LoadedNetwork(NETWORKS["alexnet"], folder, CPU), images[:2], "mindeye2")
     assert np.allclose(found["alexnet_2"], x.flatten(1).numpy(), atol=1e-4)
 
 
-def test_protocols_differ_in_how_pictures_come(pictures):
+def test_protocols_differ_in_how_images_come(images):
     """NeuroPictor saves at 512 by Pillow and reduces without antialias; MindEye goes to 256 at once."""
     from PIL import Image
 
-    ours, theirs = (networks.common_images(pictures, PROTOCOLS[name], CPU) for name in ("neuropictor", "mindeye2"))
-    saved = np.asarray(Image.fromarray(pictures[0]).resize((512, 512), Image.Resampling.BILINEAR)) / np.float32(255)
+    ours, theirs = (networks.common_images(images, PROTOCOLS[name], CPU) for name in ("neuropictor", "mindeye2"))
+    saved = np.asarray(Image.fromarray(images[0]).resize((512, 512), Image.Resampling.BILINEAR)) / np.float32(255)
     # Halving without antialias takes the mean of the two middle pixels of each axis.
     halved = (saved[::2, ::2] + saved[1::2, ::2] + saved[::2, 1::2] + saved[1::2, 1::2]) / 4
     assert np.allclose(ours[0].permute(1, 2, 0), halved, atol=1e-6)
@@ -105,9 +105,9 @@ def test_protocols_differ_in_how_pictures_come(pictures):
     assert (pixels <= 1).all()
 
 
-def test_clip_is_resized_as_the_protocol_says(folder, pictures):
+def test_clip_is_resized_as_the_protocol_says(folder, images):
     network = LoadedNetwork(NETWORKS["clip"], folder, CPU)
-    bicubic, bilinear = (features(network, pictures, name)["clip"] for name in ("neuropictor", "mindeye2"))
+    bicubic, bilinear = (features(network, images, name)["clip"] for name in ("neuropictor", "mindeye2"))
     assert not np.allclose(bicubic, bilinear, atol=1e-3)
 
 
@@ -123,12 +123,12 @@ class Counted(Held):
         return super().read(rows, sample)
 
 
-def test_each_network_is_loaded_once_and_each_image_read_once_for_all_protocols(folder, pictures, monkeypatch):
+def test_each_network_is_loaded_once_and_each_image_read_once_for_all_protocols(folder, images, monkeypatch):
     loaded = []
     load = JudgingNetwork.load
     monkeypatch.setattr(JudgingNetwork, "load", lambda self, *rest: loaded.append(self.name) or load(self, *rest))
     generator = np.random.default_rng(4)
-    seen, everything = pictures[:3], np.arange(3)
+    seen, everything = images[:3], np.arange(3)
     noisy = (0.7 * seen[:, None] + 0.3 * generator.integers(0, 256, (3, 2, 64, 64, 3))).astype(np.uint8)
     drawn = {
         "good": (noisy, everything),
@@ -139,8 +139,8 @@ def test_each_network_is_loaded_once_and_each_image_read_once_for_all_protocols(
     judge = Judge(load_describer("published", None, folder, CPU), Held(seen[:, None]), none, none, [])
     scorer, pairings = Scorer(judge, list(PROTOCOLS), folder, CPU), Pairings(3, 99, 0)
     scored = {}
-    for name, (images, rows) in drawn.items():
-        counted = Counted(images)
+    for name, (samples, rows) in drawn.items():
+        counted = Counted(samples)
         scored[name] = scorer.score(counted, rows, pairings)
         assert (counted.reads == 1).all()
     assert loaded == ["clip", *NETWORKS]  # CLIP is the judge of `ours` too
@@ -163,17 +163,17 @@ def test_each_network_is_loaded_once_and_each_image_read_once_for_all_protocols(
         assert nulls["part"]["clip"].shape == (99,)
 
 
-def test_perceptual_distance(folder, pictures):
+def test_perceptual_distance(folder, images):
     measure = networks.PerceptualDistance(folder, CPU)
-    assert np.allclose(measure(pictures, pictures), 0, atol=1e-6)
-    near = np.clip(pictures.astype(int) + 5, 0, 255).astype(np.uint8)
-    assert (measure(near, pictures) < measure(pictures[::-1].copy(), pictures)).mean() >= 0.8
+    assert np.allclose(measure(images, images), 0, atol=1e-6)
+    near = np.clip(images.astype(int) + 5, 0, 255).astype(np.uint8)
+    assert (measure(near, images) < measure(images[::-1].copy(), images)).mean() >= 0.8
 
 
-def test_clip_describes_pictures_and_categories(folder, pictures):
+def test_clip_describes_images_and_categories(folder, images):
     describer = networks.ClipDescriber(folder, CPU)
     assert describer.image_size == 224
-    sized = pictures.repeat(4, 1).repeat(4, 2)[:, :224, :224]
+    sized = images.repeat(4, 1).repeat(4, 2)[:, :224, :224]
     for found, number in ((describer.image_features(sized), 5), (describer.category_features(["cat", "dog"]), 2)):
         assert found.shape == (number, 24)
         assert torch.allclose(found.norm(dim=1), torch.ones(number), atol=1e-5)
