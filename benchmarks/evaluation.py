@@ -61,7 +61,7 @@ def networks(root: Path) -> dict:
     from torch.nn.functional import adaptive_avg_pool2d
 
     from neuropictor.evaluation import evaluate
-    from neuropictor.evaluation import networks as published
+    from neuropictor.evaluation import judging as published
     from neuropictor.evaluation.judges import Held, Judge, load_describer
     from neuropictor.evaluation.metrics import METRICS
     from neuropictor.evaluation.statistics import Pairings

@@ -54,7 +54,7 @@ _HOOK = """import sys
 if any("fetch_weights" in word for word in sys.orig_argv):
     from neuropictor.fetching import weights
 
-    weights._expected = lambda network, config: ""
+    weights._expected = lambda file, config: ""
 """
 
 

@@ -250,7 +250,7 @@ def stand_in_judges() -> None:
     """Put what cuts pixels off in the place of the published networks; their outputs have the true lengths."""
     import torch
 
-    from neuropictor.evaluation import networks
+    from neuropictor.evaluation import judging
 
     class Clip(torch.nn.Module):
         visual = argparse.Namespace(image_size=(224, 224))
@@ -265,10 +265,10 @@ def stand_in_judges() -> None:
         self.network, self.device, lengths = network, device, FEATURES[network.name]
         self._forward = lambda images: {name: images.flatten(1)[:, :n] for name, n in lengths.items()}
 
-    networks.JudgingNetwork.load = lambda self, place, device: Clip()
-    networks.LoadedNetwork.__init__ = stand_in
-    networks.PerceptualDistance.__init__ = lambda self, *arguments: None
-    networks.PerceptualDistance.__call__ = lambda self, one, other: np.zeros(len(one))
+    judging.load_network = lambda network, place, device: Clip()
+    judging.LoadedNetwork.__init__ = stand_in
+    judging.PerceptualDistance.__init__ = lambda self, *arguments: None
+    judging.PerceptualDistance.__call__ = lambda self, one, other: np.zeros(len(one))
 
 
 def evaluate(work: Path) -> dict:

@@ -13,6 +13,7 @@ from neuropictor.workflow import doctor
 from neuropictor.records import fingerprint
 from neuropictor.records.checksums import checksum
 from neuropictor.controls.conditions import CONTROLS
+from neuropictor.evaluation.networks import WEIGHT_FILES
 from neuropictor.workflow import jobs_table
 from neuropictor.fetching import agreement
 from neuropictor.models import layout

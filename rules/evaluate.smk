@@ -54,6 +54,7 @@ rule fetch_weights:
         mem_mb=growing(500),
         runtime=growing(240),
     params:
+        files=WEIGHT_FILES,
         # Checksums are compared when it is fetched, so that where it comes from is no reason to fetch it again.
         config=lambda wildcards, threads: settings.weights.model_dump(),
         code=code("fetch_weights"),

@@ -28,12 +28,13 @@ def fetch_weights(out: Out = Path("data/weights"), settings: Settings = None) ->
 
     Example: neuropictor fetch-weights --out data/weights
     """
+    from neuropictor.evaluation.networks import WEIGHT_FILES
     from neuropictor.fetching.weights import WeightsError
     from neuropictor.fetching.weights import fetch_weights as stage
 
     loaded, _ = start(settings)
     try:
-        stage(config=loaded.weights, out=out)
+        stage(files=WEIGHT_FILES, config=loaded.weights, out=out)
     except (WeightsError, OSError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None

@@ -21,8 +21,9 @@ from neuropictor.data.reconstructions import StoredReconstructions
 from neuropictor.data.rows import evenly_spaced
 from neuropictor.data.stimuli import StimulusStore, resize_images
 from neuropictor.evaluation.judges import Held, Images, Judge, Seen, blocks, load_describer, look
+from neuropictor.evaluation.judging import LoadedNetwork, PerceptualDistance, common_images, pixel_images
 from neuropictor.evaluation.metrics import METRICS, Space, shown_in
-from neuropictor.evaluation.networks import NETWORKS, LoadedNetwork, PerceptualDistance, common_images, pixel_images
+from neuropictor.evaluation.networks import NETWORKS
 from neuropictor.evaluation.protocols import OURS, PROTOCOLS, Protocol
 from neuropictor.evaluation.statistics import Nulls, Pairings, derangements, summarise, tests_of
 from neuropictor.evaluation.tables import (

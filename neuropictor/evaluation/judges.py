@@ -108,7 +108,7 @@ def load_describer(networks: str, backbone: Backbone, weights: Path | None, devi
         If there are no weights, or the backbone has no image tower.
     """
     if networks == "published":
-        from neuropictor.evaluation.networks import ClipDescriber
+        from neuropictor.evaluation.judging import ClipDescriber
 
         if weights is None:
             raise ValueError(

@@ -12,6 +12,7 @@ from functools import cached_property, partial
 
 import numpy as np
 
+from neuropictor.evaluation.networks import NETWORKS
 from neuropictor.evaluation.similarity import correlation_matrix, identification, identify, retrieve, unit_rows
 
 LONG = 4096
@@ -301,6 +302,7 @@ def _identification(labels: str = "") -> dict:
 
 
 _DISTANCE = {"function": lambda space: distance(space.reconstructed, space.seen), "higher_is_better": False}
+_COMPARED = {"two-way": _identification(), "distance": _DISTANCE}
 _PUBLISHED = ("published",)
 
 METRICS = {
@@ -385,12 +387,11 @@ METRICS = {
             "images",
             _PUBLISHED,
         ),
-        Metric("alexnet_2", "AlexNet(2)", "two-way", needs="alexnet", shown=_PUBLISHED, **_identification()),
-        Metric("alexnet_5", "AlexNet(5)", "two-way", needs="alexnet", shown=_PUBLISHED, **_identification()),
-        Metric("inception", "Inception", "two-way", needs="inception", shown=_PUBLISHED, **_identification()),
-        Metric("clip", "CLIP", "two-way", needs="clip", shown=_PUBLISHED, **_identification()),
-        Metric("effnet", "EffNet-B1", "distance", needs="effnet", shown=_PUBLISHED, **_DISTANCE),
-        Metric("swav", "SwAV", "distance", needs="swav", shown=_PUBLISHED, **_DISTANCE),
+        *(
+            Metric(score, title, network.compared, needs=network.name, shown=_PUBLISHED, **_COMPARED[network.compared])
+            for network in NETWORKS.values()
+            for score, title in network.scores.values()
+        ),
     )
 }
 """All scores in the order of tables."""

@@ -15,8 +15,8 @@ from stable_diffusion_folder import make_clip, make_stable_diffusion
 from stand_in_bucket import Stored, packed, serving
 
 from neuropictor.config import ControlsConfig, SimulateConfig
+from neuropictor.evaluation.networks import WEIGHT_FILES
 from neuropictor.fetching import nsd as fetch
-from neuropictor.fetching.weights import WEIGHTS
 from neuropictor.simulation.writer.nsd import write_images, write_subject
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,7 +69,7 @@ def paper(published_weights, tmp_path_factory):
     make_clip(folder / "target")
     archives = dict(zip(fetch.ARCHIVES, (("captions", "instances"), ("stuff",)), strict=True))
     objects = packed(original, archives)
-    objects |= {file.name: Stored((published_weights / file.name).read_bytes()) for file in WEIGHTS.values()}
+    objects |= {file.name: Stored((published_weights / file.name).read_bytes()) for file in WEIGHT_FILES.values()}
     with serving(objects) as server:
         paper = Paper(folder, server.address)
         paper.snakemake()

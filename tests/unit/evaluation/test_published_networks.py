@@ -11,21 +11,22 @@ from stand_in_bucket import Stored, serving
 from torch.nn.functional import interpolate
 
 from neuropictor.config import EvaluateConfig, WeightsConfig
-from neuropictor.evaluation import networks
+from neuropictor.evaluation import judging, networks
 from neuropictor.evaluation.evaluate import Scorer
 from neuropictor.evaluation.judges import Held, Judge, load_describer
+from neuropictor.evaluation.judging import LoadedNetwork, load_network
 from neuropictor.evaluation.metrics import METRICS, shown_in
-from neuropictor.evaluation.networks import NETWORKS, JudgingNetwork, LoadedNetwork
+from neuropictor.evaluation.networks import NETWORKS, WEIGHT_FILES
 from neuropictor.evaluation.protocols import OURS, PROTOCOLS
 from neuropictor.evaluation.statistics import Pairings
-from neuropictor.fetching import download, weights
-from neuropictor.fetching.weights import NOTES, WEIGHTS, WeightFile, WeightsError, fetch_weights, locate
+from neuropictor.fetching import download
+from neuropictor.fetching.weights import NOTES, WeightsError, fetch_weights, locate
 
 CPU = torch.device("cpu")
 
 
 def note(folder):
-    files = {file.name: folder / file.name for file in WEIGHTS.values()}
+    files = {file.name: folder / file.name for file in WEIGHT_FILES.values()}
     notes = {name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for name, path in files.items()}
     (folder / NOTES).write_text(json.dumps(notes))
 
@@ -33,13 +34,13 @@ def note(folder):
 def features(network, images, protocol):
     """What a network sees in images under a protocol."""
     chosen = PROTOCOLS[protocol]
-    return network.features(networks.common_images(images, chosen, CPU), chosen)
+    return network.features(judging.common_images(images, chosen, CPU), chosen)
 
 
 @pytest.fixture(scope="module")
 def folder(published_weights, tmp_path_factory):
     out = tmp_path_factory.mktemp("weights")
-    for file in WEIGHTS.values():
+    for file in WEIGHT_FILES.values():
         (out / file.name).symlink_to(published_weights / file.name)
     note(out)
     return out
@@ -78,7 +79,7 @@ def test_features_have_the_published_sizes(folder, images, name):
 
 def test_alexnet_is_what_its_definition_says(folder, images):
     """The rectified second convolution of the image at 256 pixels, enlarged without antialias, normalised."""
-    state = torch.load(folder / WEIGHTS["alexnet"].name, weights_only=True)
+    state = torch.load(folder / WEIGHT_FILES["alexnet"].name, weights_only=True)
     x = torch.from_numpy(images[:2]).permute(0, 3, 1, 2).float() / 255
     x = interpolate(x, (256, 256), mode="bilinear", align_corners=False)
     x = (x - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[:, None, None]
@@ -93,13 +94,13 @@ def test_protocols_differ_in_how_images_come(images):
     """NeuroPictor saves at 512 by Pillow and reduces without antialias; MindEye goes to 256 at once."""
     from PIL import Image
 
-    ours, theirs = (networks.common_images(images, PROTOCOLS[name], CPU) for name in ("neuropictor", "mindeye2"))
+    ours, theirs = (judging.common_images(images, PROTOCOLS[name], CPU) for name in ("neuropictor", "mindeye2"))
     saved = np.asarray(Image.fromarray(images[0]).resize((512, 512), Image.Resampling.BILINEAR)) / np.float32(255)
     # Halving without antialias takes the mean of the two middle pixels of each axis.
     halved = (saved[::2, ::2] + saved[1::2, ::2] + saved[::2, 1::2] + saved[1::2, 1::2]) / 4
     assert np.allclose(ours[0].permute(1, 2, 0), halved, atol=1e-6)
     assert not torch.allclose(ours, theirs, atol=1e-3)
-    pixels = networks.pixel_images(ours, PROTOCOLS["neuropictor"])
+    pixels = judging.pixel_images(ours, PROTOCOLS["neuropictor"])
     assert pixels.shape == (5, 425, 425, 3)
     assert (pixels >= 0).all()
     assert (pixels <= 1).all()
@@ -125,8 +126,7 @@ class Counted(Held):
 
 def test_each_network_is_loaded_once_and_each_image_read_once_for_all_protocols(folder, images, monkeypatch):
     loaded = []
-    load = JudgingNetwork.load
-    monkeypatch.setattr(JudgingNetwork, "load", lambda self, *rest: loaded.append(self.name) or load(self, *rest))
+    monkeypatch.setattr(judging, "load_network", lambda one, *rest: loaded.append(one.name) or load_network(one, *rest))
     generator = np.random.default_rng(4)
     seen, everything = images[:3], np.arange(3)
     noisy = (0.7 * seen[:, None] + 0.3 * generator.integers(0, 256, (3, 2, 64, 64, 3))).astype(np.uint8)
@@ -164,14 +164,14 @@ def test_each_network_is_loaded_once_and_each_image_read_once_for_all_protocols(
 
 
 def test_perceptual_distance(folder, images):
-    measure = networks.PerceptualDistance(folder, CPU)
+    measure = judging.PerceptualDistance(folder, CPU)
     assert np.allclose(measure(images, images), 0, atol=1e-6)
     near = np.clip(images.astype(int) + 5, 0, 255).astype(np.uint8)
     assert (measure(near, images) < measure(images[::-1].copy(), images)).mean() >= 0.8
 
 
 def test_clip_describes_images_and_categories(folder, images):
-    describer = networks.ClipDescriber(folder, CPU)
+    describer = judging.ClipDescriber(folder, CPU)
     assert describer.image_size == 224
     sized = images.repeat(4, 1).repeat(4, 2)[:, :224, :224]
     for found, number in ((describer.image_features(sized), 5), (describer.category_features(["cat", "dog"]), 2)):
@@ -180,32 +180,30 @@ def test_clip_describes_images_and_categories(folder, images):
 
 
 def test_files_that_do_not_fit_are_refused(folder, tmp_path):
-    for file in WEIGHTS.values():
+    for file in WEIGHT_FILES.values():
         (tmp_path / file.name).write_bytes((folder / file.name).read_bytes() if file.endpoint == "swav" else b"")
-    state = torch.load(folder / WEIGHTS["swav"].name, weights_only=True)
+    state = torch.load(folder / WEIGHT_FILES["swav"].name, weights_only=True)
     state.pop("module.conv1.weight")
-    torch.save(state, tmp_path / WEIGHTS["swav"].name)
-    torch.save({"a": pytest.approx}, tmp_path / WEIGHTS["alexnet"].name)
+    torch.save(state, tmp_path / WEIGHT_FILES["swav"].name)
+    torch.save({"a": pytest.approx}, tmp_path / WEIGHT_FILES["alexnet"].name)
     note(tmp_path)
     with pytest.raises(WeightsError, match=r"does not fit ResNet: missing \['conv1.weight'\]"):
-        NETWORKS["swav"].load(tmp_path, CPU)
+        load_network(NETWORKS["swav"], tmp_path, CPU)
     with pytest.raises(WeightsError, match="cannot be read as weights alone"):
-        NETWORKS["alexnet"].load(tmp_path, CPU)
+        load_network(NETWORKS["alexnet"], tmp_path, CPU)
 
 
-CONTENT = {name: np.random.default_rng(place).bytes(30_000) for place, name in enumerate(WEIGHTS)}
+CONTENT = {name: np.random.default_rng(place).bytes(30_000) for place, name in enumerate(WEIGHT_FILES)}
+#: Their names tell the start of their checksums, as torchvision's do.
+FILES = {
+    name: file._replace(digest=hashlib.sha256(CONTENT[name]).hexdigest()[: len(file.digest)])
+    for name, file in WEIGHT_FILES.items()
+}
 
 
 @pytest.fixture
-def server(monkeypatch):
-    """All files at a local server; their names tell the start of their checksums, as torchvision's do."""
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENT.items()}
-    files = {
-        name: WeightFile(file.name, file.endpoint, digests[name][:8] if file.digest else "")
-        for name, file in WEIGHTS.items()
-    }
-    monkeypatch.setattr(weights, "WEIGHTS", files)
-    with serving({file.name: Stored(CONTENT[name]) for name, file in files.items()}) as running:
+def server():
+    with serving({file.name: Stored(CONTENT[name]) for name, file in FILES.items()}) as running:
         yield running
 
 
@@ -214,45 +212,45 @@ def settings(server, **more):
 
 
 def test_weights_are_fetched_once_and_compared_with_their_checksums(server, tmp_path, caplog):
-    fetch_weights(settings(server), tmp_path)
-    for name, file in weights.WEIGHTS.items():
+    fetch_weights(FILES, settings(server), tmp_path)
+    for name, file in FILES.items():
         assert (tmp_path / file.name).read_bytes() == CONTENT[name]
-        assert locate(tmp_path, name) == tmp_path / file.name
+        assert locate(tmp_path, file) == tmp_path / file.name
     assert caplog.text.count("its maker publishes no checksum") == 2
     asked = len(server.requests)
-    fetch_weights(settings(server), tmp_path)
+    fetch_weights(FILES, settings(server), tmp_path)
     assert len(server.requests) == asked
     assert not list(tmp_path.glob("*.part*"))
 
 
 def test_changed_files_are_found_out(server, tmp_path):
-    fetch_weights(settings(server), tmp_path)
-    target = tmp_path / WEIGHTS["swav"].name
+    fetch_weights(FILES, settings(server), tmp_path)
+    target = tmp_path / WEIGHT_FILES["swav"].name
     target.write_bytes(CONTENT["swav"][::-1])
     with pytest.raises(WeightsError, match=r"swav_800ep.*SHA-256 [0-9a-f]{64}, expected [0-9a-f]{64}\. It is not used"):
-        locate(tmp_path, "swav")
+        locate(tmp_path, FILES["swav"])
     with pytest.raises(WeightsError, match="remove it and fetch it again"):
-        fetch_weights(settings(server), tmp_path)
+        fetch_weights(FILES, settings(server), tmp_path)
 
 
 def test_wrong_files_get_no_name(server, tmp_path):
-    server.objects[WEIGHTS["effnet"].name] = Stored(b"something else" * 100)
+    server.objects[WEIGHT_FILES["effnet"].name] = Stored(b"something else" * 100)
     with pytest.raises(WeightsError, match=r"efficientnet_b1-c27df63c.pth: sha256 .*expected [0-9a-f]{8}:"):
-        fetch_weights(settings(server), tmp_path)
-    assert not (tmp_path / WEIGHTS["effnet"].name).exists()
-    server.objects[WEIGHTS["effnet"].name] = Stored(CONTENT["effnet"])
+        fetch_weights(FILES, settings(server), tmp_path)
+    assert not (tmp_path / WEIGHT_FILES["effnet"].name).exists()
+    server.objects[WEIGHT_FILES["effnet"].name] = Stored(CONTENT["effnet"])
     with pytest.raises(WeightsError, match="expected 00000000"):
-        fetch_weights(settings(server, swav_sha256="0" * 8), tmp_path / "other")
+        fetch_weights(FILES, settings(server, swav_sha256="0" * 8), tmp_path / "other")
 
 
 def test_what_is_missing_is_named(server, tmp_path):
-    del server.objects[WEIGHTS["clip"].name]
+    del server.objects[WEIGHT_FILES["clip"].name]
     with pytest.raises(
         WeightsError, match=r"could not be fetched: open_clip_model.safetensors: .* 404 .*section weights"
     ):
-        fetch_weights(settings(server), tmp_path)
+        fetch_weights(FILES, settings(server), tmp_path)
     with pytest.raises(WeightsError, match=r"neuropictor fetch-weights --out .*networks: miniature"):
-        locate(tmp_path / "nowhere", "alexnet")
+        locate(tmp_path / "nowhere", FILES["alexnet"])
 
 
 def test_settings_that_do_not_fit_are_refused():
