@@ -85,7 +85,7 @@ def read_trials(path: Path) -> pd.DataFrame:
     mixed = table.groupby("image")["split"].transform("nunique") > 1
     if mixed.any():
         raise ValueError(
-            f"{path}: image {table['image'][mixed].iloc[0]} is in more than one split; allowed: all trials of a "
+            f"{path}: image {table['image'][mixed].iloc[0]} is in more than one split; allowed: all trials of an "
             "image in one, so that tests are on images never trained on"
         )
     for split in ("train", "test"):

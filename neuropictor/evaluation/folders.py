@@ -92,7 +92,7 @@ def _by_name(folder: Path) -> dict[str, Path]:
             continue
         if path.stem in found:
             raise PairingError(
-                f"{folder}: {found[path.stem].name} and {path.name} have the same name; allowed is one file a"
+                f"{folder}: {found[path.stem].name} and {path.name} have the same name; allowed is one file an"
                 f" image, for"
                 f" example {found[path.stem].name} alone"
             )
