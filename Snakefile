@@ -34,10 +34,16 @@ if settings.nsd.source == "simulated":
 
 elif settings.nsd.source == "fetch":
 
-    include: "rules/fetch.smk"
+    include: "rules/fetch_nsd.smk"
 
 
-include: "rules/preprocess.smk"
+if settings.nsd.source != "prepared":
+
+    include: "rules/preprocess.smk"
+
+
+include: "rules/fetch_networks.smk"
+include: "rules/latents.smk"
 include: "rules/calibrate.smk"
 include: "rules/align.smk"
 include: "rules/pretrain.smk"

@@ -40,30 +40,6 @@ rule baselines:
         "../workflow_scripts/baselines.py"
 
 
-rule fetch_weights:
-    output:
-        out=f"{settings.paths.weights}/weights.json",
-    log:
-        "<logs>/fetch_weights.log",
-    benchmark:
-        "<results>/benchmarks/fetch_weights.jsonl"
-    conda:
-        "../envs/neuropictor.yaml"
-    resources:
-        network=1,
-        mem_mb=growing(500),
-        runtime=growing(240),
-    params:
-        files=WEIGHT_FILES,
-        # Checksums are compared when it is fetched, so that where it comes from is no reason to fetch it again.
-        config=lambda wildcards, threads: settings.weights.model_dump(),
-        code=code("fetch_weights"),
-    message:
-        "Fetching the networks that judge images"
-    script:
-        "../workflow_scripts/fetch_weights.py"
-
-
 rule evaluate:
     input:
         samples=samples(),

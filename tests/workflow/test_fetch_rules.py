@@ -86,6 +86,6 @@ def test_profiles_keep_to_the_room_that_the_plan_reserves(checkout):
     for profile in ("default", "slurm"):
         found = yaml.safe_load((checkout / f"profiles/{profile}/profile.v9+.yaml").read_text())
         assert found["resources"]["sessions"] == reserved
-    rules = (checkout / "rules/fetch.smk").read_text()
+    rules = "".join((checkout / f"rules/{name}.smk").read_text() for name in ("fetch_nsd", "preprocess"))
     for rule in ("as fetch_betas with:", "rule preprocess_session:"):
         assert "sessions=1," in rules.partition(rule)[2].partition("params:")[0].partition("\n\n\n")[0]

@@ -116,32 +116,3 @@ use rule fetch_design as fetch_betas with:
         runtime=growing(240),
     message:
         "Fetching the betas of subject {wildcards.subject}, session {wildcards.session}"
-
-
-rule preprocess_session:
-    input:
-        design=f"<nsd>/{keys.EXPERIMENT_DESIGN}",
-        betas=session_betas,
-    output:
-        out=fetched([keys.kept_session(1, 1, settings.nsd.beta_version)])[0],
-    log:
-        "<logs>/preprocess_session/sub-{subject}/session-{session}.log",
-    benchmark:
-        "<results>/benchmarks/preprocess_session/sub-{subject}/session-{session}.jsonl"
-    wildcard_constraints:
-        session=r"[0-4]\d",
-    priority: 10  # before the next session is fetched: raw betas are large, and removed after this
-    conda:
-        "../envs/neuropictor.yaml"
-    resources:
-        sessions=1,
-        mem_mb=growing(2000),
-        runtime=growing(30),
-    params:
-        beta_version=settings.nsd.beta_version,
-        nsd_root=nsd_folder,
-        code=code("preprocess_session"),
-    message:
-        "Keeping what visual cortex needs of subject {wildcards.subject}, session {wildcards.session}"
-    script:
-        "../workflow_scripts/preprocess_session.py"
