@@ -287,7 +287,8 @@ class NeuroPictorPipeline(DiffusionPipeline):
             options["generator"] = generators
         low, high = (share * self.scheduler.config.num_train_timesteps for share in guidance_interval)
         for timestep, there in zip(self.progress_bar(timesteps), timesteps.to(noise.device), strict=True):
-            torch.compiler.cudagraph_mark_step_begin()  # where compiled: a step may overwrite the outputs of the last
+            if there.is_cuda:  # where compiled, by recorded graphs: a step may overwrite the outputs of the last
+                torch.compiler.cudagraph_mark_step_begin()
             guided = guidance_scale != 1.0 and bool(low <= timestep <= high)
             noisy = self.scheduler.scale_model_input(latents, timestep).to(self.unet.dtype)
             noisy = torch.cat([noisy, noisy]) if guided else noisy
