@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks for what another process makes.
+#: Seconds between two checks for what another process makes.
 POLL = 0.2
 
 Job = tuple[int, int]
@@ -52,7 +52,7 @@ def image_generator(seed: int, subject: int, nsd_id: int, sample: int) -> torch.
 
 
 def to_bytes(images: np.ndarray, rounding: str) -> np.ndarray:
-    """Return uint8 of float images in 0..1: the nearest level, or, ``down``, the one below as the official code."""
+    """Convert float images in 0..1 to uint8: the nearest level, or, ``down``, the one below as in the official code."""
     levels = images * 255
     return (levels.round() if rounding == "nearest" else np.floor(levels)).astype(np.uint8)
 
@@ -165,7 +165,7 @@ def sample_subject(
 
 
 def batched(nsd_ids: np.ndarray, config: "SampleConfig") -> list[list[Job]]:
-    """Return all images to draw in batches, the samples of a test image behind each other."""
+    """Return all images to draw in batches, the samples of a test image in a row."""
     jobs = [(int(nsd_id), sample) for nsd_id in nsd_ids for sample in range(config.samples)]
     return [jobs[start : start + config.batch_size] for start in range(0, len(jobs), config.batch_size)]
 
@@ -176,14 +176,14 @@ def chosen_samples(config: "SampleConfig") -> int:
 
 
 def write_drawn(out: Path, about: Reconstructions, batches: Iterable[np.ndarray], config: "SampleConfig") -> None:
-    """Write a file of reconstructions from batches of `batched`, whatever drew them; one of them is held at a time.
+    """Write a file of reconstructions from batches of `batched`, one in memory at a time.
 
     Parameters
     ----------
     out
         HDF5 file of `neuropictor.data.reconstructions`.
     about
-        What they are of; its images are not looked at.
+        Their labels; its images are not used.
     batches
         uint8 ``[n, S, S, 3]`` each.
     config
@@ -210,7 +210,7 @@ def _by_image(batches: Iterable[np.ndarray], samples: int) -> Iterator[np.ndarra
 def inputs(
     store: ResponseStore, components: ComponentStore | None, nsd_ids: Sequence[int], most: int | None
 ) -> dict[str, torch.Tensor]:
-    """Return what networks are given of images: the means over their first `most` repeats (None: all).
+    """Return the networks' inputs for images: means over their first `most` repeats (None: all).
 
     Returns
     -------
@@ -233,7 +233,7 @@ def network_sampler(
     runtime: "RuntimeConfig",
 ) -> "Sampler":
     """Return the sampler of a subject's networks."""
-    disable_progress_bar()  # of loading
+    disable_progress_bar()  # while loading
     loaded = NeuroPictorPipeline.from_pretrained(pipeline, backbone)
     check_space(loaded.alignment, None if components is None else components.space)
     return Sampler(loaded, store.subject, config, runtime)
@@ -247,7 +247,7 @@ class Sampler:
     pipeline
         In float32, with networks or without (`NeuroPictorPipeline.from_backbone`).
     subject
-        Whose images; a part of the noise's seeds.
+        Part of the noise's seeds.
     config, runtime
         Sections of the configuration.
     """
@@ -269,7 +269,7 @@ class Sampler:
         inputs
             What the pipeline draws each image from: ``responses`` and, if aligned, ``components``; or ``context``.
         options
-            Of the pipeline, and ``scheduler``, where they differ from those of the section.
+            For the pipeline, and ``scheduler``, where they differ from the section.
         """
         config, missing = self.config, self.config.batch_size - len(jobs) if self.padded else 0
         generators = [image_generator(config.seed, self.subject, *job) for job in (*jobs, *jobs[-1:] * missing)]
@@ -300,7 +300,7 @@ def _padded(options: dict[str, Any], missing: int) -> dict[str, Any]:
 def most_agreed(images: np.ndarray) -> np.ndarray:
     """Return for each image the sample that resembles its other samples most, uint8 ``[N, 1, S, S, 3]``.
 
-    Resemblance is the mean correlation of pixels with the other samples. Nothing else is looked at: neither the seen
+    Resemblance is the mean correlation of pixels with the other samples. Nothing else is used: neither the seen
     image nor any other test image, so that the choice can be made for a response whose image nobody knows.
 
     Parameters

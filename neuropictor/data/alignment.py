@@ -2,9 +2,9 @@
 
 Not in the paper. The shared space has the principal components of the images' text features and latents as axes. Each
 subject's map into it is a ridge regression, found in closed form on the subject's training images; its outcome, the
-components, tells the networks in the same words for everybody what a linear decoder makes of a response. Components of
-a training image come from a regression that has not seen this image: else they would be better in training than
-they can be for new images.
+components, describes to the networks, in the same terms for every subject, what a linear decoder reads from a response.
+Components of a training image come from a regression not fitted on it: otherwise they would be better in training
+than they can be for new images.
 """
 
 import logging
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 KINDS = ("text", "latent")
 
 IMAGES_FOR_AXES = 4096
-"""Principal axes are found on at most so many images: memory for 77 x 1024 text features stays near one gigabyte."""
+"""Principal axes are fitted on at most this many images: memory for 77 x 1024 text features stays near one gigabyte."""
 
 _TRIALS_AT_ONCE = 1024
 _IMAGES_AT_ONCE = 256
@@ -107,16 +107,16 @@ class ComponentSpace:
                     f"align.{kind}_components: {size} are more than the {varied} directions in which the {kind} "
                     f"features of {len(features)} training images differ; allowed: 1 to {varied}, for example "
                     f"{kind}_components: {max(1, varied)}, or other images and captions: the backbone's text encoder "
-                    "may not know the words of these"
+                    "may not know their words"
                 )
             # The smaller Gram matrix's eigenvectors give the axes either way; scaled to unit variance of components.
             values, vectors = values[-size:].flip(0).numpy(), vectors[:, -size:].flip(1).numpy()
             if len(features) < features.shape[1]:
                 parts = [part.T.astype(np.float64) @ vectors for part in _feature_blocks(features)]
-                found = np.concatenate(parts) / values * np.sqrt(len(features))
+                directions = np.concatenate(parts) / values * np.sqrt(len(features))
             else:
-                found = vectors / np.sqrt(values / len(features))
-            axes[kind] = np.ascontiguousarray(found.T, np.float32)
+                directions = vectors / np.sqrt(values / len(features))
+            axes[kind] = np.ascontiguousarray(directions.T, np.float32)
         return cls(mean, axes)
 
     def components(self, latents: LatentStore, nsd_ids: np.ndarray) -> np.ndarray:
@@ -173,36 +173,36 @@ def make_space(
     config: "AlignConfig",
     out: str | Path,
 ) -> None:
-    """Write the shared space: that of a population start, or one found on all subjects' training images.
+    """Write the shared space: that of a population start, or one fitted on all subjects' training images.
 
     Parameters
     ----------
     latents
-        Latents of these subjects' images, see `neuropictor.data.latents.cache_latents`.
+        Latents of the subjects' images, see `neuropictor.data.latents.cache_latents`.
     responses
         Response files of all subjects that train the shared networks.
     population
-        Space that the population's networks were trained in; None to find one.
+        Space that the population's networks were trained in; None to fit one.
     config
         Section of the configuration.
     out
         Safetensors file for `ComponentSpace.load`.
     """
-    wanted = {"text": config.text_components, "latent": config.latent_components}
+    sizes = {"text": config.text_components, "latent": config.latent_components}
     with RunRecord(
         record_path(out), "align_space", config=config, inputs=[*latents, *responses], outputs=[out]
     ) as record:
         if population is not None:
-            # Copied as it is: the population's networks know their space by its checksum.
+            # Copied unchanged: the population's networks know their space by its checksum.
             space = ComponentSpace.load(population)
-            if space.sizes != wanted:
+            if space.sizes != sizes:
                 raise ValueError(
-                    f"align: {wanted} components asked for, but the population start in {population} has "
+                    f"align: {sizes} components asked for, but the population start in {population} has "
                     f"{space.sizes}; allowed: its sizes, or calibrate and pretrain with init: scratch"
                 )
         else:
             ids = np.unique(np.concatenate([ResponseStore(path).images("train") for path in responses]))
-            space = ComponentSpace.fit(LatentStore(*latents), ids, wanted, config.seed)
+            space = ComponentSpace.fit(LatentStore(*latents), ids, sizes, config.seed)
         if population is None:
             space.save(out)
         else:
@@ -242,7 +242,7 @@ def align_subject(
             )
         targets = shared.components(images, train)
         groups = np.repeat([0, 1], list(shared.sizes.values()))
-        given = store.mean_response(train)
+        means = store.mean_response(train)
         held = (store.mean_response(validation), shared.components(images, validation))
         fold = np.random.default_rng([config.seed, store.subject]).permutation(len(train)) % config.folds
         place = np.searchsorted(train, store.nsd_id).clip(max=len(train) - 1)
@@ -252,13 +252,13 @@ def align_subject(
         for left_out in progress(range(config.folds + 1), f"Aligning subject {store.subject}", unit="fold"):
             model = None  # the last round's: 1.3 GB at the paper's size
             kept = fold != left_out
-            model = Ridge.fit(Decomposition.of(given[kept]), targets[kept], *held, groups, config.ridge_alphas)
+            model = Ridge.fit(Decomposition.of(means[kept]), targets[kept], *held, groups, config.ridge_alphas)
             trials = np.flatnonzero(fold_of_trial == left_out)
             for part in np.array_split(trials, -(-len(trials) // _TRIALS_AT_ONCE) or 1):
                 components[part] = model.predict(store.responses(part))
         with atomic_path(out) as temporary, h5py.File(temporary, "w") as file:
             file["components"], file["nsd_id"] = components, store.nsd_id
-            # Of the last round, for responses that were no trial: those of controls.
+            # Of the last round, for the responses of controls, which are no trials.
             file["weights"], file["offsets"] = (part.astype(np.float32) for part in model.weights())
             file.attrs.update(subject=store.subject, data=store.data, space=checksum(space))
         record.add(

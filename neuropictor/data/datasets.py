@@ -64,11 +64,10 @@ class ImageResponses:
         tables, nsd_ids = [], []
         for store in stores:
             ids = store.images(split)
-            kept = np.flatnonzero(store.split == SPLITS.index(split))
-            tables.append(_groups(store, kept))
+            tables.append(_groups(store, np.flatnonzero(store.split == SPLITS.index(split))))
             nsd_ids.append(ids)
         repeats = max((len(trials) for table in tables for trials in table), default=0)
-        if not repeats and split != "validation":  # of which there may be none
+        if not repeats and split != "validation":  # validation may have none
             raise ValueError(
                 f"responses: no image of split {split!r} in {', '.join(map(str, paths))}; at least one is needed"
             )
@@ -108,18 +107,18 @@ class ImageResponses:
         return read
 
 
-def _groups(store: ResponseStore, kept: np.ndarray) -> list[np.ndarray]:
+def _groups(store: ResponseStore, trials: np.ndarray) -> list[np.ndarray]:
     """Group trial numbers by image, images ascending."""
-    if not len(kept):
+    if not len(trials):
         return []
-    order = kept[np.argsort(store.nsd_id[kept], kind="stable")]
+    order = trials[np.argsort(store.nsd_id[trials], kind="stable")]
     return np.split(order, np.flatnonzero(np.diff(store.nsd_id[order])) + 1)
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
     """Let a loader worker live through signals to its whole process group, as Slurm sends them at the time limit.
 
-    The trainer decides what follows: it saves, and closes its workers itself. One killed before would raise there.
+    The trainer then saves and closes its workers itself; it would fail if one had been killed before.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
@@ -150,7 +149,7 @@ class TrainingBatches(Dataset):
     n_timesteps
         Training time steps of the scheduler.
     captions
-        ``mean``: the mean over an image's captions of their text features; ``random``: the tokens of one of them;
+        ``mean``: the mean text features of an image's captions; ``random``: the tokens of one of them;
         None: neither is read.
     share
         ``(rank, count)`` of the devices: this process gets every ``count``-th row of a batch.
@@ -218,7 +217,7 @@ class TrainingBatches(Dataset):
         return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in batch.items()}
 
     def loader(self, start: int, stop: int, workers: int = 0, pinned: bool = False) -> DataLoader:
-        """Return an iterable over the batches of steps ``start`` to ``stop - 1``, in order whatever the workers.
+        """Return an iterable over the batches of steps ``start`` to ``stop - 1``, in order, with any number of workers.
 
         With `pinned`, batches lie in memory from which they are copied to a GPU while it computes.
         """
@@ -238,7 +237,7 @@ class TrainingBatches(Dataset):
 
         Time steps are spread evenly over the noise schedule, so that the loss has little variance.
         """
-        items = evenly_spaced(len(self.responses), limit)  # over the subjects, which lie one behind the other
+        items = evenly_spaced(len(self.responses), limit)  # over the subjects, which follow each other
         spread = np.random.default_rng([0, _VALIDATION_STREAM]).permutation(len(items))
         timesteps = ((spread + 0.5) / len(items) * self.n_timesteps).astype(np.int64)
         for start in range(0, len(items), self.batch_size):

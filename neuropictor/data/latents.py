@@ -1,9 +1,9 @@
 """Latents and text features of every image, computed once: the frozen backbone's share of a training step.
 
 Without augmentation the VAE gives the same output for an image in every epoch. The posterior's mean and log variance
-are kept, not a sample, so that training draws the posterior noise anew as the official code does. Of the captions the
-mean of their text features is kept, and their tokens: features of all five would be 0.8 MB an image in Stable
-Diffusion, 63 GB for all of NSD, and the text tower costs 1.6 % of a training step.
+are kept, not a sample, so that training draws the posterior noise anew as the official code does. Of the captions,
+the mean text features and the tokens are kept: features of all five would be 0.8 MB an image in Stable Diffusion,
+63 GB for all of NSD, and the text tower costs 1.6 % of a training step.
 """
 
 import logging
@@ -32,7 +32,7 @@ TARGET = "target"
 
 
 class _Joined:
-    """Rows of several files, one behind the other."""
+    """Rows of several files, concatenated."""
 
     def __init__(self, parts: list[Rows]):
         self._parts = parts
@@ -46,13 +46,13 @@ class _Joined:
         values = np.empty((len(rows), *self.shape[1:]), self._parts[0].dtype)
         owner = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(owner):
-            here = owner == number
-            values[here] = self._parts[number][rows[here] - self._starts[number]]
+            in_part = owner == number
+            values[in_part] = self._parts[number][rows[in_part] - self._starts[number]]
         return values
 
 
 class LatentStore:
-    """Reader of latents files, of which each subject has its own; an image that several hold is read from the first.
+    """Reader of latents files, one a subject; an image that several hold is read from the first.
 
     Parameters
     ----------

@@ -36,7 +36,7 @@ CAPTION_SEPARATOR = "|"
 
 
 def import_betas(table: Path, subject: int, config: PreprocessConfig, out: Path) -> None:
-    """Write a response store from own betas.
+    """Write a response store from a lab's own betas.
 
     Parameters
     ----------
@@ -97,14 +97,14 @@ def read_trials(path: Path) -> pd.DataFrame:
 
 
 class OwnSessions:
-    """Betas of own sessions on visual cortex.
+    """Betas of a lab's own sessions on visual cortex.
 
     Parameters
     ----------
     folder : Path
         Where the files lie.
     trials : dict of int arrays
-        By session: rows of its files that are wanted.
+        By session: rows to read from its files.
     """
 
     def __init__(self, folder: Path, trials: dict[int, pd.Series]):
@@ -125,22 +125,22 @@ class OwnSessions:
 
     def files(self, sessions: list[int]) -> list[Path]:
         """Return the files of the sessions, left then right."""
-        found = []
+        files = []
         for session in sessions:
             for side in HEMISPHERES:
                 paths = [self.folder / f"{side}.session{session}{ending}" for ending in BETA_ENDINGS]
-                there = [path for path in paths if path.is_file()]
-                if len(there) != 1:
+                existing = [path for path in paths if path.is_file()]
+                if len(existing) != 1:
                     raise FileNotFoundError(
-                        f"{self.folder} has {len(there)} files {side}.session{session} with one of the endings "
+                        f"{self.folder} has {len(existing)} files {side}.session{session} with one of the endings "
                         f"{', '.join(BETA_ENDINGS)}; allowed: exactly one, e.g. {paths[0].name}"
                     )
-                found += there
-        return found
+                files += existing
+        return files
 
     def betas(self, session: int) -> np.ndarray:
-        """Return betas of the wanted trials, float32 [T, V], NaN where missing."""
-        wanted = self.trials[session].to_numpy()
+        """Return the betas of the trials in the table, float32 [T, V], NaN where missing."""
+        trials = self.trials[session].to_numpy()
         paths = self.files([session])
         parts = [self._read(path) for path in paths]
         for path, part in zip(paths, parts, strict=True):
@@ -148,14 +148,14 @@ class OwnSessions:
                 raise ValueError(
                     f"{path} has {part.shape[1]} vertices; allowed: those of {self.mesh}, {MESH_VERTICES[self.mesh]}"
                 )
-            if wanted.max() >= len(part):
+            if trials.max() >= len(part):
                 raise ValueError(
-                    f"{path} has {len(part)} trials, but the table asks for trial {wanted.max()} of session {session}; "
+                    f"{path} has {len(part)} trials, but the table asks for trial {trials.max()} of session {session}; "
                     f"allowed: 0 to {len(part) - 1}"
                 )
         split = int(np.searchsorted(self._columns, MESH_VERTICES[self.mesh]))
         left, right = self._columns[:split], self._columns[split:] - MESH_VERTICES[self.mesh]
-        chosen = [part[np.ix_(wanted, columns)] for part, columns in zip(parts, (left, right), strict=True)]
+        chosen = [part[np.ix_(trials, columns)] for part, columns in zip(parts, (left, right), strict=True)]
         return self._resample(np.concatenate(chosen, axis=1).astype(np.float32))
 
     @staticmethod
@@ -182,7 +182,7 @@ class OwnSessions:
 
 
 def import_images(table: Path, config: PreprocessConfig, out: Path) -> None:
-    """Write a stimulus store from own images.
+    """Write a stimulus store from a lab's own images.
 
     Parameters
     ----------
@@ -200,27 +200,27 @@ def import_images(table: Path, config: PreprocessConfig, out: Path) -> None:
         For missing or inconsistent files, with the file's name, row and what is allowed.
     """
     table = Path(table)
-    found = _read_table(table, IMAGE_COLUMNS, numbers=("image",)).sort_values("image", ignore_index=True)
-    twice = found.duplicated("image")
+    images = _read_table(table, IMAGE_COLUMNS, numbers=("image",)).sort_values("image", ignore_index=True)
+    twice = images.duplicated("image")
     if twice.any():
-        raise ValueError(f"{table}: image {found['image'][twice].iloc[0]} comes twice; allowed: a row an image")
-    captions = [[text.strip() for text in row.split(CAPTION_SEPARATOR) if text.strip()] for row in found["captions"]]
-    bare = [number for number, texts in zip(found["image"], captions, strict=True) if not texts]
+        raise ValueError(f"{table}: image {images['image'][twice].iloc[0]} comes twice; allowed: a row an image")
+    captions = [[text.strip() for text in row.split(CAPTION_SEPARATOR) if text.strip()] for row in images["captions"]]
+    bare = [number for number, texts in zip(images["image"], captions, strict=True) if not texts]
     if bare:
         raise ValueError(
             f"{table}: image {bare[0]} has no caption; allowed: one to five, e.g. a dog on a beach|a brown dog runs"
         )
-    extra = {name: found[name] if name in found else [""] * len(found) for name in ("category", "background")}
+    extra = {name: images[name] if name in images else [""] * len(images) for name in ("category", "background")}
     with (
         RunRecord(record_path(out), "import_images", config=config, inputs=[table], outputs=[out]) as record,
         atomic_path(out) as temporary,
         h5py.File(temporary, "w") as file,
     ):
-        writer = StimulusWriter(file, found["image"].to_numpy(), config.image_size, "own")
-        for name in found["file"]:
+        writer = StimulusWriter(file, images["image"].to_numpy(), config.image_size, "own")
+        for name in images["file"]:
             writer.append(resize_images(_square(table.parent / name), config.image_size)[None])
         writer.finish(captions, extra["category"], extra["background"])
-        record.add(images=len(found), data="own")
+        record.add(images=len(images), data="own")
 
 
 def _square(path: Path) -> np.ndarray:
@@ -239,7 +239,7 @@ def _square(path: Path) -> np.ndarray:
 
 
 def _read_table(path: Path, columns: tuple[str, ...], numbers: tuple[str, ...]) -> pd.DataFrame:
-    """Read a CSV table with these columns; those of `numbers` must be whole numbers from 0."""
+    """Read a CSV table; `columns` must exist, and those of `numbers` be whole numbers from 0."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; expected a CSV table with the columns {', '.join(columns)}")
     table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)

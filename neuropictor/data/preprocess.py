@@ -58,7 +58,7 @@ def preprocess_subject(
     out : Path
         `responses.h5` to write; a record is written beside it.
     kept : sequence of Path, optional
-        What `neuropictor.data.sessions.preprocess_session` kept of each session, in order, instead of NSD's beta files.
+        Files of `neuropictor.data.sessions.preprocess_session`, in order of sessions, instead of NSD's beta files.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def preprocess_subject(
     by_session = dict(enumerate(kept, start=1)) if kept else None
     reader = Sessions(nsd_root, subject, nsd.beta_version, design.trials_per_session, by_session)
     data = "simulated" if keys.is_simulated(nsd_root) else "nsd"
-    # Of the section nsd only what was used: where the files came from is not known here.
+    # Of the section nsd only what is used: where the files came from does not matter here.
     sections = {"preprocess": config, "nsd": nsd.model_dump(include={"beta_version", "release", "sessions"})}
     labels = {"subject": subject, "data": data, "beta_version": nsd.beta_version, "mesh": reader.mesh}
     inputs = [nsd_root / keys.EXPERIMENT_DESIGN]
@@ -86,10 +86,10 @@ def preprocess_subject(
 
 
 class Reader(Protocol):
-    """What gives a subject's betas on visual cortex."""
+    """Source of a subject's betas on visual cortex."""
 
     def check(self, sessions: list[int]) -> None:
-        """Raise what is wrong with the files of the sessions."""
+        """Raise an error if something is wrong with the files of the sessions."""
         ...
 
     def files(self, sessions: list[int]) -> list[Path]:
@@ -134,7 +134,7 @@ def write_responses(
         HDF5 file to write.
     """
     reader.check(sessions)
-    # Of a session that only tests, trials that are not stored still take part in mean and standard deviation.
+    # In sessions used for testing only, trials that are not stored still count towards mean and standard deviation.
     known = split != TEST if config.statistics == "non_test" else np.ones(len(split), bool)
     rows = [np.flatnonzero(trials["session"] == session) for session in sessions]
     stored = split != LEFT_OUT
@@ -150,20 +150,22 @@ def write_responses(
         h5py.File(temporary, "w") as file,
     ):
         writer = ResponseWriter(file, len(final), absent.shape[1], **labels)
-        whole = None
+        overall = None
         if config.z_score == "subject":
             every = progress(list(zip(sessions, rows, strict=True)), f"Statistics of {name}", unit="session")
-            whole = Statistics.joined(Statistics.of(reader.betas(session), known[here]) for session, here in every)
+            overall = Statistics.joined(
+                Statistics.of(reader.betas(session), known[trial_rows]) for session, trial_rows in every
+            )
         for row, session in enumerate(progress(sessions, f"Preprocessing {name}", unit="session")):
-            here, where = rows[row], f"{name}, session {session}"
+            trial_rows, where = rows[row], f"{name}, session {session}"
             betas = reader.betas(session)
-            responses = z_score(betas, whole or Statistics.of(betas, known[here]), where)
+            responses = z_score(betas, overall or Statistics.of(betas, known[trial_rows]), where)
             finite = np.isfinite(responses)
             absent[row] = ~finite.any(0)
             np.clip(responses, -config.clip, config.clip, out=responses)
             if not finite.all():
                 np.nan_to_num(responses, copy=False)
-            writer.append(responses if stored[here].all() else responses[stored[here]])
+            writer.append(responses if stored[trial_rows].all() else responses[stored[trial_rows]])
         session_row = np.searchsorted(sessions, final["session"].to_numpy())
         nsd_id = final["nsd_id"].to_numpy()
         ncsnr = noise_ceiling(file["responses"], nsd_id, kept_split != TEST, absent, session_row)
@@ -180,8 +182,8 @@ def write_responses(
             ncsnr_median=None if np.isnan(ncsnr).all() else round(float(np.nanmedian(ncsnr)), 4),
             beta_bytes=sum(path.stat().st_size for path in files),
         )
-    told = ", ".join(f"{c['images']:,} {part} images ({c['trials']:,} trials)" for part, c in counts.items())
-    log.info("%s, %d sessions: %s", name.capitalize(), len(sessions), told)
+    summary = ", ".join(f"{c['images']:,} {part} images ({c['trials']:,} trials)" for part, c in counts.items())
+    log.info("%s, %d sessions: %s", name.capitalize(), len(sessions), summary)
 
 
 def count_splits(nsd_id: np.ndarray, split: np.ndarray) -> dict[str, dict[str, int]]:
@@ -211,7 +213,7 @@ def preprocess_stimuli(
     subjects : list of int
         1..8; the union of their images is written.
     config : PreprocessConfig
-        `image_size` is used: images are reduced to it by area averaging.
+        `image_size` is used: images are shrunk to it by area averaging.
     nsd : NsdConfig
         `release` and `sessions` are used: what was seen in sessions that do not count is left out.
     out : Path
@@ -223,10 +225,10 @@ def preprocess_stimuli(
         For missing or inconsistent files, with the file's name.
     """
     nsd_root, out = Path(nsd_root), Path(out)
-    own = [keys.own_stimuli(subject) for subject in subjects]
+    of_subjects = [keys.own_stimuli(subject) for subject in subjects]
     texts = [keys.annotations(kind, split) for kind in keys.ANNOTATION_KINDS for split in keys.COCO_SPLITS]
     shared = (keys.EXPERIMENT_DESIGN, keys.STIMULUS_INFO, keys.STIMULI)
-    manifest.check(nsd_root, [nsd_root / key for key in (*shared, *own, *texts)])
+    manifest.check(nsd_root, [nsd_root / key for key in (*shared, *of_subjects, *texts)])
     design = load_design(nsd_root)
     nsd_ids = design.images(subjects, nsd.release, nsd.sessions)
     bank = nsd_root / keys.STIMULI

@@ -30,7 +30,7 @@ class Reconstructions:
     data : str
         "simulated", "nsd" or "own".
     labels : tuple of str
-        What each of the K samples is, where they differ in more than their noise: those of controls.
+        Of the K samples, where they differ in more than their noise, as in controls.
     others : int32 array [N, K] or None
         Other image whose response took part in a control's image; -1 where there is none.
     """
@@ -45,14 +45,14 @@ class Reconstructions:
 
 
 class ReconstructionWriter:
-    """Writes a file of reconstructions part by part, so that no more than a part need be in memory.
+    """Writes a file of reconstructions part by part, so that only one part is in memory.
 
     Parameters
     ----------
     file : h5py.File
         Open for writing, empty; `writing` opens one that gets its name only when it is whole.
     about : Reconstructions
-        All but the images, which are not looked at.
+        All but the images, which are not used.
     samples : int
         K.
     """
@@ -69,7 +69,7 @@ class ReconstructionWriter:
     def write(self, row: int, sample: int, images: np.ndarray) -> None:
         """Write images uint8 [n, k, S, S, 3] from this row and sample on; the first ones set the size."""
         if "images" not in self._file:
-            # A chunk an image: a reader asks for one sample of some images at a time.
+            # One chunk an image: readers ask for one sample of some images at a time.
             shape, chunk = (*self._count, *images.shape[2:]), (1, 1, *images.shape[2:])
             self._file.create_dataset("images", shape, np.uint8, chunks=chunk, compression="gzip")
         self._file["images"][row : row + len(images), sample : sample + images.shape[1]] = images
@@ -77,7 +77,7 @@ class ReconstructionWriter:
 
 @contextmanager
 def writing(path: Path, about: Reconstructions, samples: int) -> Iterator[ReconstructionWriter]:
-    """Open a file for `ReconstructionWriter`, which appears whole or not at all."""
+    """Open a file for `ReconstructionWriter`; it appears whole or not at all."""
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         yield ReconstructionWriter(file, about, samples)
 
@@ -95,7 +95,7 @@ def write_reconstructions(path: Path, reconstructions: Reconstructions) -> None:
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """Write an array as `numpy.save` does, whose own writing would say how much it could not write, but not why."""
+    """Write an array as `numpy.save` does, whose own errors say how much could not be written, but not why."""
     array = np.ascontiguousarray(array)
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
@@ -105,7 +105,7 @@ def write_array(path: Path, array: np.ndarray) -> None:
 class StoredReconstructions:
     """A file of reconstructions, whose images are read when they are asked for.
 
-    At 512 pixels, those of one subject and model take 0.8 GB: reading all at once would take the memory of a server.
+    At 512 pixels, those of one subject and model take 0.8 GB: reading all files at once would take a server's memory.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ class StoredReconstructions:
     Attributes
     ----------
     nsd_id, model, subject, data, labels, others
-        As of `Reconstructions`.
+        As in `Reconstructions`.
     shape : tuple
         (N, K, S, S, 3) of the images.
 
@@ -175,10 +175,10 @@ class StoredReconstructions:
 
 
 def read_reconstructions(path: Path) -> Reconstructions:
-    """Read a whole file of reconstructions; FileNotFoundError or ValueError name what is missing."""
+    """Read all of a file of reconstructions; FileNotFoundError or ValueError names what is missing."""
     stored = StoredReconstructions(path)
-    kept = (stored.nsd_id, stored.model, stored.subject, stored.data, stored.labels, stored.others)
-    return Reconstructions(stored.images, *kept)
+    labels = (stored.nsd_id, stored.model, stored.subject, stored.data, stored.labels, stored.others)
+    return Reconstructions(stored.images, *labels)
 
 
 def by_subject(files: Iterable[Path]) -> dict[int, dict[str, Path]]:
@@ -189,10 +189,10 @@ def by_subject(files: Iterable[Path]) -> dict[int, dict[str, Path]]:
     ValueError
         For a file in another folder.
     """
-    found: dict[int, dict[str, Path]] = {}
+    paths: dict[int, dict[str, Path]] = {}
     for path in files:
         number = path.parent.name.removeprefix("sub-")
         if not number.isdigit():
             raise ValueError(f"{path} is not in a folder named after its subject; allowed: e.g. sub-01/refined.h5")
-        found.setdefault(int(number), {})[path.stem] = path
-    return found
+        paths.setdefault(int(number), {})[path.stem] = path
+    return paths

@@ -1,4 +1,4 @@
-"""The prepared responses of one subject: an HDF5 file of which trials are read as they are asked for."""
+"""The prepared responses of one subject: an HDF5 file whose trials are read on demand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SPLITS = ("train", "validation", "test")
 """Names of the values 0, 1, 2 of the `split` data set."""
 
 _TRIAL_FIELDS = {"nsd_id": np.int32, "session": np.int16, "repeat": np.int8, "split": np.int8}
-_CHOOSING_SHARE = 20  # one in so many training images chooses penalties where there are no validation images
+_CHOOSING_SHARE = 20  # without validation images, one in this many training images chooses penalties
 _ATTRIBUTES = ("subject", "data", "beta_version", "mesh")
 
 
@@ -119,8 +119,8 @@ class ResponseStore:
     def fitting_images(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the images to fit on, and those on which a penalty is chosen, int32 [n] and [m].
 
-        Training and validation images; where none were held out for validation, every twentieth training image
-        chooses and is not fitted on.
+        Training and validation images; without validation images, every twentieth training image is
+        held out for the choice.
         """
         train, validation = self.images("train"), self.images("validation")
         if len(validation):
@@ -143,7 +143,7 @@ class ResponseStore:
         nsd_ids : iterable of int, length n
             0-based image numbers.
         most : int, optional
-            Average only the first so many; 1 gives single trials.
+            Average only the first `most` repeats; 1 gives single trials.
 
         Returns
         -------
@@ -177,7 +177,7 @@ class ResponseWriter:
         file.attrs.update(subject=subject, data=data, beta_version=beta_version, mesh=mesh)
 
     def append(self, responses: np.ndarray) -> None:
-        """Add trials [t, V] behind those already written."""
+        """Append trials [t, V]."""
         self.dataset[self._filled : self._filled + len(responses)] = responses.astype(np.float16)
         self._filled += len(responses)
 

@@ -144,10 +144,10 @@ class Ridge:
         for alpha in np.unique(self.penalty):
             chosen = self.penalty == alpha
             scaled[:, chosen] = self.projected[:, chosen] / (decomposition.values + alpha)[:, None]
-        found = decomposition.vectors @ scaled
+        weights = decomposition.vectors @ scaled
         if decomposition.dual:
-            found = decomposition.train.T @ found
-        return found, self.target_mean - decomposition.mean @ found
+            weights = decomposition.train.T @ weights
+        return weights, self.target_mean - decomposition.mean @ weights
 
 
 def _parts(size: int) -> Iterator[slice]:

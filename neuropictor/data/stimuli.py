@@ -48,8 +48,8 @@ class StimulusStore:
     Parameters
     ----------
     paths : Path
-        Files written by `neuropictor.data.preprocess.preprocess_stimuli`, of which each subject has its own; an image
-        that several hold is read from the first.
+        Files written by `neuropictor.data.preprocess.preprocess_stimuli`, one a subject; an image that several hold is
+        read from the first.
 
     Attributes
     ----------
@@ -91,17 +91,17 @@ class StimulusStore:
 
     @property
     def categories(self) -> list[str]:
-        """The main categories that occur, sorted; without the empty name of images that have none."""
+        """The main categories that occur, sorted, without the empty name of images that have none."""
         return sorted(set(self._category) - {""})
 
     def rows(self, nsd_ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return the rows of the given images, int64 [n]; KeyError names the first that is missing."""
         nsd_ids = np.asarray(nsd_ids, dtype=np.int64).reshape(-1)
         rows = np.searchsorted(self.nsd_id, nsd_ids)
-        found = self.nsd_id[np.minimum(rows, len(self) - 1)] == nsd_ids
-        if not found.all():
+        present = self.nsd_id[np.minimum(rows, len(self) - 1)] == nsd_ids
+        if not present.all():
             where = ", ".join(map(str, self.paths))
-            raise KeyError(f"{where}: no image {nsd_ids[~found][0]} among {len(self)} (nsd_id is 0-based)")
+            raise KeyError(f"{where}: no image {nsd_ids[~present][0]} among {len(self)} (nsd_id is 0-based)")
         return rows
 
     def images(self, nsd_ids: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -109,9 +109,9 @@ class StimulusStore:
         rows = self.rows(nsd_ids)
         images = np.empty((len(rows), self.size, self.size, 3), np.uint8)
         for number in np.unique(self._file[rows]):
-            here = self._file[rows] == number
+            in_file = self._file[rows] == number
             with open_store(self.paths[number]) as file:
-                images[here] = read_rows(file["images"], self._row[rows[here]])
+                images[in_file] = read_rows(file["images"], self._row[rows[in_file]])
         return images
 
     def captions(self, nsd_ids: Sequence[int] | np.ndarray) -> list[list[str]]:
@@ -177,7 +177,7 @@ class StimulusWriter:
         file.attrs.update(data=data, size=size)
 
     def append(self, images: np.ndarray) -> None:
-        """Add images uint8 [n, size, size, 3] behind those already written."""
+        """Append images uint8 [n, size, size, 3]."""
         self.dataset[self._filled : self._filled + len(images)] = images
         self._filled += len(images)
 

@@ -27,7 +27,7 @@ class Statistics:
     trials : int
         Trials that they are taken over.
     number : int array [V]
-        Those of them with a valid response.
+        Trials with a valid response.
     mean, squares : float64 array [V]
         Mean, and sum of squared deviations from it.
     """
@@ -37,7 +37,7 @@ class Statistics:
 
     @classmethod
     def of(cls, responses: np.ndarray, counted: np.ndarray) -> Statistics:
-        """Take them over the `counted` [T] of the trials of `responses` [T, V], which may hold NaN."""
+        """Compute them over the `counted` [T] trials of `responses` [T, V], which may hold NaN."""
         trials = np.flatnonzero(counted)
         blocks = [trials[start : start + _ROWS_AT_ONCE] for start in range(0, len(trials), _ROWS_AT_ONCE)]
         number = np.zeros(responses.shape[1], np.int64)
@@ -61,7 +61,7 @@ class Statistics:
 
     @classmethod
     def joined(cls, parts: Iterable[Statistics]) -> Statistics:
-        """Join those of several sessions (Chan, Golub & LeVeque 1979)."""
+        """Combine those of several sessions (Chan, Golub & LeVeque 1979)."""
         parts = list(parts)
         number = np.sum([part.number for part in parts], axis=0)
         means = np.nan_to_num([part.mean for part in parts])
@@ -86,7 +86,7 @@ def z_score(responses: np.ndarray, statistics: Statistics, where: str) -> np.nda
     Parameters
     ----------
     responses : float32 array [T, V]
-        Percent signal change, NaN where missing; changed.
+        Percent signal change, NaN where missing; modified.
     statistics : Statistics
         Of this session, or of all of a subject's.
     where : str
@@ -113,9 +113,9 @@ def noise_ceiling(
 ) -> np.ndarray:
     """Noise ceiling signal-to-noise ratio (ncsnr) of z-scored responses.
 
-    NSD's rule (nsddatapaper, `main/export_noiseceiling.m` and `main/translatevmetric.m`): of the images with three
+    NSD's rule (nsddatapaper, `main/export_noiseceiling.m` and `main/translatevmetric.m`): over the images with three
     trials, the noise variance is the mean unbiased variance within an image, and ncsnr = sqrt(max(0, 1 - noise)) /
-    sqrt(noise). Test images are left out here, so that vertices may be chosen by it.
+    sqrt(noise). Test images are left out, so that vertices may be chosen by it.
 
     Parameters
     ----------
