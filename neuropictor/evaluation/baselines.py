@@ -4,8 +4,8 @@
     Mean response over repeats -> VAE latents by ridge regression, decoded by the frozen VAE.
 `ridge_diffusion`
     Ridge regression to the latents and to the text context (mean of the captions' text features); the frozen backbone
-    starts from the noised latents under that context: the idea of Brain-Diffuser (Ozcelik & VanRullen 2023), the strong
-    one. It is drawn by the sampler of the networks: the same noise, solver, guidance, precision, rounding and choice.
+    starts from the noised latents under that context: the idea of Brain-Diffuser (Ozcelik & VanRullen 2023), and the
+    stronger baseline. The networks' sampler draws it: the same noise, solver, guidance, precision, rounding and choice.
 `mean_image`
     The mean training image for every test image.
 
@@ -51,7 +51,7 @@ RESCALES = (0.0, 0.5, 1.0)
 """Powers of the spread ratio among which validation chooses for `ridge_diffusion`; 1 is Brain-Diffuser's rule."""
 
 RESCALE_IMAGES, RESCALE_STEPS = 32, 12
-"""The choice looks at so many validation images, drawn with at most so many steps: a fifth of the test's cost."""
+"""Validation images and most steps for this choice: a fifth of the test's cost."""
 
 _IMAGES_AT_ONCE = 64
 
@@ -77,7 +77,7 @@ def fit_baselines(
     config : EvaluateConfig
         `ridge_alphas`, `diffusion_strength` and `networks` are used.
     sample : SampleConfig
-        All of it is used, so that the diffusion baseline is drawn as the networks' images are.
+        All settings are used, so that the diffusion baseline is drawn as the networks' images are.
     runtime : RuntimeConfig
     out : dict of Path
         Files to write for "mean_image", "ridge" and "ridge_diffusion"; one record `baselines.run.json` beside them.
@@ -102,8 +102,8 @@ def fit_baselines(
     ) as record:
         train, validation = store.fitting_images()
         ids = {"train": train, "validation": validation, "test": store.images("test")}
-        for split, found in ids.items():
-            if not len(found):
+        for split, nsd_ids in ids.items():
+            if not len(nsd_ids):
                 raise ValueError(
                     f"{responses}: no {split} images; at least one is needed, for example 60 for validation"
                 )
@@ -132,7 +132,7 @@ def fit_baselines(
         record.add(
             subject=store.subject,
             data=store.data,
-            images={split: len(found) for split, found in ids.items()},
+            images={split: len(nsd_ids) for split, nsd_ids in ids.items()},
             penalties=linear.penalties,
             rescale=rescale,
             rescale_validation_scores=scores,
@@ -180,7 +180,7 @@ class _Linear:
 
     @property
     def penalties(self) -> dict[str, dict[str, int]]:
-        """How many targets got which penalty."""
+        """Number of targets by chosen penalty."""
         return {
             name: {
                 f"{alpha:g}": int(count)
@@ -213,9 +213,9 @@ class _Draw:
         steps = self.sampler.config.steps
         for jobs in batches:
             rows = np.searchsorted(nsd_ids, [nsd_id for nsd_id, _ in jobs])
-            given = {"context": context[rows], "initial_latents": latents[rows]}
+            inputs = {"context": context[rows], "initial_latents": latents[rows]}
             options = {"strength": self.strength, "num_inference_steps": min(steps, most_steps or steps)}
-            yield self.sampler.draw(jobs, given, **options)
+            yield self.sampler.draw(jobs, inputs, **options)
 
 
 def choose_rescale(
@@ -223,7 +223,7 @@ def choose_rescale(
 ) -> tuple[float, dict[str, float]]:
     """Choose how far predictions are rescaled by how much validation reconstructions resemble the seen images.
 
-    The score is the mean of pixel correlation and of the correlation in the image space of who judges.
+    The score is the mean of pixel correlation and of the correlation in the judge's image space.
 
     Returns
     -------

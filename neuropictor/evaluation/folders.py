@@ -1,4 +1,4 @@
-"""Scores of anybody's images: a folder of seen images, and folders of reconstructions named after them."""
+"""Scores of any images: a folder of seen images, and folders of reconstructions named after them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from neuropictor.config import EvaluateConfig, RuntimeConfig
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
-"""Kinds of images that are looked for; other files are left alone."""
+"""Kinds of images that are read; other files are ignored."""
 _SHOWN = 5  # names in a message
 
 
@@ -86,21 +86,20 @@ def read_pairs(reconstructions: Sequence[Path], images: Path) -> Pairs:
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in sorted(Path(folder).iterdir()):
         if path.suffix.lower() not in SUFFIXES or not path.is_file():
             continue
-        if path.stem in found:
+        if path.stem in files:
             raise PairingError(
-                f"{folder}: {found[path.stem].name} and {path.name} have the same name; allowed is one file an"
-                f" image, for"
-                f" example {found[path.stem].name} alone"
+                f"{folder}: {files[path.stem].name} and {path.name} have the same name; allowed is one file an image, for"
+                f" example {files[path.stem].name} alone"
             )
-        found[path.stem] = path
-    if not found:
+        files[path.stem] = path
+    if not files:
         kinds = ", ".join(sorted(SUFFIXES))
         raise PairingError(f"{folder} holds no images; allowed are {kinds}, for example 00000.png")
-    return found
+    return files
 
 
 def _samples(folder: Path, names: list[str]) -> list[list[Path]]:
@@ -131,14 +130,14 @@ def _samples(folder: Path, names: list[str]) -> list[list[Path]]:
             f"{folder}: {', and '.join(parts)}. Files are paired by name: allowed for {names[0]} is {names[0]}.png, or"
             f" {names[0]}_0.png, {names[0]}_1.png for samples"
         )
-    counts = {name: len(found) for name, found in samples.items()}
+    counts = {name: len(by_number) for name, by_number in samples.items()}
     usual = max(counts.values())
     fewer = [f"{name} ({count})" for name, count in counts.items() if count != usual]
     if fewer:
         raise PairingError(
             f"{folder}: others have {usual} samples, but {_list(fewer)} not; allowed is the same number of all"
         )
-    return [[path for _, path in sorted(found.items())] for found in samples.values()]
+    return [[path for _, path in sorted(by_number.items())] for by_number in samples.values()]
 
 
 def _list(names: list[str]) -> str:
@@ -191,7 +190,7 @@ def evaluate_folders(
         Folder for metrics.csv, scores.csv (of every image), statistics.csv and metrics.json; `report.folder_page`
         makes a page of them.
     weights : Path, optional
-        Folder of `fetch_weights`. Without it the miniature judges: `ours` says so, and of the published protocols only
+        Folder of `fetch_weights`. Without it the miniature judges: `ours` says so, and for the published protocols only
         PixCorr and SSIM are given.
 
     Returns
@@ -238,9 +237,9 @@ def _write_json(facts: dict, table: list[dict], tests: list[dict], out: Path) ->
     scores: dict = {}
     for row in table:
         key = (row["protocol"], row["model"], row["metric"])
-        found = {name: round(row[name], 6) for name in ("value", "ci_low", "ci_high")} | {"n_images": row["n_images"]}
+        entry = {name: round(row[name], 6) for name in ("value", "ci_low", "ci_high")} | {"n_images": row["n_images"]}
         if key in chance:
-            found |= {"p_above_chance": round(chance[key]["p_corrected"], 6)}
-        scores.setdefault(row["protocol"], {}).setdefault(row["model"], {})[row["metric"]] = found
+            entry |= {"p_above_chance": round(chance[key]["p_corrected"], 6)}
+        scores.setdefault(row["protocol"], {}).setdefault(row["model"], {})[row["metric"]] = entry
     with atomic_path(out) as temporary:
         temporary.write_text(json.dumps(facts | {"scores": scores}, indent=1) + "\n", encoding="utf-8")

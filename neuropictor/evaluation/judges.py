@@ -1,4 +1,4 @@
-"""Who judges images, and what is judged: images read part by part, so that no set of them need be in memory whole."""
+"""The judge, and the images it judges: read part by part, so that no full set need be in memory."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from neuropictor.models.backbone import Backbone
 
 IMAGES_AT_ONCE = 32
-"""Images that are looked at together: 100 MB of 512 pixels in float32."""
+"""Images judged at a time: 100 MB of 512 pixels in float32."""
 
 
 class Images(Protocol):
-    """K samples of each of N images; `neuropictor.data.reconstructions.StoredReconstructions` are such."""
+    """K samples of each of N images, for example `neuropictor.data.reconstructions.StoredReconstructions`."""
 
     samples: int
 
@@ -76,7 +76,7 @@ class Seen:
 
 
 class Describer(Protocol):
-    """A network with an image tower whose space categories have a place in: `Backbone` or `ClipDescriber`."""
+    """A network that maps images and category names into one space: `Backbone` or `ClipDescriber`."""
 
     name: str
     image_size: int
@@ -91,7 +91,7 @@ class Describer(Protocol):
 
 
 def load_describer(networks: str, backbone: Backbone, weights: Path | None, device: torch.device) -> Describer:
-    """Return who judges by the protocol `ours`, in the evaluation, in controls and where baselines choose.
+    """Return the judge of the protocol `ours`, for the evaluation, controls and the choices of baselines.
 
     Parameters
     ----------
@@ -195,7 +195,7 @@ class Judge:
         return np.concatenate([look(self.describer, images.read(rows, sample)) for rows in blocks(len(images))])
 
     def space(self, features: np.ndarray, rows: np.ndarray) -> Space:
-        """Put reconstructions, by their features [n, K, E], beside the seen images of these rows [m]."""
+        """Pair reconstructions' features [n, K, E] with the seen images of `rows` [m]."""
         labels = self.main[rows], self._backgrounds[rows]
         return Space(features, self.features[rows], *labels, self.prompts, self.seed)
 

@@ -1,4 +1,4 @@
-"""Published networks at work: loaded from local files of weights and nothing else, and shown images."""
+"""Published networks at work: loaded from local weight files only, and applied to images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _IMAGES_AT_ONCE = 32
 
 
 def load_network(network: JudgingNetwork, folder: Path, device: torch.device) -> nn.Module:
-    """Build a network with its weights from a folder of `fetch_weights`; WeightsError if these do not fit."""
+    """Build a network with its weights from a folder of `fetch_weights`; WeightsError if they do not fit."""
     path = locate(folder, network.file)
     log.info("Loading %s from %s", network.name, path)
     model, weights = network.build(), {network.rename(name): value for name, value in read_weights(path).items()}
@@ -49,7 +49,7 @@ def load_network(network: JudgingNetwork, folder: Path, device: torch.device) ->
 
 
 class LoadedNetwork:
-    """A loaded network and how it is shown images.
+    """A loaded network, and how images are brought to it.
 
     Parameters
     ----------
@@ -188,12 +188,12 @@ class PerceptualDistance:
     @torch.no_grad()
     def __call__(self, reconstructed: np.ndarray, seen: np.ndarray) -> np.ndarray:
         """Distance of images uint8 [n, S, S, 3] to others, float64 [n]; brought to 256 pixels with antialias."""
-        found = []
+        distances = []
         for start in range(0, len(seen), _IMAGES_AT_ONCE):
             pair = (side[start : start + _IMAGES_AT_ONCE] for side in (reconstructed, seen))
             tensors = (
                 torch.from_numpy(np.ascontiguousarray(side)).permute(0, 3, 1, 2).float() / 127.5 - 1 for side in pair
             )
             sized = [resize(side, [self.size, self.size], antialias=True).to(self.device) for side in tensors]
-            found.append(self.model(*sized).reshape(-1).double().cpu().numpy())
-        return np.concatenate(found)
+            distances.append(self.model(*sized).reshape(-1).double().cpu().numpy())
+        return np.concatenate(distances)

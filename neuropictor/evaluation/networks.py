@@ -1,6 +1,6 @@
 """The networks that published evaluations judge images by, each one entry of `NETWORKS`. Loads no torch.
 
-Scores, tables, downloads and checks follow from the entries; `neuropictor.evaluation.judging` loads and asks them.
+Scores, tables, downloads and checks follow from the entries; `neuropictor.evaluation.judging` loads and runs them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class JudgingNetwork:
     Attributes
     ----------
     name : str
-        What scores name in `Metric.needs`.
+        As in `Metric.needs`.
     file : WeightFile
         Its weights.
     scores : dict of pairs of str
@@ -44,9 +44,9 @@ class JudgingNetwork:
     normalisation : pair of triples
         Mean and standard deviation.
     rename : callable
-        From names in the file to those of the network; "" for what only training used.
+        From names in the file to those of the network; "" for those only training used.
     spare : tuple of str
-        Parameters whose names start so need not be in the file.
+        Prefixes of parameters that the file need not have.
     """
 
     name: str
