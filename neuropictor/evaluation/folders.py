@@ -92,8 +92,8 @@ def _by_name(folder: Path) -> dict[str, Path]:
             continue
         if path.stem in files:
             raise PairingError(
-                f"{folder}: {files[path.stem].name} and {path.name} have the same name; allowed is one file an image, for"
-                f" example {files[path.stem].name} alone"
+                f"{folder}: {files[path.stem].name} and {path.name} have the same name; allowed is one file an image,"
+                f" for example {files[path.stem].name} alone"
             )
         files[path.stem] = path
     if not files:
