@@ -7,7 +7,7 @@ from small_stores import CATEGORIES, SIZE, TEST, PretendBackbone, smooth_images,
 
 from neuropictor.data.reconstructions import Reconstructions, StoredReconstructions, write_reconstructions
 from neuropictor.data.stimuli import StimulusStore
-from neuropictor.evaluation import judges, networks
+from neuropictor.evaluation import judges, judging
 from neuropictor.evaluation import metrics as measures
 from neuropictor.evaluation.evaluate import Scorer
 from neuropictor.evaluation.judges import Held, Judge, Seen, load_describer, reduced
@@ -44,7 +44,7 @@ def test_clip_judges_wherever_networks_are_published(tmp_path, monkeypatch):
         load_describer("miniature", backbone, None, CPU)
     with pytest.raises(ValueError, match="no folder of weights was given"):
         load_describer("published", backbone, None, CPU)
-    monkeypatch.setattr(networks, "ClipDescriber", lambda folder, device: (folder, device))
+    monkeypatch.setattr(judging, "ClipDescriber", lambda folder, device: (folder, device))
     assert load_describer("published", backbone, tmp_path, CPU) == (tmp_path, CPU)
 
 
