@@ -1,7 +1,7 @@
 """Which subject saw which image in which trial; which trials train, validate and test.
 
-All numbers in NSD's files but the CSV's index count from 1; all numbers returned here count from 0, save sessions and
-subjects.
+All numbers in NSD's files except the CSV's index count from 1; all numbers returned here count from 0, except sessions
+and subjects.
 """
 
 import json
@@ -62,7 +62,7 @@ class Design:
         subject
             1 to 8.
         sessions
-            Only the first so many sessions; default: all.
+            Number of first sessions to use; default: all.
 
         Returns
         -------
@@ -73,7 +73,7 @@ class Design:
         Raises
         ------
         ValueError
-            If the root does not have the subject, or not so many sessions of it.
+            If the root does not have the subject, or not this many sessions of it.
         """
         n_sessions = self._check_sessions(subject, sessions)
         nsd_ids = self.images_of_subject[SUBJECTS.index(subject), self.master_order]
@@ -113,9 +113,9 @@ class Design:
         validation_images
             Number of images, not of trials; 0 trains on all of the subject's own.
         sessions
-            Only the first so many sessions; default: all.
+            Number of first sessions to use; default: all.
         training_sessions
-            The subject's own images train and validate in the first so many of these only; default: all.
+            Number of first sessions in which the subject's own images train and validate; default: all.
 
         Returns
         -------
@@ -166,7 +166,7 @@ class Design:
 
 
 def choose_validation(subject: int, private: np.ndarray, count: int) -> np.ndarray:
-    """Choose so many validation images among a subject's own (ascending), always the same ones.
+    """Choose `count` validation images among a subject's own (ascending), always the same ones.
 
     Raises
     ------
