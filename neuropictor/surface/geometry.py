@@ -76,9 +76,9 @@ class Geometry:
         )
         try:
             with np.load(path, allow_pickle=False) as file:
-                found = int(file["format"]) if "format" in file else None
-                if found != ASSET_FORMAT:
-                    raise ValueError(f"format is {found}, allowed is {ASSET_FORMAT}")
+                version = int(file["format"]) if "format" in file else None
+                if version != ASSET_FORMAT:
+                    raise ValueError(f"format is {version}, allowed is {ASSET_FORMAT}")
                 arrays = {name: file[name] for name in file.files}
             geometry = cls(
                 **{name: arrays[name].astype(np.int64) for name in ("vertex", "hemisphere", "area", "raster")},
@@ -158,7 +158,7 @@ class Geometry:
         return matrix
 
     def columns(self, mesh: str) -> np.ndarray:
-        """Source columns that `resampler(mesh)` uses, int64, ascending: all that has to be read of a mesh.
+        """Source columns that `resampler(mesh)` uses, int64, ascending: all that must be read of a mesh.
 
         ``resampler(mesh)[:, columns(mesh)] @ betas[columns(mesh)]`` equals ``resampler(mesh) @ betas``.
         """
@@ -168,7 +168,7 @@ class Geometry:
     def source_area(self, mesh: str) -> np.ndarray:
         """HCP-MMP1 id of every vertex of a mesh, left then right; int16 [2 * n], 0 = unknown (medial wall).
 
-        That of the nearest fs_LR vertex on the deformed sphere.
+        Taken from the nearest fs_LR vertex on the deformed sphere.
         """
         return self._source_area[:, : mesh_vertices(mesh)].reshape(-1)
 
@@ -239,8 +239,8 @@ def check_size(size: int) -> None:
 def nearest_source(size: int, n: int) -> np.ndarray:
     """Source pixel (of `n`) of each target pixel (of `size`) under OpenCV's INTER_NEAREST: floor(i * scale).
 
-    OpenCV inverts the scale twice in double precision; the rounding of that decides pixels on exact ratios, hence the
-    same here.
+    OpenCV inverts the scale twice in double precision; its rounding decides pixels on exact ratios, so it is
+    repeated here.
     """
     return np.minimum(np.floor(np.arange(size) * (1.0 / (size / n))).astype(np.int64), n - 1)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from neuropictor.surface.geometry import Geometry
 
 NAMED_AREAS = ("V1", "V2", "V3", "V4", "V3A", "LO2", "MT", "FFC", "PHA3", "PH", "IPS1")
-"""Areas named in an image by default: enough to find one's way, few enough to read."""
+"""Areas named in an image by default: enough for orientation, few enough to read."""
 
 CORTEX_COLOUR = (0.88, 0.88, 0.88)
 OUTLINE_COLOUR = (0.15, 0.15, 0.15)
@@ -119,7 +119,7 @@ def paint(
     values : float [V]
         NaN is drawn as grey cortex.
     axes : matplotlib.axes.Axes, optional
-        Where to draw; by default the axes of a new figure (``.figure``) that no window owns.
+        Where to draw; by default the axes of a new figure (``.figure``) without a window.
     limits, colours, outlines
         See `colour_image`.
     names : iterable of str
