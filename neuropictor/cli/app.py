@@ -1,7 +1,6 @@
 """Stages one by one, for those who do not want the workflow: `neuropictor --help`.
 
-Each command calls one library function with the files that it is given; settings come from a YAML file laid over the
-defaults.
+Each command calls one library function with the given files; settings come from a YAML file merged into the defaults.
 """
 
 from pathlib import Path

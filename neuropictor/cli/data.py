@@ -57,31 +57,31 @@ def fetch(
             _verify(nsd)
             return
         check_terms(loaded.nsd.terms_accepted)
-        kinds, found = set(kind or Kind), loaded.nsd
-        wanted = stage.keys_of(kinds, subject or [], session, found.beta_version)
+        kinds, section = set(kind or Kind), loaded.nsd
+        required = stage.keys_of(kinds, subject or [], session, section.beta_version)
         if Kind.BETAS in kinds and not subject:
             raise ValueError("no subject given; betas are a subject's, e.g. --subject 1")
-        if wanted:
-            stage.fetch(wanted, nsd, found)
+        if required:
+            stage.fetch(required, nsd, section)
         if Kind.ANNOTATIONS in kinds:
-            stage.fetch_annotations(nsd, found)
+            stage.fetch_annotations(nsd, section)
     except (stage.FetchError, OSError, ValueError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
 
 
 def _verify(nsd: Path) -> None:
-    """Say what of the manifest is as it was fetched; fail if anything is not."""
+    """Compare the manifest's files with the fetched ones; fail if any differs."""
     from neuropictor.fetching import manifest
 
-    found = manifest.verify(nsd)
-    for problem in found.wrong:
+    result = manifest.verify(nsd)
+    for problem in result.wrong:
         typer.echo(problem, err=True)
     typer.echo(
-        f"{len(found.right)} files are as they were fetched, {len(found.wrong)} are not, {len(found.gone)} are gone"
+        f"{len(result.right)} files are as they were fetched, {len(result.wrong)} are not, {len(result.gone)} are gone"
         " (the workflow removes betas once preprocessed, unless nsd.keep_raw)."
     )
-    if found.wrong:
+    if result.wrong:
         raise typer.Exit(1)
 
 

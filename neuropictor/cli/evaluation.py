@@ -95,9 +95,8 @@ def evaluate_samples(
     from neuropictor.evaluation.evaluate import evaluate as stage
 
     loaded, runtime = start(settings)
-    found = _by_subject(samples)
     sections = {"config": loaded.evaluate, "runtime": runtime}
-    stage(samples=found, stimuli=stimuli, backbone=backbone, **sections, out=out, weights=weights)
+    stage(samples=_by_subject(samples), stimuli=stimuli, backbone=backbone, **sections, out=out, weights=weights)
 
 
 def _by_subject(samples: list[Path]) -> dict[int, dict[str, Path]]:
