@@ -1,4 +1,4 @@
-# Baselines on the same test images, the networks that judge where these are published ones, and the scores of all.
+# Baselines on the same test images, published judging networks where they are used, and the scores of all.
 
 
 rule baselines:

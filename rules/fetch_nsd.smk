@@ -1,9 +1,9 @@
-# NSD's files from its public bucket (nsd.source: fetch). Interrupted files go on from their .part; every byte is checked before a file gets its
-# name. First a plan: are all files there, and is there room for them?
+# NSD's files from its public bucket (nsd.source: fetch). Interrupted files continue from their .part; every byte is checked before a file gets its
+# name. The plan comes first: whether all files exist at the endpoint, and whether there is room for them.
 
 
-# Nothing of it is compared: where a job must run again, Snakemake looks at none behind it, not even for reasons of their own, though its output is
-# `ancient` to them. So a further session would be planned, and fetched only by the next run.
+# None of its parameters are compared: where a job must run again, Snakemake checks no job behind it, not even for reasons of its own, though its
+# output is `ancient` there. Otherwise another session would be planned now, and fetched only by the next run.
 rule fetch_plan:
     output:
         out="<nsd>/plan.json",
@@ -46,7 +46,7 @@ rule fetch_design:
         mem_mb=growing(500),
         runtime=growing(60),
     params:
-        wanted=lambda wildcards, output, threads: [
+        file_keys=lambda wildcards, output, threads: [
             Path(file).relative_to(settings.paths.nsd).as_posix() for file in output
         ],
         config=fetch_source,

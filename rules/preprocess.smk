@@ -1,5 +1,5 @@
 # NSD's files to stores, for each subject: its images and its responses. Images that all subjects saw (a tenth of each one's) lie in every
-# store, so that a further subject is no reason to train anew what does not see it.
+# store, so that adding a subject retrains nothing that does not use it.
 
 
 if settings.nsd.source == "fetch":

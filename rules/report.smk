@@ -1,4 +1,4 @@
-# What goes into the report.
+# The report's pages and figures.
 
 
 rule data_card:
@@ -237,7 +237,7 @@ rule figures:
     localrule: True
 
 
-# Also of a run that failed: what there is, and what it took.
+# Also of a failed run: its results so far, and their cost.
 onstart:
     work_alone(settings.results_folder())
 

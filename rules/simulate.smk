@@ -1,4 +1,4 @@
-# The stand-in for NSD: images and order of trials, the same whoever is simulated; then each subject's own images and responses.
+# The stand-in for NSD: images and order of trials, the same for any choice of subjects; then each subject's own images and responses.
 
 
 rule simulate_images:

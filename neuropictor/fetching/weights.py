@@ -1,4 +1,4 @@
-"""The published networks' weights: fetched once, compared with their checksums, and from then on only read."""
+"""The published networks' weights: fetched once, compared with their checksums, and then only read."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NOTES = "weights.json"
-"""Lies beside the files and holds the SHA-256 and size that each had when it was fetched."""
+"""File beside the others, with SHA-256 and size of each when it was fetched."""
 
 
 class WeightsError(ValueError):
-    """A file of weights is missing or is not what was published."""
+    """A file of weights is missing or is not the published one."""
 
 
 class WeightFile(NamedTuple):
@@ -30,11 +30,11 @@ class WeightFile(NamedTuple):
 
     name: str
     endpoint: str
-    digest: str = ""  # torchvision puts eight digits into its files' names; the other makers tell none
+    digest: str = ""  # torchvision puts eight digits into its files' names; the other makers give none
 
 
 def fetch_weights(files: Mapping[str, WeightFile], config: WeightsConfig, out: Folder) -> None:
-    """Fetch all files that are not there yet; interrupted ones go on from where they were.
+    """Fetch all missing files; interrupted downloads continue.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def fetch_weights(files: Mapping[str, WeightFile], config: WeightsConfig, out: F
     Raises
     ------
     WeightsError
-        If a file does not come (what came of it is kept), or is not what was published (it is not used).
+        If a file does not arrive (its part is kept), or is not the published one (it is not used).
     """
     out, client, notes = Path(out), Client(config.connections), _notes(Path(out))
     expected = {file.name: notes.get(file.name, {}).get("sha256") or _expected(file, config) for file in files.values()}
@@ -82,7 +82,7 @@ def locate(folder: Path, file: WeightFile) -> Path:
     Raises
     ------
     WeightsError
-        If it is not there or has changed.
+        If it is missing or has changed.
     """
     path = Path(folder) / file.name
     noted = _notes(Path(folder)).get(path.name)
@@ -105,7 +105,7 @@ def _notes(folder: Path) -> dict[str, dict]:
 
 
 def _checked(path: Path, expected: str) -> str:
-    """Return a file's SHA-256 after comparing it with what is known of it."""
+    """Return a file's SHA-256 after comparing it with its known start."""
     digest = checksum(path).removeprefix("sha256:")
     if not digest.startswith(expected):
         raise WeightsError(
