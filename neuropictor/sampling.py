@@ -201,10 +201,10 @@ def _by_image(batches: Iterable[np.ndarray], samples: int) -> Iterator[np.ndarra
     rest = None
     for batch in batches:
         drawn = batch if rest is None else np.concatenate([rest, batch])
-        whole = len(drawn) // samples * samples
-        rest = drawn[whole:]
-        if whole:
-            yield drawn[:whole].reshape(-1, samples, *drawn.shape[1:])
+        complete = len(drawn) // samples * samples
+        rest = drawn[complete:]
+        if complete:
+            yield drawn[:complete].reshape(-1, samples, *drawn.shape[1:])
 
 
 def inputs(
@@ -301,7 +301,7 @@ def most_agreed(images: np.ndarray) -> np.ndarray:
     """Return for each image the sample that resembles its other samples most, uint8 ``[N, 1, S, S, 3]``.
 
     Resemblance is the mean correlation of pixels with the other samples. Nothing else is used: neither the seen
-    image nor any other test image, so that the choice can be made for a response whose image nobody knows.
+    image nor any other test image, so that the choice can be made for a response to an unknown image.
 
     Parameters
     ----------

@@ -81,7 +81,7 @@ def evaluate(
     samples : dict of dict of Path
         `samples[subject][model]`; the model "null" is made here from "refined", and so are the ceilings.
     stimuli : sequence of Path
-        Prepared images of these subjects.
+        Prepared images of the subjects.
     backbone : str or Path
         Judges the images, unless published networks do; its VAE and text tower give the ceilings.
     config : EvaluateConfig

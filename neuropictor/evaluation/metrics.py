@@ -1,6 +1,6 @@
 """The scores of reconstructed images. Each is one entry of `METRICS`: its name, what it computes, which way is better.
 
-Tables, arrows, legends and pages follow from the entries; whoever adds a score writes its function and its entry here.
+Tables, arrows, legends and pages follow from the entries; a new score needs its function and its entry here.
 Definitions follow published evaluations (MindEye 1 and 2, NeuroPictor); docs/metrics.md has each with its source.
 """
 

@@ -125,7 +125,7 @@ def count_test_images(frame: pd.DataFrame) -> str:
 
 
 def fill_readme(metrics: Path, readme: Path) -> None:
-    """Put the scores, mean over subjects, between the markers of a Markdown file: nobody copies numbers by hand.
+    """Put the scores, mean over subjects, between the markers of a Markdown file, so that no number is copied by hand.
 
     Parameters
     ----------
