@@ -86,10 +86,10 @@ def draw_scores(frame: pd.DataFrame, out: Path) -> None:
         for axes, (metric, name) in zip(panels, shown.items(), strict=False):
             part = frame[frame["metric"] == metric]
             for number, line in enumerate(lines):
-                own = part[part["row"].fillna("") == line].set_index("column").reindex(columns)
+                points = part[part["row"].fillna("") == line].set_index("column").reindex(columns)
                 at = np.arange(len(columns)) + 0.12 * (number - (len(lines) - 1) / 2)
                 colour = COLOURS[number % len(COLOURS)]
-                errors = np.abs(own[["ci_low", "ci_high"]].to_numpy().T - own["value"].to_numpy())
+                errors = np.abs(points[["ci_low", "ci_high"]].to_numpy().T - points["value"].to_numpy())
                 style = {
                     "ls": "-" if CONTROLS[kind].joined else "",
                     "marker": "o",
@@ -97,7 +97,7 @@ def draw_scores(frame: pd.DataFrame, out: Path) -> None:
                     "lw": 1.2,
                     "elinewidth": 1.2,
                 }
-                axes.errorbar(at, own["value"], errors, color=colour, label=line or None, **style)
+                axes.errorbar(at, points["value"], errors, color=colour, label=line or None, **style)
             low, high = part["null_low"].min(), part["null_high"].max()
             if np.isfinite(low):
                 axes.axhspan(low, high, color=FAINT, alpha=0.18, lw=0)
