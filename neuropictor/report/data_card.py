@@ -1,4 +1,4 @@
-"""The data card: measured facts of the data that any score must be read against. Loads no torch."""
+"""The data card: measured facts about the data, to read any score against. Loads no torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MEAN_IMAGE_LIMIT = 0.15
 MEAN_COLOUR_LIMIT = 0.75
 """Two-way identification by mean colour alone above which identification says little."""
 VAE_CATEGORY_LIMIT = 0.90
-"""Least share of the category accuracy on true images that must be left after the VAE."""
+"""Least share of the category accuracy on true images that must survive the VAE."""
 
 _PAIRS = 2000
 _IMAGES_AT_ONCE = 256
@@ -42,26 +42,26 @@ def data_card(
     release: str = "",
     preprocess: PreprocessConfig | None = None,
 ) -> None:
-    """Measure the data and write them down.
+    """Measure the data and write the page.
 
     Parameters
     ----------
     responses : dict of Path
         Prepared responses by subject.
     stimuli : sequence of Path
-        Prepared images of these subjects.
+        Prepared images of the subjects.
     config : EvaluateConfig
         `seed` is used, for the choice of image pairs.
     sample : SampleConfig
-        `trial_averaging` is told.
+        `trial_averaging` is shown.
     out : Path
         HTML page, with all numbers as JSON at its end.
     metrics : Path, optional
-        `metrics.csv`, which holds what needs the backbone: mean-colour identification and ceilings.
+        `metrics.csv`, for what needs the backbone: mean-colour identification and ceilings.
     release : str
         Which sessions of NSD count, see `neuropictor.nsd.constants.describe_release`.
     preprocess : PreprocessConfig, optional
-        How the responses were z-scored; not told without it.
+        How the responses were z-scored; not shown without it.
     """
     verify(*responses.values(), *stimuli, *([metrics] if metrics else []))
     facts = measure(responses, stimuli, config.seed)
@@ -161,7 +161,7 @@ def _largest_share(names: np.ndarray) -> float:
 
 
 def _ceilings(metrics: Path | None) -> dict | None:
-    """Return what the evaluation measured of the backbone; None where it has not run."""
+    """Return the evaluation's measurements of the backbone; None where it has not run."""
     if metrics is None:
         return None
     frame = read_metrics(metrics)
@@ -197,13 +197,13 @@ def _subject_table(facts: dict) -> Table:
 
 
 def _image_table(images: dict, backbone: dict | None) -> Table:
-    """Facts, and what they should be."""
+    """Facts, and their limits."""
 
     def number(value: float | None) -> str:
         return "unknown" if value is None else f"{value:.3f}"
 
-    def verdict(good: bool, wanted: str) -> Cell:
-        return Cell(wanted if good else f"{wanted} - missed", mark="good" if good else "bad")
+    def verdict(good: bool, limit: str) -> Cell:
+        return Cell(limit if good else f"{limit} - missed", mark="good" if good else "bad")
 
     mean = images["mean_training_image_pixcorr"]
     rows = [
@@ -239,4 +239,4 @@ def _image_table(images: dict, backbone: dict | None) -> Table:
                 "",
             ],
         ]
-    return Table(["fact", "measured", "wanted"], rows)
+    return Table(["fact", "measured", "target"], rows)

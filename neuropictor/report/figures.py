@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 INK, FAINT = "#1d2530", "#6a7583"
 COLOURS = ("#2563a8", "#c8551b", "#2c8a57", "#8a4fa3", "#b08a15", "#4a9aa8", "#a83a5c", "#5c6670")
-"""Told apart in print and by most colour-blind readers."""
+"""Distinguishable in print and by most colour-blind readers."""
 
 STYLE = {
     "font.family": "sans-serif",
@@ -56,7 +56,7 @@ _CELL = 1.3  # inches
 def contact_sheet(samples: dict[str, Path], stimuli: Path, config: EvaluateConfig, out: Path) -> None:
     """Draw one subject's test images beside their reconstructions.
 
-    Rows are evenly spaced over the test images in the order of nsd_id: nobody looks at scores to pick them. Where a
+    Rows are evenly spaced over the test images in the order of nsd_id: scores play no part. Where a
     model drew several samples, the first is shown.
 
     Parameters
@@ -71,17 +71,17 @@ def contact_sheet(samples: dict[str, Path], stimuli: Path, config: EvaluateConfi
         PNG.
     """
     verify(*samples.values(), stimuli)
-    found = {model: StoredReconstructions(path) for model, path in samples.items()}
-    models = order_models(found)
-    first = found[models[0]]
+    files = {model: StoredReconstructions(path) for model, path in samples.items()}
+    models = order_models(files)
+    first = files[models[0]]
     for model in models:
-        if not np.array_equal(found[model].nsd_id, first.nsd_id):
+        if not np.array_equal(files[model].nsd_id, first.nsd_id):
             raise ValueError(f"{samples[model]}: not the same images as {samples[models[0]]}; sample them again")
     store = StimulusStore(stimuli)
     rows = evenly_spaced(len(first.nsd_id), config.contact_sheet_rows)
     nsd_ids = first.nsd_id[rows]
     columns = {"seen": store.images(nsd_ids)}
-    columns |= {model_title(model): found[model].read(rows) for model in models}
+    columns |= {model_title(model): files[model].read(rows) for model in models}
     labels = [
         f"{category or 'image'}\n{background}" if background else category
         for category, background in zip(store.category(nsd_ids), store.background(nsd_ids), strict=True)
@@ -92,7 +92,7 @@ def contact_sheet(samples: dict[str, Path], stimuli: Path, config: EvaluateConfi
 
 
 def image_grid(columns: dict[str, Sequence[np.ndarray | None]], labels: list[str], title: str) -> Figure:
-    """Lay images uint8 [S, S, 3] out in a grid with column heads and row labels; None leaves a place empty."""
+    """Lay out images uint8 [S, S, 3] in a grid with column heads and row labels; None leaves a cell empty."""
     n_rows, n_columns = len(labels), len(columns)
     left, top = 1.0, 0.85
     width, height = left + n_columns * _CELL + 0.1, top + n_rows * _CELL + 0.1
@@ -137,7 +137,7 @@ def training_curves(histories: Sequence[Path], out: Path) -> None:
         `history.csv` files (columns step, split, name, value) in folders of their stages, for example `pretrain` or
         `refine/sub-01`; subjects share the panels of a stage.
     out : Path
-        PNG. Its title says "simulated" where a `run.json` beside a history tells that the data are.
+        PNG. Its title says "simulated" if a `run.json` beside a history says so.
     """
     verify(*histories)
     stages: dict[str, dict[str, pd.DataFrame]] = {}
@@ -161,7 +161,7 @@ def training_curves(histories: Sequence[Path], out: Path) -> None:
             for axes, name in zip(row, panels[stage], strict=False):
                 _curve(axes, runs, name)
                 axes.set_title(f"{stage}: {name}")
-            # Outside, so that it hides no point; the loss, which all runs have in both splits, comes first.
+            # Outside the panels, to hide no point; the loss, which all runs have in both splits, comes first.
             axes.legend(*row[0].get_legend_handles_labels(), fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
             for axes in row[len(panels[stage]) :]:
                 axes.set_visible(False)
@@ -197,13 +197,13 @@ def _cycle(number: int) -> list[str]:
 
 
 def _data_of(histories) -> str:
-    """What the run records beside the histories say about the data; empty where none says anything."""
-    found = set()
+    """Origin of the data by the run records beside the histories; empty where none tells."""
+    kinds = set()
     for path in histories:
         record = Path(path).with_name("run.json")
         if record.is_file():
-            found.add(json.loads(record.read_text(encoding="utf-8")).get("results", {}).get("data"))
-    return "simulated" if "simulated" in found else ""
+            kinds.add(json.loads(record.read_text(encoding="utf-8")).get("results", {}).get("data"))
+    return "simulated" if "simulated" in kinds else ""
 
 
 def response_map(responses: Path, out: Path) -> None:
