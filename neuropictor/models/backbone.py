@@ -88,7 +88,7 @@ class ImageTower(nn.Module):
 
 
 def load_text_tower(folder: Path) -> CLIPTextModel | CLIPTextModelWithProjection:
-    """Read a CLIP text tower, alone (as in Stable Diffusion's folders) or out of a whole CLIP's folder.
+    """Read a CLIP text tower, alone (as in Stable Diffusion's folders) or from a complete CLIP's folder.
 
     Raises
     ------
@@ -132,7 +132,7 @@ class Backbone:
 
     @classmethod
     def load(cls, source: str | Path = MINIATURE, target: str | Path | None = None) -> "Backbone":
-        """Read a backbone; nothing but its files, never from the network.
+        """Read a backbone from local files only.
 
         Parameters
         ----------
@@ -193,10 +193,10 @@ class Backbone:
         if self.target_encoder is not None:
             words = "(tokens, width), the target text encoder makes"
             fits.append(("the context has", context, words, _size(self.target_encoder)))
-        for what, found, of, wanted in fits:
-            if found != wanted:
+        for what, size, of, expected in fits:
+            if size != expected:
                 raise ValueError(
-                    f"backbone {self.name}: {what} {found} {of} {wanted}; allowed: parts that belong together, for "
+                    f"backbone {self.name}: {what} {size} {of} {expected}; allowed: parts that belong together, for "
                     "example all of stable-diffusion-2-1-base, with the text tower of OpenCLIP ViT-H/14 (77, 1024)"
                 )
 
@@ -256,7 +256,7 @@ class Backbone:
         return self._null.to(self.device)
 
     def drop_towers(self) -> None:
-        """Let go of the towers, whose part in a training is the null context: 1.4 GB in Stable Diffusion."""
+        """Drop the towers, of which training needs only the null context: 1.4 GB in Stable Diffusion."""
         self.null_context()
         self.text_encoder = self.image_encoder = self.target_encoder = None
 

@@ -8,10 +8,10 @@ from diffusers import AutoencoderKL
 
 log = logging.getLogger(__name__)
 
-#: GiB for the activations of the VAE where nothing else is said: the default of ``runtime.decode_memory``.
+#: GiB for the VAE's activations by default: the default of ``runtime.decode_memory``.
 DECODE_MEMORY = 8.0
 
-#: Tensors of the decoder's widest place that are alive at once: a residual block's input, its normalised and its
+#: Tensors of the decoder's widest layer alive at once: a residual block's input, its normalised and its
 #: convolved copy, and the shortcut (3.3 measured with Stable Diffusion's VAE in float32 on a CPU).
 _ALIVE = 4
 #: Side of the smallest tile in latents: below it, seams cost more than they save.
@@ -34,8 +34,8 @@ def encode(
     Returns
     -------
     tuple
-        Mean and log variance ``[B, C, h, w]`` of the posterior, unscaled. The encoder's widest place is no wider than
-        the decoder's, so that the same bound holds.
+        Mean and log variance ``[B, C, h, w]`` of the posterior, unscaled. The encoder's widest layer is no wider than
+        the decoder's, so the same bound holds.
     """
     places = math.prod(images.shape[2:]) // 4 ** (len(vae.config.block_out_channels) - 1)
     count = max(1, int(min(len(images), memory * 2**30 // (latent_bytes(vae) * places))))
@@ -53,8 +53,8 @@ def decode(vae: AutoencoderKL, latents: torch.Tensor, memory: float = DECODE_MEM
     latents
         Scaled, ``[B, C, h, w]``.
     memory
-        GiB that the activations may take. Images are decoded one after the other, which changes nothing, where more
-        do not fit; an image that does not fit is decoded in overlapping tiles, whose colours may differ a little.
+        GiB that the activations may take. Where more do not fit, images are decoded one by one, which changes nothing;
+        an image that does not fit is decoded in overlapping tiles, whose colours may differ a little.
 
     Returns
     -------
