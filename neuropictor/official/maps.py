@@ -1,4 +1,4 @@
-"""The preprocessed maps that NeuroPictor's authors published, into the same store as NSD's own files.
+"""The preprocessed maps that NeuroPictor's authors published, written to the same store as NSD's own files.
 
 Theirs are images of the whole flat cortex, one a subject and image; the store holds vertices of visual cortex. Both
 show the nearest vertex of the same mesh on the same raster, so the pixel over a vertex holds the vertex's response.
@@ -32,7 +32,7 @@ MAP_SHAPE = (PLANE_SHAPE[0] - 1, PLANE_SHAPE[1] - 1)
 """Rows and columns of their maps: 1023 x 2514."""
 
 LEAST_OVERLAP = 0.99
-"""Share of the union of both images of visual cortex that must be common; with the authors' own file it is 0.9977."""
+"""Least overlap (intersection over union) of both images of visual cortex; with the authors' own file it is 0.9977."""
 
 _PIXEL_MM = 0.356
 
@@ -61,7 +61,7 @@ def import_maps(maps: Path, mask: Path, test_images: Path, subject: int, config:
     Raises
     ------
     FileNotFoundError, ValueError
-        For missing or other files, with the file's name.
+        For missing or wrong files, with the file's name.
     """
     geometry = load_geometry()
     rows, columns = vertex_pixels(geometry, read_mask(mask))
@@ -102,7 +102,7 @@ def read_mask(path: Path) -> np.ndarray:
     Raises
     ------
     FileNotFoundError, ValueError
-        If it is missing, holds something else, or shows another visual cortex than the shipped geometry.
+        If it is missing, holds something else, or differs in visual cortex from the shipped geometry.
     """
     expected = f"expected vc_roi.npz with images {(1, *MAP_SHAPE)}, 1 in visual cortex, -1 in other cortex and 0 beside"
     if not Path(path).is_file():
@@ -132,7 +132,7 @@ def vertex_pixels(geometry: Geometry, mask: np.ndarray) -> tuple[np.ndarray, np.
     height, width = geometry.raster.shape
     rows, columns = np.nonzero(geometry.raster >= 0)
     vertex = geometry.raster[rows, columns]
-    # The raster is affine in the flat coordinates: fit it rather than write its constants twice.
+    # The raster is affine in the flat coordinates: fitted, to avoid writing its constants twice.
     x = np.polynomial.Polynomial.fit(columns, geometry.xy[vertex, 0], 1)(columns)
     y = np.polynomial.Polynomial.fit(rows, geometry.xy[vertex, 1], 1)(rows)
     distance = np.hypot(geometry.xy[vertex, 0] - x, geometry.xy[vertex, 1] - y)
@@ -149,22 +149,22 @@ def read_test_images(path: Path) -> np.ndarray:
         raise FileNotFoundError(f"{path} is missing; {expected}")
     try:
         if path.suffix == ".mat":
-            found = scipy.io.loadmat(path, variable_names=["sharedix"])["sharedix"].ravel() - 1
+            numbers = scipy.io.loadmat(path, variable_names=["sharedix"])["sharedix"].ravel() - 1
         else:
-            found = np.load(path, allow_pickle=False).ravel()
-        found = found.astype(np.int64)
+            numbers = np.load(path, allow_pickle=False).ravel()
+        numbers = numbers.astype(np.int64)
     except (KeyError, ValueError, TypeError, EOFError, OSError) as error:
         raise ValueError(f"{path} cannot be used without unpickling or is damaged ({error}); {expected}") from None
-    _check_numbers(found, path)
-    return np.unique(found)
+    _check_numbers(numbers, path)
+    return np.unique(numbers)
 
 
 def _check_maps(source: h5py.File, path: Path) -> tuple[h5py.Dataset, np.ndarray]:
-    found = {name: source[name].shape for name in source}
-    images, labels = found.get("images", ()), found.get("labels", ())
+    shapes = {name: source[name].shape for name in source}
+    images, labels = shapes.get("images", ()), shapes.get("labels", ())
     if images[1:] != MAP_SHAPE or np.prod(labels, dtype=int) != images[0]:
         raise ValueError(
-            f"{path} holds {found}; allowed: images [N, {MAP_SHAPE[0]}, {MAP_SHAPE[1]}] and labels [N], for example "
+            f"{path} holds {shapes}; allowed: images [N, {MAP_SHAPE[0]}, {MAP_SHAPE[1]}] and labels [N], for example "
             f"images {(9841, *MAP_SHAPE)} and labels (9841,)"
         )
     nsd_id = source["labels"][:].ravel().astype(np.int64)
