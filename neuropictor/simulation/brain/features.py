@@ -1,4 +1,4 @@
-"""What the simulated brain can see in an image: low-level maps of its pixels, and the meaning of its scene."""
+"""The simulated brain's view of an image: low-level maps of its pixels, and the meaning of its scene."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from neuropictor.simulation.scenes.scene import BACKGROUNDS, CATEGORIES, COLOURS
 #: Side of the images that the brain sees, and of the maps of its channels.
 SEEN_SIZE = 64
 MAP_SIZE = 32
-#: Centres of the coarse places of objects (x, y in 0..1, y down), and one place that is everywhere.
+#: Centres of the coarse places of objects (x, y in 0..1, y down), and one that covers all.
 PLACES = np.array([[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]])
 _PLACE_RADIUS = 0.25
 N_PLACES = len(PLACES) + 1
@@ -57,14 +57,14 @@ def image_features(images: np.ndarray, scenes: Sequence[Scene], seed: int) -> Im
     images
         uint8 [n, 64, 64, 3].
     scenes
-        The n scenes that they show.
+        The n scenes shown.
     seed
         Of the simulation; sets the scale and the random mixtures.
 
     Raises
     ------
     ValueError
-        If images have another shape, or there is not one scene an image.
+        If images have another shape, or there is not one scene per image.
     """
     if images.ndim != 4 or images.shape[1:] != (SEEN_SIZE, SEEN_SIZE, 3) or images.dtype != np.uint8:
         raise ValueError(
@@ -77,7 +77,7 @@ def image_features(images: np.ndarray, scenes: Sequence[Scene], seed: int) -> Im
 
 @functools.lru_cache(maxsize=4)
 def reference_features(seed: int) -> ImageFeatures:
-    """Compute features of scenes that no subject sees; they fix means and spreads for all sets of images alike."""
+    """Compute features of scenes that no subject sees; they fix means and spreads for all sets of images."""
     scenes, images = _reference(seed)
     return image_features(images, scenes, seed)
 
@@ -166,7 +166,7 @@ def scene_groups(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
             category[row, CATEGORIES.index(thing.category)] += where
             colour[row, COLOURS.index(thing.colour)] += amount
             place[row] += where * thing.size
-        # What is behind shows less the more the objects cover.
+        # The background shows less the more the objects cover.
         background[row, BACKGROUNDS.index(item.background)] = 1 - 0.5 * min(1.0, float(np.square(salience).sum()))
         light[row, LIGHTS.index(item.light)] = 1
         view[row, VIEWS.index(item.view)] = 1

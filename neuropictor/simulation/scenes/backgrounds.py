@@ -79,7 +79,7 @@ class Canvas:
 
 
 def as_rgb(colour: np.ndarray) -> RGB:
-    """Float RGB to the 8-bit triple that Pillow wants."""
+    """Float RGB to Pillow's 8-bit triple."""
     red, green, blue = (int(c) for c in np.clip(colour, 0, 255))
     return red, green, blue
 
@@ -226,9 +226,9 @@ def _table(canvas: Canvas, rng: np.random.Generator) -> None:
 
 def _meadow(canvas: Canvas, rng: np.random.Generator) -> None:
     hue = rng.uniform(0.2, 0.4)
-    here, there = tone(rng, hue, 0.55, rng.uniform(0.3, 0.8)), tone(rng, hue, 0.5, rng.uniform(0.3, 0.8))
+    start, end = tone(rng, hue, 0.55, rng.uniform(0.3, 0.8)), tone(rng, hue, 0.5, rng.uniform(0.3, 0.8))
     angle = rng.uniform(0, 2 * np.pi)
-    canvas.gradient(here, there, 0.5 + (canvas.x - 0.5) * np.cos(angle) + (canvas.y - 0.5) * np.sin(angle))
+    canvas.gradient(start, end, 0.5 + (canvas.x - 0.5) * np.cos(angle) + (canvas.y - 0.5) * np.sin(angle))
     canvas.noise(rng, 24, 0.1)
     petals = tone(rng, rng.random(), rng.uniform(0.1, 0.7), 0.95, 0)
     for _ in range(rng.integers(25, 70)):

@@ -2,7 +2,7 @@
 
 A scene is a function of (seed, nsd_id) alone. It has one of fourteen kinds of background with its own light and view,
 and one to three objects of twelve categories in eight colours, any size and place, overlapping at times. Structure
-(layout, light, colour) and meaning (category, background) vary independently, so that neither gives the other away.
+(layout, light, colour) and meaning (category, background) vary independently, so that neither reveals the other.
 """
 
 from dataclasses import dataclass
@@ -71,7 +71,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """What an image shows; ``objects`` has the main object first, ``texture_seed`` drives all else that is painted."""
+    """Content of an image; ``objects`` has the main object first, ``texture_seed`` drives all other details."""
 
     background: str
     light: str
@@ -125,7 +125,7 @@ def render(scene: Scene, size: int) -> np.ndarray:
     scene
         From :func:`scene`.
     size
-        Side in pixels; painted three times as large (large images: half as large again) and reduced: smooth edges.
+        Side in pixels; painted at three times the size (large images: 1.5 times) and shrunk, for smooth edges.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The scenes' captions, objects and backgrounds as COCO annotates its images of 2017."""
+"""The scenes' captions, objects and backgrounds in the format of COCO 2017."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LICENCES = [{"id": 1, "name": "Apache-2.0", "url": "https://www.apache.org/lice
 
 
 class CocoImages:
-    """Where each simulated image lies in COCO: an id, one of two splits, and a square crop of a larger image.
+    """Place of each simulated image in COCO: an id, one of two splits, and a square crop of a larger image.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class CocoImages:
         ]
 
     def size(self, nsd_id: int) -> tuple[int, int]:
-        """Return width and height of the whole COCO image."""
+        """Return width and height of the full COCO image."""
         return (_LONG_SIDE, _SHORT_SIDE) if self._wide[nsd_id] else (_SHORT_SIDE, _LONG_SIDE)
 
     def box(self, nsd_id: int, x: float, y: float, width: float, height: float) -> list[float]:

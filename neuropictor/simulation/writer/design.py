@@ -17,7 +17,7 @@ from neuropictor.simulation.writer.trial_order import TrialOrder
 if TYPE_CHECKING:
     from neuropictor.simulation.writer.coco import CocoImages
 
-#: In place of the text with the time of day that scipy begins a file with; its length is the format's.
+#: Replaces scipy's header text, which contains the time; the format fixes its length.
 _MAT_TEXT = b"MATLAB 5.0 MAT-file, simulated NSD".ljust(116)
 
 

@@ -1,7 +1,7 @@
 """Write a simulated root in NSD's layout: same tree, names, formats, axis orders and id bases, at the configured size.
 
-`write_images` writes what all subjects share, `write_subject` one subject's betas; subjects may be written side by
-side.
+`write_images` writes the files that all subjects share, `write_subject` one subject's betas; subjects may be written
+in parallel.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: The version of NSD's betas that the simulation stands for.
+#: The version of NSD's betas that the simulation imitates.
 BETA_VERSION = "betas_fithrf_GLMdenoise_RR"
 _BIG_ENDIAN = np.dtype(">f4")
 
 
 def write_images(root: str | Path, config: SimulateConfig, threads: int = 1) -> None:
-    """Write everything that is not one subject's: images, design, annotations; ``SIMULATED.json`` first.
+    """Write everything that subjects share: images, design, annotations; ``SIMULATED.json`` first.
 
-    It is the same whoever is simulated. Images that all subjects see, and those of subjects 1, 2 and 5, are drawn
-    here; those of another subject by `write_own_images`, into a file that the bank refers to (an HDF5 virtual data
-    set): they are black until then.
+    It does not depend on which subjects are simulated. Images that all subjects see, and those of subjects 1, 2 and 5,
+    are drawn here; those of another subject by `write_own_images`, into a file that the bank refers to (an HDF5 virtual
+    data set); until then they are black.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def write_images(root: str | Path, config: SimulateConfig, threads: int = 1) -> 
     config
         Section ``simulate``.
     threads
-        Processes that may render at once.
+        Processes for rendering.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def write_images(root: str | Path, config: SimulateConfig, threads: int = 1) -> 
     root = Path(root)
     keys.check_free_for_simulation(root)
     order = make_order(config)
-    # First, so that whatever is interrupted is known to be simulated.
+    # First, so that an interrupted root is known to be simulated.
     _write_notice(root, order, config)
     scenes = [scene(config.seed, nsd_id) for nsd_id in range(order.n_images)]
     with _drawn(root / keys.STIMULI, "first", scenes[: order.n_first], config.image_size, threads) as file:
@@ -84,10 +84,10 @@ def write_own_images(root: str | Path, subject: int, config: SimulateConfig, thr
     """Write the images that only one subject sees, unless `write_images` has drawn them (subjects 1, 2 and 5)."""
     if subject in keys.NUMBERED_FIRST:
         return
-    own = make_order(config).block(subject)
-    scenes = [scene(config.seed, nsd_id) for nsd_id in range(own.start, own.stop)]
+    block = make_order(config).block(subject)
+    scenes = [scene(config.seed, nsd_id) for nsd_id in range(block.start, block.stop)]
     with _drawn(Path(root) / keys.own_stimuli(subject), "imgBrick", scenes, config.image_size, threads):
-        log.info("Subject %d: images of its own are %d to %d", subject, own.start, own.stop - 1)
+        log.info("Subject %d: images of its own are %d to %d", subject, block.start, block.stop - 1)
     manifest.note_simulated(Path(root), [keys.own_stimuli(subject)])
 
 
@@ -106,7 +106,7 @@ def write_subject(root: str | Path, subject: int, config: SimulateConfig) -> Non
     Raises
     ------
     FileNotFoundError, ValueError
-        If the root was not written, or the subject is none of NSD's.
+        If the root was not written, or NSD has no such subject.
     """
     root = Path(root)
     design = load_design(root)
@@ -135,7 +135,7 @@ def _drawn(path: Path, name: str, scenes: list[Scene], size: int, threads: int) 
         temporary = stack.enter_context(atomic_path(path))
         file = stack.enter_context(h5py.File(temporary, "w"))
         shape = (len(scenes), size, size, 3)
-        # Not lzf: what it writes depends on what lay in memory before, though it reads back the same.
+        # Not lzf: its bytes depend on prior memory contents, though it reads back the same.
         brick = file.create_dataset(name, shape, np.uint8, chunks=(1, *shape[1:]), compression="gzip")
         if threads > 1:
             # Forked, so that the workers need not import the main script again.
@@ -149,15 +149,15 @@ def _drawn(path: Path, name: str, scenes: list[Scene], size: int, threads: int) 
 
 
 def _refer(file: h5py.File, order: TrialOrder, size: int) -> None:
-    """Add ``/imgBrick``: the images of this file, and those of the subjects that have a file of their own."""
+    """Add ``/imgBrick``: the images of this file, and those in other subjects' own files."""
     layout = h5py.VirtualLayout((order.n_images, size, size, 3), np.uint8)
     layout.dcpl.set_obj_track_times(False)  # so that a file written twice is the same
     layout[: order.n_first] = h5py.VirtualSource(".", "first", file["first"].shape)
     for subject in SUBJECTS:
         if subject not in keys.NUMBERED_FIRST:
-            own = order.block(subject)
-            shape = (own.stop - own.start, size, size, 3)
-            layout[own] = h5py.VirtualSource(Path(keys.own_stimuli(subject)).name, "imgBrick", shape)
+            block = order.block(subject)
+            shape = (block.stop - block.start, size, size, 3)
+            layout[block] = h5py.VirtualSource(Path(keys.own_stimuli(subject)).name, "imgBrick", shape)
     file.create_virtual_dataset("imgBrick", layout, fillvalue=0)
 
 

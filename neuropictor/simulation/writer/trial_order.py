@@ -1,7 +1,7 @@
-"""The simulated experiment: which image is shown when, as NSD's design is made, at any size.
+"""The simulated experiment: which image is shown when, in the manner of NSD's design, at any size.
 
-NSD's order itself is NSD's; known are its numbers of images seen once, twice and three times after so many sessions. At
-NSD's own size the simulated order has all of these.
+Published of NSD's order are the numbers of images seen once, twice and three times after some sessions. At NSD's size
+the simulated order has all of these numbers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SHARE_NEAR = 0.6
 _STIMULUS_SLOTS = SLOTS_PER_RUN - BLANK_SLOTS_START - BLANK_SLOTS_END
 # Distinguishes the random streams of one seed.
 _STREAM = 11
-# After so many sessions: images seen at least once, twice and three times, of all 10,000 and of the shared 1000.
+# By number of sessions: images seen at least once, twice and three times, of all 10,000 and of the shared 1000.
 # Published are all numbers after 30 and 40 sessions and those of all images after 32 (NSD Data Manual, "Technical
 # notes"), images seen once after 27 and 29 (training sets of Algonauts 2023) and after 37 (982 test and 8859 training
 # images of Brain-Diffuser; 2770 test trials of MindEye), and the 930 after 32. The others lie between; their sums
@@ -67,8 +67,8 @@ class TrialOrder:
     n_images
         Images in the bank.
     n_first
-        The first so many are the shared ones and those of `keys.NUMBERED_FIRST`, mixed; those of each other subject
-        follow.
+        Number of first images, which are the shared ones and those of `keys.NUMBERED_FIRST`, mixed; those of each
+        other subject follow.
     """
 
     master_order: np.ndarray
@@ -79,9 +79,9 @@ class TrialOrder:
     n_first: int
 
     def block(self, subject: int) -> slice:
-        """Return the nsd_ids of a subject's own images, one behind the other; of none of `keys.NUMBERED_FIRST`."""
-        own = self.images_of_subject[SUBJECTS.index(subject), len(self.shared) :]
-        return slice(int(own.min()), int(own.max()) + 1)
+        """Return the contiguous nsd_ids of a subject's own images; not for `keys.NUMBERED_FIRST`."""
+        images = self.images_of_subject[SUBJECTS.index(subject), len(self.shared) :]
+        return slice(int(images.min()), int(images.max()) + 1)
 
 
 def sessions_of(subject: int, sessions: int) -> int:
@@ -92,8 +92,8 @@ def sessions_of(subject: int, sessions: int) -> int:
 def make_order(config: SimulateConfig) -> TrialOrder:
     """Draw the experiment.
 
-    It is one for all eight subjects, whoever of them is simulated: what a subject sees does not change when another one
-    is added.
+    It covers all eight subjects, whichever are simulated: a subject's images do not change when another one is
+    added.
 
     Parameters
     ----------
@@ -105,12 +105,12 @@ def make_order(config: SimulateConfig) -> TrialOrder:
     private = slots - config.shared_images
     first = rng.permutation(config.shared_images + private * len(keys.NUMBERED_FIRST))
     n_images = len(first)
-    shared, own = np.sort(first[: config.shared_images]), first[config.shared_images :].reshape(-1, private)
+    shared, blocks = np.sort(first[: config.shared_images]), first[config.shared_images :].reshape(-1, private)
     images = np.empty((len(SUBJECTS), slots), np.int64)
     images[:, : config.shared_images] = shared
     for row, subject in enumerate(SUBJECTS):
         if subject in keys.NUMBERED_FIRST:
-            images[row, config.shared_images :] = own[keys.NUMBERED_FIRST.index(subject)]
+            images[row, config.shared_images :] = blocks[keys.NUMBERED_FIRST.index(subject)]
         else:
             mixed = np.random.default_rng([config.seed, _STREAM, subject]).permutation(private)
             images[row, config.shared_images :] = n_images + mixed
@@ -160,7 +160,7 @@ def _published_order(rng: np.random.Generator, angles: np.ndarray) -> np.ndarray
     """Draw the slot of every trial, int [30000], with NSD's published counts; the first 1000 slots are the shared ones.
 
     Images are ranked by how early their repeats tend to come. The k-th repeat of an image falls into the span of
-    sessions after which as many images as its rank were seen k times, and within the span where its angle says.
+    sessions after which as many images as its rank were seen k times, and within the span by its angle.
     """
     angles = np.sort(angles, axis=1)
     slots = len(angles)
@@ -181,7 +181,7 @@ def _published_order(rng: np.random.Generator, angles: np.ndarray) -> np.ndarray
 
 
 def _move(order: np.ndarray, trial: int, trials_per_session: int) -> None:
-    """Swap a trial with another of its session so that neither follows its own repeat, where there is such a one."""
+    """Swap a trial with another of its session so that neither follows its own repeat, if one exists."""
     start = trial // trials_per_session * trials_per_session
     for step in range(1, trials_per_session):
         other = start + (trial - start + step) % trials_per_session
