@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: The last scenes, which train nothing.
+#: The last scenes, held out of training.
 HELD_OUT = 1000
 _AT_ONCE = 100  # scenes of a validation batch
 
@@ -39,11 +39,11 @@ class Rows:
     Parameters
     ----------
     count
-        Scenes that train: the first ones.
+        Scenes to train on: the first ones.
     batch_size
         Scenes a step.
     validated
-        Scenes after these that a validation takes.
+        Scenes after them for validation.
     seed
         Seed of the order.
     """
@@ -73,16 +73,16 @@ class Part(Task):
     images
         uint8 ``[N, 64, 64, 3]``.
     scenes
-        What they show.
+        Their content.
 
     Attributes
     ----------
     recipe
-        What is not the same for all parts.
+        Settings of this part.
     trained
-        What is trained, as `Backbone` calls it.
+        The trained part, as named in `Backbone`.
     validated
-        Held-out scenes that a validation takes at most.
+        Most held-out scenes of a validation.
     """
 
     recipe: ClassVar[dict[str, Any]]
@@ -95,7 +95,7 @@ class Part(Task):
             getattr(backbone, name).requires_grad_(True)
 
     def losses(self, module: nn.Module, batch: Batch, step: int | None) -> dict[str, Tensor]:
-        """Return ``loss`` of a training step, or what a validation measures."""
+        """Return ``loss`` of a training step, or the measures of a validation."""
         rows = batch["rows"].cpu().numpy()
         return {"loss": self._loss(rows)} if step is not None else self._measures(rows)
 
@@ -104,7 +104,7 @@ class Part(Task):
         raise NotImplementedError
 
     def _measures(self, rows: np.ndarray) -> dict[str, Tensor]:
-        """Return what is measured of held-out scenes, by name: means over them."""
+        """Return measures of held-out scenes by name, as means over them."""
         raise NotImplementedError
 
     def finish(self) -> None:
@@ -124,10 +124,10 @@ def _categories(scenes: list[Scene]) -> Tensor:
 
 
 class Towers(Part):
-    """Text and image tower, trained contrastively (arXiv 2103.00020) on a random one of each image's captions.
+    """Text and image tower, trained contrastively (arXiv 2103.00020) on a random caption of each image.
 
-    A second contrast, of the image with the names of all categories, teaches the towers what the objects are: among
-    captions alone, background and colour tell images apart so well that categories are learnt last.
+    A second contrast, of the image with the names of all categories, teaches the towers the objects: with captions
+    alone, background and colour distinguish images so well that categories are learnt last.
     """
 
     recipe: ClassVar = {"learning_rate": 1e-3, "weight_decay": 0.05, "validation_interval": 100}
@@ -218,7 +218,7 @@ def psnr(images: np.ndarray, originals: np.ndarray) -> float:
 
 
 class Decoder(Autoencoder):
-    """The VAE's decoder, trained on with its encoder frozen: sharper images from the same latents."""
+    """The VAE's decoder, trained further with its encoder frozen: sharper images from the same latents."""
 
     recipe: ClassVar = {"learning_rate": 1e-3, "weight_decay": 0.0, "validation_interval": 500}
 
@@ -245,7 +245,7 @@ class Unet(Part):
     """Text to image; the context is one caption's or the mean over all five, and empty for one image in ten.
 
     The guiding network learns by least squares, so it predicts the mean over the captions that people give: the UNet
-    has to know such contexts.
+    must know such contexts.
     """
 
     recipe: ClassVar = {"learning_rate": 1e-3, "weight_decay": 0.01, "validation_interval": 500, "ema": 0.999}
