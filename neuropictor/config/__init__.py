@@ -67,7 +67,7 @@ ExperimentName = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$"
 
 
 class Config(Section):
-    """All of it."""
+    """All sections."""
 
     experiment: ExperimentName = Field(
         "",

@@ -36,7 +36,7 @@ class SampleConfig(Section):
     """Reconstruction of the test images."""
 
     scheduler: Scheduler = Field(
-        "dpm++", description="how the noise schedule is walked: ddim as in the paper; the others need fewer steps"
+        "dpm++", description="solver of the noise schedule: ddim as in the paper; the others need fewer steps"
     )
     steps: Count = Field(6, description="denoising steps")
     guidance_scale: Annotated[float, Field(ge=1)] = Field(3.0, description="classifier-free guidance; 1: none")
@@ -48,8 +48,8 @@ class SampleConfig(Section):
     samples: Count = Field(1, description="images drawn a test image")
     choose: Literal["all", "consensus"] = Field(
         "all",
-        description="samples that are kept: all, or the one that an image's other samples resemble most, which looks"
-        " at no seen image",
+        description="samples that are kept: all, or the one that an image's other samples resemble most, without"
+        " use of the seen image",
     )
     trial_averaging: Literal["mean", "single"] = Field(
         "mean",
@@ -73,9 +73,9 @@ class ControlsConfig(Section):
 
     made: Annotated[list[Control], AfterValidator(_each_once)] = Field(
         ["nearest", "responses", "areas", "strengths", "semantic_swap"],
-        description="controls that are made, docs/controls.md; []: none",
+        description="controls to make, docs/controls.md; []: none",
     )
-    subjects: Count = Field(1, description="the first so many of subjects.refine")
+    subjects: Count = Field(1, description="number of subjects, the first of subjects.refine")
     images: Annotated[int, Field(ge=2)] = Field(
         24, description="test images of each control, evenly spaced; all if there are no more"
     )
@@ -94,7 +94,7 @@ class ControlsConfig(Section):
     guidance_scales: GuidanceScales = Field([1.0, 2.0, 3.0, 5.0, 8.0], description="guidance: classifier-free guidance")
     steps: Counts = Field([2, 5, 10, 25], description="steps: denoising steps")
     schedulers: Annotated[list[Scheduler], Field(min_length=1), AfterValidator(_each_once)] = Field(
-        ["ddim", "dpm++", "unipc"], description="steps: how the noise schedule is walked"
+        ["ddim", "dpm++", "unipc"], description="steps: solvers of the noise schedule"
     )
     sheet_rows: Count = Field(4, description="test images on a contact sheet")
     seed: Seed = Field(16, description="seed of wrong responses and of pairs")

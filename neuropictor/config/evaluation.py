@@ -30,7 +30,7 @@ class EvaluateConfig(Section):
     seed: Seed = Field(15, description="seed of bootstrap, permutations, retrieval and wrong pairings")
     networks: Literal["miniature", "published"] = Field(
         "miniature",
-        description="what judges images: the miniature's image tower, or the networks of published evaluations",
+        description="judge of images: the miniature's image tower, or the networks of published evaluations",
     )
     protocols: Protocols = Field(
         ["ours"], description="definitions of the scores, docs/metrics.md; all but ours need networks: published"

@@ -73,7 +73,7 @@ class NsdConfig(Section):
         " August 2023, 982 test images",
     )
     sessions: Annotated[int, Field(ge=1, le=40)] = Field(
-        40, description="only the first so many sessions of each subject, if the release has more"
+        40, description="most sessions of each subject, counted from the first"
     )
     terms_accepted: bool = Field(
         False,
@@ -144,7 +144,7 @@ class PreprocessConfig(Section):
         " penalties on training images that a fit leaves out",
     )
     training_sessions: Annotated[int, Field(ge=1, le=40)] = Field(
-        40, description="only the first so many sessions train and validate; all sessions that count test"
+        40, description="first sessions that train and validate; all sessions that count test"
     )
     refine_sessions: Annotated[int, Field(ge=1, le=40)] = Field(
         40,

@@ -168,7 +168,7 @@ def reference(root: Model) -> str:
     lines = [
         "# Configuration reference",
         "",
-        "Made from the models in `neuropictor/config_*.py` by `neuropictor config --write`; do not edit.",
+        "Made from the models in `neuropictor/config/` by `neuropictor config --write`; do not edit.",
         "`config.yaml` holds the defaults; put what you change into a file of your own and give it with",
         "`snakemake --configfile my.yaml` (mappings merge, all else replaces).",
     ]
