@@ -30,11 +30,11 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
-demo: $(INSTALLED) ## From simulated fMRI to reconstructed pictures and a report.
+demo: $(INSTALLED) ## From simulated fMRI to reconstructed images and a report.
 	$(BIN)/snakemake --quiet host reason
 	@$(MAKE) --no-print-directory $(REPORT)
 	@echo "Report: $(CURDIR)/$(REPORT)"
-	@echo "All test pictures: $(CURDIR)/results/gallery.html"
+	@echo "All test images: $(CURDIR)/results/gallery.html"
 
 # A second make reads which results there are after the chain has run.
 $(REPORT): $(RESULTS)

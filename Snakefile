@@ -1,4 +1,4 @@
-# NeuroPictor: from fMRI responses to pictures. Settings: config.yaml; functions: rules/common.smk; one rules file a stage.
+# NeuroPictor: from fMRI responses to images. Settings: config.yaml; functions: rules/common.smk; one rules file a stage.
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -34,10 +34,16 @@ if settings.nsd.source == "simulated":
 
 elif settings.nsd.source == "fetch":
 
-    include: "rules/fetch.smk"
+    include: "rules/fetch_nsd.smk"
 
 
-include: "rules/preprocess.smk"
+if settings.nsd.source != "prepared":
+
+    include: "rules/preprocess.smk"
+
+
+include: "rules/fetch_networks.smk"
+include: "rules/latents.smk"
 include: "rules/calibrate.smk"
 include: "rules/align.smk"
 include: "rules/pretrain.smk"

@@ -2,8 +2,8 @@
 
     python benchmarks/annotations.py --work /tmp/annotations
 
-Writes files of the size and shape of COCO's of 2017 (118,287 and 5,000 pictures, 860,001 and 36,781 objects with
-polygons, 779,130 stretches of stuff with run lengths) of random numbers, and reads those of 10,000 pictures from them,
+Writes files of the size and shape of COCO's of 2017 (118,287 and 5,000 images, 860,001 and 36,781 objects with
+polygons, 779,130 stretches of stuff with run lengths) of random numbers, and reads those of 10,000 images from them,
 in a process of its own for each way: `load_annotations`, and the same with each file parsed whole. Peak memory is that
 of the whole process, imports included.
 """
@@ -21,7 +21,7 @@ import pandas as pd
 from machine import machine
 
 RESULT = Path(__file__).parent / "results" / "annotations.json"
-PICTURES = {"train2017": 118_287, "val2017": 5_000}
+IMAGES = {"train2017": 118_287, "val2017": 5_000}
 # Annotations a split: COCO 2017 has 860,001 + 36,781 objects, 591,753 + 25,014 captions; stuff: 747,458 + 31,672.
 COUNTS = {"captions": (591_753, 25_014), "instances": (860_001, 36_781), "stuff": (747_458, 31_672)}
 # Numbers of a polygon, and characters of run lengths, that bring the files to 469 MB (instances) and 1.1 GB (stuff).
@@ -46,7 +46,7 @@ def write_files(root: Path) -> None:
 
     generator = np.random.default_rng(0)
     for kind, counts in COUNTS.items():
-        for split, count in zip(PICTURES, counts, strict=True):
+        for split, count in zip(IMAGES, counts, strict=True):
             path = root / keys.annotations(kind, split)
             if path.is_file():
                 continue
@@ -61,12 +61,12 @@ def write_files(root: Path) -> None:
                     "flickr_url": address,
                     "id": number,
                 }
-                for number in range(PICTURES[split])
+                for number in range(IMAGES[split])
             ]
             with open(path.with_suffix(".partial"), "w") as file:
                 file.write(f'{{"info": {{}}, "images": {json.dumps(images)}, "licenses": [], "annotations": [')
                 for number in range(count):
-                    item = annotation(kind, number, number % PICTURES[split], generator)
+                    item = annotation(kind, number, number % IMAGES[split], generator)
                     file.write(("" if number == 0 else ", ") + json.dumps(item))
                 names = [{"supercategory": "x", "id": number, "name": f"name {number}"} for number in range(1, 81)]
                 file.write(f'], "categories": {json.dumps(names)}}}')
@@ -79,7 +79,7 @@ def read(root: Path, way: str) -> None:
 
     generator = np.random.default_rng(1)
     split = np.where(generator.random(SUBJECT) < 0.04, "val2017", "train2017")
-    ids = [int(generator.integers(PICTURES[name])) for name in split]
+    ids = [int(generator.integers(IMAGES[name])) for name in split]
     info = pd.DataFrame({"cocoId": ids, "cocoSplit": split, "cropBox": "(0, 0, 0.125, 0.125)"})
     if way == "whole":
 

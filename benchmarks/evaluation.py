@@ -3,10 +3,10 @@
     python benchmarks/evaluation.py
 
 - ours, corrcoef: two-way identification of 982 reconstructions by features of AlexNet's second layer (184,512 numbers
-  a picture, float32, random with a weak signal), each in a process of its own that reads the features first; corrcoef
+  an image, float32, random with a weak signal), each in a process of its own that reads the features first; corrcoef
   is the published evaluation's way, `np.corrcoef` of all features stacked. Peak memory is the process's, features
   included.
-- networks: all scores of a published protocol that networks give, for 982 pictures and 5 models. Forward passes are
+- networks: all scores of a published protocol that networks give, for 982 images and 5 models. Forward passes are
   not what is measured, so each network is a stand-in of one averaging layer whose outputs have the published sizes;
   loads and looks are counted where the true ones are loaded and look.
 """
@@ -26,16 +26,16 @@ from pathlib import Path
 import numpy as np
 from machine import machine
 
-PICTURES, FEATURES, MODELS = 982, 184_512, 5
+IMAGES, FEATURES, MODELS = 982, 184_512, 5
 RESULT = Path(__file__).parent / "results" / "evaluation.json"
 
 
 def write_features(root: Path) -> None:
     generator = np.random.default_rng(0)
-    seen = generator.standard_normal((PICTURES, FEATURES), np.float32)
+    seen = generator.standard_normal((IMAGES, FEATURES), np.float32)
     np.save(root / "seen.npy", seen)
     seen *= np.float32(0.0025)
-    seen += generator.standard_normal((PICTURES, FEATURES), np.float32)
+    seen += generator.standard_normal((IMAGES, FEATURES), np.float32)
     np.save(root / "drawn.npy", seen)
 
 
@@ -51,8 +51,8 @@ def ours(root: Path) -> tuple[float, np.ndarray]:
 def corrcoef(root: Path) -> tuple[float, np.ndarray]:
     drawn, seen = np.load(root / "drawn.npy"), np.load(root / "seen.npy")
     start = time.perf_counter()
-    matrix = np.corrcoef(seen, drawn)[:PICTURES, PICTURES:]
-    scores = (matrix < np.diag(matrix)).sum(0) / (PICTURES - 1)
+    matrix = np.corrcoef(seen, drawn)[:IMAGES, IMAGES:]
+    scores = (matrix < np.diag(matrix)).sum(0) / (IMAGES - 1)
     return time.perf_counter() - start, scores
 
 
@@ -61,7 +61,7 @@ def networks(root: Path) -> dict:
     from torch.nn.functional import adaptive_avg_pool2d
 
     from neuropictor.evaluation import evaluate
-    from neuropictor.evaluation import networks as published
+    from neuropictor.evaluation import judging as published
     from neuropictor.evaluation.judges import Held, Judge, load_describer
     from neuropictor.evaluation.metrics import METRICS
     from neuropictor.evaluation.statistics import Pairings
@@ -80,10 +80,10 @@ def networks(root: Path) -> dict:
             if METRICS[metric].needs == name
         }
 
-        def forward(pictures: torch.Tensor) -> dict[str, torch.Tensor]:
-            looks[name] += len(pictures)
+        def forward(images: torch.Tensor) -> dict[str, torch.Tensor]:
+            looks[name] += len(images)
             return {
-                metric: torch.einsum("cd,ndhw->nchw", mix, adaptive_avg_pool2d(pictures, lengths[metric][1])).relu()
+                metric: torch.einsum("cd,ndhw->nchw", mix, adaptive_avg_pool2d(images, lengths[metric][1])).relu()
                 for metric, mix in mixes.items()
             }
 
@@ -93,23 +93,23 @@ def networks(root: Path) -> dict:
     evaluate.PerceptualDistance = lambda *given: no_networks
     METRICS.update({n: replace(m, function=no_pixels) for n, m in METRICS.items() if m.needs == "images"})
     generator = np.random.default_rng(1)
-    seen = generator.integers(0, 256, (PICTURES, 64, 64, 3), dtype=np.uint8)
-    rows = np.arange(PICTURES)
+    seen = generator.integers(0, 256, (IMAGES, 64, 64, 3), dtype=np.uint8)
+    rows = np.arange(IMAGES)
     drawn = {
         f"model {number}": ((0.6 * seen + 0.4 * generator.integers(0, 256, seen.shape)).astype(np.uint8)[:, None], rows)
         for number in range(MODELS)
     }
-    device, none = torch.device("cpu"), np.full(PICTURES, "")
+    device, none = torch.device("cpu"), np.full(IMAGES, "")
     judge = Judge(load_describer("miniature", Backbone.load(), None, device), Held(seen[:, None]), none, none, [])
     start = time.perf_counter()
     scorer = evaluate.Scorer(judge, ["mindeye2"], Path(), device)
-    pairings = Pairings(PICTURES, 999, 0)
+    pairings = Pairings(IMAGES, 999, 0)
     scores = {name: scorer.score(Held(images), rows, pairings)[0] for name, (images, rows) in drawn.items()}
     return {
         "seconds": round(time.perf_counter() - start, 1),
         "loads": dict(loads),
         "looks": dict(looks),
-        "pictures": PICTURES,
+        "images": IMAGES,
         "models": MODELS,
         "protocols": sorted({label for by_metric in scores.values() for label, _ in by_metric}),
     }
@@ -163,7 +163,7 @@ def main() -> None:
     seconds = {way: statistics.median(item["seconds"] for item in items) for way, items in found.items()}
     peaks = {way: max(item["peak_gib"] for item in items) for way, items in found.items()}
     result = {
-        "what": f"two-way identification, {PICTURES} pictures x {FEATURES} features in float32 (random)",
+        "what": f"two-way identification, {IMAGES} images x {FEATURES} features in float32 (random)",
         "wanted": {"corrcoef_over_ours": "at least 4", "ours_over_corrcoef_peak": "at most 0.5", "loads": "1 each"},
         "corrcoef_over_ours": round(seconds["corrcoef"] / seconds["ours"], 2),
         "ours_over_corrcoef_peak": round(peaks["ours"] / peaks["corrcoef"], 3),
@@ -172,7 +172,7 @@ def main() -> None:
         "seconds": seconds,
         "all_seconds": {way: [item["seconds"] for item in items] for way, items in found.items()},
         "peak_gib": peaks,
-        "features_gib": round(2 * PICTURES * FEATURES * 4 / 2**30, 3),
+        "features_gib": round(2 * IMAGES * FEATURES * 4 / 2**30, 3),
         "machine": described,
     }
     given.out.parent.mkdir(parents=True, exist_ok=True)

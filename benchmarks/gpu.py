@@ -10,7 +10,7 @@ exit status is 1 if a bar is broken or a part has failed.
 
 Parts: the machine; right or wrong on the miniature backbone (all stages, training and sampling against the CPU, resume
 after SIGTERM, batch sizes, recompilation, waits for the GPU); a training step and sampling at the paper's size by the
-ways of training.py and sampling.py; the whole trainer with optimizer and checkpoint; the largest batch; pictures of
+ways of training.py and sampling.py; the whole trainer with optimizer and checkpoint; the largest batch; images of
 512 pixels through the VAE. ``--size tiny`` takes the miniature for all of them.
 
 Bars, and where they come from:
@@ -166,16 +166,16 @@ def eager_on_cpu(run: Run):
 
 
 def write_stores(folder: Path) -> tuple[Path, Path]:
-    """Write responses and stimuli of one person: noise, 26 pictures of the miniature's size, three repeats."""
+    """Write responses and stimuli of one person: noise, 26 images of the miniature's size, three repeats."""
     import h5py
 
     from neuropictor.data.responses import ResponseWriter
     from neuropictor.data.stimuli import StimulusWriter
     from neuropictor.surface import load_geometry
 
-    random, vertices, pictures = np.random.default_rng(0), load_geometry().n_vertices, np.arange(26)
+    random, vertices, images = np.random.default_rng(0), load_geometry().n_vertices, np.arange(26)
     responses, stimuli = folder / "responses.h5", folder / "stimuli.h5"
-    nsd_id = np.tile(pictures, 3)
+    nsd_id = np.tile(images, 3)
     with h5py.File(responses, "w") as file:
         about = {"subject": 1, "data": "simulated", "beta_version": "b3", "mesh": "fsaverage5"}
         writer = ResponseWriter(file, len(nsd_id), vertices, **about)
@@ -184,12 +184,12 @@ def write_stores(folder: Path) -> tuple[Path, Path]:
             ncsnr=np.full(vertices, 0.4),
             nsd_id=nsd_id,
             session=np.ones_like(nsd_id),
-            repeat=np.repeat(np.arange(3), len(pictures)),
+            repeat=np.repeat(np.arange(3), len(images)),
             split=np.select([nsd_id >= 20, nsd_id < 2], [2, 1], 0),
         )
     with h5py.File(stimuli, "w") as file:
-        writer = StimulusWriter(file, pictures, 64, "simulated")
-        writer.append(random.integers(0, 256, (len(pictures), 64, 64, 3), dtype=np.uint8))
+        writer = StimulusWriter(file, images, 64, "simulated")
+        writer.append(random.integers(0, 256, (len(images), 64, 64, 3), dtype=np.uint8))
         writer.finish([["a red ball", "a ball"]] * 26, ["ball"] * 26, ["sky"] * 26)
     return responses, stimuli
 
@@ -232,7 +232,7 @@ def stages(run: Run) -> dict:
         pretrain(*files, config.pretrain, runtime, folder / "pretrain")
     with timed("refine"):
         refined(run, "refine", runtime, config.refine)
-    drawn = {name: folder / f"{name}.h5" for name in ("refined", "ridge", "ridge_diffusion", "mean_picture")}
+    drawn = {name: folder / f"{name}.h5" for name in ("refined", "ridge", "ridge_diffusion", "mean_image")}
     with timed("sample"):
         sample_subject(folder / "refine", responses, config.sample, runtime, "refined", drawn["refined"])
     made = {name: path for name, path in drawn.items() if name != "refined"}
@@ -579,7 +579,7 @@ def attention(run: Run) -> dict:
     return found
 
 
-def images(run: Run) -> dict:
+def vae_round_trip(run: Run) -> dict:
     """Whole images by the stage's sampler: 50 steps of DDIM, and 20 of DPM-Solver++."""
     from neuropictor.config import SampleConfig
     from neuropictor.models.pipeline import NeuroPictorPipeline
@@ -609,7 +609,7 @@ def images(run: Run) -> dict:
 # The VAE
 
 
-def pictures(run: Run) -> dict:
+def images(run: Run) -> dict:
     """The batches that cache_latents, baselines and evaluate hand to the VAE."""
     from neuropictor.evaluation.evaluate import vae_round_trip
 
@@ -620,7 +620,7 @@ def pictures(run: Run) -> dict:
     latents = torch.randn(8 if few else 256, *backbone.latent_shape)
     memory, found, bars = run.runtime().decode_memory, {}, {}
     for name, rule, work in (
-        ("cache_latents", "cache_latents", lambda: backbone.encode_pictures(seen[:64], memory)),
+        ("cache_latents", "cache_latents", lambda: backbone.encode_images(seen[:64], memory)),
         ("decode", "baselines", lambda: backbone.decode(latents, memory)),
         ("vae_round_trip", "evaluate", lambda: vae_round_trip(backbone, seen, memory)),
     ):
@@ -648,7 +648,7 @@ PARTS: tuple[tuple[str, float, Callable[[Run], dict]], ...] = (
     *((f"training: {way}", 10, training_way(way)) for way in ("ours_bf16_nchw", "ours_bf16_checkpointing")),
     *((f"sampling: {way}", 20, sampling_way(way)) for way in ("ours", "plain_fp16", "plain_bf16", "diffusers_bf16")),
     *((f"sampling: {way}", 10, sampling_way(way)) for way in ("ours_bf16", "ours_bf16_nchw")),
-    ("pictures through the VAE", 25, pictures),
+    ("images through the VAE", 25, vae_round_trip),
     ("images", 30, images),
     ("attention", 5, attention),
     ("trainer", 70, whole_trainer),

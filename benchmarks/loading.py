@@ -3,7 +3,7 @@
     python benchmarks/loading.py --root /scratch/loading
 
 Writes, once, what a subject of 40 sessions has at the paper's size (numbers without meaning, on real shapes): responses
-of 30,000 trials x 8,921 vertices, and of 8,859 pictures the VAE's moments (4 x 64 x 64 each) and the captions' mean
+of 30,000 trials x 8,921 vertices, and of 8,859 images the VAE's moments (4 x 64 x 64 each) and the captions' mean
 text features (77 x 1024), all float16; 2.5 GB. Then reads batches of 16 as training does:
 
 - alone: in the main process, one after the other, with files in the page cache and without (dropped from it before);
@@ -29,17 +29,17 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from neuropictor import config
-from neuropictor.data.datasets import PictureResponses, TrainingBatches
+from neuropictor.data.datasets import ImageResponses, TrainingBatches
 from neuropictor.data.latents import LatentStore
 from neuropictor.data.responses import ResponseWriter
 from neuropictor.models.encoder import FMRIEncoder
 from neuropictor.models.guiding import GuidingNetwork
 from neuropictor.models.manipulation import ManipulationNetwork
-from neuropictor.nsd.constants import CAPTIONS_PER_PICTURE
+from neuropictor.nsd.constants import CAPTIONS_PER_IMAGE
 
 RESULT = Path(__file__).parent / "results" / "loading.json"
 PRESET = Path(__file__).resolve().parents[1] / "presets" / "nsd.yaml"
-TRIALS, VERTICES, PICTURES, BATCH = 30_000, 8_921, 8_859, 16
+TRIALS, VERTICES, IMAGES, BATCH = 30_000, 8_921, 8_859, 16
 LATENT, CONTEXT = (4, 64, 64), (77, 1024)
 #: Dense bf16 with float32 sums, 1e12 operations a second: NVIDIA's data sheets of A100 and of H100 and H200 (SXM).
 PEAK = {"A100": 312, "H100 or H200": 989}
@@ -55,7 +55,7 @@ UNET = {
 def write_stores(root: Path) -> None:
     """Write stores of real size; rows repeat a few random ones, since it is only their number and size that matter."""
     random = np.random.default_rng(0)
-    nsd_id = np.concatenate([np.repeat(np.arange(PICTURES), 3), np.arange(TRIALS - 3 * PICTURES) // 3 + PICTURES])
+    nsd_id = np.concatenate([np.repeat(np.arange(IMAGES), 3), np.arange(TRIALS - 3 * IMAGES) // 3 + IMAGES])
     order = random.permutation(TRIALS)
     some = random.standard_normal((500, VERTICES), np.float32)
     with h5py.File(root / "responses.h5", "w") as file:
@@ -63,17 +63,17 @@ def write_stores(root: Path) -> None:
         writer = ResponseWriter(file, TRIALS, VERTICES, **labels)
         for _ in range(TRIALS // len(some)):
             writer.append(some)
-        split = np.where(nsd_id < PICTURES, 0, 2)
+        split = np.where(nsd_id < IMAGES, 0, 2)
         fields = {"session": np.arange(TRIALS) // 750 + 1, "repeat": np.zeros(TRIALS)}
         writer.finish(ncsnr=np.ones(VERTICES), nsd_id=nsd_id[order], split=split[order], **fields)
     with h5py.File(root / "latents.h5", "w") as file:
-        file["nsd_id"] = np.arange(PICTURES)
-        file["caption_tokens"] = np.zeros((PICTURES, CAPTIONS_PER_PICTURE, CONTEXT[0]), np.int32)
+        file["nsd_id"] = np.arange(IMAGES)
+        file["caption_tokens"] = np.zeros((IMAGES, CAPTIONS_PER_IMAGE, CONTEXT[0]), np.int32)
         for name, shape in (("mean", LATENT), ("logvar", LATENT), ("text", CONTEXT)):
             rows = random.standard_normal((100, *shape), np.float32).astype(np.float16)
-            dataset = file.create_dataset(name, (PICTURES, *shape), "f2")
-            for start in range(0, PICTURES, len(rows)):
-                dataset[start : start + len(rows)] = rows[: PICTURES - start]
+            dataset = file.create_dataset(name, (IMAGES, *shape), "f2")
+            for start in range(0, IMAGES, len(rows)):
+                dataset[start : start + len(rows)] = rows[: IMAGES - start]
 
 
 def forget(root: Path) -> None:
@@ -87,7 +87,7 @@ def forget(root: Path) -> None:
 
 def batches(root: Path, captions: str) -> TrainingBatches:
     paper = config.read(PRESET).pretrain
-    responses = PictureResponses([root / "responses.h5"], "train")
+    responses = ImageResponses([root / "responses.h5"], "train")
     latents = LatentStore(root / "latents.h5")
     return TrainingBatches(responses, BATCH, paper.trial_averaging, 0, latents, 0.18215, captions=captions)
 
@@ -152,7 +152,7 @@ class Step(nn.Module):
 
 
 def operations() -> float:
-    """Floating-point operations of one picture in a training step."""
+    """Floating-point operations of one image in a training step."""
     with torch.device("meta"):
         step = Step()
         with FlopCounterMode(display=False) as counter:
@@ -183,10 +183,10 @@ def main() -> None:
             "waited_with_2_workers_from_disk": waited(given.root, captions, given.steps, 2, computing),
         }
     result = {
-        "what": f"batches of {BATCH}: {TRIALS} trials x {VERTICES} vertices, {PICTURES} pictures, float16 stores",
+        "what": f"batches of {BATCH}: {TRIALS} trials x {VERTICES} vertices, {IMAGES} images, float16 stores",
         "wanted": "waited well below the shortest step",
         "bytes": {path.name: path.stat().st_size for path in sorted(given.root.glob("*.h5"))},
-        "teraflop_a_picture": round(counted / 1e12, 3),
+        "teraflop_a_image": round(counted / 1e12, 3),
         "shortest_step_ms": {name: round(1e3 * seconds, 1) for name, seconds in shortest.items()},
         "captions": found,
         "machine": described | {"torch": torch.__version__},

@@ -151,7 +151,7 @@ def write(name: str, given: argparse.Namespace, result: dict) -> None:
 
 
 def counted_tflop() -> dict[str, float]:
-    """TFLOP of a picture at the paper's size, counted on the meta device (a multiplication and an addition are two).
+    """TFLOP of an image at the paper's size, counted on the meta device (a multiplication and an addition are two).
 
     ``forward``: ControlNet and UNet. ``backward_frozen``, ``backward``: from there to the ControlNet's weights,
     context and hint, without and with weight gradients of the UNet. ``shared``: what both branches of the guidance have

@@ -40,8 +40,8 @@ def write_session(root: Path) -> None:
     from neuropictor.simulation.writer.trial_order import make_order
 
     generator = np.random.default_rng(0)
-    # The first session of a design of NSD's size: about 30 of its pictures come three times.
-    order = make_order(SimulateConfig(sessions=40, trials_per_session=TRIALS, shared_pictures=1000))
+    # The first session of a design of NSD's size: about 30 of its images come three times.
+    order = make_order(SimulateConfig(sessions=40, trials_per_session=TRIALS, shared_images=1000))
     (root / keys.SIMULATED).write_text(json.dumps({"sessions": {"1": 1}}))
     write_experiment_design(root, order)
     blocks = (1.75 * generator.standard_normal((50, 2 * VERTICES), np.float32) for _ in range(TRIALS // 50))
@@ -77,9 +77,7 @@ def ours(root: Path, trials: int) -> np.ndarray:
     load_geometry()
     with tempfile.TemporaryDirectory(dir=root) as folder:
         start = now()
-        preprocess_subject(
-            root, 1, PreprocessConfig(validation_pictures=10), NsdConfig(), Path(folder) / "responses.h5"
-        )
+        preprocess_subject(root, 1, PreprocessConfig(validation_images=10), NsdConfig(), Path(folder) / "responses.h5")
         return now() - start
 
 
@@ -99,9 +97,9 @@ def plain(root: Path, trials: int) -> np.ndarray:
         loaded = now() - start
         start = now()
         for trial in range(trials):
-            picture = np.zeros(index.shape)
-            picture[inside] = betas[vertices, trial]
-            small = resize(picture[CROP_ROWS, CROP_COLUMNS], (256, 256), order=1, anti_aliasing=False)
+            image = np.zeros(index.shape)
+            image[inside] = betas[vertices, trial]
+            small = resize(image[CROP_ROWS, CROP_COLUMNS], (256, 256), order=1, anti_aliasing=False)
             small[~mask] = 0
             np.save(Path(folder) / f"{trial:06d}.npy", small)
         return loaded + (now() - start) / trials * TRIALS

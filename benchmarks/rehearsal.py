@@ -54,7 +54,7 @@ _HOOK = """import sys
 if any("fetch_weights" in word for word in sys.orig_argv):
     from neuropictor.fetching import weights
 
-    weights._expected = lambda network, config: ""
+    weights._expected = lambda file, config: ""
 """
 
 
@@ -82,7 +82,7 @@ def overlay(work: Path, address: str) -> dict:
         # One control that is scored alone, one of other responses and one of two scans: all ways through the rules.
         "controls": {
             "made": ["nearest", "responses", "semantic_swap"],
-            "pictures": 2,
+            "images": 2,
             "sampling_steps": 1,
             "repeats": [1],
             "swap_structure_scales": [1.0],

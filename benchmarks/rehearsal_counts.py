@@ -28,13 +28,13 @@ from neuropictor.nsd.constants import SUBJECTS, TRIALS_PER_SESSION
 from neuropictor.nsd.design import Design, load_design
 from neuropictor.records.files import atomic_path
 from neuropictor.simulation.scenes.scene import BACKGROUNDS, CATEGORIES
-from neuropictor.simulation.writer.coco import CocoPictures
+from neuropictor.simulation.writer.coco import CocoImages
 from neuropictor.simulation.writer.design import write_experiment_design, write_stimulus_info
 from neuropictor.simulation.writer.nsd import BETA_VERSION
 
 SUBJECT, RELEASE, VERTICES, SIDE = 1, 37, 8921, 512
 LATENTS, TEXT_SHAPE = (4, 64, 64), (77, 1024)
-MODELS = ("refined", "pretrained", "ridge_diffusion", "ridge", "mean_picture")
+MODELS = ("refined", "pretrained", "ridge_diffusion", "ridge", "mean_image")
 #: Length of the features that each published network gives.
 FEATURES = {
     "alexnet": {"alexnet_2": 184_512, "alexnet_5": 57_600},
@@ -60,7 +60,7 @@ def make_root(work: Path) -> None:
             return
         design = full_order()
         write_experiment_design(root, design)
-        write_stimulus_info(root, design, CocoPictures(design.n_pictures, SEED))
+        write_stimulus_info(root, design, CocoImages(design.n_images, SEED))
         write_notice(root / keys.SIMULATED)
         for key in ARCHIVES:
             with zipfile.ZipFile(work / "bucket" / key) as packed:
@@ -137,7 +137,7 @@ def make_stimuli(work: Path) -> None:
     design, out = design_of(work), folder(work) / "stimuli.h5"
     if out.is_file():
         return
-    nsd_ids, test = design.pictures([SUBJECT], RELEASE), test_images(design)
+    nsd_ids, test = design.images([SUBJECT], RELEASE), test_images(design)
     with atomic_path(out) as temporary, h5py.File(temporary, "w") as file:
         writer = StimulusWriter(file, nsd_ids, SIDE, "simulated")
         for row, image in zip(np.searchsorted(nsd_ids, test), images(test, 0), strict=True):
@@ -227,7 +227,7 @@ def preprocess_subject(work: Path) -> dict:
     from neuropictor.data.preprocess import preprocess_subject
 
     out, kept = folder(work) / "preprocessed/responses.h5", kept_sessions(work)
-    preprocess_subject(folder(work) / "nsd", SUBJECT, PreprocessConfig(validation_pictures=0), _nsd(), out, kept)
+    preprocess_subject(folder(work) / "nsd", SUBJECT, PreprocessConfig(validation_images=0), _nsd(), out, kept)
     return {"sessions": RELEASE, "trials": RELEASE * TRIALS_PER_SESSION, "vertices": VERTICES}
 
 
@@ -235,7 +235,7 @@ def preprocess_stimuli(work: Path) -> dict:
     from neuropictor.data.preprocess import preprocess_stimuli
 
     out = folder(work) / "preprocessed/stimuli.h5"
-    preprocess_stimuli(folder(work) / "nsd", [SUBJECT], PreprocessConfig(picture_size=SIDE), _nsd(), out)
+    preprocess_stimuli(folder(work) / "nsd", [SUBJECT], PreprocessConfig(image_size=SIDE), _nsd(), out)
     with h5py.File(out) as file:
         count = len(file["nsd_id"])
     out.unlink()
@@ -250,7 +250,7 @@ def stand_in_judges() -> None:
     """Put what cuts pixels off in the place of the published networks; their outputs have the true lengths."""
     import torch
 
-    from neuropictor.evaluation import networks
+    from neuropictor.evaluation import judging
 
     class Clip(torch.nn.Module):
         visual = argparse.Namespace(image_size=(224, 224))
@@ -265,10 +265,10 @@ def stand_in_judges() -> None:
         self.network, self.device, lengths = network, device, FEATURES[network.name]
         self._forward = lambda images: {name: images.flatten(1)[:, :n] for name, n in lengths.items()}
 
-    networks.JudgingNetwork.load = lambda self, place, device: Clip()
-    networks.LoadedNetwork.__init__ = stand_in
-    networks.PerceptualDistance.__init__ = lambda self, *arguments: None
-    networks.PerceptualDistance.__call__ = lambda self, one, other: np.zeros(len(one))
+    judging.load_network = lambda network, place, device: Clip()
+    judging.LoadedNetwork.__init__ = stand_in
+    judging.PerceptualDistance.__init__ = lambda self, *arguments: None
+    judging.PerceptualDistance.__call__ = lambda self, one, other: np.zeros(len(one))
 
 
 def evaluate(work: Path) -> dict:
@@ -333,20 +333,20 @@ def _fitted(work: Path) -> dict:
     from neuropictor.data.responses import ResponseStore
 
     store = ResponseStore(folder(work) / "subject/responses.h5")
-    counts = {f"{split}_images": len(store.pictures(split)) for split in ("train", "test")}
+    counts = {f"{split}_images": len(store.images(split)) for split in ("train", "test")}
     return counts | {"trials": len(store), "vertices": VERTICES}
 
 
 def loader(work: Path) -> dict:
     """Start the loader of a pretraining on all subjects, as `training.reconstruct` does, and take four batches."""
-    from neuropictor.data.datasets import PictureResponses, TrainingBatches
+    from neuropictor.data.datasets import ImageResponses, TrainingBatches
     from neuropictor.data.latents import LatentStore
 
     places = [folder(work) / f"everyone/sub-{subject:02d}" for subject in SUBJECTS]
     responses = [place / "responses.h5" for place in places]
     latents = LatentStore(*(place / "latents.h5" for place in places))
     batches, _ = (
-        TrainingBatches(PictureResponses(responses, split), 96, "mean", SEED, latents=latents, captions="random")
+        TrainingBatches(ImageResponses(responses, split), 96, "mean", SEED, latents=latents, captions="random")
         for split in ("train", "validation")
     )
     started = time.monotonic()

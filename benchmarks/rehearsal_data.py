@@ -26,12 +26,12 @@ from stand_in_bucket import Stored
 from neuropictor.config import SimulateConfig
 from neuropictor.fetching.nsd import ARCHIVES
 from neuropictor.nsd import keys
-from neuropictor.nsd.constants import HEMISPHERES, PICTURE_SIZE, PICTURES, SESSIONS, TRIALS_PER_SESSION
+from neuropictor.nsd.constants import HEMISPHERES, IMAGE_SIZE, IMAGES, SESSIONS, TRIALS_PER_SESSION
 from neuropictor.records.files import atomic_path
 from neuropictor.simulation.brain.brain import SimulatedBrain
 from neuropictor.simulation.brain.features import SEEN_SIZE
-from neuropictor.simulation.scenes.scene import reduce_picture, render, scene
-from neuropictor.simulation.writer.coco import CocoPictures, write_annotations
+from neuropictor.simulation.scenes.scene import reduce_image, render, scene
+from neuropictor.simulation.writer.coco import CocoImages, write_annotations
 from neuropictor.simulation.writer.design import write_experiment_design, write_stimulus_info
 from neuropictor.simulation.writer.nsd import BETA_VERSION, write_betas
 from neuropictor.simulation.writer.trial_order import TrialOrder, make_order
@@ -80,7 +80,7 @@ def _files(root: Path) -> list[Path]:
 def make_all(work: Path) -> None:
     """Make what is not there yet, below ``bucket`` (what is served), ``backbone`` and ``target_text_encoder``."""
     root = work / "bucket"
-    design, coco = order(), CocoPictures(PICTURES, SEED)
+    design, coco = order(), CocoImages(IMAGES, SEED)
     make = {
         keys.EXPERIMENT_DESIGN: lambda: write_experiment_design(root, design),
         keys.STIMULUS_INFO: lambda: write_stimulus_info(root, design, coco),
@@ -122,9 +122,7 @@ def folder_once(path: Path) -> Iterator[Path | None]:
 
 def full_order() -> TrialOrder:
     """Return a design with NSD's counts."""
-    return make_order(
-        SimulateConfig(seed=SEED, sessions=40, trials_per_session=TRIALS_PER_SESSION, shared_pictures=1000)
-    )
+    return make_order(SimulateConfig(seed=SEED, sessions=40, trials_per_session=TRIALS_PER_SESSION, shared_images=1000))
 
 
 def order() -> TrialOrder:
@@ -141,7 +139,7 @@ def _slots(design: TrialOrder) -> np.ndarray:
 
 def _shown(design: TrialOrder, subject: int) -> np.ndarray:
     """Return the images that a subject sees in the fetched sessions, ascending."""
-    return np.sort(design.pictures_of_subject[subject - 1, _slots(design)])
+    return np.sort(design.images_of_subject[subject - 1, _slots(design)])
 
 
 def write_notice(path: Path) -> None:
@@ -157,19 +155,19 @@ def write_notice(path: Path) -> None:
 
 
 def _write_bank(path: Path, design: TrialOrder) -> None:
-    shape = (PICTURES, PICTURE_SIZE, PICTURE_SIZE, 3)
+    shape = (IMAGES, IMAGE_SIZE, IMAGE_SIZE, 3)
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         bank = file.create_dataset("imgBrick", shape, np.uint8, chunks=(1, *shape[1:]))
         for nsd_id in np.unique([_shown(design, subject) for subject in SUBJECTS]):
-            bank[nsd_id] = render(scene(SEED, int(nsd_id)), PICTURE_SIZE)
+            bank[nsd_id] = render(scene(SEED, int(nsd_id)), IMAGE_SIZE)
 
 
-def _write_archive(root: Path, key: str, kinds: tuple[str, ...], coco: CocoPictures) -> None:
+def _write_archive(root: Path, key: str, kinds: tuple[str, ...], coco: CocoImages) -> None:
     """Write an archive of COCO's: NSD's images have what their scenes show, other rows fill up to the true size."""
     scratch = root.parent / "coco"
     if not (scratch / keys.annotations("stuff", keys.COCO_SPLITS[-1])).is_file():
-        write_annotations(scratch, [scene(SEED, nsd_id) for nsd_id in range(PICTURES)], coco)
-    others = np.setdiff1d(np.arange(100, 581_930), coco.coco_id)[: 123_287 - PICTURES]
+        write_annotations(scratch, [scene(SEED, nsd_id) for nsd_id in range(IMAGES)], coco)
+    others = np.setdiff1d(np.arange(100, 581_930), coco.coco_id)[: 123_287 - IMAGES]
     with (
         atomic_path(root / key) as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as to,
@@ -220,11 +218,11 @@ def _write_subject(root: Path, subject: int, design: TrialOrder) -> None:
     """Write a subject's betas."""
     trials = SESSIONS_FETCHED * TRIALS_PER_SESSION
     slots = design.master_order[:trials]
-    nsd_ids = design.pictures_of_subject[subject - 1, slots]
+    nsd_ids = design.images_of_subject[subject - 1, slots]
     brain = SimulatedBrain(load_geometry(), MESH, subject, SEED)
     shown = _shown(design, subject)
     scenes = [scene(SEED, int(nsd_id)) for nsd_id in shown]
-    seen = np.stack([reduce_picture(render(item, PICTURE_SIZE), SEEN_SIZE) for item in scenes])
+    seen = np.stack([reduce_image(render(item, IMAGE_SIZE), SEEN_SIZE) for item in scenes])
     signal = brain.signal(seen, scenes)[np.searchsorted(shown, nsd_ids)]
     for session in range(1, SESSIONS_FETCHED + 1):
         rows = signal[(session - 1) * TRIALS_PER_SESSION : session * TRIALS_PER_SESSION]

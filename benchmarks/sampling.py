@@ -63,7 +63,7 @@ def equal_within(way: str) -> float:
 
 
 def inputs(encoder, batch: int) -> tuple[torch.Tensor, list[torch.Generator]]:
-    """Maps on the encoder's device, and a generator of starting noise for each picture."""
+    """Maps on the encoder's device, and a generator of starting noise for each image."""
     maps = torch.randn(batch, 1, *[encoder.config.image_size] * 2, generator=torch.Generator().manual_seed(1))
     return maps.to(encoder.device), [torch.Generator().manual_seed(number) for number in range(batch)]
 
@@ -212,7 +212,7 @@ def main() -> None:
         "ratios": {f"{a}_over_{b}": round(seconds[a] / seconds[b], 2) for a, b in pairs},
         "ratios_of_cpu_seconds": {f"{a}_over_{b}": round(cpu_seconds[a] / cpu_seconds[b], 2) for a, b in pairs},
         "step_seconds": seconds,
-        "pictures_per_second_of_50_steps": {
+        "images_per_second_of_50_steps": {
             way: float(f"{given.batch / (PAPER_STEPS * value + found[way][-1]['once_seconds']):.3g}")
             for way, value in seconds.items()
         },

@@ -27,7 +27,7 @@ from stand_in_bucket import Stored, packed, serving
 from neuropictor.config import NsdConfig, SimulateConfig
 from neuropictor.fetching import nsd as fetch
 from neuropictor.nsd import keys
-from neuropictor.simulation.writer.nsd import write_pictures, write_subject
+from neuropictor.simulation.writer.nsd import write_images, write_subject
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = Path(__file__).parent / "results" / "scratch.json"
@@ -66,7 +66,7 @@ def measure(objects: dict[str, Stored], sessions: int, cores: int) -> dict:
         settings = {
             "subjects": {"pretrain": SUBJECTS, "refine": SUBJECTS},
             "nsd": {"source": "fetch", "terms_accepted": True, "sessions": sessions, **endpoints},
-            "preprocess": {"validation_pictures": 6},
+            "preprocess": {"validation_images": 6},
         }
         (Path(folder) / "settings.yaml").write_text(yaml.safe_dump(settings))
         command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder]
@@ -101,10 +101,10 @@ def main() -> None:
     given = parser.parse_args()
     described = machine()
     reserved = int(re.search(r"^SESSIONS_AT_ONCE = (\d+)", (ROOT / "rules/common.smk").read_text(), re.MULTILINE)[1])
-    simulated = SimulateConfig(sessions=given.sessions, trials_per_session=30, shared_pictures=8, picture_size=64)
+    simulated = SimulateConfig(sessions=given.sessions, trials_per_session=30, shared_images=8, image_size=64)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        write_pictures(root, simulated)
+        write_images(root, simulated)
         for subject in SUBJECTS:
             write_subject(root, subject, simulated)
         objects = packed(root, fetch.ARCHIVES)

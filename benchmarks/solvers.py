@@ -42,7 +42,7 @@ def draw(results: Path, prepared: Path, subject: str, split: str, settings: list
     for solver, steps in settings:
         config = SampleConfig(scheduler=solver, steps=steps)
         sampler = network_sampler(results / "refine" / subject, None, store, components, config, runtime)
-        batches = batched(store.pictures(split), config)
+        batches = batched(store.images(split), config)
         given = [inputs(store, components, [nsd_id for nsd_id, _ in jobs], None) for jobs in batches]
         start = time.perf_counter()
         images = np.concatenate([sampler.draw(jobs, part) for jobs, part in zip(batches, given, strict=True)])
@@ -80,7 +80,7 @@ def main() -> None:
     for subject in subjects:
         drawn = draw(given.results, given.prepared, subject, given.split, settings, given.threads)
         store = StimulusStore(given.prepared / subject / "stimuli.h5")
-        ids = ResponseStore(given.prepared / subject / "responses.h5").pictures(given.split)
+        ids = ResponseStore(given.prepared / subject / "responses.h5").images(given.split)
         describer = load_describer("miniature", Backbone.load(), None, torch.device("cpu"))
         judge = Judge.of_store(describer, store, ids)
         scorer = Scorer(judge, [], None, torch.device("cpu"))

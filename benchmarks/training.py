@@ -4,11 +4,11 @@
     python benchmarks/training.py --size small        # the miniature, in seconds
     python benchmarks/training.py --device cuda --batch 16
 
-The ways run in one process, in turns, each with networks built anew: the same random weights, pictures and draws.
+The ways run in one process, in turns, each with networks built anew: the same random weights, images and draws.
 
 - plain: as the official training does it. The UNet is not in the optimizer but takes weight gradients, which are kept;
   UNet and ControlNet compute their activations again in the backward pass (gradient checkpointing); the VAE encodes the
-  picture and the text tower (24 layers) the caption in the step;
+  image and the text tower (24 layers) the caption in the step;
 - official_bf16: the same under bf16 autocast, in which the official training runs;
 - plain_bf16: what one writes with diffusers and accelerate without looking further: the UNet frozen, all activations
   kept, VAE and text tower in the step, all of it under bf16 autocast;
@@ -64,12 +64,12 @@ def equal_within(way: str) -> float:
 
 
 def draws(backbone, networks, batch: int) -> dict[str, torch.Tensor]:
-    """Everything random in a step, and the picture and caption of it."""
+    """Everything random in a step, and the image and caption of it."""
     random = torch.Generator().manual_seed(1)
     side, latent = backbone.image_size, (batch, *backbone.latent_shape)
     length = backbone.context_shape[0]
     drawn = {
-        "pictures": torch.rand(batch, 3, side, side, generator=random) * 2 - 1,
+        "images": torch.rand(batch, 3, side, side, generator=random) * 2 - 1,
         "captions": torch.randint(1, 20, (batch, length), generator=random),
         "posterior": torch.randn(latent, generator=random),
         "noise": torch.randn(latent, generator=random),
@@ -82,8 +82,8 @@ def draws(backbone, networks, batch: int) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def encode(backbone, drawn: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Moments of the pictures and text of the captions, as every plain step computes them."""
-    moments = backbone.vae.encode(drawn["pictures"]).latent_dist
+    """Moments of the images and text of the captions, as every plain step computes them."""
+    moments = backbone.vae.encode(drawn["images"]).latent_dist
     text = backbone.text_encoder(input_ids=drawn["captions"]).last_hidden_state
     return moments.mean, moments.logvar, text
 
@@ -130,7 +130,7 @@ def ours(backbone, networks, drawn: dict, way: str):
     device, precision = drawn["maps"].device, "bf16" if "bf16" in way else "fp32"
     prepare_device(RuntimeConfig(device=device.type, threads=0, precision=precision))
     with torch.no_grad():
-        mean, logvar = (values.half().float() for values in encode_within_memory(backbone.vae, drawn["pictures"]))
+        mean, logvar = (values.half().float() for values in encode_within_memory(backbone.vae, drawn["images"]))
     scaling, tower, backbone.vae = backbone.vae.config.scaling_factor, backbone.text_encoder, None
     backbone.drop_towers()
     for module in (backbone.unet, tower):
@@ -219,7 +219,7 @@ def main() -> None:
         "ratios": {f"{a}_over_{b}": round(seconds[a] / seconds[b], 2) for a, b in pairs},
         "ratios_of_cpu_seconds": {f"{a}_over_{b}": round(cpu_seconds[a] / cpu_seconds[b], 2) for a, b in pairs},
         "seconds": {way: round(value, 3) for way, value in seconds.items()},
-        "pictures_per_second": {way: float(f"{given.batch / value:.3g}") for way, value in seconds.items()},
+        "images_per_second": {way: float(f"{given.batch / value:.3g}") for way, value in seconds.items()},
         "peak_gib": {way: max(run["peak_gib"] for run in runs) for way, runs in found.items()},
         "all_seconds": {way: [run["seconds"] for run in runs] for way, runs in found.items()},
         "all_cpu_seconds": {way: [run["cpu_seconds"] for run in runs] for way, runs in found.items()},
@@ -235,7 +235,7 @@ def main() -> None:
         least = tflop["forward"] + tflop["backward_frozen"] + encoder
         plain = 2 * tflop["forward"] + tflop["backward"] + encoder + tflop["vae_encode"]
         result["floor"] = floor(given.batch * least, described) | {
-            "tflop_a_picture": {"plain": round(plain, 3), "ours": round(least, 3)},
+            "tflop_a_image": {"plain": round(plain, 3), "ours": round(least, 3)},
             "arithmetic_of_plain_over_ours": round(plain / least, 2),
         }
     write("training", given, result)

@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/geometry.md from prepared responses.
+"""Draw the images of docs/geometry.md from prepared responses.
 
 python docs/draw_geometry.py data/prepared/sub-01/responses.h5
 """
@@ -40,17 +40,17 @@ def draw_groups(out: Path) -> None:
 def draw_ways(responses: Path, out: Path) -> None:
     """One response on the cortex, as a map, back from the map, and on fsaverage."""
     geometry, store = load_geometry(), ResponseStore(responses)
-    nsd_id = int(store.pictures("test")[0])
+    nsd_id = int(store.images("test")[0])
     values = store.mean_response([nsd_id])[0]
     top = float(np.quantile(np.abs(values), 0.99))
     look = {"limits": (-top, top), "colorbar": False}
     figure = Figure(figsize=(11, 10.6), dpi=90, layout="constrained")
     painted, mapped, returned, meshed = figure.subplots(2, 2).ravel()
     geometry.paint(values, painted, title=f"Response of {len(values):,} vertices, painted on the flat cortex", **look)
-    picture = (geometry.map_operator(SIZE) @ values).reshape(SIZE, SIZE)
-    mapped.imshow(picture, cmap="RdBu_r", vmin=-top, vmax=top, interpolation="nearest")
+    image = (geometry.map_operator(SIZE) @ values).reshape(SIZE, SIZE)
+    mapped.imshow(image, cmap="RdBu_r", vmin=-top, vmax=top, interpolation="nearest")
     mapped.set_title(f"Its map of {SIZE} x {SIZE} pixels, as the encoder sees it")
-    back = inverse_operator(geometry, SIZE) @ picture.ravel()
+    back = inverse_operator(geometry, SIZE) @ image.ravel()
     alike = np.corrcoef(back, values)[0, 1]
     geometry.paint(back, returned, title=f"Back from the map to vertices (correlation {alike:.3f})", names=(), **look)
     overlay, xy = on_mesh(geometry, values, "fsaverage"), geometry.source_xy("fsaverage")
@@ -60,7 +60,7 @@ def draw_ways(responses: Path, out: Path) -> None:
     meshed.set_aspect("equal")
     for axes in (mapped, meshed):
         axes.set_axis_off()
-    title = f"Subject {store.subject}, test picture {nsd_id}, mean of {len(store.trials(nsd_id))} trials"
+    title = f"Subject {store.subject}, test image {nsd_id}, mean of {len(store.trials(nsd_id))} trials"
     figure.suptitle(title + title_mark(store.data), size=14)
     figure.savefig(out, metadata={"Software": None})
 

@@ -1,6 +1,6 @@
-"""Stage sample: reconstruct a subject's test pictures, in batches and resumably.
+"""Stage sample: reconstruct a subject's test images, in batches and resumably.
 
-Each picture's starting noise comes from a seed of its own, made from (seed, subject, nsd_id, sample); so a picture does
+Each image's starting noise comes from a seed of its own, made from (seed, subject, nsd_id, sample); so an image does
 not depend on batch size, order, device count or resumption.
 """
 
@@ -38,22 +38,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks for what another process makes.
+#: Seconds between two checks for what another process makes.
 POLL = 0.2
 
 Job = tuple[int, int]
 """An image to draw: nsd_id and number of the sample."""
 
 
-def picture_generator(seed: int, subject: int, nsd_id: int, sample: int) -> torch.Generator:
+def image_generator(seed: int, subject: int, nsd_id: int, sample: int) -> torch.Generator:
     """Return the random generator of one reconstruction (design rule: one noise seed per image)."""
     digest = hashlib.sha256(f"{seed}/{subject}/{nsd_id}/{sample}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def to_bytes(pictures: np.ndarray, rounding: str) -> np.ndarray:
-    """Return uint8 of float pictures in 0..1: the nearest level, or, ``down``, the one below as the official code."""
-    levels = pictures * 255
+def to_bytes(images: np.ndarray, rounding: str) -> np.ndarray:
+    """Convert float images in 0..1 to uint8: the nearest level, or, ``down``, the one below as in the official code."""
+    levels = images * 255
     return (levels.round() if rounding == "nearest" else np.floor(levels)).astype(np.uint8)
 
 
@@ -96,10 +96,10 @@ class Chunks:
             time.sleep(POLL)
         return np.load(self._path(index), allow_pickle=False)
 
-    def save(self, index: int, pictures: np.ndarray) -> None:
+    def save(self, index: int, images: np.ndarray) -> None:
         """Keep a finished part."""
         with atomic_path(self._path(index)) as temporary:
-            write_array(temporary, pictures)
+            write_array(temporary, images)
 
     def clear(self) -> None:
         """Remove the folder."""
@@ -116,7 +116,7 @@ def sample_subject(
     components: str | Path | None = None,
     backbone: str | Path | None = None,
 ) -> None:
-    """Reconstruct every test picture of a subject, from the mean response over its repeats or from its first trial.
+    """Reconstruct every test image of a subject, from the mean response over its repeats or from its first trial.
 
     Several processes under a launcher share the batches, and the first of them writes the file: the same file.
 
@@ -129,7 +129,7 @@ def sample_subject(
     config, runtime
         Sections of the configuration.
     model
-        Name under which the pictures are compared, ``refined`` or ``pretrained``.
+        Name under which the images are compared, ``refined`` or ``pretrained``.
     out
         HDF5 file of `neuropictor.data.reconstructions`.
     components
@@ -147,25 +147,25 @@ def sample_subject(
     ) as record:
         store = ResponseStore(responses)
         aligned = ComponentStore(components, store) if components is not None else None
-        batches = batched(store.pictures("test"), config)
+        batches = batched(store.images("test"), config)
         guard = {"config": config.model_dump(mode="json"), "precision": runtime.precision, "model": model}
         chunks = Chunks(out, guard | {name: checksum(path) for name, path in files.items()})
         rank, processes = process_share()
         sampler = network_sampler(pipeline, backbone, store, aligned, config, runtime)
-        for index in progress(range(rank, len(batches), processes), f"Sampling {model} pictures", unit="batch"):
+        for index in progress(range(rank, len(batches), processes), f"Sampling {model} images", unit="batch"):
             if not chunks.has(index):
                 ids = [nsd_id for nsd_id, _ in batches[index]]
                 chunks.save(index, sampler.draw(batches[index], inputs(store, aligned, ids, config.most_repeats)))
         if not is_first():
             return
-        about = Reconstructions(np.empty(0), store.pictures("test"), model, store.subject, store.data)
+        about = Reconstructions(np.empty(0), store.images("test"), model, store.subject, store.data)
         write_drawn(out, about, map(chunks.load, range(len(batches))), config)
-        record.add(pictures=len(about.nsd_id), samples=config.samples, kept=chosen_samples(config))
+        record.add(images=len(about.nsd_id), samples=config.samples, kept=chosen_samples(config))
     chunks.clear()
 
 
 def batched(nsd_ids: np.ndarray, config: "SampleConfig") -> list[list[Job]]:
-    """Return all images to draw in batches, the samples of a test image behind each other."""
+    """Return all images to draw in batches, the samples of a test image in a row."""
     jobs = [(int(nsd_id), sample) for nsd_id in nsd_ids for sample in range(config.samples)]
     return [jobs[start : start + config.batch_size] for start in range(0, len(jobs), config.batch_size)]
 
@@ -176,14 +176,14 @@ def chosen_samples(config: "SampleConfig") -> int:
 
 
 def write_drawn(out: Path, about: Reconstructions, batches: Iterable[np.ndarray], config: "SampleConfig") -> None:
-    """Write a file of reconstructions from batches of `batched`, whatever drew them; one of them is held at a time.
+    """Write a file of reconstructions from batches of `batched`, one in memory at a time.
 
     Parameters
     ----------
     out
         HDF5 file of `neuropictor.data.reconstructions`.
     about
-        What they are of; its pictures are not looked at.
+        Their labels; its images are not used.
     batches
         uint8 ``[n, S, S, 3]`` each.
     config
@@ -201,16 +201,16 @@ def _by_image(batches: Iterable[np.ndarray], samples: int) -> Iterator[np.ndarra
     rest = None
     for batch in batches:
         drawn = batch if rest is None else np.concatenate([rest, batch])
-        whole = len(drawn) // samples * samples
-        rest = drawn[whole:]
-        if whole:
-            yield drawn[:whole].reshape(-1, samples, *drawn.shape[1:])
+        complete = len(drawn) // samples * samples
+        rest = drawn[complete:]
+        if complete:
+            yield drawn[:complete].reshape(-1, samples, *drawn.shape[1:])
 
 
 def inputs(
     store: ResponseStore, components: ComponentStore | None, nsd_ids: Sequence[int], most: int | None
 ) -> dict[str, torch.Tensor]:
-    """Return what networks are given of images: the means over their first `most` repeats (None: all).
+    """Return the networks' inputs for images: means over their first `most` repeats (None: all).
 
     Returns
     -------
@@ -233,7 +233,7 @@ def network_sampler(
     runtime: "RuntimeConfig",
 ) -> "Sampler":
     """Return the sampler of a subject's networks."""
-    disable_progress_bar()  # of loading
+    disable_progress_bar()  # while loading
     loaded = NeuroPictorPipeline.from_pretrained(pipeline, backbone)
     check_space(loaded.alignment, None if components is None else components.space)
     return Sampler(loaded, store.subject, config, runtime)
@@ -247,7 +247,7 @@ class Sampler:
     pipeline
         In float32, with networks or without (`NeuroPictorPipeline.from_backbone`).
     subject
-        Whose images; a part of the noise's seeds.
+        Part of the noise's seeds.
     config, runtime
         Sections of the configuration.
     """
@@ -269,10 +269,10 @@ class Sampler:
         inputs
             What the pipeline draws each image from: ``responses`` and, if aligned, ``components``; or ``context``.
         options
-            Of the pipeline, and ``scheduler``, where they differ from those of the section.
+            For the pipeline, and ``scheduler``, where they differ from the section.
         """
         config, missing = self.config, self.config.batch_size - len(jobs) if self.padded else 0
-        generators = [picture_generator(config.seed, self.subject, *job) for job in (*jobs, *jobs[-1:] * missing)]
+        generators = [image_generator(config.seed, self.subject, *job) for job in (*jobs, *jobs[-1:] * missing)]
         usual = {
             "num_inference_steps": config.steps,
             "guidance_scale": config.guidance_scale,
@@ -297,20 +297,20 @@ def _padded(options: dict[str, Any], missing: int) -> dict[str, Any]:
     return options | changed
 
 
-def most_agreed(pictures: np.ndarray) -> np.ndarray:
-    """Return for each picture the sample that resembles its other samples most, uint8 ``[N, 1, S, S, 3]``.
+def most_agreed(images: np.ndarray) -> np.ndarray:
+    """Return for each image the sample that resembles its other samples most, uint8 ``[N, 1, S, S, 3]``.
 
-    Resemblance is the mean correlation of pixels with the other samples. Nothing else is looked at: neither the seen
-    picture nor any other test picture, so that the choice can be made for a response whose picture nobody knows.
+    Resemblance is the mean correlation of pixels with the other samples. Nothing else is used: neither the seen
+    image nor any other test image, so that the choice can be made for a response to an unknown image.
 
     Parameters
     ----------
-    pictures
+    images
         uint8 ``[N, K, S, S, 3]``.
     """
-    count = pictures.shape[1]
-    chosen = np.empty((len(pictures), 1, *pictures.shape[2:]), np.uint8)
-    for row, samples in enumerate(pictures):
+    count = images.shape[1]
+    chosen = np.empty((len(images), 1, *images.shape[2:]), np.uint8)
+    for row, samples in enumerate(images):
         flat = samples.reshape(count, -1).astype(np.float64)
         flat -= flat.mean(1, keepdims=True)
         flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)

@@ -1,4 +1,4 @@
-# Functions: what each rule depends on, and where things lie.
+# Functions: inputs of rules, and paths.
 import fcntl
 import os
 import shutil
@@ -13,6 +13,7 @@ from neuropictor.workflow import doctor
 from neuropictor.records import fingerprint
 from neuropictor.records.checksums import checksum
 from neuropictor.controls.conditions import CONTROLS
+from neuropictor.evaluation.networks import WEIGHT_FILES
 from neuropictor.workflow import jobs_table
 from neuropictor.fetching import agreement
 from neuropictor.models import layout
@@ -26,18 +27,18 @@ PUBLISHED_RESULTS = PACKAGE / "report" / "published_results.csv"
 # Raw sessions on disk at most, fetched or in preprocessing: the profiles' resource sessions.
 SESSIONS_AT_ONCE = 4
 MODELS = ["refined", "pretrained"]
-HELD = []  # files that are locked
-BASELINES = ["ridge_diffusion", "ridge", "mean_picture"]
+HELD = []  # locked files
+BASELINES = ["ridge_diffusion", "ridge", "mean_image"]
 # A cluster without `sacct`: the executor plugin needs some such program.
 if shutil.which("sbatch") and not shutil.which("sacct"):
     places = [*os.get_exec_path(), f"{workflow.basedir}/profiles/slurm/bin"]
     os.environ.update(PATH=os.pathsep.join(places))
 
 
-def checked(found):
+def checked(values):
     """Check settings, agreement, and that nothing real would be overwritten; on a mistake show its message alone."""
     try:
-        loaded = configuration.load(found)
+        loaded = configuration.load(values)
         if loaded.nsd.source == "simulated":
             keys.check_free_for_simulation(loaded.paths.nsd)
         if loaded.nsd.source == "fetch":
@@ -76,17 +77,17 @@ def tracked(name, section, *only):
 
 
 def preprocessing():
-    """What the responses of one subject depend on, which presets may make differ from subject to subject."""
+    """Settings that one subject's responses depend on; presets may make them differ between subjects."""
 
     def of_subject(wildcards):
         return settings.preprocess_of(int(wildcards.subject)).model_dump()
 
-    names = "clip z_score statistics validation_pictures training_sessions".split()
+    names = "clip z_score statistics validation_images training_sessions".split()
     return fingerprint.named_keys("config", "preprocess", of_subject, names)
 
 
 def tracked_preprocessing():
-    """How responses were z-scored, for pages that tell it; nothing is known of imported ones."""
+    """How responses were z-scored, for pages; unknown for imported ones."""
     return (
         {}
         if settings.nsd.source == "prepared"
@@ -95,7 +96,7 @@ def tracked_preprocessing():
 
 
 def code(script):
-    """Hash a workflow script and all modules behind it; a stage runs again when what they do changes."""
+    """Hash a workflow script and all modules behind it; a stage runs again when their code changes."""
     if not settings.runtime.track_code:
         return "code: not tracked"
     digest = fingerprint.fingerprint(Path("workflow_scripts") / f"{script}.py")
@@ -103,7 +104,7 @@ def code(script):
 
 
 def runtime(wildcards, threads):
-    """Say how to run; as it takes `threads`, Snakemake leaves it out when it asks whether parameters changed."""
+    """How to run; as it takes `threads`, Snakemake ignores it when comparing parameters."""
     return {**settings.runtime.model_dump(), "threads": threads}
 
 
@@ -130,10 +131,10 @@ def need(rule, what):
 
 def process_resources():
     """GPUs of a job of several processes and, where it spans machines, these: Slurm runs one launcher on each, no MPI."""
-    wanted = settings.runtime
-    if wanted.nodes == 1:
-        return {"gpu": wanted.gpus}
-    return {"gpu": wanted.gpus, "nodes": wanted.nodes, "tasks": wanted.nodes, "tasks_per_gpu": 0, "mpi": "srun"}
+    runtime = settings.runtime
+    if runtime.nodes == 1:
+        return {"gpu": runtime.gpus}
+    return {"gpu": runtime.gpus, "nodes": runtime.nodes, "tasks": runtime.nodes, "tasks_per_gpu": 0, "mpi": "srun"}
 
 
 def cores():
@@ -162,12 +163,12 @@ def refined():
 
 
 def backbone():
-    """What the stages load as their backbone: a name or a folder."""
+    """The backbone that stages load: a name or a folder."""
     return settings.backbone_folder()
 
 
 def target_files():
-    """Files that tell when the semantic loss's own text tower has changed, if it has one."""
+    """Files that change with the semantic loss's own text tower, if it has one."""
     folder = settings.target_folder()
     if not folder:
         return []
@@ -191,7 +192,7 @@ def start_weights(stage, *names):
 
 
 def start_space(wildcards, threads):
-    """The space that the pretraining's start weights know; its content is compared, not its place."""
+    """The space of the pretraining's start weights; its content is compared, not its path."""
     if settings.pretrain.init == "scratch":
         return None
     return (SHIPPED if settings.backbone.source == "miniature" else Path(backbone())) / "population/space.safetensors"
@@ -218,7 +219,7 @@ def own_components(wildcards):
 
 
 def backbone_files(wildcards):
-    """Files that tell when the backbone has changed."""
+    """Files that change with the backbone."""
     if settings.backbone.source == "miniature":
         return []
     if settings.backbone.revision:
@@ -228,11 +229,11 @@ def backbone_files(wildcards):
 
 def scored_experiments():
     """Scores of this experiment, and of all others that have some."""
-    found = Path(settings.paths.results).glob("experiments/*/metrics.csv")
+    named = Path(settings.paths.results).glob("experiments/*/metrics.csv")
     unnamed = Path(settings.paths.results) / "metrics.csv"
-    others = {str(path) for path in [*found, unnamed] if path.is_file()}
-    own = str(Path(settings.results_folder()) / "metrics.csv")
-    return ["<results>/metrics.csv", *sorted(others - {own})]
+    others = {str(path) for path in [*named, unnamed] if path.is_file()}
+    this = str(Path(settings.results_folder()) / "metrics.csv")
+    return ["<results>/metrics.csv", *sorted(others - {this})]
 
 
 def list_jobs():
@@ -244,7 +245,7 @@ def list_jobs():
 
 
 def weight_files():
-    """What tells that the published networks are there, where they judge."""
+    """A file that exists once the published networks are fetched, where they judge."""
     return f"{settings.paths.weights}/weights.json" if settings.evaluate.networks == "published" else []
 
 

@@ -1,8 +1,8 @@
-# Functions only: which files of NSD there are, and what the stages need of them.
+# Functions only: NSD's files, and those that the stages need.
 
 
 def nsd_folder(wildcards, threads):
-    """The NSD root; what lies there is known from the input files, so it is no reason to run again."""
+    """The NSD root; its content is known from the input files, so it is no reason to run again."""
     return settings.paths.nsd
 
 
@@ -11,21 +11,21 @@ def annotation_files():
     return [f"<nsd>/{keys.annotations(kind, split)}" for kind in keys.ANNOTATION_KINDS for split in keys.COCO_SPLITS]
 
 
-def picture_files():
-    """What is the same for all subjects: pictures, order of trials, annotations."""
+def image_files():
+    """Files shared by all subjects: images, order of trials, annotations."""
     shared = (keys.STIMULI, keys.STIMULUS_INFO, keys.EXPERIMENT_DESIGN)
     return [*(f"<nsd>/{key}" for key in shared), *annotation_files()]
 
 
-def own_pictures(wildcards):
-    """A simulated subject's own pictures, where they are not among those that all subjects share."""
+def own_images(wildcards):
+    """A simulated subject's own images, if they are not in the file that all subjects share."""
     subject = int(wildcards.subject)
-    own = settings.nsd.source == "simulated" and subject not in keys.NUMBERED_FIRST
-    return f"<nsd>/{keys.own_stimuli(subject)}" if own else []
+    separate = settings.nsd.source == "simulated" and subject not in keys.NUMBERED_FIRST
+    return f"<nsd>/{keys.own_stimuli(subject)}" if separate else []
 
 
-def simulated_pictures():
-    """One subject's own pictures in a simulated NSD, with the subject as a wildcard."""
+def simulated_images():
+    """One subject's own images in a simulated NSD, with the subject as a wildcard."""
     return f"<nsd>/{keys.own_stimuli(1)}".replace("subj01", "subj{subject}")
 
 
@@ -41,7 +41,7 @@ def counted_sessions(subject):
 
 
 def beta_keys(subject, sessions=None):
-    """Keys of a subject's betas; of all sessions that count if none are given."""
+    """Keys of a subject's betas; default: of all sessions that count."""
     return [
         keys.betas(subject, session, side, settings.nsd.beta_version)
         for session in sessions or range(1, counted_sessions(subject) + 1)
@@ -49,12 +49,12 @@ def beta_keys(subject, sessions=None):
     ]
 
 
-def fetched(found):
-    """Outputs of these keys, with subject and session as wildcards where they are the first."""
+def fetched(file_keys):
+    """Outputs for the keys, with subject and session as wildcards where they are the first."""
     names = {"subj01": "subj{subject}", "session01": "session{session}"}
     for name, wildcard in names.items():
-        found = [key.replace(name, wildcard) for key in found]
-    return [f"<nsd>/{key}" for key in found]
+        file_keys = [key.replace(name, wildcard) for key in file_keys]
+    return [f"<nsd>/{key}" for key in file_keys]
 
 
 def raw(files):
@@ -85,8 +85,8 @@ def response_files(wildcards):
         return []
     subject, version = int(wildcards.subject), settings.nsd.beta_version
     folder = Path(settings.paths.nsd) / keys.beta_folder(subject, version)
-    found = (int(path.stem[-2:]) for path in folder.glob("lh.betas_session[0-9][0-9].mgh"))
-    sessions = sorted(session for session in found if session <= counted_sessions(subject))
+    numbers = (int(path.stem[-2:]) for path in folder.glob("lh.betas_session[0-9][0-9].mgh"))
+    sessions = sorted(session for session in numbers if session <= counted_sessions(subject))
     if not sessions:
         raise WorkflowError(
             f"No betas of subject {subject} in {folder}. With nsd.source: local, NSD's files must lie below paths.nsd as in"
@@ -97,7 +97,7 @@ def response_files(wildcards):
 
 
 def session_files(wildcards):
-    """What is kept of each session of one subject, where betas are fetched and removed."""
+    """Files kept of each session of one subject, where betas are fetched and removed."""
     if settings.nsd.source != "fetch":
         return []
     sessions = range(1, counted_sessions(int(wildcards.subject)) + 1)
@@ -107,5 +107,4 @@ def session_files(wildcards):
 
 def session_betas(wildcards):
     """Both beta files of one session."""
-    found = beta_keys(int(wildcards.subject), [int(wildcards.session)])
-    return [f"<nsd>/{key}" for key in found]
+    return [f"<nsd>/{key}" for key in beta_keys(int(wildcards.subject), [int(wildcards.session)])]

@@ -1,4 +1,4 @@
-# Controls against spurious reconstruction, and pictures steered on purpose (docs/controls.md).
+# Controls against spurious reconstruction, and images steered on purpose (docs/controls.md).
 
 
 rule control:
@@ -39,7 +39,7 @@ rule control:
 
 rule score_controls:
     input:
-        drawn=control_pictures(),
+        drawn=control_images(),
         samples=control_samples(),
         responses=expand("<prepared>/sub-{subject}/responses.h5", subject=controlled()),
         stimuli=expand("<prepared>/sub-{subject}/stimuli.h5", subject=controlled()),

@@ -1,4 +1,4 @@
-# Baselines on the same test pictures, the networks that judge where these are published ones, and the scores of all.
+# Baselines on the same test images, published judging networks where they are used, and the scores of all.
 
 
 rule baselines:
@@ -38,29 +38,6 @@ rule baselines:
         "Fitting the linear baselines of subject {wildcards.subject}"
     script:
         "../workflow_scripts/baselines.py"
-
-
-rule fetch_weights:
-    output:
-        out=f"{settings.paths.weights}/weights.json",
-    log:
-        "<logs>/fetch_weights.log",
-    benchmark:
-        "<results>/benchmarks/fetch_weights.jsonl"
-    conda:
-        "../envs/neuropictor.yaml"
-    resources:
-        network=1,
-        mem_mb=growing(500),
-        runtime=growing(240),
-    params:
-        # Checksums are compared when it is fetched, so that where it comes from is no reason to fetch it again.
-        config=lambda wildcards, threads: settings.weights.model_dump(),
-        code=code("fetch_weights"),
-    message:
-        "Fetching the networks that judge pictures"
-    script:
-        "../workflow_scripts/fetch_weights.py"
 
 
 rule evaluate:

@@ -1,74 +1,89 @@
-# Prepared stores (made here, or imported: nsd.source: prepared), and what the frozen backbone makes of the pictures.
+# NSD's files to stores, for each subject: its images and its responses. Images that all subjects saw (a tenth of each one's) lie in every
+# store, so that adding a subject retrains nothing that does not use it.
 
 
-if settings.nsd.source != "prepared":
+if settings.nsd.source == "fetch":
 
-    include: "stores.smk"
+    rule preprocess_session:
+        input:
+            design=f"<nsd>/{keys.EXPERIMENT_DESIGN}",
+            betas=session_betas,
+        output:
+            out=fetched([keys.kept_session(1, 1, settings.nsd.beta_version)])[0],
+        log:
+            "<logs>/preprocess_session/sub-{subject}/session-{session}.log",
+        benchmark:
+            "<results>/benchmarks/preprocess_session/sub-{subject}/session-{session}.jsonl"
+        wildcard_constraints:
+            session=r"[0-4]\d",
+        priority: 10  # before the next session is fetched: raw betas are large, and removed after this
+        conda:
+            "../envs/neuropictor.yaml"
+        resources:
+            sessions=1,
+            mem_mb=growing(2000),
+            runtime=growing(30),
+        params:
+            beta_version=settings.nsd.beta_version,
+            nsd_root=nsd_folder,
+            code=code("preprocess_session"),
+        message:
+            "Keeping what visual cortex needs of subject {wildcards.subject}, session {wildcards.session}"
+        script:
+            "../workflow_scripts/preprocess_session.py"
 
 
-# A backbone or text tower of the Hugging Face hub (or a mirror of it, HF_ENDPOINT); no other job needs the network for it.
-rule fetch_hub:
+rule preprocess_stimuli:
+    input:
+        shared=image_files(),
+        own=own_images,
     output:
-        out=f"{settings.paths.weights}/{{repository}}/{{commit}}/fetched.json",
+        out="<prepared>/sub-{subject}/stimuli.h5",
+        run="<prepared>/sub-{subject}/stimuli.run.json",
     log:
-        "<logs>/fetch_hub/{repository}_{commit}.log",
+        "<logs>/preprocess_stimuli/sub-{subject}.log",
     benchmark:
-        "<results>/benchmarks/fetch_hub/{repository}_{commit}.jsonl"
-    wildcard_constraints:
-        repository=r"[\w.-]+--[\w.-]+",
-        commit=r"[0-9a-f]{40}",
+        "<results>/benchmarks/preprocess_stimuli/sub-{subject}.jsonl"
     conda:
         "../envs/neuropictor.yaml"
     resources:
-        network=1,
-        mem_mb=growing(1000),
+        mem_mb=growing(2000),
+        runtime=growing(60),
+    params:
+        **tracked("config", "preprocess", "image_size"),
+        **tracked("nsd", "nsd", "release", "sessions"),
+        subjects=lambda wildcards: [int(wildcards.subject)],
+        nsd_root=nsd_folder,
+        code=code("preprocess_stimuli"),
+    message:
+        "Collecting images and captions of subject {wildcards.subject}"
+    script:
+        "../workflow_scripts/preprocess_stimuli.py"
+
+
+rule preprocess_subject:
+    input:
+        images=image_files(),
+        responses=response_files,
+        kept=session_files,
+    output:
+        out="<prepared>/sub-{subject}/responses.h5",
+        run="<prepared>/sub-{subject}/responses.run.json",
+    log:
+        "<logs>/preprocess_subject/sub-{subject}.log",
+    benchmark:
+        "<results>/benchmarks/preprocess_subject/sub-{subject}.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    resources:
+        mem_mb=growing(4000),
         runtime=growing(240),
     params:
-        repository=lambda wildcards: wildcards.repository.replace("--", "/", 1),
-        code=code("fetch_hub"),
+        **preprocessing(),
+        **tracked("nsd", "nsd", "beta_version", "release", "sessions"),
+        nsd_root=nsd_folder,
+        code=code("preprocess_subject"),
     message:
-        "Fetching {wildcards.repository} at {wildcards.commit}"
+        "Preparing the responses of subject {wildcards.subject}"
     script:
-        "../workflow_scripts/fetch_hub.py"
-
-
-rule cache_latents:
-    input:
-        stimuli="<prepared>/sub-{subject}/stimuli.h5",
-        frozen=backbone_files,
-        target=target_files(),
-    output:
-        out="<results>/latents/sub-{subject}.h5",
-        run="<results>/latents/sub-{subject}.run.json",
-    log:
-        "<logs>/cache_latents/sub-{subject}.log",
-    benchmark:
-        "<results>/benchmarks/cache_latents/sub-{subject}.jsonl"
-    conda:
-        "../envs/neuropictor.yaml"
-    threads: cores()
-    resources:
-        gpu=min(1, settings.runtime.gpus),
-        mem_mb=need("cache_latents", "mem_mb"),
-        runtime=need("cache_latents", "runtime"),
-        gpu_mem_mb=need("cache_latents", "gpu_mem_mb"),
-    params:
-        backbone=backbone(),
-        target=settings.target_folder(),
-        content=backbone_content(),
-        runtime=runtime,
-        code=code("cache_latents"),
-    message:
-        "Encoding pictures and captions of subject {wildcards.subject} with the backbone"
-    script:
-        "../workflow_scripts/cache_latents.py"
-
-
-rule preprocess:
-    input:
-        expand(
-            "<prepared>/sub-{subject}/{store}.h5",
-            subject=everyone(),
-            store=["responses", "stimuli"],
-        ),
-    localrule: True
+        "../workflow_scripts/preprocess_subject.py"

@@ -1,4 +1,4 @@
-# What goes into the report.
+# The report's pages and figures.
 
 
 rule data_card:
@@ -94,7 +94,7 @@ rule gallery:
         samples=samples(),
         stimuli=expand("<prepared>/sub-{subject}/stimuli.h5", subject=refined()),
         scores="<results>/scores.csv",
-        controls=control_pictures(),
+        controls=control_images(),
     output:
         out="<results>/gallery.html",
     log:
@@ -110,7 +110,7 @@ rule gallery:
         templates=checksum(TEMPLATES),
         code=code("gallery"),
     message:
-        "Putting all test pictures and reconstructions into a page to browse"
+        "Putting all test images and reconstructions into a page to browse"
     script:
         "../workflow_scripts/gallery.py"
 
@@ -237,7 +237,7 @@ rule figures:
     localrule: True
 
 
-# Also of a run that failed: what there is, and what it took.
+# Also of a failed run: its results so far, and their cost.
 onstart:
     work_alone(settings.results_folder())
 

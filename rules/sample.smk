@@ -1,4 +1,4 @@
-# Reconstructions of the test pictures, by the refined and by the pretrained networks.
+# Reconstructions of the test images, by the refined and by the pretrained networks.
 
 
 rule sample:
@@ -29,6 +29,6 @@ rule sample:
         runtime=runtime,
         code=code("sample"),
     message:
-        "Reconstructing pictures of subject {wildcards.subject} with the {wildcards.model} networks"
+        "Reconstructing images of subject {wildcards.subject} with the {wildcards.model} networks"
     script:
         "../workflow_scripts/sample.py"

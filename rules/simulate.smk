@@ -1,13 +1,13 @@
-# The stand-in for NSD: pictures and order of trials, the same whoever is simulated; then each subject's own pictures and responses.
+# The stand-in for NSD: images and order of trials, the same for any choice of subjects; then each subject's own images and responses.
 
 
-rule simulate_pictures:
+rule simulate_images:
     output:
-        picture_files(),
+        image_files(),
     log:
-        "<logs>/simulate_pictures.log",
+        "<logs>/simulate_images.log",
     benchmark:
-        "<results>/benchmarks/simulate_pictures.jsonl"
+        "<results>/benchmarks/simulate_images.jsonl"
     conda:
         "../envs/neuropictor.yaml"
     threads: cores()
@@ -17,20 +17,20 @@ rule simulate_pictures:
     params:
         **tracked("config", "simulate"),
         root=nsd_folder,
-        code=code("simulate_pictures"),
+        code=code("simulate_images"),
     message:
-        "Drawing the pictures of a simulated NSD"
+        "Drawing the images of a simulated NSD"
     script:
-        "../workflow_scripts/simulate_pictures.py"
+        "../workflow_scripts/simulate_images.py"
 
 
-rule simulate_own_pictures:
+rule simulate_own_images:
     output:
-        simulated_pictures(),
+        simulated_images(),
     log:
-        "<logs>/simulate_own_pictures/sub-{subject}.log",
+        "<logs>/simulate_own_images/sub-{subject}.log",
     benchmark:
-        "<results>/benchmarks/simulate_own_pictures/sub-{subject}.jsonl"
+        "<results>/benchmarks/simulate_own_images/sub-{subject}.jsonl"
     conda:
         "../envs/neuropictor.yaml"
     threads: cores()
@@ -40,17 +40,17 @@ rule simulate_own_pictures:
     params:
         **tracked("config", "simulate"),
         root=nsd_folder,
-        code=code("simulate_own_pictures"),
+        code=code("simulate_own_images"),
     message:
-        "Drawing the pictures that only subject {wildcards.subject} of a simulated NSD sees"
+        "Drawing the images that only subject {wildcards.subject} of a simulated NSD sees"
     script:
-        "../workflow_scripts/simulate_own_pictures.py"
+        "../workflow_scripts/simulate_own_images.py"
 
 
 rule simulate_subject:
     input:
-        shared=picture_files(),
-        own=own_pictures,
+        shared=image_files(),
+        own=own_images,
     output:
         directory(simulated_subject()),
     log:

@@ -1,4 +1,4 @@
-"""Tiny stand-ins shared by the tests: a backbone with random weights, prepared responses and pictures."""
+"""Tiny stand-ins shared by the tests: a backbone with random weights, prepared responses and images."""
 
 import logging
 from pathlib import Path
@@ -29,7 +29,7 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with sub-01/responses.h5, sub-02/responses.h5 and stimuli.h5: 14 pictures each, two to three repeats."""
+    """Folder with sub-01/responses.h5, sub-02/responses.h5 and stimuli.h5: 14 images each, two to three repeats."""
     from neuropictor.data.responses import ResponseWriter
     from neuropictor.data.stimuli import StimulusWriter
     from neuropictor.surface import load_geometry
@@ -37,9 +37,9 @@ def tiny_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared")
     random = np.random.default_rng(0)
     vertices = load_geometry().n_vertices
-    pictures = np.arange(100, 126)
+    images = np.arange(100, 126)
     for subject in SUBJECTS:
-        own = pictures[:14] if subject == 1 else pictures[-14:]  # 113 and 112 are shared
+        own = images[:14] if subject == 1 else images[-14:]  # 113 and 112 are shared
         nsd_id = random.permutation(np.repeat(own, 3))[:-3]
         repeat = [int((nsd_id[:i] == value).sum()) for i, value in enumerate(nsd_id)]
         split = np.select([np.isin(nsd_id, own[-3:]), np.isin(nsd_id, own[:2])], [2, 1], 0)
@@ -58,8 +58,8 @@ def tiny_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 split=split,
             )
     with h5py.File(folder / "stimuli.h5", "w") as file:
-        writer = StimulusWriter(file, pictures, 8, "simulated")
-        writer.append(random.integers(0, 256, (len(pictures), 8, 8, 3), dtype=np.uint8))
+        writer = StimulusWriter(file, images, 8, "simulated")
+        writer.append(random.integers(0, 256, (len(images), 8, 8, 3), dtype=np.uint8))
         captions = [[f"a {WORDS[3 + i % 2]} {WORDS[5 + (i + j) % 3]}" for j in range(1 + i % 5)] for i in range(26)]
         writer.finish(captions, ["ball"] * 26, ["sky"] * 26)
     return folder
@@ -75,7 +75,7 @@ def tiny_runtime():
 
 @pytest.fixture(scope="session")
 def tiny_latents(tiny_prepared: Path, tiny_backbone: Path) -> Path:
-    """Latents of the tiny pictures."""
+    """Latents of the tiny images."""
     from neuropictor.config import RuntimeConfig
     from neuropictor.data.latents import cache_latents
 

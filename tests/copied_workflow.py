@@ -22,10 +22,10 @@ PER_SUBJECT = {
     "baselines": 1,
     "contact_sheet": 1,
 }
-ONCE = ["simulate_pictures", "calibrate", "align_space", "pretrain"]
+ONCE = ["simulate_images", "calibrate", "align_space", "pretrain"]
 ONCE += ["evaluate", "data_card", "report_scores", "gallery", "training_curves"]
 ONCE += ["response_map", "score_controls", "all"]
-CONTROLS = 4  # that draw pictures, of one subject
+CONTROLS = 4  # that draw images, of one subject
 
 
 def snakemake(folder: Path, *arguments: str) -> str:
@@ -67,7 +67,7 @@ def copy_workflow(folder: Path) -> Path:
     return folder
 
 
-def picture_files() -> list[str]:
+def image_files() -> list[str]:
     from neuropictor.nsd import keys
 
     annotations = [keys.annotations(kind, split) for kind in keys.ANNOTATION_KINDS for split in keys.COCO_SPLITS]

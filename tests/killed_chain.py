@@ -16,7 +16,7 @@ from tiny_chain import command
 
 #: Rules in order, with the results that are removed so that their jobs run again.
 STAGES = {
-    "simulate_pictures": "data/nsd/nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5",
+    "simulate_images": "data/nsd/nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5",
     "simulate_subject": "data/nsd/nsddata_betas/ppdata/subj*/fsaverage/betas_*",
     "preprocess_subject": "data/prepared/sub-*/responses.h5",
     "preprocess_stimuli": "data/prepared/sub-*/stimuli.h5",

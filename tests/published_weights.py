@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from neuropictor.fetching.weights import WEIGHTS
+from neuropictor.evaluation.networks import WEIGHT_FILES
 
 #: Folder that makes a Python use this small CLIP, and take weights for published ones: see its sitecustomize.py.
 STAND_IN = Path(__file__).parent / "stand_in_networks"
@@ -13,7 +13,7 @@ CLIP = "tiny-clip-test"
 
 
 def write_weights(folder: Path) -> None:
-    """Write all files of `WEIGHTS`, 480 MB."""
+    """Write all files of `WEIGHT_FILES`, 480 MB."""
     import open_clip
     from torchvision import models
 
@@ -36,5 +36,5 @@ def write_weights(folder: Path) -> None:
         "module.prototypes.weight": torch.zeros(2, 2),
     }
     for name, state in found.items():
-        torch.save(state, folder / WEIGHTS[name].name)
-    save_file(open_clip.create_model(CLIP).state_dict(), folder / WEIGHTS["clip"].name)
+        torch.save(state, folder / WEIGHT_FILES[name].name)
+    save_file(open_clip.create_model(CLIP).state_dict(), folder / WEIGHT_FILES["clip"].name)

@@ -17,7 +17,7 @@ from neuropictor.config import Config, load
 TINY = ("presets/tiny.yaml",)
 SAMPLE = ("sample_pretrained", "sample_refined")
 #: Of the table.
-ORDER = ["fetch_betas", "preprocess_session", "simulate_pictures", "simulate_own_pictures", "simulate_subject"]
+ORDER = ["fetch_betas", "preprocess_session", "simulate_images", "simulate_own_images", "simulate_subject"]
 ORDER += ["preprocess_subject", "preprocess_stimuli", "cache_latents", "calibrate", "align_space", "align", "pretrain"]
 ORDER += ["refine", "sample", "baselines", "evaluate", "report_scores", "data_card", "gallery", "contact_sheet"]
 ORDER += ["training_curves", "response_map"]
@@ -27,9 +27,9 @@ READ_BY = {
     "nsd": [],
     "nsd.release": ["preprocess_subject", "preprocess_stimuli", "report_scores"],
     "nsd.sessions": ["preprocess_subject", "preprocess_stimuli", "report_scores"],
-    "simulate": ["simulate_pictures", "simulate_subject"],
+    "simulate": ["simulate_images", "simulate_subject"],
     "preprocess": ["preprocess_subject"],
-    "preprocess.picture_size": ["preprocess_stimuli"],
+    "preprocess.image_size": ["preprocess_stimuli"],
     "preprocess.refine_sessions": [],
     "backbone": [],
     "encoder": ["calibrate"],
@@ -251,7 +251,7 @@ def flipped(content: bytes) -> bytes:
 
 
 FIRST_STAGES = [
-    "simulate_own_pictures",
+    "simulate_own_images",
     "simulate_subject",
     "preprocess_subject",
     "preprocess_stimuli",
@@ -298,7 +298,7 @@ CASES: dict[str, tuple[dict, Callable[[Path], None], Counter]] = {
     "logic of the simulation (`simulation/scenes/scene.py`)": (
         {},
         more_logic("simulation/scenes/scene.py"),
-        behind(["simulate_pictures"]),
+        behind(["simulate_images"]),
     ),
     "logic shared by all stages that read data (`data/rows.py`)": (
         {},

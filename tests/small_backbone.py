@@ -16,7 +16,7 @@ TINY_ENCODER = {
 
 
 def make_tiny_backbone(folder: Path, prediction_type: str = "epsilon") -> Path:
-    """Write a backbone of the real classes with random weights: pictures of 8 pixels, latents 4 x 4 x 4."""
+    """Write a backbone of the real classes with random weights: images of 8 pixels, latents 4 x 4 x 4."""
     import torch
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from tokenizers import Tokenizer, models, pre_tokenizers

@@ -22,11 +22,11 @@ def write_root(root):
     generator = np.random.default_rng(3)
     order = np.repeat(np.arange(SLOTS), 3)
     order = np.concatenate([order[::2], order[1::2]])
-    pictures = np.tile(np.array([4, 9, 1, 2, 3, 6, 7, 8]), (8, 1))  # 0-based; the first two slots are shared
+    images = np.tile(np.array([4, 9, 1, 2, 3, 6, 7, 8]), (8, 1))  # 0-based; the first two slots are shared
     pattern = np.zeros((SESSIONS, 12, 75))
     pattern[:, :, 3] = 1
     (root / keys.EXPERIMENT_DESIGN).parent.mkdir(parents=True)
-    fields = {"masterordering": order[None] + 1.0, "subjectim": pictures + 1.0, "sharedix": np.array([[5.0, 10.0]])}
+    fields = {"masterordering": order[None] + 1.0, "subjectim": images + 1.0, "sharedix": np.array([[5.0, 10.0]])}
     scipy.io.savemat(root / keys.EXPERIMENT_DESIGN, {**fields, "stimpattern": pattern, "basiccnt": np.zeros((3, 2))})
     write_info(root, 10)
     write_annotations(root, 10)
@@ -82,4 +82,4 @@ def write_annotations(root, count):
 
 
 def config(**changes):
-    return PreprocessConfig(**{"validation_pictures": 2, "picture_size": 20, **changes})
+    return PreprocessConfig(**{"validation_images": 2, "image_size": 20, **changes})

@@ -15,8 +15,8 @@ BACKGROUNDS = ("sea", "city")
 TRAIN, VALIDATION, TEST = range(0, 60), range(60, 75), range(100, 120)
 
 
-def smooth_pictures(nsd_ids, size=SIZE):
-    """Pictures of a few coarse blocks, so that an average-pooling latent holds them."""
+def smooth_images(nsd_ids, size=SIZE):
+    """Images of a few coarse blocks, so that an average-pooling latent holds them."""
     blocks = np.stack([np.random.default_rng([7, int(i)]).integers(0, 256, (4, 4, 3)) for i in nsd_ids])
     return blocks.repeat(size // 4, 1).repeat(size // 4, 2).astype(np.uint8)
 
@@ -25,7 +25,7 @@ def write_stimuli(path, nsd_ids=(*TRAIN, *VALIDATION, *TEST)):
     nsd_ids = np.array(sorted(nsd_ids))
     with h5py.File(path, "w") as file:
         writer = StimulusWriter(file, nsd_ids, SIZE, "simulated")
-        writer.append(smooth_pictures(nsd_ids))
+        writer.append(smooth_images(nsd_ids))
         writer.finish(
             [[f"a {CATEGORIES[i % 3]}", f"number {i}"] for i in nsd_ids],
             [CATEGORIES[i % 3] for i in nsd_ids],
@@ -35,7 +35,7 @@ def write_stimuli(path, nsd_ids=(*TRAIN, *VALIDATION, *TEST)):
 
 
 def first_test_trials(path, out):
-    """Copy responses without all but the first trial of each test picture."""
+    """Copy responses without all but the first trial of each test image."""
     with h5py.File(path) as source, h5py.File(out, "w") as file:
         nsd_id, split = source["nsd_id"][:], source["split"][:]
         _, first = np.unique(nsd_id, return_index=True)
@@ -48,7 +48,7 @@ def first_test_trials(path, out):
 
 
 def write_responses(path, subject=1, vertices=40, noise=0.3, ncsnr=None):
-    """Responses that are a noisy linear image of the pictures; three repeats of each, shuffled over two sessions."""
+    """Responses that are a noisy linear image of the images; three repeats of each, shuffled over two sessions."""
     generator = np.random.default_rng(subject)
     nsd_id = np.repeat([*TRAIN, *VALIDATION, *TEST], 3)
     order = generator.permutation(len(nsd_id))
@@ -56,7 +56,7 @@ def write_responses(path, subject=1, vertices=40, noise=0.3, ncsnr=None):
     seen = {}
     for row, number in enumerate(nsd_id.tolist()):
         repeat[row] = seen[number] = seen.get(number, -1) + 1
-    features = smooth_pictures(nsd_id)[:, ::4, ::4].reshape(len(nsd_id), -1) / 127.5 - 1.0
+    features = smooth_images(nsd_id)[:, ::4, ::4].reshape(len(nsd_id), -1) / 127.5 - 1.0
     signal = features @ generator.standard_normal((features.shape[1], vertices)) / 4
     values = signal + noise * generator.standard_normal(signal.shape)
     split = np.select([nsd_id >= 100, nsd_id >= 60], [2, 1], 0)
@@ -72,8 +72,8 @@ def write_responses(path, subject=1, vertices=40, noise=0.3, ncsnr=None):
     return path
 
 
-def write_samples(path, model, subject, pictures, nsd_ids=tuple(TEST)):
-    write_reconstructions(path, Reconstructions(pictures, np.array(nsd_ids), model, subject, "simulated"))
+def write_samples(path, model, subject, images, nsd_ids=tuple(TEST)):
+    write_reconstructions(path, Reconstructions(images, np.array(nsd_ids), model, subject, "simulated"))
     return path
 
 
@@ -138,10 +138,10 @@ class PretendBackbone:
     def null_context(self):
         return self.encode_text([""])
 
-    def encode_pictures(self, pictures, memory=8.0):
+    def encode_images(self, images, memory=8.0):
         import torch
 
-        values = torch.from_numpy(pictures.astype(np.float32)).permute(0, 3, 1, 2) / 127.5 - 1
+        values = torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2) / 127.5 - 1
         mean = torch.nn.functional.avg_pool2d(values, SIZE // 4)
         return mean, torch.full_like(mean, -20.0)
 
@@ -154,25 +154,25 @@ class PretendBackbone:
         values = ((latents.clamp(-1, 1) + 1) * 127.5).round().permute(0, 2, 3, 1).numpy().astype(np.uint8)
         return values.repeat(SIZE // 4, 1).repeat(SIZE // 4, 2)
 
-    def image_features(self, pictures, batch_size=256):
+    def image_features(self, images, batch_size=256):
         import torch
 
-        flat = torch.from_numpy(pictures[:, ::2, ::2].reshape(len(pictures), -1).astype(np.float32)) - 127.5
+        flat = torch.from_numpy(images[:, ::2, ::2].reshape(len(images), -1).astype(np.float32)) - 127.5
         return torch.nn.functional.normalize(flat, dim=-1)
 
     def category_features(self, categories):
         import torch
 
-        pictures = smooth_pictures([900 + CATEGORIES.index(name) for name in categories])
-        return self.image_features(pictures) if categories else torch.empty(0)
+        images = smooth_images([900 + CATEGORIES.index(name) for name in categories])
+        return self.image_features(images) if categories else torch.empty(0)
 
 
 def write_latents(path, stimuli):
-    """Cache what `PretendBackbone` makes of the pictures and captions."""
+    """Cache what `PretendBackbone` makes of the images and captions."""
     from neuropictor.data.stimuli import StimulusStore
 
     store, backbone = StimulusStore(stimuli), PretendBackbone()
-    mean, logvar = backbone.encode_pictures(store.pictures(store.nsd_id))
+    mean, logvar = backbone.encode_images(store.images(store.nsd_id))
     texts = [[lines[i % len(lines)] for i in range(5)] for lines in store.captions(store.nsd_id)]
     text = np.stack([backbone.encode_text(lines).numpy().mean(0) for lines in texts])
     with h5py.File(path, "w") as file:

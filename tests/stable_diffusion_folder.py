@@ -55,7 +55,7 @@ def save_stable_diffusion(folder, unet, vae, text_encoder, **scheduler):
 
 
 def make_stable_diffusion(folder, linear=True, sample_size=4, **scheduler):
-    """Write a folder; `linear` as in Stable Diffusion 2, False as in 1.5; pictures have twice the latents' size."""
+    """Write a folder; `linear` as in Stable Diffusion 2, False as in 1.5; images have twice the latents' size."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
         sample_size=sample_size,

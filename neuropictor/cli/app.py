@@ -1,7 +1,6 @@
 """Stages one by one, for those who do not want the workflow: `neuropictor --help`.
 
-Each command calls one library function with the files that it is given; settings come from a YAML file laid over the
-defaults.
+Each command calls one library function with the given files; settings come from a YAML file merged into the defaults.
 """
 
 from pathlib import Path
@@ -117,11 +116,11 @@ def sample(
     responses: File,
     out: Out,
     components: Component = None,
-    model: Annotated[str, typer.Option(help="name that the pictures get in tables")] = "refined",
+    model: Annotated[str, typer.Option(help="name that the images get in tables")] = "refined",
     backbone: Annotated[str | None, typer.Option(help="where the backbone lies now, if it was moved")] = None,
     settings: Settings = None,
 ) -> None:
-    """Reconstruct one subject's test pictures.
+    """Reconstruct one subject's test images.
 
     Example: neuropictor sample --pipeline results/refine/sub-01
     --responses data/prepared/sub-01/responses.h5 --components results/align/sub-01/components.h5

@@ -21,7 +21,7 @@ def control(
     weights: Weights = None,
     settings: Settings = None,
 ) -> None:
-    """Draw one subject's test pictures at other strengths or from altered responses, and score them.
+    """Draw one subject's test images at other strengths or from altered responses, and score them.
 
     Example: neuropictor control --kind strengths --kind semantic_swap --pipeline results/refine/sub-01
     --responses data/prepared/sub-01/responses.h5 --components results/align/sub-01/components.h5

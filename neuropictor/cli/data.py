@@ -13,7 +13,7 @@ class Kind(StrEnum):
     """Kinds of files to fetch."""
 
     DESIGN = "design"
-    PICTURES = "pictures"
+    IMAGES = "images"
     ANNOTATIONS = "annotations"
     BETAS = "betas"
 
@@ -24,12 +24,12 @@ def simulate(out: Out, subject: list[int], settings: Settings = None) -> None:
 
     Example: neuropictor simulate --out data/nsd 1 2 5
     """
-    from neuropictor.simulation.writer.nsd import write_own_pictures, write_pictures, write_subject
+    from neuropictor.simulation.writer.nsd import write_images, write_own_images, write_subject
 
     loaded, runtime = start(settings)
-    write_pictures(root=out, config=loaded.simulate, threads=max(1, runtime.threads))
+    write_images(root=out, config=loaded.simulate, threads=max(1, runtime.threads))
     for number in subject:
-        write_own_pictures(root=out, subject=number, config=loaded.simulate, threads=max(1, runtime.threads))
+        write_own_images(root=out, subject=number, config=loaded.simulate, threads=max(1, runtime.threads))
         write_subject(root=out, subject=number, config=loaded.simulate)
 
 
@@ -44,7 +44,7 @@ def fetch(
 ) -> None:
     """Fetch NSD's files, once its terms are accepted (settings: nsd: {terms_accepted: true}), or check them again.
 
-    Goes on from where it was interrupted. Pictures are 39.6 GB, betas 0.98 GB a session.
+    Goes on from where it was interrupted. Images are 39.6 GB, betas 0.98 GB a session.
 
     Example: neuropictor fetch --nsd data/real/nsd --settings my.yaml --subject 1 --session 1 --session 2 betas
     """
@@ -57,37 +57,37 @@ def fetch(
             _verify(nsd)
             return
         check_terms(loaded.nsd.terms_accepted)
-        kinds, found = set(kind or Kind), loaded.nsd
-        wanted = stage.keys_of(kinds, subject or [], session, found.beta_version)
+        kinds, section = set(kind or Kind), loaded.nsd
+        required = stage.keys_of(kinds, subject or [], session, section.beta_version)
         if Kind.BETAS in kinds and not subject:
             raise ValueError("no subject given; betas are a subject's, e.g. --subject 1")
-        if wanted:
-            stage.fetch(wanted, nsd, found)
+        if required:
+            stage.fetch(required, nsd, section)
         if Kind.ANNOTATIONS in kinds:
-            stage.fetch_annotations(nsd, found)
+            stage.fetch_annotations(nsd, section)
     except (stage.FetchError, OSError, ValueError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
 
 
 def _verify(nsd: Path) -> None:
-    """Say what of the manifest is as it was fetched; fail if anything is not."""
+    """Compare the manifest's files with the fetched ones; fail if any differs."""
     from neuropictor.fetching import manifest
 
-    found = manifest.verify(nsd)
-    for problem in found.wrong:
+    result = manifest.verify(nsd)
+    for problem in result.wrong:
         typer.echo(problem, err=True)
     typer.echo(
-        f"{len(found.right)} files are as they were fetched, {len(found.wrong)} are not, {len(found.gone)} are gone"
+        f"{len(result.right)} files are as they were fetched, {len(result.wrong)} are not, {len(result.gone)} are gone"
         " (the workflow removes betas once preprocessed, unless nsd.keep_raw)."
     )
-    if found.wrong:
+    if result.wrong:
         raise typer.Exit(1)
 
 
 @app.command()
 def preprocess_stimuli(nsd: Folder, out: Out, subject: list[int], settings: Settings = None) -> None:
-    """Collect the pictures that subjects saw, with captions.
+    """Collect the images that subjects saw, with captions.
 
     Example: neuropictor preprocess-stimuli --nsd data/nsd --out data/prepared/sub-01/stimuli.h5 1
     """
@@ -140,17 +140,17 @@ def preprocess_subject(
 
 @app.command()
 def import_maps(
-    maps: File, mask: File, test_pictures: File, out: Out, subject: Subject, settings: Settings = None
+    maps: File, mask: File, test_images: File, out: Out, subject: Subject, settings: Settings = None
 ) -> None:
     """Make responses from the preprocessed files of NeuroPictor's authors.
 
     Example: neuropictor import-maps --maps 01_norm.h5 --mask vc_roi.npz
-    --test-pictures sub1257_shared_triallabel.npy --subject 1 --out data/prepared/sub-01/responses.h5
+    --test-images sub1257_shared_triallabel.npy --subject 1 --out data/prepared/sub-01/responses.h5
     """
     from neuropictor.official.maps import import_maps as stage
 
     loaded, _ = start(settings)
-    files = {"maps": maps, "mask": mask, "test_pictures": test_pictures}
+    files = {"maps": maps, "mask": mask, "test_images": test_images}
     stage(**files, subject=subject, config=loaded.preprocess, out=out)
 
 
@@ -167,12 +167,12 @@ def import_betas(table: File, out: Out, subject: Subject, settings: Settings = N
 
 
 @app.command()
-def import_pictures(table: File, out: Out, settings: Settings = None) -> None:
-    """Collect pictures and captions of your own; docs/own_data.md describes the table.
+def import_images(table: File, out: Out, settings: Settings = None) -> None:
+    """Collect images and captions of your own; docs/own_data.md describes the table.
 
-    Example: neuropictor import-pictures --table scans/pictures.csv --out data/prepared/stimuli.h5
+    Example: neuropictor import-images --table scans/images.csv --out data/prepared/stimuli.h5
     """
-    from neuropictor.data.own_data import import_pictures as stage
+    from neuropictor.data.own_data import import_images as stage
 
     loaded, _ = start(settings)
     stage(table=table, config=loaded.preprocess, out=out)
@@ -180,7 +180,7 @@ def import_pictures(table: File, out: Out, settings: Settings = None) -> None:
 
 @app.command()
 def cache_latents(stimuli: File, out: Out, backbone: Source = "miniature", settings: Settings = None) -> None:
-    """Encode pictures and captions with the backbone, once.
+    """Encode images and captions with the backbone, once.
 
     Example: neuropictor cache-latents --stimuli data/prepared/sub-01/stimuli.h5 --out results/latents/sub-01.h5
     """

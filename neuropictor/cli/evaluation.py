@@ -28,12 +28,13 @@ def fetch_weights(out: Out = Path("data/weights"), settings: Settings = None) ->
 
     Example: neuropictor fetch-weights --out data/weights
     """
+    from neuropictor.evaluation.networks import WEIGHT_FILES
     from neuropictor.fetching.weights import WeightsError
     from neuropictor.fetching.weights import fetch_weights as stage
 
     loaded, _ = start(settings)
     try:
-        stage(config=loaded.weights, out=out)
+        stage(files=WEIGHT_FILES, config=loaded.weights, out=out)
     except (WeightsError, OSError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
@@ -44,7 +45,7 @@ def evaluate(
     reconstructions: Annotated[
         list[Path], typer.Option(exists=True, file_okay=False, help="folder of reconstructions; several are compared")
     ],
-    images: Annotated[Path, typer.Option(exists=True, file_okay=False, help="folder of the seen pictures")],
+    images: Annotated[Path, typer.Option(exists=True, file_okay=False, help="folder of the seen images")],
     protocol: Annotated[
         list[ProtocolName] | None, typer.Option(help="beside ours: neuropictor, mindeye2 (docs/metrics.md)")
     ] = None,
@@ -52,7 +53,7 @@ def evaluate(
     out: Out = Path("scores"),
     settings: Settings = None,
 ) -> None:
-    """Score anybody's reconstructions: folders of pictures, paired with the seen ones by name.
+    """Score anybody's reconstructions: folders of images, paired with the seen ones by name.
 
     The reconstruction of dog.png is dog with any suffix; several samples are dog_0, dog_1 and so on. Writes tables as
     CSV and JSON, and a page. Without --weights the miniature judges, which nothing published can be compared with.
@@ -94,9 +95,8 @@ def evaluate_samples(
     from neuropictor.evaluation.evaluate import evaluate as stage
 
     loaded, runtime = start(settings)
-    found = _by_subject(samples)
     sections = {"config": loaded.evaluate, "runtime": runtime}
-    stage(samples=found, stimuli=stimuli, backbone=backbone, **sections, out=out, weights=weights)
+    stage(samples=_by_subject(samples), stimuli=stimuli, backbone=backbone, **sections, out=out, weights=weights)
 
 
 def _by_subject(samples: list[Path]) -> dict[int, dict[str, Path]]:
@@ -118,7 +118,7 @@ def gallery(
     ] = None,
     out: Out = Path("results/gallery.html"),
 ) -> None:
-    """Make one page to browse all test pictures and their reconstructions, which needs no server and no network.
+    """Make one page to browse all test images and their reconstructions, which needs no server and no network.
 
     Folders of controls are named after their subject, like those of the reconstructions.
 

@@ -1,4 +1,4 @@
-"""What all commands have in common: the application, their options' types, and how they begin."""
+"""Shared by all commands: the application, types of options, and the start."""
 
 import os
 from pathlib import Path
@@ -29,7 +29,7 @@ Source = Annotated[str, typer.Option(help="miniature, or a folder in the layout 
 @app.callback()
 def begin() -> None:
     """Run the stages one by one, for those who do not want the workflow."""
-    start_log()  # before a command imports libraries, some of which read only then how loud they may be
+    start_log()  # before a command imports libraries, some of which read their verbosity on import
 
 
 def start(settings: Path | None) -> tuple[Config, RuntimeConfig]:

@@ -59,7 +59,7 @@ __all__ = [
 
 
 class ConfigError(ValueError):
-    """The configuration cannot be used; the message says which key, what was found, what is allowed and one example."""
+    """The configuration cannot be used; the message has the key, the value found, what is allowed and an example."""
 
 
 Settings = TypeVar("Settings", bound=Section)
@@ -67,7 +67,7 @@ ExperimentName = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$"
 
 
 class Config(Section):
-    """All of it."""
+    """All sections."""
 
     experiment: ExperimentName = Field(
         "",
@@ -86,22 +86,22 @@ class Config(Section):
     align: AlignConfig = Field(AlignConfig(), description="a linear map of each subject, for the networks")
     pretrain: ReconstructConfig = Field(ReconstructConfig(), description="stage 2: all networks, many subjects")
     refine: RefineConfig = Field(RefineConfig(), description="stage 3: all networks, one subject")
-    sample: SampleConfig = Field(SampleConfig(), description="reconstruction of the test pictures")
+    sample: SampleConfig = Field(SampleConfig(), description="reconstruction of the test images")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="scores, baselines and figures")
-    controls: ControlsConfig = Field(ControlsConfig(), description="controls, and pictures steered on purpose")
+    controls: ControlsConfig = Field(ControlsConfig(), description="controls, and images steered on purpose")
     weights: WeightsConfig = Field(WeightsConfig(), description="where published networks come from")
     runtime: RuntimeConfig = Field(RuntimeConfig(), description="how it runs")
 
     def results_folder(self) -> str:
-        """Return where the results of this experiment lie."""
+        """Return the folder of this experiment's results."""
         return f"{self.paths.results}/experiments/{self.experiment}" if self.experiment else self.paths.results
 
     def logs_folder(self) -> str:
-        """Return where its logs lie, relative to the working directory."""
+        """Return the folder of its logs, relative to the working directory."""
         return f"logs/experiments/{self.experiment}" if self.experiment else "logs"
 
     def backbone_folder(self) -> str:
-        """Return what stages load as their backbone: ``miniature`` or a folder."""
+        """Return the backbone that stages load: ``miniature`` or a folder."""
         return self._fetched(self.backbone.source, self.backbone.revision)
 
     def target_folder(self) -> str:
@@ -109,7 +109,7 @@ class Config(Section):
         return self._fetched(self.backbone.target_text_encoder, self.backbone.target_revision)
 
     def _fetched(self, source: str, revision: str) -> str:
-        """Return where a repository's files lie once they are fetched, or the source itself."""
+        """Return the folder of a repository's fetched files, or the source itself."""
         return f"{self.paths.weights}/{source.replace('/', '--')}/{revision}" if revision else source
 
     @model_validator(mode="after")
@@ -131,11 +131,11 @@ class Config(Section):
                     f"nsd.beta_version is {self.nsd.beta_version}, but nsd.source: simulated makes only one; allowed:"
                     " beta_version: betas_fithrf_GLMdenoise_RR, or source: local"
                 )
-            training = self.simulate.sessions * self.simulate.trials_per_session // 3 - self.simulate.shared_pictures
-            if self.preprocess.validation_pictures >= training:
+            training = self.simulate.sessions * self.simulate.trials_per_session // 3 - self.simulate.shared_images
+            if self.preprocess.validation_images >= training:
                 raise ValueError(
-                    f"preprocess.validation_pictures is {self.preprocess.validation_pictures}, but a simulated subject"
-                    f" has {training} pictures besides those of the test; allowed: fewer, e.g. {max(1, training // 20)}"
+                    f"preprocess.validation_images is {self.preprocess.validation_images}, but a simulated subject"
+                    f" has {training} images besides those of the test; allowed: fewer, e.g. {max(1, training // 20)}"
                 )
         return self
 
@@ -153,9 +153,9 @@ def load(settings: Mapping[str, Any], model: type[Settings] = Config) -> Setting
     Parameters
     ----------
     settings
-        Nested mapping with the sections of the model; what is left out has its default.
+        Nested mapping with the sections of the model; missing keys have their defaults.
     model
-        What they must be.
+        Their model.
 
     Raises
     ------
@@ -173,7 +173,7 @@ def load(settings: Mapping[str, Any], model: type[Settings] = Config) -> Setting
 
 
 def check_imported(settings: Config) -> None:
-    """Make sure that the stores are there which nothing makes (nsd.source: prepared).
+    """Make sure that stores which no stage makes exist (nsd.source: prepared).
 
     Raises
     ------
@@ -181,7 +181,7 @@ def check_imported(settings: Config) -> None:
         If a subject lacks one; the message says how to import it.
     """
     for subject in settings.subjects.everyone():
-        for name, command in (("responses.h5", "import-betas"), ("stimuli.h5", "import-pictures")):
+        for name, command in (("responses.h5", "import-betas"), ("stimuli.h5", "import-images")):
             path = Path(settings.paths.prepared) / f"sub-{subject:02d}" / name
             if not path.is_file():
                 raise ConfigError(
@@ -192,12 +192,12 @@ def check_imported(settings: Config) -> None:
 
 
 def check_judge(settings: Config) -> None:
-    """Make sure that somebody can judge images, before days of training: Stable Diffusion has no image tower.
+    """Make sure that there is a judge of images, before days of training: Stable Diffusion has no image tower.
 
     Raises
     ------
     ConfigError
-        If the backbone's own image tower is to judge and its folder, where it is there already, holds none.
+        If the backbone's own image tower is to judge and its folder, if it exists, has none.
     """
     folder = Path(settings.backbone_folder())
     if (
@@ -212,7 +212,7 @@ def check_judge(settings: Config) -> None:
 
 
 def read(*paths: str | Path, model: type[Settings] = Config) -> Settings:
-    """Read and check YAML files, laid one over the other; what they leave out has its default.
+    """Read and check YAML files, merged in order; missing keys have their defaults.
 
     Raises
     ------
@@ -224,19 +224,19 @@ def read(*paths: str | Path, model: type[Settings] = Config) -> Settings:
     settings: dict[str, Any] = {}
     for path in paths:
         try:
-            found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not valid YAML: {error}; allowed: text, e.g. sample: {{steps: 25}}") from None
-        if not isinstance(found, dict):
-            shown = config_text.show(found)
+        if not isinstance(content, dict):
+            shown = config_text.show(content)
             raise ConfigError(f"{path} holds {shown}; a mapping of sections is expected, e.g. sample: {{steps: 25}}")
-        _lay_over(settings, found)
+        _lay_over(settings, content)
     return load(settings, model)
 
 
-def _lay_over(settings: dict[str, Any], found: Mapping[str, Any]) -> None:
+def _lay_over(settings: dict[str, Any], overlay: Mapping[str, Any]) -> None:
     """Merge as Snakemake merges its --configfile: mappings key by key, all else replaced."""
-    for key, value in found.items():
+    for key, value in overlay.items():
         if isinstance(value, Mapping) and isinstance(settings.get(key), dict):
             _lay_over(settings[key], value)
         else:

@@ -1,4 +1,4 @@
-"""The sections of the configuration about drawing pictures: reconstructions, and controls of them.
+"""The sections of the configuration about drawing images: reconstructions, and controls of them.
 
 Take them from `neuropictor.config`, which checks them together.
 """
@@ -33,10 +33,10 @@ Interval = Annotated[list[Share], Field(min_length=2, max_length=2), AfterValida
 
 
 class SampleConfig(Section):
-    """Reconstruction of the test pictures."""
+    """Reconstruction of the test images."""
 
     scheduler: Scheduler = Field(
-        "dpm++", description="how the noise schedule is walked: ddim as in the paper; the others need fewer steps"
+        "dpm++", description="solver of the noise schedule: ddim as in the paper; the others need fewer steps"
     )
     steps: Count = Field(6, description="denoising steps")
     guidance_scale: Annotated[float, Field(ge=1)] = Field(3.0, description="classifier-free guidance; 1: none")
@@ -45,42 +45,42 @@ class SampleConfig(Section):
         description="shares of the noise schedule (0 clean, 1 pure noise) between which guidance is used; outside, a"
         " step costs half as much",
     )
-    samples: Count = Field(1, description="pictures drawn a test picture")
+    samples: Count = Field(1, description="images drawn a test image")
     choose: Literal["all", "consensus"] = Field(
         "all",
-        description="samples that are kept: all, or the one that a picture's other samples resemble most, which looks"
-        " at no seen picture",
+        description="samples that are kept: all, or the one that an image's other samples resemble most, without"
+        " use of the seen image",
     )
     trial_averaging: Literal["mean", "single"] = Field(
         "mean",
-        description="a test picture's response, for networks and baselines: mean of its repeats, or its first trial",
+        description="a test image's response, for networks and baselines: mean of its repeats, or its first trial",
     )
     rounding: Literal["nearest", "down"] = Field(
         "nearest",
         description="from colours to whole numbers of 0 to 255: the nearest, or, as the official code, the next lower",
     )
-    batch_size: Count = Field(50, description="pictures at a time; changes them by rounding at most")
-    seed: Seed = Field(14, description="seed from which each picture's noise seed is derived")
+    batch_size: Count = Field(50, description="images at a time; changes them by rounding at most")
+    seed: Seed = Field(14, description="seed from which each image's noise seed is derived")
 
     @property
     def most_repeats(self) -> int | None:
-        """Repeats of a test picture that are averaged; None: all."""
+        """Repeats of a test image that are averaged; None: all."""
         return 1 if self.trial_averaging == "single" else None
 
 
 class ControlsConfig(Section):
-    """Controls against spurious reconstruction, and pictures steered on purpose."""
+    """Controls against spurious reconstruction, and images steered on purpose."""
 
     made: Annotated[list[Control], AfterValidator(_each_once)] = Field(
         ["nearest", "responses", "areas", "strengths", "semantic_swap"],
-        description="controls that are made, docs/controls.md; []: none",
+        description="controls to make, docs/controls.md; []: none",
     )
-    subjects: Count = Field(1, description="the first so many of subjects.refine")
-    pictures: Annotated[int, Field(ge=2)] = Field(
-        24, description="test pictures of each control, evenly spaced; all if there are no more"
+    subjects: Count = Field(1, description="number of subjects, the first of subjects.refine")
+    images: Annotated[int, Field(ge=2)] = Field(
+        24, description="test images of each control, evenly spaced; all if there are no more"
     )
     sampling_steps: Count = Field(6, description="denoising steps of all controls but steps, in place of sample.steps")
-    repeats: Counts = Field([1, 2, 3], description="responses: repeats of a test picture that are averaged")
+    repeats: Counts = Field([1, 2, 3], description="responses: repeats of a test image that are averaged")
     structure_scales: Scales = Field(
         [0.0, 1.0, 2.0], description="strengths: factors on the manipulation network's residuals"
     )
@@ -90,20 +90,20 @@ class ControlsConfig(Section):
     )
     swap_structure_scales: Scales = Field([1.0, 2.0, 3.0], description="semantic_swap: factors on structure")
     swap_guidance_scales: GuidanceScales = Field([2.0], description="semantic_swap: classifier-free guidance")
-    swap_partners: Count = Field(1, description="semantic_swap: other test pictures that give a picture its semantics")
+    swap_partners: Count = Field(1, description="semantic_swap: other test images that give an image its semantics")
     guidance_scales: GuidanceScales = Field([1.0, 2.0, 3.0, 5.0, 8.0], description="guidance: classifier-free guidance")
     steps: Counts = Field([2, 5, 10, 25], description="steps: denoising steps")
     schedulers: Annotated[list[Scheduler], Field(min_length=1), AfterValidator(_each_once)] = Field(
-        ["ddim", "dpm++", "unipc"], description="steps: how the noise schedule is walked"
+        ["ddim", "dpm++", "unipc"], description="steps: solvers of the noise schedule"
     )
-    sheet_rows: Count = Field(4, description="test pictures on a contact sheet")
+    sheet_rows: Count = Field(4, description="test images on a contact sheet")
     seed: Seed = Field(16, description="seed of wrong responses and of pairs")
 
     @model_validator(mode="after")
     def _check_partners(self) -> "ControlsConfig":
-        if self.swap_partners >= self.pictures:
+        if self.swap_partners >= self.images:
             raise ValueError(
-                f"swap_partners is {self.swap_partners}, but each of {self.pictures} pictures has"
-                f" {self.pictures - 1} others; allowed: at most that, e.g. swap_partners: 1"
+                f"swap_partners is {self.swap_partners}, but each of {self.images} images has"
+                f" {self.images - 1} others; allowed: at most that, e.g. swap_partners: 1"
             )
         return self

@@ -1,4 +1,4 @@
-"""The sections of the configuration about scores: how pictures are judged, and where the judging networks come from.
+"""The sections of the configuration about scores: how images are judged, and where the judging networks come from.
 
 Take them from `neuropictor.config`, which checks them together.
 """
@@ -30,19 +30,19 @@ class EvaluateConfig(Section):
     seed: Seed = Field(15, description="seed of bootstrap, permutations, retrieval and wrong pairings")
     networks: Literal["miniature", "published"] = Field(
         "miniature",
-        description="what judges pictures: the miniature's image tower, or the networks of published evaluations",
+        description="judge of images: the miniature's image tower, or the networks of published evaluations",
     )
     protocols: Protocols = Field(
         ["ours"], description="definitions of the scores, docs/metrics.md; all but ours need networks: published"
     )
     ridge_alphas: Alphas = Field(
         [1.0e2, 3.0e2, 1.0e3, 3.0e3, 1.0e4, 3.0e4, 1.0e5],
-        description="ridge penalties among which validation pictures choose",
+        description="ridge penalties among which validation images choose",
     )
     diffusion_strength: Annotated[float, Field(gt=0, le=1)] = Field(
         0.75, description="ridge_diffusion: share of the noise schedule that is run, as in Brain-Diffuser"
     )
-    contact_sheet_rows: Count = Field(12, description="test pictures on a contact sheet")
+    contact_sheet_rows: Count = Field(12, description="test images on a contact sheet")
 
     @model_validator(mode="after")
     def _check_protocols(self) -> "EvaluateConfig":

@@ -19,10 +19,10 @@ class RuntimeConfig(Section):
     )
     deterministic: bool = Field(
         False,
-        description="the same bytes each time on the same type of GPU, by slower algorithms; on CPUs it is so anyway",
+        description="the same bytes each time on the same type of GPU, by slower algorithms; on CPUs always",
     )
     threads: Annotated[int, Field(ge=0)] = Field(
-        8, description="most CPU cores that one job takes (it gets fewer where --cores gives fewer)"
+        8, description="most CPU cores for one job (fewer if --cores is fewer)"
     )
     workers: Annotated[int, Field(ge=0)] = Field(
         0, description="processes that load data; 0: none besides the main one"
@@ -44,7 +44,7 @@ class RuntimeConfig(Section):
     )
     decode_memory: Positive = Field(
         8.0,
-        description="GiB for decoding pictures, which decides how many are decoded at a time; one that does not fit is"
+        description="GiB for decoding images, which decides how many are decoded at a time; one that does not fit is"
         " decoded in tiles, whose colours may differ a little",
     )
     gpus: Annotated[int, Field(ge=0)] = Field(
@@ -56,11 +56,11 @@ class RuntimeConfig(Section):
         description="processes that train together, each with its share of every batch and a GPU of its own if any, and"
         " over which sampling spreads its batches",
     )
-    nodes: Count = Field(1, description="machines over which these processes are spread; more than one only with Slurm")
+    nodes: Count = Field(1, description="machines for the processes; more than one only with Slurm")
     checkpoint_interval: Count = Field(200, description="training steps between two checkpoints")
     log_interval: Count = Field(20, description="training steps between two entries in history.csv")
     tensorboard: bool = Field(
-        True, description="write losses and, at each validation, sample pictures for TensorBoard beside the output"
+        True, description="write losses and, at each validation, sample images for TensorBoard beside the output"
     )
     track_code: bool = Field(True, description="run a stage again when its code has changed")
 

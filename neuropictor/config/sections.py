@@ -48,7 +48,7 @@ class PathsConfig(Section):
         "data/nsd",
         description="folder in NSD's layout; written if nsd.source is simulated or fetch, only read if it is local",
     )
-    prepared: FolderName = Field("data/prepared", description="response and picture stores that preprocessing writes")
+    prepared: FolderName = Field("data/prepared", description="response and image stores that preprocessing writes")
     weights: FolderName = Field(
         "data/weights",
         description="fetched weights: backbones with a revision, and networks of evaluate.networks: published",
@@ -69,11 +69,11 @@ class NsdConfig(Section):
     )
     release: Literal[37, 40] = Field(
         40,
-        description="40: all sessions, 1000 test pictures; 37: without each subject's last three, as NSD was before"
-        " August 2023, 982 test pictures",
+        description="40: all sessions, 1000 test images; 37: without each subject's last three, as NSD was before"
+        " August 2023, 982 test images",
     )
     sessions: Annotated[int, Field(ge=1, le=40)] = Field(
-        40, description="only the first so many sessions of each subject, if the release has more"
+        40, description="most sessions of each subject, counted from the first"
     )
     terms_accepted: bool = Field(
         False,
@@ -84,7 +84,7 @@ class NsdConfig(Section):
     )
     coco_endpoint: Address = Field(
         "https://s3.amazonaws.com/images.cocodataset.org",
-        description="fetch: COCO's public bucket, or a mirror of it; has the captions of NSD's pictures",
+        description="fetch: COCO's public bucket, or a mirror of it; has the captions of NSD's images",
     )
     connections: Annotated[int, Field(ge=1, le=64)] = Field(
         8, description="fetch: files of a job that are fetched at the same time"
@@ -104,12 +104,12 @@ class SimulateConfig(Section):
     sessions: Annotated[int, Field(ge=1, le=40)] = Field(6, description="sessions a subject")
     trials_per_session: Annotated[int, Field(ge=3, le=750)] = Field(
         750,
-        description="trials a session; all trials together must be divisible by 3, as each picture is seen three times",
+        description="trials a session; all trials together must be divisible by 3, as each image is seen three times",
     )
-    shared_pictures: Annotated[int, Field(ge=1, le=1000)] = Field(
-        150, description="pictures that all subjects see: the test pictures"
+    shared_images: Annotated[int, Field(ge=1, le=1000)] = Field(
+        150, description="images that all subjects see: the test images"
     )
-    picture_size: Annotated[int, Field(ge=32)] = Field(425, description="side of the pictures in pixels; NSD: 425")
+    image_size: Annotated[int, Field(ge=32)] = Field(425, description="side of the images in pixels; NSD: 425")
     ncsnr: Annotated[float, Field(gt=0, le=2)] = Field(
         0.42, description="median noise-ceiling signal-to-noise ratio over visual cortex; NSD's subjects: 0.32-0.54"
     )
@@ -120,12 +120,12 @@ class SimulateConfig(Section):
         trials = self.sessions * self.trials_per_session
         if trials % 3:
             raise ValueError(
-                f"sessions x trials_per_session = {trials} must be divisible by 3, as each picture is seen three times,"
+                f"sessions x trials_per_session = {trials} must be divisible by 3, as each image is seen three times,"
                 " e.g. 6 x 750"
             )
-        if self.shared_pictures >= trials // 3:
+        if self.shared_images >= trials // 3:
             raise ValueError(
-                f"shared_pictures is {self.shared_pictures}, but only {trials // 3} pictures are seen in all"
+                f"shared_images is {self.shared_images}, but only {trials // 3} images are seen in all"
                 f" (sessions x trials_per_session / 3); fewer must be shared, e.g. {max(1, trials // 30)}"
             )
         return self
@@ -138,24 +138,24 @@ class PreprocessConfig(Section):
     z_score: Literal["session", "subject"] = Field(
         "session", description="what shares a mean and a standard deviation: a session's trials, or all of a subject"
     )
-    validation_pictures: Annotated[int, Field(ge=0)] = Field(
+    validation_images: Annotated[int, Field(ge=0)] = Field(
         60,
-        description="pictures a subject taken out of the training pictures for validation; 0: train on all, and choose"
-        " penalties on training pictures that a fit leaves out",
+        description="images a subject taken out of the training images for validation; 0: train on all, and choose"
+        " penalties on training images that a fit leaves out",
     )
     training_sessions: Annotated[int, Field(ge=1, le=40)] = Field(
-        40, description="only the first so many sessions train and validate; all sessions that count test"
+        40, description="first sessions that train and validate; all sessions that count test"
     )
     refine_sessions: Annotated[int, Field(ge=1, le=40)] = Field(
         40,
         description="as training_sessions, for subjects that refine without having pretrained: few-session work",
     )
-    picture_size: Annotated[int, Field(ge=8)] = Field(
-        64, description="side of the stored pictures in pixels; the backbone's picture size"
+    image_size: Annotated[int, Field(ge=8)] = Field(
+        64, description="side of the stored images in pixels; the backbone's image size"
     )
     statistics: Literal["non_test", "all"] = Field(
         "non_test",
-        description="trials behind mean and standard deviation; non_test: not those of test pictures",
+        description="trials behind mean and standard deviation; non_test: not those of test images",
     )
 
 
@@ -226,12 +226,12 @@ class AlignConfig(Section):
         16, description="tokens made of the components, beside the encoder's; 0: no alignment, as in the paper"
     )
     text_components: Count = Field(64, description="principal components of the captions' text features")
-    latent_components: Count = Field(128, description="principal components of the pictures' latents")
+    latent_components: Count = Field(128, description="principal components of the images' latents")
     folds: Annotated[int, Field(ge=2)] = Field(
-        10, description="parts of the training pictures, each predicted from the others"
+        10, description="parts of the training images, each predicted from the others"
     )
     ridge_alphas: Alphas = Field(
-        [3.0e2, 1.0e3, 3.0e3, 1.0e4, 3.0e4], description="ridge penalties among which validation pictures choose"
+        [3.0e2, 1.0e3, 3.0e3, 1.0e4, 3.0e4], description="ridge penalties among which validation images choose"
     )
     seed: Seed = Field(10, description="seed of folds")
 
@@ -240,7 +240,7 @@ class _TrainingConfig(Section):
     """What all training stages have in common."""
 
     steps: Count = Field(500, description="training steps")
-    batch_size: Count = Field(48, description="pictures a step, over all devices together")
+    batch_size: Count = Field(48, description="images a step, over all devices together")
     learning_rate: Positive = Field(3.0e-4, description="highest learning rate")
     weight_decay: NotNegative = Field(0.01, description="weight decay of AdamW")
     schedule: Literal["constant", "cosine"] = Field(
@@ -253,10 +253,10 @@ class _TrainingConfig(Section):
     )
     trial_averaging: Literal["random", "mean", "single"] = Field(
         "random",
-        description="a picture's response in training: mean of a random number of its repeats, of all, or one repeat",
+        description="an image's response in training: mean of a random number of its repeats, of all, or one repeat",
     )
     validation_interval: Count = Field(100, description="steps between two validations")
-    seed: Seed = Field(11, description="seed of weights, noise and order of pictures")
+    seed: Seed = Field(11, description="seed of weights, noise and order of images")
 
 
 class CalibrateConfig(_TrainingConfig):
@@ -290,7 +290,7 @@ class _ModulationConfig(_TrainingConfig):
     )
     captions: Literal["mean", "random"] = Field(
         "mean",
-        description="text of the semantic loss: mean over a picture's captions, or one of them, as in the paper",
+        description="text of the semantic loss: mean over an image's captions, or one of them, as in the paper",
     )
     guidance_dropout: Dropout = Field(
         0.1,
@@ -320,7 +320,7 @@ class ReconstructConfig(_ModulationConfig):
         description="population: shipped weights, trained on other simulated people; scratch: random weights",
     )
     steps: Count = Field(300, description="training steps")
-    seed: Seed = Field(12, description="seed of weights, noise and order of pictures")
+    seed: Seed = Field(12, description="seed of weights, noise and order of images")
 
 
 class RefineConfig(_ModulationConfig):
@@ -328,4 +328,4 @@ class RefineConfig(_ModulationConfig):
 
     steps: Count = Field(250, description="training steps")
     learning_rate: Positive = Field(2.0e-4, description="highest learning rate")
-    seed: Seed = Field(13, description="seed of noise and order of pictures")
+    seed: Seed = Field(13, description="seed of noise and order of images")

@@ -1,6 +1,6 @@
-"""The words about the configuration: error messages, the JSON schema and the reference page, all read off the models.
+"""Texts about the configuration: error messages, the JSON schema and the reference page, all made from the models.
 
-Knows no section by name: everything is given the root model.
+No section is known by name: all functions take the root model.
 """
 
 import difflib
@@ -15,7 +15,7 @@ Model = type[BaseModel]
 Names = tuple[str, ...]
 
 _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-#: What patterns mean, by a part of them.
+#: Meaning of patterns, by a part of them.
 _PATTERNS = {
     "http": "that starts with https:// or http://",
     "{40}": "of 40 hexadecimal digits, or empty",
@@ -27,20 +27,20 @@ _KINDS = {"integer": "a whole number", "number": "a number", "boolean": "true or
 
 
 def explain(problem: ErrorDetails, root: Model) -> str:
-    """Turn one of Pydantic's findings into: key, value found, what is allowed, one example."""
-    place, kind, found = problem["loc"], problem["type"], problem["input"]
+    """Turn one of Pydantic's errors into: key, value found, what is allowed, one example."""
+    place, kind, value = problem["loc"], problem["type"], problem["input"]
     key = ".".join(str(part) for part in place)
     names = tuple(part for part in place if isinstance(part, str))
     if kind == "invalid_key":
         parents = [str(part) for part in place[:-1]]
         known = ", ".join(_model(root, parents).model_fields)
-        return f"{key or show(found)} has a key that is no text: {show(found)}; allowed: {known}"
+        return f"{key or show(value)} has a key that is no text: {show(value)}; allowed: {known}"
     if kind == "extra_forbidden":
-        return _unknown_key(names, found, root)
+        return _unknown_key(names, value, root)
     if kind == "value_error":
         return f"{key} is wrong: {problem['ctx']['error']}" if key else str(problem["ctx"]["error"])
-    text = f"{key} is {show(found)}; allowed: {_allowed(root, names)}; example: {_example(root, names)}"
-    return text + _number_hint(found, _schema(root, names))
+    text = f"{key} is {show(value)}; allowed: {_allowed(root, names)}; example: {_example(root, names)}"
+    return text + _number_hint(value, _schema(root, names))
 
 
 def show(value: Any) -> str:
@@ -49,10 +49,10 @@ def show(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _unknown_key(names: Names, found: Any, root: Model) -> str:
+def _unknown_key(names: Names, value: Any, root: Model) -> str:
     *parents, name = names
     known = list(_model(root, parents).model_fields)
-    text = f"{'.'.join(names)} (found: {show(found)}) is not a known key"
+    text = f"{'.'.join(names)} (found: {show(value)}) is not a known key"
     near = difflib.get_close_matches(name, known, n=1)
     elsewhere = [".".join(path) for path in _paths(root) if path[-1] == name]
     if near:
@@ -64,18 +64,18 @@ def _unknown_key(names: Names, found: Any, root: Model) -> str:
     return f"{text}; allowed{where}: {', '.join(known)}; example: {_example(root, (*parents, known[0]))}"
 
 
-def _number_hint(found: Any, schema: dict[str, Any]) -> str:
-    if not isinstance(found, str) or schema.get("type") not in {"number", "integer", "array"}:
+def _number_hint(value: Any, schema: dict[str, Any]) -> str:
+    if not isinstance(value, str) or schema.get("type") not in {"number", "integer", "array"}:
         return ""
-    if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", found):
-        mantissa, exponent = re.split("[eE]", found)
+    if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+        mantissa, exponent = re.split("[eE]", value)
         point = "" if "." in mantissa else ".0"
         sign = "" if exponent[0] in "+-" else "+"
         reason = "it wants a point and a sign of the exponent"
-        return f" (YAML reads {found} as text, as {reason}: write {mantissa}{point}e{sign}{exponent})"
-    if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", found):
+        return f" (YAML reads {value} as text, as {reason}: write {mantissa}{point}e{sign}{exponent})"
+    if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", value):
         advice = "values nested in --config are always text, so put them into a file for --configfile"
-        return f" ({show(found)} is text: write it without quotes; {advice})"
+        return f" ({show(value)} is text: write it without quotes; {advice})"
     return ""
 
 
@@ -108,7 +108,7 @@ def _default(root: Model, names: Names) -> Any:
 
 
 def _example(root: Model, names: Names) -> str:
-    """Write a key with its default as one would in YAML."""
+    """Write a key with its default as in YAML."""
     value = _default(root, names)
     if isinstance(value, dict):
         name = next(iter(value))
@@ -118,11 +118,11 @@ def _example(root: Model, names: Names) -> str:
 
 
 def _yaml(value: Any) -> str:
-    """Write a value so that YAML 1.1 reads it back as it was (1.0e-05, not 1e-05)."""
+    """Write a value so that YAML 1.1 reads it back unchanged (1.0e-05, not 1e-05)."""
     if isinstance(value, list):
         return f"[{', '.join(_yaml(item) for item in value)}]"
     if isinstance(value, float):
-        return re.sub(r"^(-?\d+)e-?0?", lambda found: found[0].replace("e", ".0e").replace("e-0", "e-"), repr(value))
+        return re.sub(r"^(-?\d+)e-?0?", lambda match: match[0].replace("e", ".0e").replace("e-0", "e-"), repr(value))
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -145,7 +145,7 @@ def _allowed(root: Model, names: Names) -> str:
 
 
 def _describe(schema: dict[str, Any]) -> str:
-    """Say what a JSON schema allows, in words."""
+    """Describe what a JSON schema allows."""
     if "enum" in schema:
         *first, last = map(str, schema["enum"])
         return f"{', '.join(first)} or {last}"
@@ -158,7 +158,7 @@ def _describe(schema: dict[str, Any]) -> str:
 
 
 def schema(root: Model) -> str:
-    """Return the JSON schema (draft 2020-12) of the whole configuration, with which editors check YAML."""
+    """Return the JSON schema (draft 2020-12) of the whole configuration, for editors that check YAML."""
     content = {"$schema": "https://json-schema.org/draft/2020-12/schema", **root.model_json_schema()}
     return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
@@ -168,7 +168,7 @@ def reference(root: Model) -> str:
     lines = [
         "# Configuration reference",
         "",
-        "Made from the models in `neuropictor/config_*.py` by `neuropictor config --write`; do not edit.",
+        "Made from the models in `neuropictor/config/` by `neuropictor config --write`; do not edit.",
         "`config.yaml` holds the defaults; put what you change into a file of your own and give it with",
         "`snakemake --configfile my.yaml` (mappings merge, all else replaces).",
     ]
@@ -183,8 +183,8 @@ def reference(root: Model) -> str:
             "| key | default | allowed | meaning |",
             "|---|---|---|---|",
         ]
-        whole = _is_model(field.annotation)
-        for names in _paths(_model(root, [section]), (section,)) if whole else [(section,)]:
+        nested = _is_model(field.annotation)
+        for names in _paths(_model(root, [section]), (section,)) if nested else [(section,)]:
             if not _is_model(_model(root, names)):
                 meaning = _model(root, names[:-1]).model_fields[names[-1]].description
                 lines.append(f"| `{'.'.join(names)}` | {_shown(root, names)} | {_allowed(root, names)} | {meaning} |")

@@ -1,4 +1,4 @@
-"""What the sections of the configuration are made of: their base, and the types of numbers and texts."""
+"""Building blocks of the sections of the configuration: their base, and the types of numbers and texts."""
 
 import re
 from typing import Annotated, Literal

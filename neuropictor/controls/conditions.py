@@ -1,7 +1,7 @@
 """The controls, each one entry of `CONTROLS`: its title, its settings and its conditions. Loads no torch.
 
-A condition says whose responses give structure and semantics, what was done to them, and at which strengths images are
-sampled. Whoever adds a control writes its entry here, and its settings and name in `config.ControlsConfig`.
+A condition says whose responses give structure and semantics, how they are altered, and at which strengths images are
+sampled. A new control needs an entry here, and its settings and name in `config.ControlsConfig`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Condition:
     most_repeats : int or None
         Repeats that are averaged; None: all.
     areas, keep : str
-        A group of areas, and what becomes of it: "only" it is kept, it is left "out", or it comes from the "other" test
+        A group of areas, and its use: "only" it is kept, it is left "out", or it comes from the "other" test
         image's responses.
     semantics : str
         Whose responses give the context: "own" or "other".
@@ -65,13 +65,13 @@ class Control:
     Attributes
     ----------
     name, title : str
-        In file names and tables, and where people read it.
+        In file names and tables, and for readers.
     settings : tuple of str
         Keys of `ControlsConfig` that its images depend on, besides those that all controls share.
     conditions : callable or None
-        Makes its conditions of the settings; None where nothing is sampled, as stage sample's images are scored.
+        Makes its conditions from the settings; None where nothing is sampled, as stage sample's images are scored.
     joined : bool
-        Whether the columns are steps of one thing, which figures join by lines.
+        Whether the columns are steps of one quantity, joined by lines in figures.
     of_two : bool
         Whether an image is made of two scans, so that it matters which one it follows.
     """
@@ -84,13 +84,13 @@ class Control:
     of_two: bool = False
 
     def label(self, condition: Condition) -> str:
-        """What the file of images tells of a condition, as JSON."""
+        """A condition's description in the file of images, as JSON."""
         return json.dumps({"title": self.title} | asdict(condition) | {"name": condition.name})
 
 
 def _responses(config: ControlsConfig) -> list[Condition]:
     repeats = [Condition(f"{count} repeat{'s' if count > 1 else ''}", most_repeats=count) for count in config.repeats]
-    wrong = [Condition("another picture's response", responses="other", partner=1)]
+    wrong = [Condition("another image's response", responses="other", partner=1)]
     return [*repeats, *wrong, Condition("mean response", responses="mean")]
 
 
@@ -151,10 +151,10 @@ def _steps(config: ControlsConfig) -> list[Condition]:
 CONTROLS = {
     control.name: control
     for control in (
-        Control("nearest", "nearest training pictures"),
+        Control("nearest", "nearest training images"),
         Control(
             "responses",
-            "pictures from fewer repeats, from another picture's response, and from the mean response",
+            "images from fewer repeats, from another image's response, and from the mean response",
             ("repeats",),
             _responses,
         ),
@@ -187,7 +187,7 @@ def sampled_controls() -> list[str]:
 
 
 def conditions(name: str, config: ControlsConfig) -> list[Condition]:
-    """Return the conditions of a control; ValueError if none of this name samples images."""
+    """Return the conditions of a control; ValueError if no control of this name samples images."""
     if name not in sampled_controls():
         raise ValueError(f"control is {name!r}; allowed are {', '.join(sampled_controls())}, for example strengths")
     return CONTROLS[name].conditions(config)

@@ -42,13 +42,13 @@ def partners(count: int, partner: int, seed: int) -> np.ndarray:
     if not 1 <= partner < count:
         raise ValueError(f"partner {partner} of {count} images; allowed: 1 to {count - 1}, for example 1")
     order = np.random.default_rng(seed).permutation(count)
-    found = np.empty(count, np.int64)
-    found[order] = np.roll(order, -partner)
-    return found
+    rows = np.empty(count, np.int64)
+    rows[order] = np.roll(order, -partner)
+    return rows
 
 
 class _Altered:
-    """Responses of the chosen test images, whole or tampered with, and what the pipeline takes of them."""
+    """Responses of the chosen test images, whole or tampered with, and the pipeline's inputs made from them."""
 
     def __init__(
         self, store: ResponseStore, components: ComponentStore | None, nsd_ids: np.ndarray, config: ControlsConfig
@@ -57,34 +57,34 @@ class _Altered:
         self._mean: np.ndarray | None = None
 
     def others(self, condition: Condition) -> np.ndarray:
-        """Return rows of the other test images, or -1 where none takes part."""
+        """Return rows of the other test images, or -1 where there is none."""
         if not condition.partner:
             return np.full(len(self.nsd_ids), -1)
         return partners(len(self.nsd_ids), condition.partner, self.seed)
 
     def responses(self, condition: Condition, most: int | None) -> np.ndarray:
-        """Return what structure comes from, float32 [n, V]; `most` repeats where the condition does not say."""
+        """Return the responses that structure comes from, float32 [n, V]; `most` repeats unless the condition says."""
         if condition.responses == "mean":
             if self._mean is None:
-                self._mean = self.store.mean_response(self.store.pictures("train")).mean(0, keepdims=True)
+                self._mean = self.store.mean_response(self.store.images("train")).mean(0, keepdims=True)
             return self._mean.repeat(len(self.nsd_ids), 0)
         most = condition.most_repeats or most
-        own = self.store.mean_response(self.nsd_ids, most)
-        others = own[self.others(condition)] if condition.partner else None
+        responses = self.store.mean_response(self.nsd_ids, most)
+        others = responses[self.others(condition)] if condition.partner else None
         if condition.responses == "other":
             return others
         if not condition.areas:
-            return own
+            return responses
         inside = load_geometry().region(condition.areas)
         replaced = others if condition.keep == "other" else 0.0
-        return np.where(~inside if condition.keep == "only" else inside, replaced, own).astype(np.float32)
+        return np.where(~inside if condition.keep == "only" else inside, replaced, responses).astype(np.float32)
 
     def inputs(self, responses: np.ndarray) -> dict[str, torch.Tensor]:
-        """Return what the pipeline is given of responses [n, V]."""
-        found = {"responses": torch.from_numpy(responses)}
+        """Return the pipeline's inputs made from responses [n, V]."""
+        inputs = {"responses": torch.from_numpy(responses)}
         if self.components is not None:
-            found["components"] = torch.from_numpy(self.components.predict(responses).astype(np.float32))
-        return found
+            inputs["components"] = torch.from_numpy(self.components.predict(responses).astype(np.float32))
+        return inputs
 
 
 def steer_subject(
@@ -113,31 +113,31 @@ def steer_subject(
         HDF5 file of `neuropictor.data.reconstructions`, whose samples are the conditions.
     """
     out, chosen = Path(out), conditions(kind, config)
-    inputs = {path.name: path for path in pipeline_paths(pipeline)} | {"responses": Path(responses)}
+    files = {path.name: path for path in pipeline_paths(pipeline)} | {"responses": Path(responses)}
     if components is not None:
-        inputs["components"] = Path(components)
+        files["components"] = Path(components)
     used = {"controls": config, "sample": sample}
     with RunRecord(
-        record_path(out), "control", config=used, seed=sample.seed, inputs=inputs.values(), outputs=[out]
+        record_path(out), "control", config=used, seed=sample.seed, inputs=files.values(), outputs=[out]
     ) as record:
         store = ResponseStore(responses)
-        nsd_ids = store.pictures("test")
-        nsd_ids = nsd_ids[evenly_spaced(len(nsd_ids), config.pictures)]
+        nsd_ids = store.images("test")
+        nsd_ids = nsd_ids[evenly_spaced(len(nsd_ids), config.images)]
         aligned = None if components is None else ComponentStore(components, store)
         altered = _Altered(store, aligned, nsd_ids, config)
         sampler = network_sampler(pipeline, backbone, store, aligned, sample, runtime)
         described = [asdict(condition) for condition in chosen]
         guard = {"conditions": described, "sample": sample.model_dump(mode="json"), "precision": runtime.precision}
         guard |= {"nsd_id": nsd_ids.tolist(), "seed": config.seed, "steps": config.sampling_steps}
-        chunks = Chunks(out, guard | {name: checksum(path) for name, path in inputs.items()})
+        chunks = Chunks(out, guard | {name: checksum(path) for name, path in files.items()})
         starts = range(0, len(nsd_ids), sample.batch_size)
         for place, condition in enumerate(progress(chosen, f"Control {kind}", unit="condition")):
             missing = [(place * len(starts) + number, start) for number, start in enumerate(starts)]
             missing = [(number, start) for number, start in missing if not chunks.has(number)]
-            given = altered.inputs(altered.responses(condition, sample.most_repeats)) if missing else {}
+            inputs = altered.inputs(altered.responses(condition, sample.most_repeats)) if missing else {}
             for number, start in missing:
                 rows = slice(start, start + sample.batch_size)
-                chunks.save(number, _draw(sampler, altered, condition, given, rows, config))
+                chunks.save(number, _draw(sampler, altered, condition, inputs, rows, config))
         others = np.stack([altered.others(condition) for condition in chosen], axis=1)
         about = Reconstructions(
             np.empty(0),
@@ -152,7 +152,7 @@ def steer_subject(
             for place in range(len(chosen)):
                 for number, start in enumerate(starts):
                     writer.write(start, place, chunks.load(place * len(starts) + number)[:, None])
-        record.add(control=kind, pictures=len(nsd_ids), conditions=[condition.name for condition in chosen])
+        record.add(control=kind, images=len(nsd_ids), conditions=[condition.name for condition in chosen])
     chunks.clear()
 
 
@@ -160,14 +160,14 @@ def _draw(
     sampler: Sampler,
     altered: _Altered,
     condition: Condition,
-    given: dict[str, torch.Tensor],
+    inputs: dict[str, torch.Tensor],
     rows: slice,
     config: ControlsConfig,
 ) -> np.ndarray:
-    """Return some images of one condition, uint8 [n, S, S, 3]; `given` are the inputs of all images."""
+    """Return some images of one condition, uint8 [n, S, S, 3]; `inputs` are those of all images."""
     options = {"num_inference_steps": config.sampling_steps, **condition.strengths}
     if condition.semantics == "other":
         other = altered.others(condition)[rows]
-        options["semantics_from"] = {name: values[other] for name, values in given.items()}
+        options["semantics_from"] = {name: values[other] for name, values in inputs.items()}
     jobs = [(int(nsd_id), 0) for nsd_id in altered.nsd_ids[rows]]
-    return sampler.draw(jobs, {name: values[rows] for name, values in given.items()}, **options)
+    return sampler.draw(jobs, {name: values[rows] for name, values in inputs.items()}, **options)

@@ -15,7 +15,7 @@ from neuropictor.controls.scores import OF_TWO, TABLE_METRICS
 from neuropictor.data.reconstructions import StoredReconstructions
 from neuropictor.evaluation.metrics import METRICS
 from neuropictor.evaluation.tables import title_mark
-from neuropictor.report.figures import COLOURS, FAINT, STYLE, picture_grid, save_figure
+from neuropictor.report.figures import COLOURS, FAINT, STYLE, image_grid, save_figure
 
 
 def draw_sheet(
@@ -26,7 +26,7 @@ def draw_sheet(
     out: Path,
     labels: list[str] | None = None,
 ) -> None:
-    """Draw a contact sheet: a block of rows for each test picture, conditions across.
+    """Draw a contact sheet: a block of rows for each test image, conditions across.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def draw_sheet(
     out : Path
         PNG.
     labels : list of str, optional
-        Of the rows; default: the picture's number.
+        Of the rows; default: the image's number.
     """
     places: dict[tuple[str, str], int] = {}
     for place, label in enumerate(map(json.loads, drawn.labels)):
@@ -50,18 +50,18 @@ def draw_sheet(
     heads = list(dict.fromkeys(column for _, column in places))
     columns: dict[str, list] = {name: [] for name in [*seen, *heads]}
     names = []
-    for number, picture in enumerate(chosen):
-        base = labels[number] if labels else f"picture {drawn.nsd_id[picture]}"
+    for number, image in enumerate(chosen):
+        base = labels[number] if labels else f"image {drawn.nsd_id[image]}"
         for rank, line in enumerate(lines):
             names.append("\n".join(filter(None, (base if rank == 0 else "", line))))
-            for name, pictures in seen.items():
-                columns[name].append(pictures[number] if rank == 0 else None)
+            for name, images in seen.items():
+                columns[name].append(images[number] if rank == 0 else None)
             for head in heads:
                 place = places.get((line, head))
-                columns[head].append(None if place is None else drawn.read([picture], place)[0])
+                columns[head].append(None if place is None else drawn.read([image], place)[0])
     title = f"Subject {drawn.subject}: {CONTROLS[kind].title}{title_mark(drawn.data)}"
     with rc_context(STYLE):
-        save_figure(picture_grid(columns, names, title), out)
+        save_figure(image_grid(columns, names, title), out)
 
 
 def draw_scores(frame: pd.DataFrame, out: Path) -> None:
@@ -86,10 +86,10 @@ def draw_scores(frame: pd.DataFrame, out: Path) -> None:
         for axes, (metric, name) in zip(panels, shown.items(), strict=False):
             part = frame[frame["metric"] == metric]
             for number, line in enumerate(lines):
-                own = part[part["row"].fillna("") == line].set_index("column").reindex(columns)
+                points = part[part["row"].fillna("") == line].set_index("column").reindex(columns)
                 at = np.arange(len(columns)) + 0.12 * (number - (len(lines) - 1) / 2)
                 colour = COLOURS[number % len(COLOURS)]
-                errors = np.abs(own[["ci_low", "ci_high"]].to_numpy().T - own["value"].to_numpy())
+                errors = np.abs(points[["ci_low", "ci_high"]].to_numpy().T - points["value"].to_numpy())
                 style = {
                     "ls": "-" if CONTROLS[kind].joined else "",
                     "marker": "o",
@@ -97,7 +97,7 @@ def draw_scores(frame: pd.DataFrame, out: Path) -> None:
                     "lw": 1.2,
                     "elinewidth": 1.2,
                 }
-                axes.errorbar(at, own["value"], errors, color=colour, label=line or None, **style)
+                axes.errorbar(at, points["value"], errors, color=colour, label=line or None, **style)
             low, high = part["null_low"].min(), part["null_high"].max()
             if np.isfinite(low):
                 axes.axhspan(low, high, color=FAINT, alpha=0.18, lw=0)
@@ -110,7 +110,7 @@ def draw_scores(frame: pd.DataFrame, out: Path) -> None:
             figure.legend(*handles, fontsize=8, loc="outside lower center", ncols=6)
         figure.suptitle(
             f"Subject {subject}: {CONTROLS[kind].title}{title_mark(data)}\n95 % intervals over "
-            f"{frame['n_images'].max()} pictures; gray: chance (wrong pairs or fair coins)",
+            f"{frame['n_images'].max()} images; gray: chance (wrong pairs or fair coins)",
             size=12,
         )
         save_figure(figure, out)

@@ -1,4 +1,4 @@
-"""What controls show, in numbers: scores of every condition with intervals and with what wrong pairs would give.
+"""Scores of controls: for every condition, with intervals and the scores of wrong pairs.
 
 Every score is first a table: entry (i, j) is the score of reconstruction i if image j were the right one. Its entries
 of right pairs give the score, those of random pairs the interval in which chance stays.
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binom, spearmanr
 
-from neuropictor.data.stimuli import resize_pictures
+from neuropictor.data.stimuli import resize_images
 from neuropictor.evaluation.judges import Judge, blocks, look
 from neuropictor.evaluation.metrics import METRICS, Space
 from neuropictor.evaluation.similarity import correlation_matrix
@@ -24,7 +24,7 @@ COLUMNS = (
     *("value", "ci_low", "ci_high", "null_low", "null_high", "n_images", "data"),
 )
 TABLE_METRICS = [name for name, metric in METRICS.items() if metric.table and metric.shown[0] != "published"]
-"""Scores against the seen image of the protocol `ours` that all pairs can have."""
+"""Scores of the protocol `ours` against the seen image that all pairs can have."""
 OF_TWO = {
     "category_follows_other": "category of the other",
     "similarity_follows_other": "similarity: like the other",
@@ -33,9 +33,9 @@ OF_TWO = {
     "pixcorr": "PixCorr with the own",
     "pixcorr_other": "PixCorr with the other",
 }
-"""What is shown of scores of images that are made of two scans; own is the scan that gives structure."""
+"""Scores shown for images made from two scans; own is the scan that gives structure."""
 LAYOUT_CELLS = 8
-"""`light_follows_own` compares mean brightness of so many by so many parts of a image: layout without colour."""
+"""`light_follows_own` compares mean brightness in a grid of this many parts a side: layout without colour."""
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Scored:
     values : dict of float array [n]
         By metric; NaN where an image has none.
     nulls : dict of float array [repetitions]
-        Mean scores of random pairs; shares of two have none, as chance is a fair coin there.
+        Mean scores of random pairs; shares of two have none: their chance is a fair coin.
     """
 
     nsd_id: np.ndarray
@@ -78,14 +78,14 @@ class PairScores:
         self._orders = np.argsort(np.random.default_rng(seed).random((repetitions, len(judge.seen))), axis=1)
 
     def tables(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the tables [n, N] of those of `TABLE_METRICS` whose labels are known, and what `follows` needs.
+        """Return the tables [n, N] of the `TABLE_METRICS` whose labels are known, and those `follows` needs.
 
         Parameters
         ----------
         images : uint8 array [n, S, S, 3]
         """
         judge = self.judge
-        images = resize_pictures(images, judge.size)
+        images = resize_images(images, judge.size)
         features = np.concatenate([look(judge.describer, images[rows]) for rows in blocks(len(images))])[:, None]
         space = judge.space(features, np.arange(len(judge.main)))
         pixels = Space(images.reshape(len(images), 1, -1), self._pixels)
@@ -96,7 +96,7 @@ class PairScores:
             if METRICS[name] in known
         }
         tables["light"] = np.nan_to_num(correlation_matrix(_light(images), self._light))
-        # Own images may come without categories; they get no score that needs one.
+        # A lab's own images may lack categories; they get no score that needs one.
         prompts = judge.prompts if judge.prompts is not None else np.zeros((1, features.shape[-1]))
         return tables | {"prompts": features[:, 0].astype(np.float64) @ prompts.T.astype(np.float64)}
 
@@ -120,7 +120,7 @@ class PairScores:
         return scored
 
     def follows(self, tables: list[dict[str, np.ndarray]], rows: np.ndarray, others: list[np.ndarray]) -> Scored:
-        """Score images that are made of two scans: whose category and whose layout they have.
+        """Score images made from two scans: whose category and whose layout they have.
 
         Parameters
         ----------
@@ -133,36 +133,36 @@ class PairScores:
         -------
         Scored
             `pixcorr_other`, `similarity_other`, `category_other`: as against the seen image. Shares of pairs:
-            `category_follows_other` (zero-shot, the other's category is nearer than the own one; pairs of different
+            `category_follows_other` (zero-shot, the other's category is nearer than its own; pairs of different
             categories), `similarity_follows_other`, `layout_follows_own` (pixels correlate more with the own image
             than with the other) and `light_follows_own` (the same of mean brightness in 8 x 8 parts).
         """
-        found: dict[str, list[np.ndarray]] = {}
+        by_metric: dict[str, list[np.ndarray]] = {}
         places, main = np.arange(len(rows)), self.judge.main
         for table, other in zip(tables, others, strict=True):
             for metric in (name for name in ("pixcorr", "similarity", "category") if name in table):
-                found.setdefault(f"{metric}_other", []).append(table[metric][places, other])
+                by_metric.setdefault(f"{metric}_other", []).append(table[metric][places, other])
             own_category, other_category = main[rows], main[other]
             usable = (own_category != other_category) & (own_category >= 0) & (other_category >= 0)
             nearer = table["prompts"][places, other_category] > table["prompts"][places, own_category]
-            found.setdefault("category_follows_other", []).append(np.where(usable, nearer, np.nan))
+            by_metric.setdefault("category_follows_other", []).append(np.where(usable, nearer, np.nan))
             for metric, name, sign in (
                 ("similarity", "similarity_follows_other", 1),
                 ("pixcorr", "layout_follows_own", -1),
                 ("light", "light_follows_own", -1),
             ):
                 difference = sign * (table[metric][places, other] - table[metric][places, rows])
-                found.setdefault(name, []).append((difference > 0).astype(np.float64))
+                by_metric.setdefault(name, []).append((difference > 0).astype(np.float64))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # of images that have no score with any partner
-            means = {metric: np.nanmean(values, axis=0) for metric, values in found.items()}
+            warnings.simplefilter("ignore", RuntimeWarning)  # for images without a score with any partner
+            means = {metric: np.nanmean(values, axis=0) for metric, values in by_metric.items()}
         return Scored(self.nsd_id[rows], means)
 
 
 def _light(images: np.ndarray) -> np.ndarray:
     """Mean brightness of the parts of images uint8 [n, S, S, 3], float32 [n, cells * cells]."""
     side = min(LAYOUT_CELLS, images.shape[1])
-    small = resize_pictures(images, side).astype(np.float32)
+    small = resize_images(images, side).astype(np.float32)
     return (small @ np.array([0.2125, 0.7154, 0.0721], np.float32)).reshape(len(images), -1)
 
 
@@ -193,7 +193,7 @@ def table_rows(scored: dict[int, Scored], names: dict[str, str], repetitions: in
             low = high = np.nan
             if nulls:
                 low, high = chance_interval(np.mean([nulls[name] for name in part.index], axis=0))
-            elif "_follows_" in metric:  # as many fair coins
+            elif "_follows_" in metric:  # compared with as many fair coins
                 count = np.isfinite(values).sum()
                 low, high = binom.ppf([0.025, 0.975], count, 0.5) / count
             rows.append(

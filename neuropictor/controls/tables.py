@@ -14,7 +14,7 @@ from neuropictor.controls.scores import COLUMNS, PairScores, Scored, rank_correl
 from neuropictor.data.reconstructions import StoredReconstructions
 from neuropictor.data.responses import ResponseStore
 from neuropictor.data.rows import evenly_spaced
-from neuropictor.data.stimuli import StimulusStore, resize_pictures
+from neuropictor.data.stimuli import StimulusStore, resize_images
 from neuropictor.evaluation.judges import Describer, Held, Judge, Seen, load_describer
 from neuropictor.evaluation.tables import write_table
 from neuropictor.models.backbone import Backbone
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from neuropictor.config import ControlsConfig, EvaluateConfig, RuntimeConfig
 
 NEAREST = "nearest"
-"""Name of the control that draws nothing: scores by distance to the nearest training picture."""
+"""Name of the control that draws nothing: scores by distance to the nearest training image."""
 QUARTERS = ("nearest", "second", "third", "farthest")
 
 
@@ -77,14 +77,14 @@ def score_controls(
         scored: dict[tuple, dict[int, Scored]] = {}
         data, ranks = "", []
         for subject in progress(sorted({*drawn, *samples}), "Scoring controls", unit="subject"):
-            own = _Subject(subject, responses[subject], stimuli[subject], describer, evaluate)
-            data, parts = own.stimuli.data, {}
+            scorer = _Subject(subject, responses[subject], stimuli[subject], describer, evaluate)
+            data, parts = scorer.stimuli.data, {}
             for kind, path in drawn.get(subject, {}).items():
                 images = StoredReconstructions(path)
-                parts |= own.score(kind, images)
-                own.sheet(kind, images, config.sheet_rows, figures)
+                parts |= scorer.score(kind, images)
+                scorer.sheet(kind, images, config.sheet_rows, figures)
             if subject in samples:
-                rows, quarters = own.nearest(StoredReconstructions(samples[subject]), config.sheet_rows, figures)
+                rows, quarters = scorer.nearest(StoredReconstructions(samples[subject]), config.sheet_rows, figures)
                 ranks += [row | {"data": data} for row in rows]
                 parts |= quarters
             for key, part in parts.items():
@@ -102,17 +102,17 @@ def score_controls(
 
 
 class _Subject:
-    """One subject's test pictures and what is scored against them."""
+    """One subject's test images, and scores against them."""
 
     def __init__(self, subject: int, responses: Path, stimuli: Path, describer: Describer, evaluate: EvaluateConfig):
         self.subject, self.evaluate = subject, evaluate
         self.responses, self.stimuli = ResponseStore(responses), StimulusStore(stimuli)
-        self.nsd_ids = self.responses.pictures("test")
+        self.nsd_ids = self.responses.images("test")
         self.judge = Judge.of_store(describer, self.stimuli, self.nsd_ids)
         self.pairs = PairScores(self.judge, self.nsd_ids, evaluate.bootstrap, evaluate.seed)
 
     def score(self, kind: str, images: StoredReconstructions) -> dict[tuple, Scored]:
-        """Score all conditions of a control by kind, name, row and column; several partners of a condition together."""
+        """Score all conditions of a control by kind, name, row and column; a condition's partners together."""
         rows = np.searchsorted(self.nsd_ids, images.nsd_id)
         together: dict[tuple, list[int]] = {}
         for place, label in enumerate(map(json.loads, images.labels)):
@@ -129,45 +129,45 @@ class _Subject:
     def sheet(self, kind: str, drawn: StoredReconstructions, rows: int, figures: Path) -> None:
         """Draw the contact sheet."""
         chosen = evenly_spaced(len(drawn.nsd_id), rows)
-        seen = {"seen": self.stimuli.pictures(drawn.nsd_id[chosen])}
+        seen = {"seen": self.stimuli.images(drawn.nsd_id[chosen])}
         partner = np.flatnonzero((drawn.others >= 0).all(0))
         if len(partner):
-            seen["seen in the other scan"] = self.stimuli.pictures(drawn.others[chosen, partner[0]])
+            seen["seen in the other scan"] = self.stimuli.images(drawn.others[chosen, partner[0]])
         draw_sheet(kind, drawn, chosen, seen, figures / f"{kind}_sub-{self.subject:02d}.png")
 
     def nearest(
         self, sampled: StoredReconstructions, rows: int, figures: Path
     ) -> tuple[list[dict], dict[tuple, Scored]]:
-        """Score stage sample's images by how near the seen image is to a training image."""
-        train = self.responses.pictures("train")
+        """Score stage sample's images by the seen image's distance to the nearest training image."""
+        train = self.responses.images("train")
         known = self.judge.describe(Seen(self.stimuli, train))
-        images = resize_pictures(sampled.read(np.arange(len(sampled))), self.stimuli.size)
+        images = resize_images(sampled.read(np.arange(len(sampled))), self.stimuli.size)
         places = np.arange(len(self.nsd_ids))
         distance = 1.0 - (self.judge.features @ known.T).max(1)
         imitated = train[(self.judge.describe(Held(images[:, None])) @ known.T).argmax(1)]
-        whole = self.pairs.against_seen([self.pairs.tables(images)], places)
-        instead = self.pairs.against_seen([self.pairs.tables(self.stimuli.pictures(imitated))], places)
-        parts = self._quarters(distance, whole) | {"all": whole, "nearest in training instead": instead}
+        scores = self.pairs.against_seen([self.pairs.tables(images)], places)
+        instead = self.pairs.against_seen([self.pairs.tables(self.stimuli.images(imitated))], places)
+        parts = self._quarters(distance, scores) | {"all": scores, "nearest in training instead": instead}
         names = {"subject": str(self.subject), "control": NEAREST, "condition": "all", "row": "", "column": "all"}
-        ranks = rank_correlations(whole, distance, self.evaluate.bootstrap, self.evaluate.seed)
+        ranks = rank_correlations(scores, distance, self.evaluate.bootstrap, self.evaluate.seed)
         chosen = np.argsort(distance)[evenly_spaced(len(places), rows)]
         columns = {
             "seen": self.judge.seen.read(chosen),
             "reconstruction": images[chosen],
-            "nearest in training": self.stimuli.pictures(train[(self.judge.features[chosen] @ known.T).argmax(1)]),
-            "reconstruction's nearest": self.stimuli.pictures(imitated[chosen]),
+            "nearest in training": self.stimuli.images(train[(self.judge.features[chosen] @ known.T).argmax(1)]),
+            "reconstruction's nearest": self.stimuli.images(imitated[chosen]),
         }
         labels = [f"distance {value:.2f}" for value in distance[chosen]]
         draw_sheet(NEAREST, sampled, chosen, columns, figures / f"{NEAREST}_sub-{self.subject:02d}.png", labels)
         return [names | row for row in ranks], {(NEAREST, name, "", name): part for name, part in parts.items()}
 
-    def _quarters(self, distance: np.ndarray, whole: Scored) -> dict[str, Scored]:
+    def _quarters(self, distance: np.ndarray, scores: Scored) -> dict[str, Scored]:
         """Split scores by distance; wrong pairs are those of all images."""
         order = np.argsort(np.argsort(distance, kind="stable"), kind="stable")
         quarters = {}
         for number, name in enumerate(QUARTERS):
             inside = order * len(QUARTERS) // len(order) == number
-            values = {metric: np.where(inside, value, np.nan) for metric, value in whole.values.items()}
+            values = {metric: np.where(inside, value, np.nan) for metric, value in scores.values.items()}
             if inside.any():
-                quarters[f"{name} quarter"] = Scored(whole.nsd_id, values, whole.nulls)
+                quarters[f"{name} quarter"] = Scored(scores.nsd_id, values, scores.nulls)
         return quarters

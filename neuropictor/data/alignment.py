@@ -1,10 +1,10 @@
 """Functional alignment: a linear map for each subject from responses to a space that all subjects share.
 
-Not in the paper. The shared space has the principal components of the pictures' text features and latents as axes. Each
-subject's map into it is a ridge regression, found in closed form on the subject's training pictures; its outcome, the
-components, tells the networks in the same words for everybody what a linear decoder makes of a response. Components of
-a training picture come from a regression that has not seen this picture: else they would be better in training than
-they can be for new pictures.
+Not in the paper. The shared space has the principal components of the images' text features and latents as axes. Each
+subject's map into it is a ridge regression, found in closed form on the subject's training images; its outcome, the
+components, describes to the networks, in the same terms for every subject, what a linear decoder reads from a response.
+Components of a training image come from a regression not fitted on it: otherwise they would be better in training
+than they can be for new images.
 """
 
 import logging
@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
 
 KINDS = ("text", "latent")
 
-PICTURES_FOR_AXES = 4096
-"""Principal axes are found on at most so many pictures: memory for 77 x 1024 text features stays near one gigabyte."""
+IMAGES_FOR_AXES = 4096
+"""Principal axes are fitted on at most this many images: memory for 77 x 1024 text features stays near one gigabyte."""
 
 _TRIALS_AT_ONCE = 1024
 _IMAGES_AT_ONCE = 256
@@ -65,7 +65,7 @@ class ComponentSpace:
     Attributes
     ----------
     mean : dict of float32 array
-        "text" [L * D] and "latent" [C * h * w]: mean over pictures.
+        "text" [L * D] and "latent" [C * h * w]: mean over images.
     axes : dict of float32 array
         "text" [Kt, L * D] and "latent" [Kl, C * h * w]: principal axes, divided by the standard deviation along them.
     """
@@ -80,22 +80,22 @@ class ComponentSpace:
 
     @classmethod
     def fit(cls, latents: LatentStore, nsd_ids: np.ndarray, sizes: dict[str, int], seed: int) -> "ComponentSpace":
-        """Find the principal axes of the pictures of `nsd_ids`, at most `PICTURES_FOR_AXES` of them at random.
+        """Find the principal axes of the images of `nsd_ids`, at most `IMAGES_FOR_AXES` of them at random.
 
         Raises
         ------
         ValueError
-            If more components are asked for than there are pictures or features.
+            If more components are asked for than there are images or features.
         """
-        if len(nsd_ids) > PICTURES_FOR_AXES:
-            nsd_ids = np.sort(np.random.default_rng(seed).choice(nsd_ids, PICTURES_FOR_AXES, replace=False))
+        if len(nsd_ids) > IMAGES_FOR_AXES:
+            nsd_ids = np.sort(np.random.default_rng(seed).choice(nsd_ids, IMAGES_FOR_AXES, replace=False))
         mean, axes = {}, {}
         for kind, size in sizes.items():
             features = _FEATURES[kind](latents, nsd_ids)
             most = min(len(features) - 1, features.shape[1])
             if size > most:
                 raise ValueError(
-                    f"align.{kind}_components: {size} are more than {len(features)} training pictures and "
+                    f"align.{kind}_components: {size} are more than {len(features)} training images and "
                     f"{features.shape[1]} features give; allowed: 1 to {most}, for example {kind}_components: {most}"
                 )
             mean[kind] = features.mean(0)
@@ -105,22 +105,22 @@ class ComponentSpace:
             if size > varied:
                 raise ValueError(
                     f"align.{kind}_components: {size} are more than the {varied} directions in which the {kind} "
-                    f"features of {len(features)} training pictures differ; allowed: 1 to {varied}, for example "
-                    f"{kind}_components: {max(1, varied)}, or other pictures and captions: the backbone's text encoder "
-                    "may not know the words of these"
+                    f"features of {len(features)} training images differ; allowed: 1 to {varied}, for example "
+                    f"{kind}_components: {max(1, varied)}, or other images and captions: the backbone's text encoder "
+                    "may not know their words"
                 )
             # The smaller Gram matrix's eigenvectors give the axes either way; scaled to unit variance of components.
             values, vectors = values[-size:].flip(0).numpy(), vectors[:, -size:].flip(1).numpy()
             if len(features) < features.shape[1]:
                 parts = [part.T.astype(np.float64) @ vectors for part in _feature_blocks(features)]
-                found = np.concatenate(parts) / values * np.sqrt(len(features))
+                directions = np.concatenate(parts) / values * np.sqrt(len(features))
             else:
-                found = vectors / np.sqrt(values / len(features))
-            axes[kind] = np.ascontiguousarray(found.T, np.float32)
+                directions = vectors / np.sqrt(values / len(features))
+            axes[kind] = np.ascontiguousarray(directions.T, np.float32)
         return cls(mean, axes)
 
     def components(self, latents: LatentStore, nsd_ids: np.ndarray) -> np.ndarray:
-        """Return the components of pictures, float32 [n, Kt + Kl], about unit variance."""
+        """Return the components of images, float32 [n, Kt + Kl], about unit variance."""
         # Text features are 256 times as large as components: block by block, or they would take gigabytes.
         blocks = np.array_split(nsd_ids, -(-len(nsd_ids) // _IMAGES_AT_ONCE) or 1)
         return np.concatenate(
@@ -173,36 +173,36 @@ def make_space(
     config: "AlignConfig",
     out: str | Path,
 ) -> None:
-    """Write the shared space: that of a population start, or one found on all subjects' training pictures.
+    """Write the shared space: that of a population start, or one fitted on all subjects' training images.
 
     Parameters
     ----------
     latents
-        Latents of these subjects' pictures, see `neuropictor.data.latents.cache_latents`.
+        Latents of the subjects' images, see `neuropictor.data.latents.cache_latents`.
     responses
         Response files of all subjects that train the shared networks.
     population
-        Space that the population's networks were trained in; None to find one.
+        Space that the population's networks were trained in; None to fit one.
     config
         Section of the configuration.
     out
         Safetensors file for `ComponentSpace.load`.
     """
-    wanted = {"text": config.text_components, "latent": config.latent_components}
+    sizes = {"text": config.text_components, "latent": config.latent_components}
     with RunRecord(
         record_path(out), "align_space", config=config, inputs=[*latents, *responses], outputs=[out]
     ) as record:
         if population is not None:
-            # Copied as it is: the population's networks know their space by its checksum.
+            # Copied unchanged: the population's networks know their space by its checksum.
             space = ComponentSpace.load(population)
-            if space.sizes != wanted:
+            if space.sizes != sizes:
                 raise ValueError(
-                    f"align: {wanted} components asked for, but the population start in {population} has "
+                    f"align: {sizes} components asked for, but the population start in {population} has "
                     f"{space.sizes}; allowed: its sizes, or calibrate and pretrain with init: scratch"
                 )
         else:
-            ids = np.unique(np.concatenate([ResponseStore(path).pictures("train") for path in responses]))
-            space = ComponentSpace.fit(LatentStore(*latents), ids, wanted, config.seed)
+            ids = np.unique(np.concatenate([ResponseStore(path).images("train") for path in responses]))
+            space = ComponentSpace.fit(LatentStore(*latents), ids, sizes, config.seed)
         if population is None:
             space.save(out)
         else:
@@ -216,63 +216,63 @@ def align_subject(
 ) -> None:
     """Predict the components of every trial of one subject.
 
-    Trials of training pictures are predicted from the other folds of training pictures, all other trials from all
-    training pictures. Penalties are chosen on the validation pictures, separately for text and latent components.
+    Trials of training images are predicted from the other folds of training images, all other trials from all
+    training images. Penalties are chosen on the validation images, separately for text and latent components.
 
     Parameters
     ----------
     responses, latents, space
-        The subject's response file, latents of its pictures, and the file of `make_space`.
+        The subject's response file, latents of its images, and the file of `make_space`.
     config
         Section of the configuration.
     out
         HDF5 file for `ComponentStore`.
     """
     verify(responses, latents, space)
-    store, shared, pictures = ResponseStore(responses), ComponentSpace.load(space), LatentStore(latents)
+    store, shared, images = ResponseStore(responses), ComponentSpace.load(space), LatentStore(latents)
     with RunRecord(
         record_path(out), "align", config=config, inputs=[responses, latents, space], outputs=[out]
     ) as record:
-        train, validation = store.fitting_pictures()
+        train, validation = store.fitting_images()
         if len(train) < 2 * config.folds or not len(validation):
             raise ValueError(
-                f"align.folds: {config.folds} folds of {len(train)} training pictures ({len(validation)} for "
+                f"align.folds: {config.folds} folds of {len(train)} training images ({len(validation)} for "
                 f"validation) in {responses}; allowed: 2 to {max(2, len(train) // 2)} and at least one validation "
-                "picture, for example folds: 2"
+                "image, for example folds: 2"
             )
-        targets = shared.components(pictures, train)
+        targets = shared.components(images, train)
         groups = np.repeat([0, 1], list(shared.sizes.values()))
-        given = store.mean_response(train)
-        held = (store.mean_response(validation), shared.components(pictures, validation))
+        means = store.mean_response(train)
+        held = (store.mean_response(validation), shared.components(images, validation))
         fold = np.random.default_rng([config.seed, store.subject]).permutation(len(train)) % config.folds
         place = np.searchsorted(train, store.nsd_id).clip(max=len(train) - 1)
         fold_of_trial = np.where(train[place] == store.nsd_id, fold[place], config.folds)
         components = np.empty((len(store), targets.shape[1]), np.float32)
-        # The last round leaves nothing out: for pictures of validation and test.
+        # The last round leaves nothing out: for images of validation and test.
         for left_out in progress(range(config.folds + 1), f"Aligning subject {store.subject}", unit="fold"):
             model = None  # the last round's: 1.3 GB at the paper's size
             kept = fold != left_out
-            model = Ridge.fit(Decomposition.of(given[kept]), targets[kept], *held, groups, config.ridge_alphas)
+            model = Ridge.fit(Decomposition.of(means[kept]), targets[kept], *held, groups, config.ridge_alphas)
             trials = np.flatnonzero(fold_of_trial == left_out)
             for part in np.array_split(trials, -(-len(trials) // _TRIALS_AT_ONCE) or 1):
                 components[part] = model.predict(store.responses(part))
         with atomic_path(out) as temporary, h5py.File(temporary, "w") as file:
             file["components"], file["nsd_id"] = components, store.nsd_id
-            # Of the last round, for responses that were no trial: those of controls.
+            # Of the last round, for the responses of controls, which are no trials.
             file["weights"], file["offsets"] = (part.astype(np.float32) for part in model.weights())
             file.attrs.update(subject=store.subject, data=store.data, space=checksum(space))
         record.add(
             subject=store.subject, data=store.data, penalties=[float(model.penalty[0]), float(model.penalty[-1])]
         )
         for split, ids in (("train", train), ("validation", validation)):
-            record.add(**{f"{split}_explained": _explained(store, components, ids, shared, pictures)})
+            record.add(**{f"{split}_explained": _explained(store, components, ids, shared, images)})
     store.close()
 
 
 def _explained(
     store: ResponseStore, components: np.ndarray, nsd_ids: np.ndarray, space: ComponentSpace, latents: LatentStore
 ) -> dict[str, float]:
-    """Share of the variance of true components that the mean over a picture's repeats explains."""
+    """Share of the variance of true components that the mean over an image's repeats explains."""
     true = space.components(latents, nsd_ids)
     predicted = mean_over_repeats(components, [store.trials(int(nsd_id)) for nsd_id in nsd_ids])
     shares, start = {}, 0
@@ -328,7 +328,7 @@ class ComponentStore:
         return self.rows.shape[1]
 
     def predict(self, responses: np.ndarray) -> np.ndarray:
-        """Return components ``[n, K]`` of any responses ``[n, V]``, from the regression on all training pictures."""
+        """Return components ``[n, K]`` of any responses ``[n, V]``, from the regression on all training images."""
         with h5py.File(self.path) as file:
             if "weights" not in file:
                 raise ValueError(

@@ -1,6 +1,6 @@
 """Training batches as pure functions of the step number.
 
-Everything random in a batch (which pictures, how many repeats, posterior noise, diffusion noise and time steps) follows
+Everything random in a batch (which images, how many repeats, posterior noise, diffusion noise and time steps) follows
 from the seed and the step, so that batches do not depend on workers or on the number of devices, and a resumed training
 sees what an uninterrupted one would have seen.
 """
@@ -18,14 +18,14 @@ from neuropictor.data.alignment import ComponentStore
 from neuropictor.data.latents import LatentStore
 from neuropictor.data.responses import SPLITS, ResponseStore
 from neuropictor.data.rows import evenly_spaced, mean_over_repeats
-from neuropictor.data.stimuli import CAPTIONS_PER_PICTURE
+from neuropictor.data.stimuli import CAPTIONS_PER_IMAGE
 
 TrialAveraging = Literal["random", "mean", "single"]
 _VALIDATION_STREAM = 2**32  # entropy word that keeps validation's random numbers apart from those of any training step
 
 
-class PictureResponses:
-    """Responses of the pictures of one split, over one or more subjects; an item is a picture of a subject.
+class ImageResponses:
+    """Responses of the images of one split, over one or more subjects; an item is an image of a subject.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class PictureResponses:
     Attributes
     ----------
     nsd_id
-        ``[N]`` picture of each item.
+        ``[N]`` image of each item.
     subject
         ``[N]`` NSD's subject number of each item.
     data
@@ -63,14 +63,13 @@ class PictureResponses:
             self._rows["components"] = [store.rows for store in aligned]
         tables, nsd_ids = [], []
         for store in stores:
-            ids = store.pictures(split)
-            kept = np.flatnonzero(store.split == SPLITS.index(split))
-            tables.append(_groups(store, kept))
+            ids = store.images(split)
+            tables.append(_groups(store, np.flatnonzero(store.split == SPLITS.index(split))))
             nsd_ids.append(ids)
         repeats = max((len(trials) for table in tables for trials in table), default=0)
-        if not repeats and split != "validation":  # of which there may be none
+        if not repeats and split != "validation":  # validation may have none
             raise ValueError(
-                f"responses: no picture of split {split!r} in {', '.join(map(str, paths))}; at least one is needed"
+                f"responses: no image of split {split!r} in {', '.join(map(str, paths))}; at least one is needed"
             )
         self.data = "simulated" if any(store.data == "simulated" for store in stores) else stores[0].data
         self.nsd_id = np.concatenate(nsd_ids)
@@ -108,18 +107,18 @@ class PictureResponses:
         return read
 
 
-def _groups(store: ResponseStore, kept: np.ndarray) -> list[np.ndarray]:
-    """Group trial numbers by picture, pictures ascending."""
-    if not len(kept):
+def _groups(store: ResponseStore, trials: np.ndarray) -> list[np.ndarray]:
+    """Group trial numbers by image, images ascending."""
+    if not len(trials):
         return []
-    order = kept[np.argsort(store.nsd_id[kept], kind="stable")]
+    order = trials[np.argsort(store.nsd_id[trials], kind="stable")]
     return np.split(order, np.flatnonzero(np.diff(store.nsd_id[order])) + 1)
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
     """Let a loader worker live through signals to its whole process group, as Slurm sends them at the time limit.
 
-    The trainer decides what follows: it saves, and closes its workers itself. One killed before would raise there.
+    The trainer then saves and closes its workers itself; it would fail if one had been killed before.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
@@ -136,21 +135,21 @@ class TrainingBatches(Dataset):
     Parameters
     ----------
     responses
-        The pictures to draw from.
+        The images to draw from.
     batch_size
-        Pictures a step, over all devices together.
+        Images a step, over all devices together.
     averaging
-        How a picture's repeats become one response.
+        How an image's repeats become one response.
     seed
         Seed of everything.
     latents
-        Latents of the pictures; None for training without the backbone (calibrate).
+        Latents of the images; None for training without the backbone (calibrate).
     scaling_factor
         The VAE's, from its configuration.
     n_timesteps
         Training time steps of the scheduler.
     captions
-        ``mean``: the mean over a picture's captions of their text features; ``random``: the tokens of one of them;
+        ``mean``: the mean text features of an image's captions; ``random``: the tokens of one of them;
         None: neither is read.
     share
         ``(rank, count)`` of the devices: this process gets every ``count``-th row of a batch.
@@ -158,7 +157,7 @@ class TrainingBatches(Dataset):
 
     def __init__(
         self,
-        responses: PictureResponses,
+        responses: ImageResponses,
         batch_size: int,
         averaging: TrialAveraging,
         seed: int,
@@ -202,7 +201,7 @@ class TrainingBatches(Dataset):
             rows = self._latent_rows[mine]
             shape = (2, len(items), *self.latents.mean.shape[1:])
             posterior, noise = random.standard_normal(shape, dtype=np.float32)[:, self.rows]
-            caption = random.integers(0, CAPTIONS_PER_PICTURE, len(items))[self.rows]
+            caption = random.integers(0, CAPTIONS_PER_IMAGE, len(items))[self.rows]
             if self.captions == "mean":
                 batch["text"] = self.latents.target[rows]
             elif self.captions == "random":
@@ -218,7 +217,7 @@ class TrainingBatches(Dataset):
         return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in batch.items()}
 
     def loader(self, start: int, stop: int, workers: int = 0, pinned: bool = False) -> DataLoader:
-        """Return an iterable over the batches of steps ``start`` to ``stop - 1``, in order whatever the workers.
+        """Return an iterable over the batches of steps ``start`` to ``stop - 1``, in order, with any number of workers.
 
         With `pinned`, batches lie in memory from which they are copied to a GPU while it computes.
         """
@@ -238,7 +237,7 @@ class TrainingBatches(Dataset):
 
         Time steps are spread evenly over the noise schedule, so that the loss has little variance.
         """
-        items = evenly_spaced(len(self.responses), limit)  # over the subjects, which lie one behind the other
+        items = evenly_spaced(len(self.responses), limit)  # over the subjects, which follow each other
         spread = np.random.default_rng([0, _VALIDATION_STREAM]).permutation(len(items))
         timesteps = ((spread + 0.5) / len(items) * self.n_timesteps).astype(np.int64)
         for start in range(0, len(items), self.batch_size):

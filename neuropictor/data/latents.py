@@ -1,9 +1,9 @@
-"""Latents and text features of every picture, computed once: the frozen backbone's share of a training step.
+"""Latents and text features of every image, computed once: the frozen backbone's share of a training step.
 
-Without augmentation the VAE gives the same output for a picture in every epoch. The posterior's mean and log variance
-are kept, not a sample, so that training draws the posterior noise anew as the official code does. Of the captions the
-mean of their text features is kept, and their tokens: features of all five would be 0.8 MB a picture in Stable
-Diffusion, 63 GB for all of NSD, and the text tower costs 1.6 % of a training step.
+Without augmentation the VAE gives the same output for an image in every epoch. The posterior's mean and log variance
+are kept, not a sample, so that training draws the posterior noise anew as the official code does. Of the captions,
+the mean text features and the tokens are kept: features of all five would be 0.8 MB an image in Stable Diffusion,
+63 GB for all of NSD, and the text tower costs 1.6 % of a training step.
 """
 
 import logging
@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from neuropictor.data.rows import Rows
-from neuropictor.data.stimuli import CAPTIONS_PER_PICTURE, StimulusStore
+from neuropictor.data.stimuli import CAPTIONS_PER_IMAGE, StimulusStore
 from neuropictor.data.stores import expect, open_store
 from neuropictor.models.device import prepare_device
 from neuropictor.records.checksums import verify
@@ -32,7 +32,7 @@ TARGET = "target"
 
 
 class _Joined:
-    """Rows of several files, one behind the other."""
+    """Rows of several files, concatenated."""
 
     def __init__(self, parts: list[Rows]):
         self._parts = parts
@@ -46,13 +46,13 @@ class _Joined:
         values = np.empty((len(rows), *self.shape[1:]), self._parts[0].dtype)
         owner = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(owner):
-            here = owner == number
-            values[here] = self._parts[number][rows[here] - self._starts[number]]
+            in_part = owner == number
+            values[in_part] = self._parts[number][rows[in_part] - self._starts[number]]
         return values
 
 
 class LatentStore:
-    """Reader of latents files, of which each subject has its own; a picture that several hold is read from the first.
+    """Reader of latents files, one a subject; an image that several hold is read from the first.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ class LatentStore:
                     )
                 count = len(file["nsd_id"]) if file["nsd_id"].shape else None
                 moments, text = ("f", (count, None, None, None)), ("f", (count, None, None))
-                tokens = ("iu", (count, CAPTIONS_PER_PICTURE, None))
+                tokens = ("iu", (count, CAPTIONS_PER_IMAGE, None))
                 expect(file, {"nsd_id": ("iu", (None,)), "mean": moments, "logvar": moments})
                 expect(file, {"text": text, "caption_tokens": tokens})
                 held.append(file["nsd_id"][:])
@@ -109,22 +109,22 @@ class LatentStore:
         return kinds.pop()
 
     def rows(self, nsd_ids: np.ndarray) -> np.ndarray:
-        """Return the row of each picture; raise ``KeyError`` naming the first one that is missing."""
+        """Return the row of each image; raise ``KeyError`` naming the first one that is missing."""
         places = np.searchsorted(self.nsd_id, nsd_ids).clip(max=len(self.nsd_id) - 1)
         missing = self.nsd_id[places] != nsd_ids
         if missing.any():
             where = ", ".join(map(str, self.paths))
             raise KeyError(
-                f"{where}: nsd_id {np.asarray(nsd_ids)[missing][0]} is not among its {len(self.nsd_id)} pictures; "
-                "allowed: pictures of the stimuli file that the latents were made from"
+                f"{where}: nsd_id {np.asarray(nsd_ids)[missing][0]} is not among its {len(self.nsd_id)} images; "
+                "allowed: images of the stimuli file that the latents were made from"
             )
         return self._row[places]
 
 
 def _five(captions: list[str]) -> list[str]:
-    """Repeat captions where a picture has fewer than five, so that any of the five rows may be drawn."""
+    """Repeat captions where an image has fewer than five, so that any of the five rows may be drawn."""
     captions = captions or [""]
-    return [captions[i % len(captions)] for i in range(CAPTIONS_PER_PICTURE)]
+    return [captions[i % len(captions)] for i in range(CAPTIONS_PER_IMAGE)]
 
 
 def cache_latents(
@@ -135,7 +135,7 @@ def cache_latents(
     batch_size: int = 64,
     target: str | Path | None = None,
 ) -> None:
-    """Encode all pictures and captions of a stimuli file with a backbone.
+    """Encode all images and captions of a stimuli file with a backbone.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def cache_latents(
         as ``text``, ``caption_tokens`` i4 ``[P, 5, L]``, ``nsd_id`` i4 ``[P]``; in one piece each, so that training
         maps them into memory.
     batch_size
-        Pictures read at once; the VAE, in float32, takes as many of them at a time as ``runtime.decode_memory`` allows.
+        Images read at once; the VAE, in float32, takes as many of them at a time as ``runtime.decode_memory`` allows.
     target
         Folder of the semantic loss's own text tower; None or empty: the backbone's.
     """
@@ -162,8 +162,8 @@ def cache_latents(
     model = Backbone.load(backbone, target).to(device)
     if store.size != model.image_size:
         raise ValueError(
-            f"preprocess.picture_size: pictures in {stimuli} are {store.size} pixels wide, backbone {model.name} takes "
-            f"{model.image_size}; allowed: the backbone's size, for example picture_size: {model.image_size}"
+            f"preprocess.image_size: images in {stimuli} are {store.size} pixels wide, backbone {model.name} takes "
+            f"{model.image_size}; allowed: the backbone's size, for example image_size: {model.image_size}"
         )
     nsd_ids = store.nsd_id
     with RunRecord(record_path(out), stage="latents", inputs=[stimuli], outputs=[out]) as record:
@@ -175,21 +175,19 @@ def cache_latents(
             towers = {"text": model.text_encoder} | ({TARGET: model.target_encoder} if model.target_encoder else {})
             for name in towers:
                 file.create_dataset(name, (len(nsd_ids), *model.context_shape), "f2")
-            tokens = file.create_dataset("caption_tokens", (len(nsd_ids), CAPTIONS_PER_PICTURE, length), "i4")
+            tokens = file.create_dataset("caption_tokens", (len(nsd_ids), CAPTIONS_PER_IMAGE, length), "i4")
             file["nsd_id"] = nsd_ids
             file.attrs.update(data=store.data, backbone=model.name)
             starts = range(0, len(nsd_ids), batch_size)
-            for start in progress(starts, "Encoding pictures and captions", unit="batch"):
+            for start in progress(starts, "Encoding images and captions", unit="batch"):
                 part = slice(start, start + batch_size)
-                mean, logvar = model.encode_pictures(store.pictures(nsd_ids[part]), runtime.decode_memory)
+                mean, logvar = model.encode_images(store.images(nsd_ids[part]), runtime.decode_memory)
                 file["mean"][part] = mean.float().cpu().numpy()
                 file["logvar"][part] = logvar.float().cpu().numpy()
                 captions = [caption for texts in store.captions(nsd_ids[part]) for caption in _five(texts)]
                 numbers = model.tokens(captions)
                 tokens[part] = numbers.cpu().numpy().reshape(-1, *tokens.shape[1:])
                 for name, tower in towers.items():
-                    features = tower(input_ids=numbers).last_hidden_state.unflatten(0, (-1, CAPTIONS_PER_PICTURE))
+                    features = tower(input_ids=numbers).last_hidden_state.unflatten(0, (-1, CAPTIONS_PER_IMAGE))
                     file[name][part] = features.mean(1).float().cpu().numpy()
-        record.add(
-            pictures=len(nsd_ids), latent_shape=list(model.latent_shape), context_shape=list(model.context_shape)
-        )
+        record.add(images=len(nsd_ids), latent_shape=list(model.latent_shape), context_shape=list(model.context_shape))

@@ -1,4 +1,4 @@
-"""A lab's own scans: betas on fsaverage with a table of trials, and pictures with a table of captions.
+"""A lab's own scans: betas on fsaverage with a table of trials, and images with a table of captions.
 
 The formats are described in docs/own_data.md.
 """
@@ -19,7 +19,7 @@ from neuropictor.config import PreprocessConfig
 from neuropictor.data.preprocess import write_responses
 from neuropictor.data.responses import SPLITS
 from neuropictor.data.sessions import Resampler
-from neuropictor.data.stimuli import StimulusWriter, resize_pictures
+from neuropictor.data.stimuli import StimulusWriter, resize_images
 from neuropictor.nsd.constants import HEMISPHERES
 from neuropictor.nsd.design import TRAIN, VALIDATION, choose_validation
 from neuropictor.records.files import atomic_path
@@ -30,24 +30,24 @@ from neuropictor.surface.atlas import MESH_VERTICES
 log = logging.getLogger(__name__)
 
 BETA_ENDINGS = (".mgh", ".mgz", ".func.gii", ".npy")
-TRIAL_COLUMNS = ("session", "trial", "picture", "split")
-PICTURE_COLUMNS = ("picture", "file", "captions")
+TRIAL_COLUMNS = ("session", "trial", "image", "split")
+IMAGE_COLUMNS = ("image", "file", "captions")
 CAPTION_SEPARATOR = "|"
 
 
 def import_betas(table: Path, subject: int, config: PreprocessConfig, out: Path) -> None:
-    """Write a response store from own betas.
+    """Write a response store from a lab's own betas.
 
     Parameters
     ----------
     table : Path
-        CSV with one row a trial: ``session``, ``trial`` (its place in the session's files, from 0), ``picture`` (a
+        CSV with one row a trial: ``session``, ``trial`` (its place in the session's files, from 0), ``image`` (a
         number) and ``split`` (train, validation or test). The betas lie beside it: ``lh.session{session}`` and
         ``rh.session{session}`` with one of `BETA_ENDINGS`.
     subject : int
         A number 1..8 to call the subject by.
     config : PreprocessConfig
-        `clip`, `z_score` and `statistics` are used; `validation_pictures` only where no picture has the split
+        `clip`, `z_score` and `statistics` are used; `validation_images` only where no image has the split
         validation.
     out : Path
         `responses.h5` to write; a record is written beside it.
@@ -62,7 +62,7 @@ def import_betas(table: Path, subject: int, config: PreprocessConfig, out: Path)
     codes = np.array([SPLITS.index(name) for name in trials["split"]])
     if VALIDATION not in codes:
         private = np.unique(trials["nsd_id"][codes == TRAIN])
-        chosen = choose_validation(subject, private, config.validation_pictures)
+        chosen = choose_validation(subject, private, config.validation_images)
         codes[trials["nsd_id"].isin(chosen)] = VALIDATION
     sessions = sorted(int(session) for session in trials["session"].unique())
     reader = OwnSessions(table.parent, {session: trials["trial"][trials["session"] == session] for session in sessions})
@@ -71,8 +71,8 @@ def import_betas(table: Path, subject: int, config: PreprocessConfig, out: Path)
 
 
 def read_trials(path: Path) -> pd.DataFrame:
-    """Read and check a table of trials; returned session by session with ``nsd_id`` (the picture) and ``repeat``."""
-    table = _read_table(path, TRIAL_COLUMNS, numbers=("session", "trial", "picture"))
+    """Read and check a table of trials; returned session by session with ``nsd_id`` (the image) and ``repeat``."""
+    table = _read_table(path, TRIAL_COLUMNS, numbers=("session", "trial", "image"))
     wrong = ~table["split"].isin(SPLITS)
     if wrong.any():
         raise ValueError(
@@ -82,29 +82,29 @@ def read_trials(path: Path) -> pd.DataFrame:
     twice = table.duplicated(["session", "trial"])
     if twice.any():
         raise ValueError(f"{path}, row {_row(twice)}: this session and trial come twice; allowed: once each")
-    mixed = table.groupby("picture")["split"].transform("nunique") > 1
+    mixed = table.groupby("image")["split"].transform("nunique") > 1
     if mixed.any():
         raise ValueError(
-            f"{path}: picture {table['picture'][mixed].iloc[0]} is in more than one split; allowed: all trials of a "
-            "picture in one, so that tests are on pictures never trained on"
+            f"{path}: image {table['image'][mixed].iloc[0]} is in more than one split; allowed: all trials of an "
+            "image in one, so that tests are on images never trained on"
         )
     for split in ("train", "test"):
         if not (table["split"] == split).any():
             raise ValueError(f"{path}: no trial has the split {split}; allowed: at least one of train and one of test")
-    table = table.sort_values(["session", "trial"], ignore_index=True).rename(columns={"picture": "nsd_id"})
+    table = table.sort_values(["session", "trial"], ignore_index=True).rename(columns={"image": "nsd_id"})
     table["repeat"] = table.groupby("nsd_id").cumcount()
     return table
 
 
 class OwnSessions:
-    """Betas of own sessions on visual cortex.
+    """Betas of a lab's own sessions on visual cortex.
 
     Parameters
     ----------
     folder : Path
         Where the files lie.
     trials : dict of int arrays
-        By session: rows of its files that are wanted.
+        By session: rows to read from its files.
     """
 
     def __init__(self, folder: Path, trials: dict[int, pd.Series]):
@@ -125,22 +125,22 @@ class OwnSessions:
 
     def files(self, sessions: list[int]) -> list[Path]:
         """Return the files of the sessions, left then right."""
-        found = []
+        files = []
         for session in sessions:
             for side in HEMISPHERES:
                 paths = [self.folder / f"{side}.session{session}{ending}" for ending in BETA_ENDINGS]
-                there = [path for path in paths if path.is_file()]
-                if len(there) != 1:
+                existing = [path for path in paths if path.is_file()]
+                if len(existing) != 1:
                     raise FileNotFoundError(
-                        f"{self.folder} has {len(there)} files {side}.session{session} with one of the endings "
+                        f"{self.folder} has {len(existing)} files {side}.session{session} with one of the endings "
                         f"{', '.join(BETA_ENDINGS)}; allowed: exactly one, e.g. {paths[0].name}"
                     )
-                found += there
-        return found
+                files += existing
+        return files
 
     def betas(self, session: int) -> np.ndarray:
-        """Return betas of the wanted trials, float32 [T, V], NaN where missing."""
-        wanted = self.trials[session].to_numpy()
+        """Return the betas of the trials in the table, float32 [T, V], NaN where missing."""
+        trials = self.trials[session].to_numpy()
         paths = self.files([session])
         parts = [self._read(path) for path in paths]
         for path, part in zip(paths, parts, strict=True):
@@ -148,14 +148,14 @@ class OwnSessions:
                 raise ValueError(
                     f"{path} has {part.shape[1]} vertices; allowed: those of {self.mesh}, {MESH_VERTICES[self.mesh]}"
                 )
-            if wanted.max() >= len(part):
+            if trials.max() >= len(part):
                 raise ValueError(
-                    f"{path} has {len(part)} trials, but the table asks for trial {wanted.max()} of session {session}; "
+                    f"{path} has {len(part)} trials, but the table asks for trial {trials.max()} of session {session}; "
                     f"allowed: 0 to {len(part) - 1}"
                 )
         split = int(np.searchsorted(self._columns, MESH_VERTICES[self.mesh]))
         left, right = self._columns[:split], self._columns[split:] - MESH_VERTICES[self.mesh]
-        chosen = [part[np.ix_(wanted, columns)] for part, columns in zip(parts, (left, right), strict=True)]
+        chosen = [part[np.ix_(trials, columns)] for part, columns in zip(parts, (left, right), strict=True)]
         return self._resample(np.concatenate(chosen, axis=1).astype(np.float32))
 
     @staticmethod
@@ -181,16 +181,16 @@ class OwnSessions:
         return values
 
 
-def import_pictures(table: Path, config: PreprocessConfig, out: Path) -> None:
-    """Write a stimulus store from own pictures.
+def import_images(table: Path, config: PreprocessConfig, out: Path) -> None:
+    """Write a stimulus store from a lab's own images.
 
     Parameters
     ----------
     table : Path
-        CSV with one row a picture: ``picture`` (its number), ``file`` (relative to the table), ``captions`` (up to
+        CSV with one row an image: ``image`` (its number), ``file`` (relative to the table), ``captions`` (up to
         five, separated by ``|``); where known ``category`` (main object) and ``background``.
     config : PreprocessConfig
-        `picture_size` is used; pictures that are not square are cropped around their middle.
+        `image_size` is used; images that are not square are cropped around their middle.
     out : Path
         `stimuli.h5` to write; a record is written beside it.
 
@@ -200,38 +200,38 @@ def import_pictures(table: Path, config: PreprocessConfig, out: Path) -> None:
         For missing or inconsistent files, with the file's name, row and what is allowed.
     """
     table = Path(table)
-    found = _read_table(table, PICTURE_COLUMNS, numbers=("picture",)).sort_values("picture", ignore_index=True)
-    twice = found.duplicated("picture")
+    images = _read_table(table, IMAGE_COLUMNS, numbers=("image",)).sort_values("image", ignore_index=True)
+    twice = images.duplicated("image")
     if twice.any():
-        raise ValueError(f"{table}: picture {found['picture'][twice].iloc[0]} comes twice; allowed: a row a picture")
-    captions = [[text.strip() for text in row.split(CAPTION_SEPARATOR) if text.strip()] for row in found["captions"]]
-    bare = [number for number, texts in zip(found["picture"], captions, strict=True) if not texts]
+        raise ValueError(f"{table}: image {images['image'][twice].iloc[0]} comes twice; allowed: a row an image")
+    captions = [[text.strip() for text in row.split(CAPTION_SEPARATOR) if text.strip()] for row in images["captions"]]
+    bare = [number for number, texts in zip(images["image"], captions, strict=True) if not texts]
     if bare:
         raise ValueError(
-            f"{table}: picture {bare[0]} has no caption; allowed: one to five, e.g. a dog on a beach|a brown dog runs"
+            f"{table}: image {bare[0]} has no caption; allowed: one to five, e.g. a dog on a beach|a brown dog runs"
         )
-    extra = {name: found[name] if name in found else [""] * len(found) for name in ("category", "background")}
+    extra = {name: images[name] if name in images else [""] * len(images) for name in ("category", "background")}
     with (
-        RunRecord(record_path(out), "import_pictures", config=config, inputs=[table], outputs=[out]) as record,
+        RunRecord(record_path(out), "import_images", config=config, inputs=[table], outputs=[out]) as record,
         atomic_path(out) as temporary,
         h5py.File(temporary, "w") as file,
     ):
-        writer = StimulusWriter(file, found["picture"].to_numpy(), config.picture_size, "own")
-        for name in found["file"]:
-            writer.append(resize_pictures(_square(table.parent / name), config.picture_size)[None])
+        writer = StimulusWriter(file, images["image"].to_numpy(), config.image_size, "own")
+        for name in images["file"]:
+            writer.append(resize_images(_square(table.parent / name), config.image_size)[None])
         writer.finish(captions, extra["category"], extra["background"])
-        record.add(pictures=len(found), data="own")
+        record.add(images=len(images), data="own")
 
 
 def _square(path: Path) -> np.ndarray:
-    """Read a picture and keep its middle square, uint8 [S, S, 3]."""
+    """Read an image and keep its middle square, uint8 [S, S, 3]."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; files in the table are relative to it")
     try:
-        with Image.open(path) as picture:
-            values = np.asarray(picture.convert("RGB"))
+        with Image.open(path) as image:
+            values = np.asarray(image.convert("RGB"))
     except UnidentifiedImageError:
-        raise ValueError(f"{path} is no picture; allowed: what Pillow reads, e.g. PNG or JPEG") from None
+        raise ValueError(f"{path} is no image; allowed: what Pillow reads, e.g. PNG or JPEG") from None
     height, width = values.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -239,7 +239,7 @@ def _square(path: Path) -> np.ndarray:
 
 
 def _read_table(path: Path, columns: tuple[str, ...], numbers: tuple[str, ...]) -> pd.DataFrame:
-    """Read a CSV table with these columns; those of `numbers` must be whole numbers from 0."""
+    """Read a CSV table; `columns` must exist, and those of `numbers` be whole numbers from 0."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; expected a CSV table with the columns {', '.join(columns)}")
     table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)

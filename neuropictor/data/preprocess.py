@@ -1,4 +1,4 @@
-"""From NSD's files to the prepared stores: betas to z-scored responses, pictures to their working size."""
+"""From NSD's files to the prepared stores: betas to z-scored responses, images to their working size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from neuropictor.config import NsdConfig, PreprocessConfig
 from neuropictor.data.responses import SPLITS, ResponseWriter
 from neuropictor.data.rows import read_rows
 from neuropictor.data.sessions import Sessions
-from neuropictor.data.stimuli import StimulusWriter, resize_pictures
+from neuropictor.data.stimuli import StimulusWriter, resize_images
 from neuropictor.data.z_scores import Statistics, noise_ceiling, z_score
 from neuropictor.fetching import manifest
 from neuropictor.nsd import keys
@@ -28,7 +28,7 @@ from neuropictor.surface import load_geometry
 
 log = logging.getLogger(__name__)
 
-_PICTURES_AT_ONCE = 64
+_IMAGES_AT_ONCE = 64
 _HASH_LIMIT = 2**29  # bytes of a subject's betas up to which they are checksummed: above, it would double the time
 
 
@@ -52,13 +52,13 @@ def preprocess_subject(
     subject : int
         1..8.
     config : PreprocessConfig
-        All but `picture_size` is used.
+        All but `image_size` is used.
     nsd : NsdConfig
         `beta_version`, `release` and `sessions` are used.
     out : Path
         `responses.h5` to write; a record is written beside it.
     kept : sequence of Path, optional
-        What `neuropictor.data.sessions.preprocess_session` kept of each session, in order, instead of NSD's beta files.
+        Files of `neuropictor.data.sessions.preprocess_session`, in order of sessions, instead of NSD's beta files.
 
     Raises
     ------
@@ -70,12 +70,12 @@ def preprocess_subject(
     design = load_design(nsd_root)
     counted = design.counted_sessions(subject, nsd.release, nsd.sessions)
     trials = design.trials(subject, counted)
-    split = design.splits(subject, config.validation_pictures, counted, config.training_sessions)
+    split = design.splits(subject, config.validation_images, counted, config.training_sessions)
     sessions = list(range(1, counted + 1))
     by_session = dict(enumerate(kept, start=1)) if kept else None
     reader = Sessions(nsd_root, subject, nsd.beta_version, design.trials_per_session, by_session)
     data = "simulated" if keys.is_simulated(nsd_root) else "nsd"
-    # Of the section nsd only what was used: where the files came from is not known here.
+    # Of the section nsd only what is used: where the files came from does not matter here.
     sections = {"preprocess": config, "nsd": nsd.model_dump(include={"beta_version", "release", "sessions"})}
     labels = {"subject": subject, "data": data, "beta_version": nsd.beta_version, "mesh": reader.mesh}
     inputs = [nsd_root / keys.EXPERIMENT_DESIGN]
@@ -86,10 +86,10 @@ def preprocess_subject(
 
 
 class Reader(Protocol):
-    """What gives a subject's betas on visual cortex."""
+    """Source of a subject's betas on visual cortex."""
 
     def check(self, sessions: list[int]) -> None:
-        """Raise what is wrong with the files of the sessions."""
+        """Raise an error if something is wrong with the files of the sessions."""
         ...
 
     def files(self, sessions: list[int]) -> list[Path]:
@@ -134,7 +134,7 @@ def write_responses(
         HDF5 file to write.
     """
     reader.check(sessions)
-    # Of a session that only tests, trials that are not stored still take part in mean and standard deviation.
+    # In sessions used for testing only, trials that are not stored still count towards mean and standard deviation.
     known = split != TEST if config.statistics == "non_test" else np.ones(len(split), bool)
     rows = [np.flatnonzero(trials["session"] == session) for session in sessions]
     stored = split != LEFT_OUT
@@ -150,20 +150,22 @@ def write_responses(
         h5py.File(temporary, "w") as file,
     ):
         writer = ResponseWriter(file, len(final), absent.shape[1], **labels)
-        whole = None
+        overall = None
         if config.z_score == "subject":
             every = progress(list(zip(sessions, rows, strict=True)), f"Statistics of {name}", unit="session")
-            whole = Statistics.joined(Statistics.of(reader.betas(session), known[here]) for session, here in every)
+            overall = Statistics.joined(
+                Statistics.of(reader.betas(session), known[trial_rows]) for session, trial_rows in every
+            )
         for row, session in enumerate(progress(sessions, f"Preprocessing {name}", unit="session")):
-            here, where = rows[row], f"{name}, session {session}"
+            trial_rows, where = rows[row], f"{name}, session {session}"
             betas = reader.betas(session)
-            responses = z_score(betas, whole or Statistics.of(betas, known[here]), where)
+            responses = z_score(betas, overall or Statistics.of(betas, known[trial_rows]), where)
             finite = np.isfinite(responses)
             absent[row] = ~finite.any(0)
             np.clip(responses, -config.clip, config.clip, out=responses)
             if not finite.all():
                 np.nan_to_num(responses, copy=False)
-            writer.append(responses if stored[here].all() else responses[stored[here]])
+            writer.append(responses if stored[trial_rows].all() else responses[stored[trial_rows]])
         session_row = np.searchsorted(sessions, final["session"].to_numpy())
         nsd_id = final["nsd_id"].to_numpy()
         ncsnr = noise_ceiling(file["responses"], nsd_id, kept_split != TEST, absent, session_row)
@@ -180,14 +182,14 @@ def write_responses(
             ncsnr_median=None if np.isnan(ncsnr).all() else round(float(np.nanmedian(ncsnr)), 4),
             beta_bytes=sum(path.stat().st_size for path in files),
         )
-    told = ", ".join(f"{c['pictures']:,} {part} pictures ({c['trials']:,} trials)" for part, c in counts.items())
-    log.info("%s, %d sessions: %s", name.capitalize(), len(sessions), told)
+    summary = ", ".join(f"{c['images']:,} {part} images ({c['trials']:,} trials)" for part, c in counts.items())
+    log.info("%s, %d sessions: %s", name.capitalize(), len(sessions), summary)
 
 
 def count_splits(nsd_id: np.ndarray, split: np.ndarray) -> dict[str, dict[str, int]]:
-    """Count trials and pictures of each split."""
+    """Count trials and images of each split."""
     return {
-        name: {"trials": int((split == code).sum()), "pictures": len(np.unique(nsd_id[split == code]))}
+        name: {"trials": int((split == code).sum()), "images": len(np.unique(nsd_id[split == code]))}
         for code, name in enumerate(SPLITS)
     }
 
@@ -202,16 +204,16 @@ def _recorded(inputs: list[Path], files: list[Path]) -> list[Path]:
 def preprocess_stimuli(
     nsd_root: Path, subjects: list[int], config: PreprocessConfig, nsd: NsdConfig, out: Path
 ) -> None:
-    """Prepare the pictures that the given subjects saw, with captions, main category and background kind.
+    """Prepare the images that the given subjects saw, with captions, main category and background kind.
 
     Parameters
     ----------
     nsd_root : Path
         Folder in NSD's layout, real or simulated, with COCO's annotation files.
     subjects : list of int
-        1..8; the union of their pictures is written.
+        1..8; the union of their images is written.
     config : PreprocessConfig
-        `picture_size` is used: pictures are reduced to it by area averaging.
+        `image_size` is used: images are shrunk to it by area averaging.
     nsd : NsdConfig
         `release` and `sessions` are used: what was seen in sessions that do not count is left out.
     out : Path
@@ -223,15 +225,15 @@ def preprocess_stimuli(
         For missing or inconsistent files, with the file's name.
     """
     nsd_root, out = Path(nsd_root), Path(out)
-    own = [keys.own_stimuli(subject) for subject in subjects]
+    of_subjects = [keys.own_stimuli(subject) for subject in subjects]
     texts = [keys.annotations(kind, split) for kind in keys.ANNOTATION_KINDS for split in keys.COCO_SPLITS]
     shared = (keys.EXPERIMENT_DESIGN, keys.STIMULUS_INFO, keys.STIMULI)
-    manifest.check(nsd_root, [nsd_root / key for key in (*shared, *own, *texts)])
+    manifest.check(nsd_root, [nsd_root / key for key in (*shared, *of_subjects, *texts)])
     design = load_design(nsd_root)
-    nsd_ids = design.pictures(subjects, nsd.release, nsd.sessions)
+    nsd_ids = design.images(subjects, nsd.release, nsd.sessions)
     bank = nsd_root / keys.STIMULI
     if not bank.is_file():
-        raise FileNotFoundError(f"{bank} is missing; fetch or simulate NSD's pictures first")
+        raise FileNotFoundError(f"{bank} is missing; fetch or simulate NSD's images first")
     table: pd.DataFrame = load_annotations(nsd_root, design.stimulus_info, nsd_ids.tolist())
     data = "simulated" if keys.is_simulated(nsd_root) else "nsd"
     inputs = [bank, nsd_root / keys.STIMULUS_INFO]
@@ -244,18 +246,18 @@ def preprocess_stimuli(
         bricks = source["imgBrick"]
         if bricks.ndim != 4 or bricks.shape[-1] != 3 or bricks.dtype != np.uint8 or len(bricks) <= nsd_ids[-1]:
             raise ValueError(
-                f"{bank}: imgBrick is {bricks.dtype} {bricks.shape}, but picture {nsd_ids[-1]} is needed; allowed is "
-                "uint8 [pictures, rows, columns, 3], for example (73000, 425, 425, 3)"
+                f"{bank}: imgBrick is {bricks.dtype} {bricks.shape}, but image {nsd_ids[-1]} is needed; allowed is "
+                "uint8 [images, rows, columns, 3], for example (73000, 425, 425, 3)"
             )
-        writer = StimulusWriter(file, nsd_ids, config.picture_size, data)
-        with progress(len(nsd_ids), "Preprocessing pictures", unit="picture") as bar:
-            for start in range(0, len(nsd_ids), _PICTURES_AT_ONCE):
-                pictures = read_rows(bricks, nsd_ids[start : start + _PICTURES_AT_ONCE])
-                writer.append(resize_pictures(pictures, config.picture_size))
-                bar.advance(len(pictures))
+        writer = StimulusWriter(file, nsd_ids, config.image_size, data)
+        with progress(len(nsd_ids), "Preprocessing images", unit="image") as bar:
+            for start in range(0, len(nsd_ids), _IMAGES_AT_ONCE):
+                images = read_rows(bricks, nsd_ids[start : start + _IMAGES_AT_ONCE])
+                writer.append(resize_images(images, config.image_size))
+                bar.advance(len(images))
         writer.finish(table["captions"].tolist(), table["category"].tolist(), table["background"].tolist())
         record.add(
-            pictures=len(nsd_ids),
+            images=len(nsd_ids),
             subjects=list(subjects),
             data=data,
             categories=int(table["category"].nunique()),

@@ -1,4 +1,4 @@
-"""Reconstructed pictures of one subject by one model, as sampling and baselines write and evaluation reads them."""
+"""Reconstructed images of one subject by one model, as sampling and baselines write and evaluation reads them."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ class Reconstructions:
 
     Attributes
     ----------
-    pictures : uint8 array [N, K, S, S, 3]
-        K samples of each of N pictures.
+    images : uint8 array [N, K, S, S, 3]
+        K samples of each of N images.
     nsd_id : int32 array [N]
-        0-based picture numbers, ascending.
+        0-based image numbers, ascending.
     model : str
         For example "refined".
     subject : int
     data : str
         "simulated", "nsd" or "own".
     labels : tuple of str
-        What each of the K samples is, where they differ in more than their noise: those of controls.
+        Of the K samples, where they differ in more than their noise, as in controls.
     others : int32 array [N, K] or None
-        Other picture whose response took part in a control's picture; -1 where there is none.
+        Other image whose response took part in a control's image; -1 where there is none.
     """
 
-    pictures: np.ndarray
+    images: np.ndarray
     nsd_id: np.ndarray
     model: str
     subject: int
@@ -45,14 +45,14 @@ class Reconstructions:
 
 
 class ReconstructionWriter:
-    """Writes a file of reconstructions part by part, so that no more than a part need be in memory.
+    """Writes a file of reconstructions part by part, so that only one part is in memory.
 
     Parameters
     ----------
     file : h5py.File
         Open for writing, empty; `writing` opens one that gets its name only when it is whole.
     about : Reconstructions
-        All but the pictures, which are not looked at.
+        All but the images, which are not used.
     samples : int
         K.
     """
@@ -68,34 +68,34 @@ class ReconstructionWriter:
 
     def write(self, row: int, sample: int, images: np.ndarray) -> None:
         """Write images uint8 [n, k, S, S, 3] from this row and sample on; the first ones set the size."""
-        if "pictures" not in self._file:
-            # A chunk an image: a reader asks for one sample of some images at a time.
+        if "images" not in self._file:
+            # One chunk an image: readers ask for one sample of some images at a time.
             shape, chunk = (*self._count, *images.shape[2:]), (1, 1, *images.shape[2:])
-            self._file.create_dataset("pictures", shape, np.uint8, chunks=chunk, compression="gzip")
-        self._file["pictures"][row : row + len(images), sample : sample + images.shape[1]] = images
+            self._file.create_dataset("images", shape, np.uint8, chunks=chunk, compression="gzip")
+        self._file["images"][row : row + len(images), sample : sample + images.shape[1]] = images
 
 
 @contextmanager
 def writing(path: Path, about: Reconstructions, samples: int) -> Iterator[ReconstructionWriter]:
-    """Open a file for `ReconstructionWriter`, which appears whole or not at all."""
+    """Open a file for `ReconstructionWriter`; it appears whole or not at all."""
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         yield ReconstructionWriter(file, about, samples)
 
 
 def write_reconstructions(path: Path, reconstructions: Reconstructions) -> None:
     """Write the file whole or not at all."""
-    pictures = reconstructions.pictures
-    if pictures.ndim != 5 or pictures.dtype != np.uint8 or len(pictures) != len(reconstructions.nsd_id):
+    images = reconstructions.images
+    if images.ndim != 5 or images.dtype != np.uint8 or len(images) != len(reconstructions.nsd_id):
         raise ValueError(
-            f"reconstructions of shape {pictures.shape} and type {pictures.dtype} for {len(reconstructions.nsd_id)} "
-            "pictures; allowed is uint8 [N, K, S, S, 3], for example (150, 1, 64, 64, 3)"
+            f"reconstructions of shape {images.shape} and type {images.dtype} for {len(reconstructions.nsd_id)} "
+            "images; allowed is uint8 [N, K, S, S, 3], for example (150, 1, 64, 64, 3)"
         )
-    with writing(path, reconstructions, pictures.shape[1]) as writer:
-        writer.write(0, 0, pictures)
+    with writing(path, reconstructions, images.shape[1]) as writer:
+        writer.write(0, 0, images)
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """Write an array as `numpy.save` does, whose own writing would say how much it could not write, but not why."""
+    """Write an array as `numpy.save` does, whose own errors say how much could not be written, but not why."""
     array = np.ascontiguousarray(array)
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
@@ -103,9 +103,9 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 class StoredReconstructions:
-    """A file of reconstructions, whose pictures are read when they are asked for.
+    """A file of reconstructions, whose images are read when they are asked for.
 
-    At 512 pixels, those of one subject and model take 0.8 GB: reading all at once would take the memory of a server.
+    At 512 pixels, those of one subject and model take 0.8 GB: reading all files at once would take a server's memory.
 
     Parameters
     ----------
@@ -114,9 +114,9 @@ class StoredReconstructions:
     Attributes
     ----------
     nsd_id, model, subject, data, labels, others
-        As of `Reconstructions`.
+        As in `Reconstructions`.
     shape : tuple
-        (N, K, S, S, 3) of the pictures.
+        (N, K, S, S, 3) of the images.
 
     Raises
     ------
@@ -131,15 +131,15 @@ class StoredReconstructions:
                 f"reconstructions: no file {self.path}; the stages 'sample' and 'evaluate' write it"
             )
         with open_store(self.path) as file:
-            missing = [name for name in ("pictures", "nsd_id") if name not in file]
+            missing = [name for name in ("images", "nsd_id") if name not in file]
             missing += [name for name in ("model", "subject", "data") if name not in file.attrs]
             if missing:
                 raise ValueError(
                     f"{self.path}: {', '.join(missing)} missing, found {sorted(file)} and {sorted(file.attrs)}"
                 )
-            count = len(file["pictures"]) if file["pictures"].shape else None
-            expect(file, {"pictures": ("u", (count, None, None, None, 3)), "nsd_id": ("iu", (count,))})
-            self.nsd_id, self.shape = file["nsd_id"][:], file["pictures"].shape
+            count = len(file["images"]) if file["images"].shape else None
+            expect(file, {"images": ("u", (count, None, None, None, 3)), "nsd_id": ("iu", (count,))})
+            self.nsd_id, self.shape = file["nsd_id"][:], file["images"].shape
             self.model, self.data = str(file.attrs["model"]), str(file.attrs["data"])
             self.subject = int(file.attrs["subject"])
             self.labels, self.others = (), None
@@ -151,12 +151,12 @@ class StoredReconstructions:
                 self.others = file["others"][:]
 
     def __len__(self) -> int:
-        """Return the number of pictures N."""
+        """Return the number of images N."""
         return self.shape[0]
 
     @property
     def samples(self) -> int:
-        """Number of samples K of each picture."""
+        """Number of samples K of each image."""
         return self.shape[1]
 
     def read(self, rows: np.ndarray, sample: int = 0) -> np.ndarray:
@@ -164,21 +164,21 @@ class StoredReconstructions:
         images = np.empty((len(rows), *self.shape[2:]), np.uint8)
         with open_store(self.path) as file:
             for place, row in enumerate(rows):
-                file["pictures"].read_direct(images, np.s_[row, sample], np.s_[place])
+                file["images"].read_direct(images, np.s_[row, sample], np.s_[place])
         return images
 
     @property
-    def pictures(self) -> np.ndarray:
-        """Read all pictures, uint8 [N, K, S, S, 3]: gigabytes at 512 pixels."""
+    def images(self) -> np.ndarray:
+        """Read all images, uint8 [N, K, S, S, 3]: gigabytes at 512 pixels."""
         with open_store(self.path) as file:
-            return file["pictures"][:]
+            return file["images"][:]
 
 
 def read_reconstructions(path: Path) -> Reconstructions:
-    """Read a whole file of reconstructions; FileNotFoundError or ValueError name what is missing."""
+    """Read all of a file of reconstructions; FileNotFoundError or ValueError names what is missing."""
     stored = StoredReconstructions(path)
-    kept = (stored.nsd_id, stored.model, stored.subject, stored.data, stored.labels, stored.others)
-    return Reconstructions(stored.pictures, *kept)
+    labels = (stored.nsd_id, stored.model, stored.subject, stored.data, stored.labels, stored.others)
+    return Reconstructions(stored.images, *labels)
 
 
 def by_subject(files: Iterable[Path]) -> dict[int, dict[str, Path]]:
@@ -189,10 +189,10 @@ def by_subject(files: Iterable[Path]) -> dict[int, dict[str, Path]]:
     ValueError
         For a file in another folder.
     """
-    found: dict[int, dict[str, Path]] = {}
+    paths: dict[int, dict[str, Path]] = {}
     for path in files:
         number = path.parent.name.removeprefix("sub-")
         if not number.isdigit():
             raise ValueError(f"{path} is not in a folder named after its subject; allowed: e.g. sub-01/refined.h5")
-        found.setdefault(int(number), {})[path.stem] = path
-    return found
+        paths.setdefault(int(number), {})[path.stem] = path
+    return paths

@@ -1,4 +1,4 @@
-"""The prepared responses of one subject: an HDF5 file of which trials are read as they are asked for."""
+"""The prepared responses of one subject: an HDF5 file whose trials are read on demand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SPLITS = ("train", "validation", "test")
 """Names of the values 0, 1, 2 of the `split` data set."""
 
 _TRIAL_FIELDS = {"nsd_id": np.int32, "session": np.int16, "repeat": np.int8, "split": np.int8}
-_CHOOSING_SHARE = 20  # one in so many training pictures chooses penalties where there are no validation pictures
+_CHOOSING_SHARE = 20  # without validation images, one in this many training images chooses penalties
 _ATTRIBUTES = ("subject", "data", "beta_version", "mesh")
 
 
@@ -38,7 +38,7 @@ class ResponseStore:
     beta_version, mesh : str
         Where the responses come from.
     nsd_id, session, repeat, split : int arrays [T]
-        Of each trial: 0-based picture number, 1-based session, 0-based repeat, index into `SPLITS`.
+        Of each trial: 0-based image number, 1-based session, 0-based repeat, index into `SPLITS`.
     ncsnr : float32 array [V]
         Noise ceiling signal-to-noise ratio of each vertex, unitless.
     rows : Rows
@@ -110,40 +110,40 @@ class ResponseStore:
             )
         return self.rows[indices].astype(np.float32)
 
-    def pictures(self, split: str) -> np.ndarray:
-        """Return the picture numbers of a split ("train", "validation" or "test"), ascending and unique, int32 [n]."""
+    def images(self, split: str) -> np.ndarray:
+        """Return the image numbers of a split ("train", "validation" or "test"), ascending and unique, int32 [n]."""
         if split not in SPLITS:
             raise ValueError(f"split {split!r} does not exist; allowed are {', '.join(SPLITS)}, for example 'test'")
         return np.unique(self.nsd_id[self.split == SPLITS.index(split)])
 
-    def fitting_pictures(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the pictures to fit on, and those on which a penalty is chosen, int32 [n] and [m].
+    def fitting_images(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the images to fit on, and those on which a penalty is chosen, int32 [n] and [m].
 
-        Training and validation pictures; where none were held out for validation, every twentieth training picture
-        chooses and is not fitted on.
+        Training and validation images; without validation images, every twentieth training image is
+        held out for the choice.
         """
-        train, validation = self.pictures("train"), self.pictures("validation")
+        train, validation = self.images("train"), self.images("validation")
         if len(validation):
             return train, validation
         chooses = np.arange(len(train)) % _CHOOSING_SHARE == 0
         return train[~chooses], train[chooses]
 
     def trials(self, nsd_id: int) -> np.ndarray:
-        """Return the trials in which a picture was shown, in order, int64 [repeats]."""
+        """Return the trials in which an image was shown, in order, int64 [repeats]."""
         first, last = np.searchsorted(self._sorted_ids, [nsd_id, nsd_id + 1])
         if first == last:
-            raise KeyError(f"{self.path}: subject {self.subject} never saw picture {nsd_id} (nsd_id is 0-based)")
+            raise KeyError(f"{self.path}: subject {self.subject} never saw image {nsd_id} (nsd_id is 0-based)")
         return self._order[first:last]
 
     def mean_response(self, nsd_ids: Iterable[int], most: int | None = None) -> np.ndarray:
-        """Average the repeats of each picture.
+        """Average the repeats of each image.
 
         Parameters
         ----------
         nsd_ids : iterable of int, length n
-            0-based picture numbers.
+            0-based image numbers.
         most : int, optional
-            Average only the first so many; 1 gives single trials.
+            Average only the first `most` repeats; 1 gives single trials.
 
         Returns
         -------
@@ -177,7 +177,7 @@ class ResponseWriter:
         file.attrs.update(subject=subject, data=data, beta_version=beta_version, mesh=mesh)
 
     def append(self, responses: np.ndarray) -> None:
-        """Add trials [t, V] behind those already written."""
+        """Append trials [t, V]."""
         self.dataset[self._filled : self._filled + len(responses)] = responses.astype(np.float16)
         self._filled += len(responses)
 

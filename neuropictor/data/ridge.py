@@ -1,4 +1,4 @@
-"""Ridge regression of many targets on responses, in closed form, with penalties chosen on validation pictures."""
+"""Ridge regression of many targets on responses, in closed form, with penalties chosen on validation images."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Ridge:
     penalty : float64 array [D]
         Chosen penalty of each target.
     spread_ratio : float64 array [D]
-        Standard deviation of the training targets over that of the predictions for validation pictures: ridge shrinks
+        Standard deviation of the training targets over that of the predictions for validation images: ridge shrinks
         predictions towards the mean, and Brain-Diffuser (Ozcelik & VanRullen 2023) undoes this per dimension.
     """
 
@@ -86,7 +86,7 @@ class Ridge:
         validation_responses : array [m, V]
         validation_targets : array [m, D]
         groups : int array [D]
-            Group of each target; a group shares one penalty (summed squared error on the validation pictures decides).
+            Group of each target; a group shares one penalty (summed squared error on the validation images decides).
         alphas : sequence of float
             Penalties to choose among.
         """
@@ -144,10 +144,10 @@ class Ridge:
         for alpha in np.unique(self.penalty):
             chosen = self.penalty == alpha
             scaled[:, chosen] = self.projected[:, chosen] / (decomposition.values + alpha)[:, None]
-        found = decomposition.vectors @ scaled
+        weights = decomposition.vectors @ scaled
         if decomposition.dual:
-            found = decomposition.train.T @ found
-        return found, self.target_mean - decomposition.mean @ found
+            weights = decomposition.train.T @ weights
+        return weights, self.target_mean - decomposition.mean @ weights
 
 
 def _parts(size: int) -> Iterator[slice]:

@@ -32,11 +32,11 @@ def read_rows(dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
     -------
     array [n, ...] of the data set's type
     """
-    wanted, inverse = np.unique(rows, return_inverse=True)
-    values = np.empty((len(wanted), *dataset.shape[1:]), dataset.dtype)
-    for run in np.split(np.arange(len(wanted)), np.flatnonzero(np.diff(wanted) > 1) + 1):
+    unique, inverse = np.unique(rows, return_inverse=True)
+    values = np.empty((len(unique), *dataset.shape[1:]), dataset.dtype)
+    for run in np.split(np.arange(len(unique)), np.flatnonzero(np.diff(unique) > 1) + 1):
         if run.size:
-            dataset.read_direct(values, np.s_[wanted[run[0]] : wanted[run[-1]] + 1], np.s_[run[0] : run[-1] + 1])
+            dataset.read_direct(values, np.s_[unique[run[0]] : unique[run[-1]] + 1], np.s_[run[0] : run[-1] + 1])
     return values[inverse]
 
 
@@ -63,11 +63,11 @@ def mean_over_repeats(rows: Rows | np.ndarray, groups: Sequence[np.ndarray]) -> 
 
 
 class Rows:
-    """Rows of one HDF5 data set, read as they are asked for; nothing is read before.
+    """Rows of one HDF5 data set, read on demand.
 
-    A data set in one piece, as the stages write it, is mapped into memory: all processes of a machine share what the
-    system keeps of the file, and it is given up where memory is needed. One in chunks is read through HDF5. Safe to
-    use in data loader workers: each process opens its own handle.
+    A data set in one piece, as the stages write it, is mapped into memory: all processes of a machine share the
+    system's page cache, which makes way when memory is needed. A chunked one is read through HDF5. Safe in data loader
+    workers: each process opens its own handle.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ class Rows:
         return self._held
 
     def close(self) -> None:
-        """Let go of the file; the next read opens it again."""
+        """Close the file; the next read opens it again."""
         if self._process == os.getpid() and isinstance(self._held, h5py.Dataset):
             self._held.file.close()
         self._held, self._process = None, -1

@@ -1,4 +1,4 @@
-"""Betas of whole sessions on visual cortex: NSD's files resampled, or what was kept of them."""
+"""Betas of whole sessions on visual cortex: NSD's files resampled, or the parts of them that were kept."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ROWS_AT_ONCE = 32  # trials resampled at a time: they and their result stay in 
 def preprocess_session(nsd_root: Path, subject: int, session: int, beta_version: str, out: Path) -> None:
     """Keep of one session's two beta files what visual cortex needs: 27 MB of 983 MB.
 
-    The files may then be removed; `preprocess_subject` makes responses from what all sessions left.
+    The files may then be removed; `preprocess_subject` makes responses from what was kept of all sessions.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ class Sessions:
     kept : mapping of int to Path, optional
         Files of `preprocess_session` by session; default: NSD's own files are read.
     first : int
-        A session that is there, whose number of vertices tells the mesh.
+        A session whose files exist; its number of vertices tells the mesh.
 
     Attributes
     ----------
@@ -103,7 +103,7 @@ class Sessions:
         ]
 
     def check(self, sessions: list[int]) -> None:
-        """Raise what `betas` would about files that are missing, short or of a wrong size, before any is read."""
+        """Raise the errors of `betas` for files that are missing, short or of a wrong size, before any is read."""
         for session in sessions:
             if self.kept is not None:
                 self._open(session).close()
@@ -170,11 +170,13 @@ class Sessions:
             "beta_version": self.beta_version,
             "shape": (self.trials, load_geometry().n_vertices),
         }
-        found = {name: value.item() if isinstance(value, np.generic) else value for name, value in file.attrs.items()}
-        found = {name: found.get(name) for name in expected} | {"shape": file["betas"].shape if "betas" in file else ()}
-        if found != expected:
+        stored = {name: value.item() if isinstance(value, np.generic) else value for name, value in file.attrs.items()}
+        stored = {name: stored.get(name) for name in expected} | {
+            "shape": file["betas"].shape if "betas" in file else ()
+        }
+        if stored != expected:
             file.close()
-            raise ValueError(f"{path} holds {found}; allowed: {expected}. Run preprocess-session again")
+            raise ValueError(f"{path} holds {stored}; allowed: {expected}. Run preprocess-session again")
         return file
 
 
@@ -217,7 +219,7 @@ class Resampler:
         if valid.all():
             return self._combine(betas, out)
         self._combine(np.where(valid, betas, np.float32(0)), out)
-        # NSD's invalid vertices are invalid in a whole session: one trial then tells the share for all.
+        # NSD's invalid vertices are invalid throughout a session: one trial tells the share for all.
         known = (valid[:1] if (valid == valid[0]).all() else valid).astype(np.float32)
         share = self._combine(known, np.empty((len(known), out.shape[1]), np.float32)) / self._total
         with np.errstate(invalid="ignore", divide="ignore"):

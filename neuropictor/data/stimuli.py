@@ -1,4 +1,4 @@
-"""The prepared pictures with captions, main category and background kind."""
+"""The prepared images with captions, main category and background kind."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from PIL import Image
 
 from neuropictor.data.rows import read_rows
 from neuropictor.data.stores import expect, open_store
-from neuropictor.nsd.constants import CAPTIONS_PER_PICTURE
+from neuropictor.nsd.constants import CAPTIONS_PER_IMAGE
 
-_FIELDS = ("pictures", "nsd_id", "captions", "category", "background")
+_FIELDS = ("images", "nsd_id", "captions", "category", "background")
 
 
-def resize_pictures(pictures: np.ndarray, size: int) -> np.ndarray:
-    """Shrink pictures by area averaging, or enlarge them bilinearly.
+def resize_images(images: np.ndarray, size: int) -> np.ndarray:
+    """Shrink images by area averaging, or enlarge them bilinearly.
 
     Parameters
     ----------
-    pictures : uint8 array [..., S, S, 3]
+    images : uint8 array [..., S, S, 3]
     size : int
         New side in pixels.
 
@@ -31,39 +31,39 @@ def resize_pictures(pictures: np.ndarray, size: int) -> np.ndarray:
     uint8 array [..., size, size, 3]
         The same array where the size is right already.
     """
-    side = pictures.shape[-2]
-    if side == size and pictures.shape[-3] == size:
-        return pictures
+    side = images.shape[-2]
+    if side == size and images.shape[-3] == size:
+        return images
     filter_ = Image.Resampling.BOX if size < side else Image.Resampling.BILINEAR
-    flat = pictures.reshape(-1, *pictures.shape[-3:])
+    flat = images.reshape(-1, *images.shape[-3:])
     out = np.empty((len(flat), size, size, 3), np.uint8)
-    for row, picture in enumerate(flat):
-        out[row] = np.asarray(Image.fromarray(picture).resize((size, size), filter_))
-    return out.reshape(*pictures.shape[:-3], size, size, 3)
+    for row, image in enumerate(flat):
+        out[row] = np.asarray(Image.fromarray(image).resize((size, size), filter_))
+    return out.reshape(*images.shape[:-3], size, size, 3)
 
 
 class StimulusStore:
-    """Read access to `stimuli.h5`; pictures are read on demand, the rest is held in memory.
+    """Read access to `stimuli.h5`; images are read on demand, the rest is held in memory.
 
     Parameters
     ----------
     paths : Path
-        Files written by `neuropictor.data.preprocess.preprocess_stimuli`, of which each subject has its own; a picture
-        that several hold is read from the first.
+        Files written by `neuropictor.data.preprocess.preprocess_stimuli`, one a subject; an image that several hold is
+        read from the first.
 
     Attributes
     ----------
     nsd_id : int32 array [P]
-        0-based picture numbers, ascending.
+        0-based image numbers, ascending.
     size : int
-        Side of the pictures in pixels.
+        Side of the images in pixels.
     data : str
         "simulated", "nsd" or "own".
 
     Raises
     ------
     FileNotFoundError, ValueError
-        When a file or a part of it is missing, or files differ in size or origin of their pictures.
+        When a file or a part of it is missing, or files differ in size or origin of their images.
     """
 
     def __init__(self, *paths: str | Path):
@@ -73,62 +73,62 @@ class StimulusStore:
         for path, described in zip(self.paths[1:], others, strict=True):
             if described != (self.data, self.size):
                 raise ValueError(
-                    f"{path} holds {described[0]} pictures of {described[1]} pixels, {self.paths[0]} {self.data} "
-                    f"pictures of {self.size}; they cannot be used together: prepare both alike"
+                    f"{path} holds {described[0]} images of {described[1]} pixels, {self.paths[0]} {self.data} "
+                    f"images of {self.size}; they cannot be used together: prepare both alike"
                 )
         self.nsd_id, first = np.unique(np.concatenate([part["nsd_id"] for part in parts]), return_index=True)
         self._captions, self._category, self._background = (
             np.concatenate([part[name] for part in parts])[first] for name in ("captions", "category", "background")
         )
-        # Number of the file, and row in it, of each picture.
+        # Number of the file, and row in it, of each image.
         counts = [len(part["nsd_id"]) for part in parts]
         self._file = np.repeat(np.arange(len(parts)), counts)[first]
         self._row = np.concatenate([np.arange(count) for count in counts])[first]
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return len(self.nsd_id)
 
     @property
     def categories(self) -> list[str]:
-        """The main categories that occur, sorted; without the empty name of pictures that have none."""
+        """The main categories that occur, sorted, without the empty name of images that have none."""
         return sorted(set(self._category) - {""})
 
     def rows(self, nsd_ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Return the rows of the given pictures, int64 [n]; KeyError names the first that is missing."""
+        """Return the rows of the given images, int64 [n]; KeyError names the first that is missing."""
         nsd_ids = np.asarray(nsd_ids, dtype=np.int64).reshape(-1)
         rows = np.searchsorted(self.nsd_id, nsd_ids)
-        found = self.nsd_id[np.minimum(rows, len(self) - 1)] == nsd_ids
-        if not found.all():
+        present = self.nsd_id[np.minimum(rows, len(self) - 1)] == nsd_ids
+        if not present.all():
             where = ", ".join(map(str, self.paths))
-            raise KeyError(f"{where}: no picture {nsd_ids[~found][0]} among {len(self)} (nsd_id is 0-based)")
+            raise KeyError(f"{where}: no image {nsd_ids[~present][0]} among {len(self)} (nsd_id is 0-based)")
         return rows
 
-    def pictures(self, nsd_ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Read pictures, uint8 [n, S, S, 3], in the given order."""
+    def images(self, nsd_ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Read images, uint8 [n, S, S, 3], in the given order."""
         rows = self.rows(nsd_ids)
-        pictures = np.empty((len(rows), self.size, self.size, 3), np.uint8)
+        images = np.empty((len(rows), self.size, self.size, 3), np.uint8)
         for number in np.unique(self._file[rows]):
-            here = self._file[rows] == number
+            in_file = self._file[rows] == number
             with open_store(self.paths[number]) as file:
-                pictures[here] = read_rows(file["pictures"], self._row[rows[here]])
-        return pictures
+                images[in_file] = read_rows(file["images"], self._row[rows[in_file]])
+        return images
 
     def captions(self, nsd_ids: Sequence[int] | np.ndarray) -> list[list[str]]:
-        """Return the captions of each picture: n lists of at most five texts (COCO has pictures with fewer)."""
+        """Return the captions of each image: n lists of at most five texts (COCO has images with fewer)."""
         return [[text for text in texts if text] for texts in self._captions[self.rows(nsd_ids)]]
 
     def category(self, nsd_ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Return the category of each picture's largest object, str [n]; empty where a picture has no object."""
+        """Return the category of each image's largest object, str [n]; empty where an image has no object."""
         return self._category[self.rows(nsd_ids)]
 
     def background(self, nsd_ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Return the kind of background of each picture, str [n]; empty where unknown."""
+        """Return the kind of background of each image, str [n]; empty where unknown."""
         return self._background[self.rows(nsd_ids)]
 
 
 def _read_table(path: Path) -> dict[str, Any]:
-    """Read all but the pictures of a stimulus store; `described` is origin and size of the pictures."""
+    """Read all but the images of a stimulus store; `described` is origin and size of the images."""
     if not path.is_file():
         raise FileNotFoundError(f"stimuli: no file {path}; the stage 'preprocess' writes it")
     with open_store(path) as file:
@@ -139,9 +139,9 @@ def _read_table(path: Path) -> dict[str, Any]:
                 f"{path}: {', '.join(missing)} missing, found {sorted(file)}; a stimulus store holds "
                 f"{', '.join(_FIELDS)} and the attributes data, size"
             )
-        count, size = len(file["pictures"]) if file["pictures"].shape else None, int(file.attrs["size"])
+        count, size = len(file["images"]) if file["images"].shape else None, int(file.attrs["size"])
         texts = dict.fromkeys(("category", "background"), ("O", (count,))) | {"captions": ("O", (count, None))}
-        expect(file, {"pictures": ("u", (count, size, size, 3)), "nsd_id": ("iu", (count,)), **texts})
+        expect(file, {"images": ("u", (count, size, size, 3)), "nsd_id": ("iu", (count,)), **texts})
         table = {name: file[name].asstr()[:].astype(str) for name in ("category", "background")}
         described = (str(file.attrs["data"]), size)
         captions = file["captions"].asstr()[:]
@@ -156,9 +156,9 @@ class StimulusWriter:
     file : h5py.File
         Open for writing.
     nsd_id : int array [P]
-        0-based picture numbers, strictly ascending.
+        0-based image numbers, strictly ascending.
     size : int
-        Side of the pictures in pixels.
+        Side of the images in pixels.
     data : str
         "simulated", "nsd" or "own".
     """
@@ -169,28 +169,28 @@ class StimulusWriter:
             raise ValueError("nsd_id must be strictly ascending, for example [3, 17, 2950]")
         block = max(1, min(len(nsd_id), 2**18 // (size * size * 3)))
         self.dataset = file.create_dataset(
-            "pictures", (len(nsd_id), size, size, 3), np.uint8, chunks=(block, size, size, 3)
+            "images", (len(nsd_id), size, size, 3), np.uint8, chunks=(block, size, size, 3)
         )
         self._file = file
         self._filled = 0
         file.create_dataset("nsd_id", data=nsd_id)
         file.attrs.update(data=data, size=size)
 
-    def append(self, pictures: np.ndarray) -> None:
-        """Add pictures uint8 [n, size, size, 3] behind those already written."""
-        self.dataset[self._filled : self._filled + len(pictures)] = pictures
-        self._filled += len(pictures)
+    def append(self, images: np.ndarray) -> None:
+        """Append images uint8 [n, size, size, 3]."""
+        self.dataset[self._filled : self._filled + len(images)] = images
+        self._filled += len(images)
 
     def finish(self, captions: Sequence[Sequence[str]], category: Sequence[str], background: Sequence[str]) -> None:
-        """Add the texts of all pictures; captions are cut or padded with empty texts to five."""
+        """Add the texts of all images; captions are cut or padded with empty texts to five."""
         if not self._filled == len(self.dataset) == len(captions) == len(category) == len(background):
             raise ValueError(
-                f"stimuli: {self._filled} pictures, {len(captions)} caption lists, {len(category)} categories and "
+                f"stimuli: {self._filled} images, {len(captions)} caption lists, {len(category)} categories and "
                 f"{len(background)} backgrounds found; {len(self.dataset)} of each are needed"
             )
-        texts = np.full((len(captions), CAPTIONS_PER_PICTURE), "", dtype=object)
+        texts = np.full((len(captions), CAPTIONS_PER_IMAGE), "", dtype=object)
         for row, lines in enumerate(captions):
-            kept = [" ".join(line.split()) for line in lines][:CAPTIONS_PER_PICTURE]
+            kept = [" ".join(line.split()) for line in lines][:CAPTIONS_PER_IMAGE]
             texts[row, : len(kept)] = kept
         kind = h5py.string_dtype("utf-8")
         self._file.create_dataset("captions", data=texts, dtype=kind)

@@ -1,4 +1,4 @@
-"""Opening of prepared stores: what is cut off, of a wrong shape or type, or not finite is refused by name."""
+"""Opening prepared stores: data that are cut off, of a wrong shape or type, or not finite are refused by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def open_store(path: str | Path) -> Iterator[h5py.File]:
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is none, or it cannot be read; with its name.
+        If it is missing or cannot be read; with its name.
     """
     path = Path(path)
     if not path.is_file():
@@ -34,38 +34,38 @@ def open_store(path: str | Path) -> Iterator[h5py.File]:
         ) from error
 
 
-def expect(file: h5py.File, wanted: Mapping[str, tuple[str, Sequence[int | None]]]) -> None:
+def expect(file: h5py.File, expected: Mapping[str, tuple[str, Sequence[int | None]]]) -> None:
     """Make sure that data sets have their types and shapes.
 
     Parameters
     ----------
     file
         Open store.
-    wanted
+    expected
         By data set: kinds of numpy types (``f``, ``iu``) and shape; None for any length.
 
     Raises
     ------
     ValueError
-        Naming file and data set, what was found, and what is allowed.
+        Naming file and data set, the type and shape found, and those allowed.
     """
-    for name, (kinds, shape) in wanted.items():
-        found = file[name]
-        fits = len(found.shape) == len(shape) and all(
-            length in (None, have) for length, have in zip(shape, found.shape, strict=True)
+    for name, (kinds, shape) in expected.items():
+        dataset = file[name]
+        fits = len(dataset.shape) == len(shape) and all(
+            length in (None, have) for length, have in zip(shape, dataset.shape, strict=True)
         )
-        if not fits or found.dtype.kind not in kinds:
+        if not fits or dataset.dtype.kind not in kinds:
             types = {"f": "floating", "i": "integer", "u": "unsigned integer", "O": "text"}
             lengths = ", ".join("any" if length is None else str(length) for length in shape)
             raise ValueError(
-                f"{file.filename}: {name} is {found.dtype} {found.shape}; allowed: "
+                f"{file.filename}: {name} is {dataset.dtype} {dataset.shape}; allowed: "
                 f"{' or '.join(types[kind] for kind in kinds)} numbers of shape ({lengths}). Remove the file and run "
                 "snakemake again"
             )
 
 
 def finite(values: np.ndarray, path: str | Path, name: str) -> np.ndarray:
-    """Return `values`, of which all must be finite; ValueError names file and data set otherwise."""
+    """Return `values` if all are finite; otherwise ValueError names file and data set."""
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         count = int((~np.isfinite(values)).sum())
         raise ValueError(

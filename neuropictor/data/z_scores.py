@@ -13,7 +13,7 @@ from neuropictor.nsd.constants import REPEATS
 
 log = logging.getLogger(__name__)
 
-_PICTURES_AT_ONCE = 64
+_IMAGES_AT_ONCE = 64
 _ROWS_AT_ONCE = 32  # trials: small enough to stay in cache, as fresh memory costs more than arithmetic
 _FEW = 0.2  # share of the trials
 _HELD_LIMIT = 2**30  # bytes of responses held in memory at once; 40 sessions are 535 MB
@@ -27,7 +27,7 @@ class Statistics:
     trials : int
         Trials that they are taken over.
     number : int array [V]
-        Those of them with a valid response.
+        Trials with a valid response.
     mean, squares : float64 array [V]
         Mean, and sum of squared deviations from it.
     """
@@ -37,7 +37,7 @@ class Statistics:
 
     @classmethod
     def of(cls, responses: np.ndarray, counted: np.ndarray) -> Statistics:
-        """Take them over the `counted` [T] of the trials of `responses` [T, V], which may hold NaN."""
+        """Compute them over the `counted` [T] trials of `responses` [T, V], which may hold NaN."""
         trials = np.flatnonzero(counted)
         blocks = [trials[start : start + _ROWS_AT_ONCE] for start in range(0, len(trials), _ROWS_AT_ONCE)]
         number = np.zeros(responses.shape[1], np.int64)
@@ -61,7 +61,7 @@ class Statistics:
 
     @classmethod
     def joined(cls, parts: Iterable[Statistics]) -> Statistics:
-        """Join those of several sessions (Chan, Golub & LeVeque 1979)."""
+        """Combine those of several sessions (Chan, Golub & LeVeque 1979)."""
         parts = list(parts)
         number = np.sum([part.number for part in parts], axis=0)
         means = np.nan_to_num([part.mean for part in parts])
@@ -86,7 +86,7 @@ def z_score(responses: np.ndarray, statistics: Statistics, where: str) -> np.nda
     Parameters
     ----------
     responses : float32 array [T, V]
-        Percent signal change, NaN where missing; changed.
+        Percent signal change, NaN where missing; modified.
     statistics : Statistics
         Of this session, or of all of a subject's.
     where : str
@@ -99,7 +99,7 @@ def z_score(responses: np.ndarray, statistics: Statistics, where: str) -> np.nda
     """
     if statistics.trials < 2:
         raise ValueError(
-            f"{where}: {statistics.trials} of {len(responses)} trials show no test picture, at least 2 are needed for "
+            f"{where}: {statistics.trials} of {len(responses)} trials show no test image, at least 2 are needed for "
             "mean and standard deviation; allowed is preprocess.statistics: all, or more trials a session, e.g. 750"
         )
     with np.errstate(invalid="ignore"):
@@ -113,9 +113,9 @@ def noise_ceiling(
 ) -> np.ndarray:
     """Noise ceiling signal-to-noise ratio (ncsnr) of z-scored responses.
 
-    NSD's rule (nsddatapaper, `main/export_noiseceiling.m` and `main/translatevmetric.m`): of the pictures with three
-    trials, the noise variance is the mean unbiased variance within a picture, and ncsnr = sqrt(max(0, 1 - noise)) /
-    sqrt(noise). Test pictures are left out here, so that vertices may be chosen by it.
+    NSD's rule (nsddatapaper, `main/export_noiseceiling.m` and `main/translatevmetric.m`): over the images with three
+    trials, the noise variance is the mean unbiased variance within an image, and ncsnr = sqrt(max(0, 1 - noise)) /
+    sqrt(noise). Test images are left out, so that vertices may be chosen by it.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def noise_ceiling(
         Responses.
     nsd_id : int array [T]
     counted : bool array [T]
-        Trials of pictures that take part.
+        Trials of images that take part.
     absent : bool array [sessions, V]
         Vertices without data in a session (zero in the data set).
     session_row : int array [T]
@@ -132,21 +132,21 @@ def noise_ceiling(
     Returns
     -------
     float32 array [V]
-        NaN where no picture has three valid trials.
+        NaN where no image has three valid trials.
     """
     order = np.argsort(nsd_id, kind="stable")
     order = order[counted[order]]
     _, first, number = np.unique(nsd_id[order], return_index=True, return_counts=True)
     complete = np.flatnonzero(number == REPEATS)
     if not len(complete):
-        log.warning("No picture besides the test pictures was shown %d times: the noise ceiling is unknown.", REPEATS)
+        log.warning("No image besides the test images was shown %d times: the noise ceiling is unknown.", REPEATS)
     # Scattered rows are slow to read one by one, unless they are few, as in a single session.
     few = REPEATS * len(complete) < _FEW * len(dataset)
     held = dataset if few or dataset.nbytes > _HELD_LIMIT else dataset[:]
     variance = np.zeros(dataset.shape[1])
     count = np.zeros(dataset.shape[1])
-    for start in range(0, len(complete), _PICTURES_AT_ONCE):
-        rows = order[first[complete[start : start + _PICTURES_AT_ONCE], None] + np.arange(REPEATS)]
+    for start in range(0, len(complete), _IMAGES_AT_ONCE):
+        rows = order[first[complete[start : start + _IMAGES_AT_ONCE], None] + np.arange(REPEATS)]
         values = held[rows] if isinstance(held, np.ndarray) else read_rows(held, rows.ravel()).reshape(*rows.shape, -1)
         values = values.astype(np.float32)
         valid = ~absent[session_row[rows]].any(1)

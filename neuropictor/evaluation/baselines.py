@@ -1,15 +1,15 @@
-"""What the networks must beat: the mean training picture and two linear baselines, on the same test pictures.
+"""What the networks must beat: the mean training image and two linear baselines, on the same test images.
 
 `ridge`
     Mean response over repeats -> VAE latents by ridge regression, decoded by the frozen VAE.
 `ridge_diffusion`
     Ridge regression to the latents and to the text context (mean of the captions' text features); the frozen backbone
-    starts from the noised latents under that context: the idea of Brain-Diffuser (Ozcelik & VanRullen 2023), the strong
-    one. It is drawn by the sampler of the networks: the same noise, solver, guidance, precision, rounding and choice.
-`mean_picture`
-    The mean training picture for every test picture.
+    starts from the noised latents under that context: the idea of Brain-Diffuser (Ozcelik & VanRullen 2023), and the
+    stronger baseline. The networks' sampler draws it: the same noise, solver, guidance, precision, rounding and choice.
+`mean_image`
+    The mean training image for every test image.
 
-Everything is fitted on training pictures and chosen on validation pictures.
+Everything is fitted on training images and chosen on validation images.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from neuropictor.data.reconstructions import Reconstructions, writing
 from neuropictor.data.responses import ResponseStore
 from neuropictor.data.ridge import Decomposition, Ridge
 from neuropictor.data.rows import evenly_spaced
-from neuropictor.data.stimuli import StimulusStore, resize_pictures
+from neuropictor.data.stimuli import StimulusStore, resize_images
 from neuropictor.evaluation.judges import Describer, load_describer, look
 from neuropictor.evaluation.metrics import distance, pixcorr
 from neuropictor.evaluation.tables import of_kind
@@ -51,7 +51,7 @@ RESCALES = (0.0, 0.5, 1.0)
 """Powers of the spread ratio among which validation chooses for `ridge_diffusion`; 1 is Brain-Diffuser's rule."""
 
 RESCALE_IMAGES, RESCALE_STEPS = 32, 12
-"""The choice looks at so many validation pictures, drawn with at most so many steps: a fifth of the test's cost."""
+"""Validation images and most steps for this choice: a fifth of the test's cost."""
 
 _IMAGES_AT_ONCE = 64
 
@@ -67,7 +67,7 @@ def fit_baselines(
     out: dict[str, Path],
     weights: Folder | None = None,
 ) -> None:
-    """Reconstruct one subject's test pictures by all baselines.
+    """Reconstruct one subject's test images by all baselines.
 
     Parameters
     ----------
@@ -77,10 +77,10 @@ def fit_baselines(
     config : EvaluateConfig
         `ridge_alphas`, `diffusion_strength` and `networks` are used.
     sample : SampleConfig
-        All of it is used, so that the diffusion baseline is drawn as the networks' pictures are.
+        All settings are used, so that the diffusion baseline is drawn as the networks' images are.
     runtime : RuntimeConfig
     out : dict of Path
-        Files to write for "mean_picture", "ridge" and "ridge_diffusion"; one record `baselines.run.json` beside them.
+        Files to write for "mean_image", "ridge" and "ridge_diffusion"; one record `baselines.run.json` beside them.
     weights : Path, optional
         Folder of `fetch_weights`; needed with `networks: published`.
     """
@@ -90,7 +90,7 @@ def fit_baselines(
         )
     device = prepare_device(runtime)
     verify(responses, stimuli, latents)
-    store, pictures = ResponseStore(responses), StimulusStore(stimuli)
+    store, images = ResponseStore(responses), StimulusStore(stimuli)
     used = {name: getattr(config, name) for name in ("ridge_alphas", "diffusion_strength", "networks")}
     with RunRecord(
         out["ridge"].parent / "baselines.run.json",
@@ -100,16 +100,16 @@ def fit_baselines(
         inputs=[responses, stimuli, latents],
         outputs=out.values(),
     ) as record:
-        train, validation = store.fitting_pictures()
-        ids = {"train": train, "validation": validation, "test": store.pictures("test")}
-        for split, found in ids.items():
-            if not len(found):
+        train, validation = store.fitting_images()
+        ids = {"train": train, "validation": validation, "test": store.images("test")}
+        for split, nsd_ids in ids.items():
+            if not len(nsd_ids):
                 raise ValueError(
-                    f"{responses}: no {split} pictures; at least one is needed, for example 60 for validation"
+                    f"{responses}: no {split} images; at least one is needed, for example 60 for validation"
                 )
         about = Reconstructions(np.empty(0), ids["test"], "", store.subject, store.data)
-        mean = mean_picture(pictures, ids["train"])
-        with writing(out["mean_picture"], replace(about, model="mean_picture"), samples=1) as writer:
+        mean = mean_image(images, ids["train"])
+        with writing(out["mean_image"], replace(about, model="mean_image"), samples=1) as writer:
             for row in range(len(ids["test"])):
                 writer.write(row, 0, mean[None, None])
         model = Backbone.load(backbone).to(device)
@@ -123,7 +123,7 @@ def fit_baselines(
                 writer.write(start, 0, part[:, None])
         sampler = Sampler(NeuroPictorPipeline.from_backbone(model), store.subject, sample, runtime)
         draw = _Draw(sampler, linear, config.diffusion_strength)
-        rescale, scores = choose_rescale(draw, ids["validation"], pictures, describer)
+        rescale, scores = choose_rescale(draw, ids["validation"], images, describer)
         log.info("Subject %d: ridge_diffusion rescales by %s, validation scores %s", store.subject, rescale, scores)
         batches = batched(ids["test"], sample)
         drawn = draw(progress(batches, "Drawing ridge_diffusion", unit="batch"), ids["test"], rescale)
@@ -132,18 +132,18 @@ def fit_baselines(
         record.add(
             subject=store.subject,
             data=store.data,
-            pictures={split: len(found) for split, found in ids.items()},
+            images={split: len(nsd_ids) for split, nsd_ids in ids.items()},
             penalties=linear.penalties,
             rescale=rescale,
             rescale_validation_scores=scores,
         )
 
 
-def mean_picture(stimuli: StimulusStore, nsd_ids: np.ndarray) -> np.ndarray:
-    """Return the rounded mean of pictures, uint8 [S, S, 3]."""
+def mean_image(stimuli: StimulusStore, nsd_ids: np.ndarray) -> np.ndarray:
+    """Return the rounded mean of images, uint8 [S, S, 3]."""
     total = np.zeros((stimuli.size, stimuli.size, 3), np.int64)
     for start in range(0, len(nsd_ids), _IMAGES_AT_ONCE):
-        total += stimuli.pictures(nsd_ids[start : start + _IMAGES_AT_ONCE]).sum(0, dtype=np.int64)
+        total += stimuli.images(nsd_ids[start : start + _IMAGES_AT_ONCE]).sum(0, dtype=np.int64)
     return np.rint(total / len(nsd_ids)).astype(np.uint8)
 
 
@@ -180,7 +180,7 @@ class _Linear:
 
     @property
     def penalties(self) -> dict[str, dict[str, int]]:
-        """How many targets got which penalty."""
+        """Number of targets by chosen penalty."""
         return {
             name: {
                 f"{alpha:g}": int(count)
@@ -190,7 +190,7 @@ class _Linear:
         }
 
     def predict(self, nsd_ids: np.ndarray, rescale: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return scaled latents [n, C, h, w] and contexts [n, L, D] of the pictures' responses, as in sampling."""
+        """Return scaled latents [n, C, h, w] and contexts [n, L, D] of the images' responses, as in sampling."""
         responses = self.store.mean_response(nsd_ids, self.most_repeats)
         moments = torch.from_numpy(self.latents.predict(responses, rescale).astype(np.float32))
         context = torch.from_numpy(self.context.predict(responses, rescale).astype(np.float32))
@@ -213,17 +213,17 @@ class _Draw:
         steps = self.sampler.config.steps
         for jobs in batches:
             rows = np.searchsorted(nsd_ids, [nsd_id for nsd_id, _ in jobs])
-            given = {"context": context[rows], "initial_latents": latents[rows]}
+            inputs = {"context": context[rows], "initial_latents": latents[rows]}
             options = {"strength": self.strength, "num_inference_steps": min(steps, most_steps or steps)}
-            yield self.sampler.draw(jobs, given, **options)
+            yield self.sampler.draw(jobs, inputs, **options)
 
 
 def choose_rescale(
     draw: _Draw, nsd_ids: np.ndarray, stimuli: StimulusStore, describer: Describer
 ) -> tuple[float, dict[str, float]]:
-    """Choose how far predictions are rescaled by how much validation reconstructions resemble the seen pictures.
+    """Choose how far predictions are rescaled by how much validation reconstructions resemble the seen images.
 
-    The score is the mean of pixel correlation and of the correlation in the image space of who judges.
+    The score is the mean of pixel correlation and of the correlation in the judge's image space.
 
     Returns
     -------
@@ -232,11 +232,11 @@ def choose_rescale(
         Score of every candidate.
     """
     nsd_ids = nsd_ids[evenly_spaced(len(nsd_ids), RESCALE_IMAGES)]
-    seen = stimuli.pictures(nsd_ids)
+    seen = stimuli.images(nsd_ids)
     first = batched(nsd_ids, draw.sampler.config.model_copy(update={"samples": 1}))
     scores = {}
     for rescale in RESCALES:
-        drawn = resize_pictures(np.concatenate(list(draw(first, nsd_ids, rescale, RESCALE_STEPS))), stimuli.size)
+        drawn = resize_images(np.concatenate(list(draw(first, nsd_ids, rescale, RESCALE_STEPS))), stimuli.size)
         features = [look(describer, images) for images in (drawn, seen)]
         resemblance = 1.0 - distance(features[0][:, None], features[1]).mean()
         scores[f"{rescale:g}"] = round(float(0.5 * (pixcorr(drawn[:, None], seen).mean() + resemblance)), 4)

@@ -1,8 +1,8 @@
 """The stage that scores all reconstructions: Scorer, ceilings, and the tidy tables with intervals and tests.
 
 All scores of all models are made in one pass: every image is read once, and every network that judges is loaded once.
-Images are read, compared and forgotten in blocks of `judges.IMAGES_AT_ONCE`; what grows with their number are features:
-for 982 images the longest, AlexNet's second layer, take 0.7 GB, once for the seen images and once for those scored.
+Images are read, compared and forgotten in blocks of `judges.IMAGES_AT_ONCE`; only features grow with their number: for
+982 images the longest, AlexNet's second layer, take 0.7 GB each for the seen and the scored.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import torch
 from neuropictor.config.drawing import SampleConfig
 from neuropictor.data.reconstructions import StoredReconstructions
 from neuropictor.data.rows import evenly_spaced
-from neuropictor.data.stimuli import StimulusStore, resize_pictures
+from neuropictor.data.stimuli import StimulusStore, resize_images
 from neuropictor.evaluation.judges import Held, Images, Judge, Seen, blocks, load_describer, look
+from neuropictor.evaluation.judging import LoadedNetwork, PerceptualDistance, common_images, pixel_images
 from neuropictor.evaluation.metrics import METRICS, Space, shown_in
-from neuropictor.evaluation.networks import NETWORKS, LoadedNetwork, PerceptualDistance, common_images, pixel_images
+from neuropictor.evaluation.networks import NETWORKS
 from neuropictor.evaluation.protocols import OURS, PROTOCOLS, Protocol
 from neuropictor.evaluation.statistics import Nulls, Pairings, derangements, summarise, tests_of
 from neuropictor.evaluation.tables import (
@@ -60,7 +61,7 @@ NULL_PAIRINGS = 4
 """Wrong pairings that the null averages over: fewer would leave its own chance in it, more take time."""
 
 TEXT_IMAGES = 48
-"""The text ceiling samples so many images: its standard error is 7 points at most."""
+"""Images of the text ceiling: its standard error is at most 7 points."""
 TEXT_SAMPLING = {"steps": 15, "guidance_scale": 3.0, "batch_size": 8}
 
 
@@ -80,7 +81,7 @@ def evaluate(
     samples : dict of dict of Path
         `samples[subject][model]`; the model "null" is made here from "refined", and so are the ceilings.
     stimuli : sequence of Path
-        Prepared images of these subjects.
+        Prepared images of the subjects.
     backbone : str or Path
         Judges the images, unless published networks do; its VAE and text tower give the ceilings.
     config : EvaluateConfig
@@ -114,7 +115,7 @@ def evaluate(
         write_table(tests, TEST_COLUMNS, out.with_name(STATISTICS))
         record.add(
             data=store.data,
-            test_pictures=len(nsd_ids),
+            test_images=len(nsd_ids),
             backbone=frozen.name,
             networks=config.networks,
             judge=judge.describer.name,
@@ -124,7 +125,7 @@ def evaluate(
 
 
 def _open(samples: dict[int, dict[str, Path]]) -> dict[tuple[str, str], StoredReconstructions]:
-    """Open all files; those of a subject must reconstruct the same images, and be what they are called."""
+    """Open all files; those of a subject must reconstruct the same images, and be what their paths say."""
     opened = {}
     for subject, models in samples.items():
         first = next(iter(models.values()))
@@ -189,7 +190,7 @@ class Scorer:
         images : Images
             K samples of each of n images.
         rows : int array [n]
-            Rows of the seen images that they are of.
+            Rows of their seen images.
         pairings : Pairings, optional
             Of the null distributions; None for none.
 
@@ -232,7 +233,7 @@ class Scorer:
         Parameters
         ----------
         images, rows, features
-            As given to `score` and returned by it.
+            Arguments and result of `score`.
         seed : int
             Of the wrong pairs.
         """
@@ -240,18 +241,18 @@ class Scorer:
         scores = {name: np.empty(len(rows)) for name in self._by_images[OURS]}
         for part in blocks(len(rows)):
             seen = self.judge.seen.read(rows[part])
-            paired = [resize_pictures(images.read(order[part]), self.judge.size) for order in wrong]
+            paired = [resize_images(images.read(order[part]), self.judge.size) for order in wrong]
             for name, values in scores.items():
                 values[part] = METRICS[name].function(np.stack(paired, axis=1), seen).mean(1)
         return scores | self.judge.score(self.judge.space(features[:, 0][wrong].swapaxes(0, 1), rows))
 
     def look_through(self, images: Images, rows: np.ndarray, sample: int = 0) -> tuple[ByMetric, ByMetric]:
-        """Look through one sample of all images.
+        """Score and describe one sample of all images.
 
         Returns
         -------
         scores : dict of float64 arrays [n]
-            Those that need the images themselves.
+            Scores that need the images themselves.
         features : dict of float32 arrays [n, E]
             In the judge's space under (`OURS`, ""), and for each score of published networks.
         """
@@ -261,14 +262,14 @@ class Scorer:
         if self.perceptual is not None:
             scores[OURS, "lpips"] = np.empty(count)
         for part in blocks(count):
-            own, seen = images.read(part, sample), judge.seen.read(rows[part])
-            _put(features, (OURS, ""), look(judge.describer, own), part, count)
-            sized = resize_pictures(own, judge.size)
+            made, seen = images.read(part, sample), judge.seen.read(rows[part])
+            _put(features, (OURS, ""), look(judge.describer, made), part, count)
+            sized = resize_images(made, judge.size)
             pairs = {OURS: (sized, seen)}
             if self.perceptual is not None:
                 scores[OURS, "lpips"][part] = self.perceptual(sized, seen)
             for protocol in self.protocols:
-                common = [common_images(side, protocol, self.device) for side in (own, seen)]
+                common = [common_images(side, protocol, self.device) for side in (made, seen)]
                 pairs[protocol.label] = tuple(pixel_images(side, protocol) for side in common)
                 self._see(common[0], protocol, features, part, count)
             for label, (left, right) in pairs.items():
@@ -277,14 +278,14 @@ class Scorer:
         return scores, features
 
     def _see(self, common: torch.Tensor, protocol: Protocol, features: ByMetric, part: np.ndarray, count: int) -> None:
-        """Keep what the published networks see in a block of images."""
+        """Keep the published networks' features of a block of images."""
         for network in self.networks:
             for name, values in network.features(common, protocol).items():
                 _put(features, (protocol.label, name), values, part, count)
 
 
 def _put(features: ByMetric, key: tuple[str, str], values: np.ndarray, part: np.ndarray, count: int) -> None:
-    """Put the features of a block into those of all images, which are made with the first block."""
+    """Put a block's features into the array of all images, which the first block allocates."""
     if key not in features:
         features[key] = np.empty((count, values.shape[1]), np.float32)
     features[key][part] = values
@@ -320,12 +321,12 @@ def score_all(
     nulls : dict
     """
     parts, nulls = [], {}
-    for (subject, model), (own, rows) in progress(list(images.items()), "Scoring", unit="model"):
-        scores, null, features = scorer.score(own, rows, pairings)
+    for (subject, model), (made, rows) in progress(list(images.items()), "Scoring", unit="model"):
+        scores, null, features = scorer.score(made, rows, pairings)
         parts += _frames(subject, model, nsd_ids[rows], scores)
         nulls |= {(label, subject, model, name): values for (label, name), values in null.items()}
         if model == null_of:
-            wrong = scorer.wrong_pairs(own, rows, features, seed)
+            wrong = scorer.wrong_pairs(made, rows, features, seed)
             parts += _frames(subject, "null", nsd_ids[rows], {(OURS, name): values for name, values in wrong.items()})
     models = {model: place for place, model in enumerate(order_models(part["model"].iloc[0] for part in parts))}
     labels = [OURS, *(protocol.label for protocol in scorer.protocols)]
@@ -365,15 +366,15 @@ def score_ceilings(
     nsd_ids : int array [N]
         Of the seen images.
     rows : mapping of int array
-        Rows of each subject's images among these.
+        Rows of each subject's images in `nsd_ids`.
     seed : int
     runtime : RuntimeConfig
 
     Returns
     -------
     DataFrame
-        As for `statistics.summarise`. `seen`: the true images themselves (category accuracy is what the zero-shot judge
-        can reach at all); `vae`: the true images encoded and decoded by the VAE; `text`: images sampled from the first
+        As for `statistics.summarise`. `seen`: the true images themselves (the best category accuracy that the zero-shot
+        judge can reach); `vae`: the true images encoded and decoded by the VAE; `text`: images sampled from the first
         true caption alone (`TEXT_IMAGES` of them); `mean_colour`: each image replaced by its mean colour.
     """
     scorer, everything = Scorer(judge, [], None, backbone.device), np.arange(len(nsd_ids))
@@ -392,12 +393,12 @@ def score_ceilings(
     for model, make in ceilings.items():
         images, of = make()
         scores, features = scorer.look_through(images, of)
-        for subject, own in rows.items():
-            part = np.flatnonzero(np.isin(of, own))
+        for subject, subject_rows in rows.items():
+            part = np.flatnonzero(np.isin(of, subject_rows))
             judged = judge.score(judge.space(features[OURS, ""][part, None], of[part]))
-            own_scores = {key: values[part] for key, values in scores.items()}
-            own_scores |= {(OURS, name): values for name, values in judged.items()}
-            parts += _frames(subject, model, nsd_ids[of[part]], own_scores)
+            subject_scores = {key: values[part] for key, values in scores.items()}
+            subject_scores |= {(OURS, name): values for name, values in judged.items()}
+            parts += _frames(subject, model, nsd_ids[of[part]], subject_scores)
     return pd.concat(parts, ignore_index=True)
 
 
@@ -409,7 +410,7 @@ def _mean_colour(images: np.ndarray) -> np.ndarray:
 def _from_captions(
     backbone: Backbone, store: StimulusStore, nsd_ids: np.ndarray, seed: int, runtime: RuntimeConfig
 ) -> Held:
-    """Sample an image of each image's first caption."""
+    """Sample an image from each image's first caption."""
     config = SampleConfig(**TEXT_SAMPLING, seed=seed)
     context = backbone.encode_text([texts[0] if texts else "" for texts in store.captions(nsd_ids)])
     sampler = Sampler(NeuroPictorPipeline.from_backbone(backbone), 0, config, runtime)
@@ -419,5 +420,5 @@ def _from_captions(
 
 def vae_round_trip(backbone: Backbone, images: np.ndarray, memory: float) -> np.ndarray:
     """Encode and decode images uint8 [n, S, S, 3] by the posterior mean, within `memory` (GiB)."""
-    mean, logvar = backbone.encode_pictures(resize_pictures(images, backbone.image_size), memory)
+    mean, logvar = backbone.encode_images(resize_images(images, backbone.image_size), memory)
     return backbone.decode(backbone.latents(mean, logvar, torch.zeros_like(mean)), memory)

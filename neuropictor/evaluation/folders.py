@@ -1,4 +1,4 @@
-"""Scores of anybody's pictures: a folder of seen pictures, and folders of reconstructions named after them."""
+"""Scores of any images: a folder of seen images, and folders of reconstructions named after them."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
     from neuropictor.config import EvaluateConfig, RuntimeConfig
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
-"""Kinds of pictures that are looked for; other files are left alone."""
+"""Kinds of images that are read; other files are ignored."""
 _SHOWN = 5  # names in a message
 
 
 class PairingError(ValueError):
-    """Folders of pictures do not fit each other; the message names the files."""
+    """Folders of images do not fit each other; the message names the files."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Seen pictures and their reconstructions.
+    """Seen images and their reconstructions.
 
     Attributes
     ----------
     names : list of str
-        Of the pictures, sorted.
+        Of the images, sorted.
     seen : uint8 array [N, S, S, 3]
     reconstructed : dict of uint8 arrays [N, K, s, s, 3]
         By name of the folder; K and s may differ from folder to folder.
@@ -53,27 +53,26 @@ class Pairs:
 
 
 def read_pairs(reconstructions: Sequence[Path], images: Path) -> Pairs:
-    """Read folders and pair their pictures by name.
+    """Read folders and pair their images by name.
 
     Parameters
     ----------
     reconstructions : sequence of Path
         Folders. The reconstruction of `dog.png` is `dog` with any suffix, or several samples are `dog_0`, `dog_1` ...
     images : Path
-        Folder of the seen pictures; all square and of one size.
+        Folder of the seen images; all square and of one size.
 
     Raises
     ------
     PairingError
-        For a picture without reconstruction, a reconstruction without picture, two files of one name, different
-        numbers of samples, files that cannot be read, and pictures of several sizes.
+        For an image without reconstruction, a reconstruction without image, two files of one name, different
+        numbers of samples, files that cannot be read, and images of several sizes.
     """
     files = _by_name(images)
     names = sorted(files)
     if len(names) < 2:
         raise PairingError(
-            f"{images}: {len(names)} pictures; identification needs at least 2, for example 982 files seen/00000.png"
-            f" ..."
+            f"{images}: {len(names)} images; identification needs at least 2, for example 982 files seen/00000.png ..."
         )
     folders = {folder.resolve().name: folder for folder in reconstructions}
     if len(folders) < len(reconstructions):
@@ -87,25 +86,24 @@ def read_pairs(reconstructions: Sequence[Path], images: Path) -> Pairs:
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in sorted(Path(folder).iterdir()):
         if path.suffix.lower() not in SUFFIXES or not path.is_file():
             continue
-        if path.stem in found:
+        if path.stem in files:
             raise PairingError(
-                f"{folder}: {found[path.stem].name} and {path.name} have the same name; allowed is one file a"
-                f" picture, for"
-                f" example {found[path.stem].name} alone"
+                f"{folder}: {files[path.stem].name} and {path.name} have the same name; allowed is one file an image,"
+                f" for example {files[path.stem].name} alone"
             )
-        found[path.stem] = path
-    if not found:
+        files[path.stem] = path
+    if not files:
         kinds = ", ".join(sorted(SUFFIXES))
-        raise PairingError(f"{folder} holds no pictures; allowed are {kinds}, for example 00000.png")
-    return found
+        raise PairingError(f"{folder} holds no images; allowed are {kinds}, for example 00000.png")
+    return files
 
 
 def _samples(folder: Path, names: list[str]) -> list[list[Path]]:
-    """Files of each picture's samples, in order."""
+    """Files of each image's samples, in order."""
     known, samples, extra = set(names), {name: {} for name in names}, []
     for stem, path in _by_name(folder).items():
         numbered = re.fullmatch(r"(.+)_(\d+)", stem)
@@ -127,19 +125,19 @@ def _samples(folder: Path, names: list[str]) -> list[list[Path]]:
     lacking = [name for name in names if not samples[name]]
     if lacking or extra:
         parts = [f"no reconstruction of {_list(lacking)}"] if lacking else []
-        parts += [f"no seen picture for {_list(extra)}"] if extra else []
+        parts += [f"no seen image for {_list(extra)}"] if extra else []
         raise PairingError(
             f"{folder}: {', and '.join(parts)}. Files are paired by name: allowed for {names[0]} is {names[0]}.png, or"
             f" {names[0]}_0.png, {names[0]}_1.png for samples"
         )
-    counts = {name: len(found) for name, found in samples.items()}
+    counts = {name: len(by_number) for name, by_number in samples.items()}
     usual = max(counts.values())
     fewer = [f"{name} ({count})" for name, count in counts.items() if count != usual]
     if fewer:
         raise PairingError(
             f"{folder}: others have {usual} samples, but {_list(fewer)} not; allowed is the same number of all"
         )
-    return [[path for _, path in sorted(found.items())] for found in samples.values()]
+    return [[path for _, path in sorted(by_number.items())] for by_number in samples.values()]
 
 
 def _list(names: list[str]) -> str:
@@ -148,22 +146,22 @@ def _list(names: list[str]) -> str:
 
 
 def _read_all(folder: Path, files: list[list[Path]]) -> np.ndarray:
-    """Read pictures as uint8 [N, K, S, S, 3]."""
+    """Read images as uint8 [N, K, S, S, 3]."""
     out = None
     for row, samples in enumerate(files):
         for place, path in enumerate(samples):
             try:
-                with Image.open(path) as picture:
-                    values = np.asarray(picture.convert("RGB"))
+                with Image.open(path) as image:
+                    values = np.asarray(image.convert("RGB"))
             except (UnidentifiedImageError, OSError, ValueError) as error:
                 raise PairingError(
-                    f"{path} cannot be read as a picture ({error}); allowed: a whole PNG, JPEG or WebP"
+                    f"{path} cannot be read as an image ({error}); allowed: a whole PNG, JPEG or WebP"
                 ) from None
             if out is None:
                 out = np.empty((len(files), len(samples), *values.shape), np.uint8)
             if values.shape != out.shape[2:] or values.shape[0] != values.shape[1]:
                 raise PairingError(
-                    f"{path} is {values.shape[1]} x {values.shape[0]} pixels; allowed: all pictures of {folder}"
+                    f"{path} is {values.shape[1]} x {values.shape[0]} pixels; allowed: all images of {folder}"
                     f" square and of"
                     f" one size, for example {out.shape[2]} x {out.shape[2]}; reduce or crop them all alike"
                 )
@@ -189,10 +187,10 @@ def evaluate_folders(
         `protocols`, `bootstrap`, `permutations` and `seed` are used.
     runtime : RuntimeConfig
     out : Path
-        Folder for metrics.csv, scores.csv (of every picture), statistics.csv and metrics.json; `report.folder_page`
+        Folder for metrics.csv, scores.csv (of every image), statistics.csv and metrics.json; `report.folder_page`
         makes a page of them.
     weights : Path, optional
-        Folder of `fetch_weights`. Without it the miniature judges: `ours` says so, and of the published protocols only
+        Folder of `fetch_weights`. Without it the miniature judges: `ours` says so, and for the published protocols only
         PixCorr and SSIM are given.
 
     Returns
@@ -212,13 +210,13 @@ def evaluate_folders(
         judge = Judge(describer, Held(pairs.seen[:, None]), unknown, unknown, [], config.seed)
         scorer = Scorer(judge, config.protocols, weights, device)
         pairings = Pairings(len(rows), config.permutations, config.seed)
-        models = {("pictures", model): (Held(images), rows) for model, images in pairs.reconstructed.items()}
+        models = {("images", model): (Held(images), rows) for model, images in pairs.reconstructed.items()}
         scores, nulls = score_all(scorer, models, np.array(pairs.names), pairings, None, config.seed)
         table = write_scores(scores, "folders", config, out / "metrics.csv", mean=False)
         tests = tests_of(scores, nulls, next(iter(pairs.reconstructed)), "folders", config)
         write_table(tests, TEST_COLUMNS, out / STATISTICS)
         facts = {
-            "pictures": len(rows),
+            "images": len(rows),
             "samples": {model: images.shape[1] for model, images in pairs.reconstructed.items()},
             "judge": describer.name,
             "networks": config.networks,
@@ -239,9 +237,9 @@ def _write_json(facts: dict, table: list[dict], tests: list[dict], out: Path) ->
     scores: dict = {}
     for row in table:
         key = (row["protocol"], row["model"], row["metric"])
-        found = {name: round(row[name], 6) for name in ("value", "ci_low", "ci_high")} | {"n_images": row["n_images"]}
+        entry = {name: round(row[name], 6) for name in ("value", "ci_low", "ci_high")} | {"n_images": row["n_images"]}
         if key in chance:
-            found |= {"p_above_chance": round(chance[key]["p_corrected"], 6)}
-        scores.setdefault(row["protocol"], {}).setdefault(row["model"], {})[row["metric"]] = found
+            entry |= {"p_above_chance": round(chance[key]["p_corrected"], 6)}
+        scores.setdefault(row["protocol"], {}).setdefault(row["model"], {})[row["metric"]] = entry
     with atomic_path(out) as temporary:
         temporary.write_text(json.dumps(facts | {"scores": scores}, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Who judges images, and what is judged: images read part by part, so that no set of them need be in memory whole."""
+"""The judge, and the images it judges: read part by part, so that no full set need be in memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from neuropictor.data.stimuli import StimulusStore, resize_pictures
+from neuropictor.data.stimuli import StimulusStore, resize_images
 from neuropictor.evaluation.metrics import METRICS, Space
 
 if TYPE_CHECKING:
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from neuropictor.models.backbone import Backbone
 
 IMAGES_AT_ONCE = 32
-"""Images that are looked at together: 100 MB of 512 pixels in float32."""
+"""Images judged at a time: 100 MB of 512 pixels in float32."""
 
 
 class Images(Protocol):
-    """K samples of each of N images; `neuropictor.data.reconstructions.StoredReconstructions` are such."""
+    """K samples of each of N images, for example `neuropictor.data.reconstructions.StoredReconstructions`."""
 
     samples: int
 
@@ -71,17 +71,17 @@ class Seen:
 
     def read(self, rows: np.ndarray, sample: int = 0) -> np.ndarray:
         """Read some images, uint8 [n, S, S, 3]."""
-        images = self.store.pictures(self.nsd_ids[rows])
+        images = self.store.images(self.nsd_ids[rows])
         return images if self.change is None else self.change(images)
 
 
 class Describer(Protocol):
-    """A network with an image tower whose space categories have a place in: `Backbone` or `ClipDescriber`."""
+    """A network that maps images and category names into one space: `Backbone` or `ClipDescriber`."""
 
     name: str
     image_size: int
 
-    def image_features(self, pictures: np.ndarray) -> torch.Tensor:
+    def image_features(self, images: np.ndarray) -> torch.Tensor:
         """Images uint8 [n, S, S, 3] of `image_size` -> unit vectors [n, E]."""
         ...
 
@@ -91,7 +91,7 @@ class Describer(Protocol):
 
 
 def load_describer(networks: str, backbone: Backbone, weights: Path | None, device: torch.device) -> Describer:
-    """Return who judges by the protocol `ours`, in the evaluation, in controls and where baselines choose.
+    """Return the judge of the protocol `ours`, for the evaluation, controls and the choices of baselines.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def load_describer(networks: str, backbone: Backbone, weights: Path | None, devi
         If there are no weights, or the backbone has no image tower.
     """
     if networks == "published":
-        from neuropictor.evaluation.networks import ClipDescriber
+        from neuropictor.evaluation.judging import ClipDescriber
 
         if weights is None:
             raise ValueError(
@@ -126,7 +126,7 @@ def load_describer(networks: str, backbone: Backbone, weights: Path | None, devi
 
 def look(describer: Describer, images: np.ndarray) -> np.ndarray:
     """Describe images uint8 [n, S, S, 3] in the describer's image space, float32 [n, E], unit norm."""
-    return describer.image_features(resize_pictures(images, describer.image_size)).float().cpu().numpy()
+    return describer.image_features(resize_images(images, describer.image_size)).float().cpu().numpy()
 
 
 def blocks(count: int) -> Iterator[np.ndarray]:
@@ -137,7 +137,7 @@ def blocks(count: int) -> Iterator[np.ndarray]:
 
 def reduced(images: Images, rows: np.ndarray, side: int, sample: int = 0) -> np.ndarray:
     """Read one sample of some images and reduce them block by block to `side` pixels, uint8 [n, side, side, 3]."""
-    parts = [resize_pictures(images.read(rows[part], sample), side) for part in blocks(len(rows))]
+    parts = [resize_images(images.read(rows[part], sample), side) for part in blocks(len(rows))]
     return np.concatenate(parts) if parts else np.empty((0, side, side, 3), np.uint8)
 
 
@@ -195,7 +195,7 @@ class Judge:
         return np.concatenate([look(self.describer, images.read(rows, sample)) for rows in blocks(len(images))])
 
     def space(self, features: np.ndarray, rows: np.ndarray) -> Space:
-        """Put reconstructions, by their features [n, K, E], beside the seen images of these rows [m]."""
+        """Pair reconstructions' features [n, K, E] with the seen images of `rows` [m]."""
         labels = self.main[rows], self._backgrounds[rows]
         return Space(features, self.features[rows], *labels, self.prompts, self.seed)
 

@@ -1,6 +1,6 @@
 """The scores of reconstructed images. Each is one entry of `METRICS`: its name, what it computes, which way is better.
 
-Tables, arrows, legends and pages follow from the entries; whoever adds a score writes its function and its entry here.
+Tables, arrows, legends and pages follow from the entries; a new score needs its function and its entry here.
 Definitions follow published evaluations (MindEye 1 and 2, NeuroPictor); docs/metrics.md has each with its source.
 """
 
@@ -12,10 +12,11 @@ from functools import cached_property, partial
 
 import numpy as np
 
+from neuropictor.evaluation.networks import NETWORKS
 from neuropictor.evaluation.similarity import correlation_matrix, identification, identify, retrieve, unit_rows
 
 LONG = 4096
-"""Features longer than this are multiplied in float32; what that could decide wrongly is decided again."""
+"""Features longer than this are multiplied in float32; close decisions are repeated in float64."""
 
 RETRIEVAL_POOL, RETRIEVAL_REPEATS = 300, 30
 """MindEye's retrieval: top-1 among 300 random test images, mean of 30 such pools (arXiv 2305.18274, section 3.1)."""
@@ -46,7 +47,7 @@ def pixcorr(reconstructed: np.ndarray, seen: np.ndarray) -> np.ndarray:
     Returns
     -------
     float64 array [N, K]
-        A image of one single value has no correlation; it scores 0.
+        An image of a single value has no correlation; it scores 0.
     """
     _check_pair(reconstructed, seen)
     scores = np.empty(reconstructed.shape[:2])
@@ -136,7 +137,7 @@ def two_way(
     seen : array [N, E]
         Features of the seen images.
     groups : array [N], optional
-        Background kind or category of the seen images: only images of the same are distractors. Default: all are.
+        Background kind or category of the seen images: only images of the same group are distractors. Default: all are.
     known : array [K, N, N], optional
         Their `correlations`, where these are known already.
 
@@ -146,7 +147,7 @@ def two_way(
         Fraction of the other N - 1 seen images whose correlation with the reconstruction is strictly lower than the
         seen image's (ties and undefined correlations are failures); chance 0.5. The reconstruction is compared with all
         seen images (as in MindEye and NeuroPictor), not the seen image with all reconstructions. NaN for images that
-        are the only one of their group.
+        are alone in their group.
     """
     _check_pair(reconstructed, seen)
     known = [None] * reconstructed.shape[1] if known is None else known
@@ -212,14 +213,14 @@ def category(features: np.ndarray, prompts: np.ndarray, main: np.ndarray) -> np.
 
 @dataclass
 class Space:
-    """Reconstructions and seen images as vectors of one space, and what is known of the seen images.
+    """Reconstructions and seen images as vectors of one space, and labels of the seen images.
 
     Attributes
     ----------
     reconstructed : array [N, K, E]
         Features of K samples of each image; or its pixels, in one row.
     seen : array [M, E]
-        In the order of the reconstructions where these are scored; any others for tables of pairs.
+        In the order of the reconstructions to score them; in any order for tables of pairs.
     category, background : int arrays [M], optional
         Of the seen images, -1 where unknown.
     prompts : array [categories, E], optional
@@ -255,12 +256,12 @@ class Metric:
     name, title : str
         In tables, and where people read it.
     about : str
-        What it is, in a few words; "{pool}" stands for the number of images in a pool of retrieval.
+        Short description; "{pool}" stands for the number of images in a pool of retrieval.
     function : callable or None
         Score of every sample, float64 [N, K]: of a `Space`, or, where `needs` is "images", of reconstructed and seen
         images. None where a network gives the score itself.
     needs : str
-        "features", "category" or "background": the judge's features of the images, and these labels too. "images": the
+        "features", "category" or "background": the judge's features of the images, and those labels too. "images": the
         images. "lpips", or a name of `networks.NETWORKS`: that published network.
     shown : tuple of str
         Tables that have it: "main" and "further" of the protocol `ours`, "published" of published protocols.
@@ -301,6 +302,7 @@ def _identification(labels: str = "") -> dict:
 
 
 _DISTANCE = {"function": lambda space: distance(space.reconstructed, space.seen), "higher_is_better": False}
+_COMPARED = {"two-way": _identification(), "distance": _DISTANCE}
 _PUBLISHED = ("published",)
 
 METRICS = {
@@ -385,12 +387,11 @@ METRICS = {
             "images",
             _PUBLISHED,
         ),
-        Metric("alexnet_2", "AlexNet(2)", "two-way", needs="alexnet", shown=_PUBLISHED, **_identification()),
-        Metric("alexnet_5", "AlexNet(5)", "two-way", needs="alexnet", shown=_PUBLISHED, **_identification()),
-        Metric("inception", "Inception", "two-way", needs="inception", shown=_PUBLISHED, **_identification()),
-        Metric("clip", "CLIP", "two-way", needs="clip", shown=_PUBLISHED, **_identification()),
-        Metric("effnet", "EffNet-B1", "distance", needs="effnet", shown=_PUBLISHED, **_DISTANCE),
-        Metric("swav", "SwAV", "distance", needs="swav", shown=_PUBLISHED, **_DISTANCE),
+        *(
+            Metric(score, title, network.compared, needs=network.name, shown=_PUBLISHED, **_COMPARED[network.compared])
+            for network in NETWORKS.values()
+            for score, title in network.scores.values()
+        ),
     )
 }
 """All scores in the order of tables."""
@@ -403,5 +404,5 @@ def shown_in(table: str, among: Iterable[str] = METRICS) -> list[str]:
 
 
 def metric_title(name: str) -> str:
-    """Title of a score; that of scores of other people's tables is their name."""
+    """Title of a score; scores of other people's tables go by their name."""
     return METRICS[name].title if name in METRICS else name.replace("_", " ")

@@ -1,6 +1,6 @@
 """The definitions of published scores, by name and version: how images are resized. Loads no torch.
 
-docs/metrics.md tells each in words, with its source. A definition that changes gets a new version.
+docs/metrics.md describes each, with its source. A definition that changes gets a new version.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Correlation of feature vectors, and identification by it.
 
-Features of early layers are long (184,512 numbers a image for AlexNet's second layer), so products are taken in
-blocks and in the features' own precision; whatever that precision could decide wrongly is decided again in float64.
+Features of early layers are long (184,512 numbers an image for AlexNet's second layer), so products are taken in
+blocks and in the features' own precision; close decisions are repeated in float64.
 """
 
 from __future__ import annotations
@@ -84,18 +84,18 @@ def identify(
     precision = np.dtype(np.float32) if precision in (np.float16, np.float32) else np.dtype(np.float64)
     if similarity is None:
         similarity = correlation_matrix(reconstructed, seen, precision.type)
-    own = np.diagonal(similarity).copy()
-    lower = similarity < own[:, None]
+    matching = np.diagonal(similarity).copy()
+    lower = similarity < matching[:, None]
     groups = np.zeros(len(seen), int) if groups is None else np.asarray(groups)
     allowed = (groups[:, None] == groups) & ~np.eye(len(seen), dtype=bool)
     with np.errstate(invalid="ignore"):
-        close = allowed & (np.abs(similarity - own[:, None]) <= _CLOSE[precision])
+        close = allowed & (np.abs(similarity - matching[:, None]) <= _CLOSE[precision])
     for row in np.flatnonzero(close.any(1)):
         columns = np.flatnonzero(close[row])
-        own_exact = _exact(reconstructed[row], seen[row : row + 1])[0]
+        matching_exact = _exact(reconstructed[row], seen[row : row + 1])[0]
         for start in range(0, len(columns), _ROWS_AT_ONCE):
             part = columns[start : start + _ROWS_AT_ONCE]
-            lower[row, part] = _exact(reconstructed[row], seen[part]) < own_exact
+            lower[row, part] = _exact(reconstructed[row], seen[part]) < matching_exact
     counts = allowed.sum(1).astype(np.float64)
     counts[counts == 0] = np.nan
     return (lower & allowed).sum(1) / counts
@@ -104,13 +104,13 @@ def identify(
 def _exact(row: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Correlation of one vector with several in float64, each by the same sequence of sums."""
     left = unit_rows(row)
-    found = []
+    correlations = []
     for other in others:
         right = other.astype(np.float64)
         right -= right.mean()
         length = np.sqrt(np.sum(np.square(right)))
-        found.append(np.sum(left * right) / length if length > 1e-12 * np.sqrt(len(right)) else np.nan)
-    return np.array(found)
+        correlations.append(np.sum(left * right) / length if length > 1e-12 * np.sqrt(len(right)) else np.nan)
+    return np.array(correlations)
 
 
 def identification(similarity: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
@@ -153,7 +153,7 @@ def retrieve(
     reconstructed, seen : array [N, E]
         Features in the same order.
     pool : int
-        Pictures in a pool; all of them, once, where there are no more.
+        Images in a pool; all of them, once, where there are no more.
     repeats, seed : int
         Number of random pools, and their seed.
 
@@ -171,16 +171,16 @@ def retrieve(
     similarity = np.where(np.isfinite(similarity), similarity, -np.inf)
     images = len(similarity)
     generator = np.random.default_rng(seed)
-    whole = pool >= images
+    one_pool = pool >= images
     hits, drawn = np.zeros((2, images)), np.zeros(images)
-    for _ in range(1 if whole else repeats):
-        chosen = np.arange(images) if whole else generator.choice(images, pool, replace=False)
+    for _ in range(1 if one_pool else repeats):
+        chosen = np.arange(images) if one_pool else generator.choice(images, pool, replace=False)
         part = similarity[np.ix_(chosen, chosen)]
-        own = np.diagonal(part)
+        matching = np.diagonal(part)
         others = np.where(np.eye(len(chosen), dtype=bool), -np.inf, part)
         drawn[chosen] += 1
         for row, axis in enumerate((1, 0)):
-            hits[row, chosen] += own > others.max(axis, initial=-np.inf)
+            hits[row, chosen] += matching > others.max(axis, initial=-np.inf)
     with np.errstate(invalid="ignore"):
         image, brain = hits / drawn
     return image, brain

@@ -41,7 +41,7 @@ def bootstrap_mean(scores: np.ndarray, repetitions: int, seed: int, coverage: fl
     Parameters
     ----------
     scores : array [N] or [subjects, N]
-        Scores per image; NaN where a image has none and is left out. With several subjects, column n must be the
+        Scores per image; NaN where an image has none and is left out. With several subjects, column n must be the
         same image for all: columns are resampled jointly and the mean over subjects of each subject's mean is taken.
     repetitions : int
         Bootstrap samples.
@@ -119,7 +119,7 @@ class Pairings:
         self._known: tuple[bytes, np.ndarray] = (b"", np.empty(0))
 
     def orders(self, rows: np.ndarray) -> np.ndarray:
-        """Permutations of those images that a subject saw, int [repetitions, n]."""
+        """Permutations of the images that a subject saw, int [repetitions, n]."""
         name = np.ascontiguousarray(rows).tobytes()
         if self._known[0] != name:
             self._known = (name, np.argsort(self._keys[:, rows], axis=1))
@@ -165,7 +165,7 @@ def p_difference(differences: np.ndarray, repetitions: int, seed: int) -> float:
     Parameters
     ----------
     differences : array [N] or [subjects, N]
-        NaN where a image has none. A image's sign changes for all subjects together, as images are what a score
+        NaN where an image has none. An image's sign changes for all subjects together, as images are what a score
         generalises over.
     repetitions, seed : int
     """
@@ -179,7 +179,7 @@ def p_difference(differences: np.ndarray, repetitions: int, seed: int) -> float:
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """Correct p values of one family of tests (Holm 1979): no false alarm at all with the probability told."""
+    """Correct p values of one family of tests (Holm 1979), controlling the probability of any false alarm."""
     p_values = np.asarray(p_values, np.float64)
     order = np.argsort(p_values, kind="stable")
     steps = p_values[order] * (len(p_values) - np.arange(len(p_values)))
@@ -189,7 +189,7 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 
 def by_image(scores: pd.DataFrame) -> dict[tuple[str, str, str], pd.DataFrame]:
-    """Take the table of scores apart: by protocol, model and metric, values of subjects (rows) and images (columns)."""
+    """Split the table of scores: by protocol, model and metric, values of subjects (rows) and images (columns)."""
     subjects, images = scores["subject"].unique(), np.unique(scores["nsd_id"])
     metrics = [name for name in scores if name not in SCORE_COLUMNS]
     return {
@@ -201,7 +201,7 @@ def by_image(scores: pd.DataFrame) -> dict[tuple[str, str, str], pd.DataFrame]:
 
 
 def _parts(values: pd.DataFrame, least: float) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Each subject's values, and those of at least so many together ("mean"); without images that have none."""
+    """Each subject's values, and those of at least `least` together ("mean"); without images that have none."""
     values = values.dropna(axis=0, how="all")
     parts = {subject: values.loc[[subject]] for subject in values.index}
     if len(parts) >= least:

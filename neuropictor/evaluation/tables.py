@@ -17,7 +17,7 @@ METRIC_COLUMNS = (
     *("subject", "model", "metric", "value", "ci_low", "ci_high", "n_images", "data", "protocol", "networks"),
 )
 SCORE_COLUMNS = ("protocol", "subject", "model", "nsd_id")
-"""Columns of `scores.csv` before those of the scores: whose, by which model, of which image."""
+"""Columns of `scores.csv` before those of the scores: subject, model and image."""
 TEST_COLUMNS = (
     *("test", "protocol", "subject", "model", "other", "metric"),
     *("value", "low", "high", "p", "p_corrected", "n_images", "data"),
@@ -26,7 +26,7 @@ TEST_COLUMNS = (
 
 @dataclass(frozen=True)
 class Model:
-    """What images are by: one of our networks, a baseline, a ceiling made of the seen images, or wrong pairs."""
+    """Origin of images: one of our networks, a baseline, a ceiling made of the seen images, or wrong pairs."""
 
     name: str
     title: str
@@ -40,12 +40,12 @@ MODELS = {
         Model("pretrained", "pretrained only", "network"),
         Model("ridge_diffusion", "ridge + diffusion", "baseline"),
         Model("ridge", "ridge", "baseline"),
-        Model("mean_picture", "mean training picture", "baseline"),
+        Model("mean_image", "mean training image", "baseline"),
         Model("null", "null (wrong pairs)", "null"),
-        Model("seen", "true pictures themselves", "ceiling"),
-        Model("vae", "true pictures through the VAE", "ceiling"),
+        Model("seen", "true images themselves", "ceiling"),
+        Model("vae", "true images through the VAE", "ceiling"),
         Model("text", "drawn from the true caption", "ceiling"),
-        Model("mean_colour", "mean colour of the true picture", "ceiling"),
+        Model("mean_colour", "mean colour of the true image", "ceiling"),
     )
 }
 """All models in the order of tables and figures; `evaluation.baselines` and `evaluation.evaluate` make most of them."""
@@ -107,25 +107,25 @@ def read_tests(path: Path) -> pd.DataFrame:
 
 
 def data_of(frame: pd.DataFrame) -> str:
-    """Where the data of a table are from; "simulated" if any are."""
+    """Origin of a table's data; "simulated" if any are."""
     kinds = set(frame["data"])
     return "simulated" if "simulated" in kinds else str(min(kinds, default=""))
 
 
 def title_mark(data: str) -> str:
-    """What a title says about the data: " (SIMULATED data)", or nothing for NSD."""
+    """What titles add about the data: " (SIMULATED data)", or nothing for NSD."""
     return " (SIMULATED data)" if data == "simulated" else ""
 
 
 def count_test_images(frame: pd.DataFrame) -> str:
-    """How many test images the subjects of a table have: "982", or "907 to 1000" where they differ."""
+    """Number of test images of a table's subjects: "982", or "907 to 1000" where they differ."""
     counts = frame[frame["subject"] != "mean"].groupby("subject")["n_images"].max()
     low, high = int(counts.min()), int(counts.max())
     return str(low) if low == high else f"{low} to {high}"
 
 
 def fill_readme(metrics: Path, readme: Path) -> None:
-    """Put the scores, mean over subjects, between the markers of a Markdown file: nobody copies numbers by hand.
+    """Put the scores, mean over subjects, between the markers of a Markdown file, so that no number is copied by hand.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def fill_readme(metrics: Path, readme: Path) -> None:
         lines.append([model_title(model), *scores])
     subjects = ", ".join(subject for subject in frame["subject"].unique() if subject != "mean")
     title = (
-        f"Mean over subjects {subjects}, {count_test_images(frame)} test pictures each, 95 % intervals"
+        f"Mean over subjects {subjects}, {count_test_images(frame)} test images each, 95 % intervals"
         f"{title_mark(data_of(mean))}:"
     )
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)

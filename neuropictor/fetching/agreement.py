@@ -1,4 +1,4 @@
-"""NSD's agreement: what must be signed before anything is fetched, and that real and simulated data never mix."""
+"""NSD's agreement: it must be signed before anything is fetched, and real and simulated data never mix."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def check_root(root: Path, simulated: bool) -> None:
     Raises
     ------
     FileExistsError
-        If real files would come among simulated ones, or the other way round.
+        If real files would be mixed with simulated ones, or the other way round.
     """
     if simulated:
         keys.check_free_for_simulation(root)

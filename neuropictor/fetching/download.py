@@ -1,8 +1,8 @@
 """Downloads over HTTPS: one resumable stream a file, several files at a time.
 
-What has come of a file lies beside it as ``<name>.<version>.part``, where the version stands for the object's ETag: the
-next download goes on from there while the object is the same, and starts from the first byte if it has changed. A file
-gets its name only after its size and checksum have been compared.
+The part of a file that has arrived lies beside it as ``<name>.<version>.part``, where the version is the object's ETag:
+the next download continues from there, or starts from the first byte if the object has changed. A file gets its name
+only after its size and checksum have been compared.
 """
 
 import contextlib
@@ -34,17 +34,17 @@ from neuropictor.records.progress import progress
 
 log = logging.getLogger(__name__)
 
-#: Failures in a row, without one new byte, after which a file is given up.
+#: Failures in a row, without one new byte, before giving up on a file.
 ATTEMPTS = 8
-#: Seconds before the second try, doubled with each further one up to the longest, and shortened at random by up to a
-#: half, so that connections do not come back all at once.
+#: Seconds before the second try, doubled with each further one up to the longest, and shortened at random by up to
+#: half, so that connections do not all return at once.
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 #: Seconds to wait for a connection, or for a byte.
 TIMEOUT = 30.0
 #: Bytes read from a connection at a time.
 CHUNK_BYTES = 2**18
-#: A part is flushed to disk each time so many bytes have come, and a later process goes on from the last such block:
-#: what a crash of the machine leaves behind it may be zeros.
+#: A part is flushed to disk after each block of this many bytes, and a later process continues from the last block:
+#: bytes after it may be zeros if the machine has crashed.
 BLOCK_BYTES = 32 * 2**20
 _EXAMPLE = "nsddata/experiments/nsd/nsd_expdesign.mat"
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -59,11 +59,11 @@ class AbsentError(FetchError):
 
 
 class WrongBytesError(FetchError):
-    """What came is not the object: its bytes changed on the way, or it was replaced while it was read."""
+    """The received bytes are not the object: they changed on the way, or it was replaced while being read."""
 
 
 class _PassingError(Exception):
-    """Something went wrong that may go well next time."""
+    """A failure that may not happen again."""
 
 
 @dataclass(frozen=True)
@@ -114,24 +114,24 @@ class Client:
         known: Mapping[str, str],
         note: Callable[[Remote, str, str], object] = lambda remote, sha256, checked: None,
     ) -> None:
-        """Download files, or what is still missing of them.
+        """Download files, or their missing parts.
 
         Parameters
         ----------
         remotes
             As returned by `find`.
         root
-            Folder that they get into by their keys.
+            Folder to put them into, by their keys.
         known
-            For some keys, what the file's SHA-256 must begin with.
+            For some keys, the start of the file's SHA-256.
         note
-            Called with each file that has come: another `Remote` where it was replaced meanwhile, its SHA-256, and
-            what was compared (see `compare`).
+            Called for each file that arrived with its `Remote` (a new one if it was replaced meanwhile), its SHA-256,
+            and the comparison made (see `compare`).
 
         Raises
         ------
         FetchError
-            If there is too little room, or a file does not come or is wrong twice. What came of others is kept.
+            If there is too little room, or a file does not arrive or is wrong twice. Parts of others are kept.
         """
         total = sum(remote.size for remote in remotes)
         to_come = total - sum(arrived(root / remote.key, remote) for remote in remotes)
@@ -169,7 +169,7 @@ class Client:
             return [job.result() for job in jobs]
 
     def _download(self, remote: Remote, target: Path, sha256: str, report: Callable[[int], None]) -> tuple[str, str]:
-        """Download a file; return its SHA-256 and what was compared. What came is thrown away if it is wrong."""
+        """Download a file; return its SHA-256 and the comparison made. Wrong bytes are thrown away."""
         part = _part(target, remote)
         part.parent.mkdir(parents=True, exist_ok=True)
         for other in set(target.parent.glob(f"{glob.escape(target.name)}.*.part")) - {part}:
@@ -194,7 +194,7 @@ class Client:
         return digest, checked
 
     def _stream(self, remote: Remote, file: BinaryIO, report: Callable[[int], None]) -> None:
-        """Append what is missing of a part, in one request on the condition that the object is still the same."""
+        """Append the missing bytes of a part, in one request conditional on the object being the same."""
         start = file.seek(0, os.SEEK_END)
         if start == remote.size:
             return
@@ -226,7 +226,7 @@ class Client:
             raise _PassingError(f"the answer ended {remote.size - file.tell()} bytes short")
 
     def _retry(self, key: str, action: Callable[[], Result], position: Callable[[], int] = lambda: 0) -> Result:
-        """Repeat an action after failures that may pass; those count from one again once its position has grown."""
+        """Repeat an action after failures that may pass; their count restarts once its position has grown."""
         failures, furthest = 0, position()
         while True:
             try:
@@ -297,12 +297,12 @@ def _chunks(answer: requests.Response) -> Iterator[bytes]:
 
 
 def _part(target: Path, remote: Remote) -> Path:
-    """Return the name of what has come of a version of a file."""
+    """Return the name of the part of a version of a file."""
     return target.with_name(f"{target.name}.{hashlib.sha256(remote.etag.encode()).hexdigest()[:12]}.part")
 
 
 def arrived(target: Path, remote: Remote) -> int:
-    """Return the bytes that have come of a file and need not be fetched again."""
+    """Return the number of bytes of a file that need not be fetched again."""
     part = _part(target, remote)
     size = part.stat().st_size if part.is_file() else 0
     return max(0, size - 1) // BLOCK_BYTES * BLOCK_BYTES if size <= remote.size else 0
@@ -310,7 +310,7 @@ def arrived(target: Path, remote: Remote) -> int:
 
 @contextlib.contextmanager
 def _locked(part: Path) -> Iterator[BinaryIO]:
-    """Open a part, kept as it is, for this process alone."""
+    """Open a part, unchanged, for this process alone."""
     with open(part, "a+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -326,9 +326,9 @@ def _locked(part: Path) -> Iterator[BinaryIO]:
 
 
 def compare(path: Path, remote: Remote, sha256: str = "") -> tuple[str, str]:
-    """Compare a file's size with an object's, its SHA-256 with the start that is known, and its MD5 with the ETag.
+    """Compare a file's size with an object's, its SHA-256 with its known start, and its MD5 with the ETag.
 
-    S3's ETag is the MD5 of an object that was uploaded at once; that of an upload in parts tells nothing here.
+    S3's ETag is the MD5 of an object that was uploaded at once; that of an upload in parts is no checksum.
 
     Returns
     -------
@@ -364,7 +364,7 @@ def compare(path: Path, remote: Remote, sha256: str = "") -> tuple[str, str]:
 
 
 def check_room(folder: Path, needed: int, what: str) -> None:
-    """Make sure that the disk that a folder lies on, or will lie on, has room for so many bytes more.
+    """Make sure that the disk that a folder lies on, or will lie on, has room for this many more bytes.
 
     Raises
     ------

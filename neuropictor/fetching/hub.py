@@ -14,7 +14,7 @@ from neuropictor.records.files import Folder, atomic_path
 from neuropictor.records.progress import progress
 
 MANIFEST = "fetched.json"
-#: Files of a Stable Diffusion folder, and of a CLIP's; other precisions, formats and parts stay where they are.
+#: Files of a Stable Diffusion folder, and of a CLIP's; other precisions, formats and parts are not fetched.
 _WEIGHTS = r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.safetensors(\.index\.json)?"
 _NAMES = r"(config|scheduler_config|vocab|tokenizer|tokenizer_config|special_tokens_map)\.json|merges\.txt"
 _STABLE_DIFFUSION = rf"(unet|vae|text_encoder|tokenizer|scheduler)/({_WEIGHTS}|{_NAMES})|model_index\.json"
@@ -26,12 +26,12 @@ def needed_files(names: list[str]) -> list[str]:
     Raises
     ------
     ValueError
-        If there are no weights among them that can be read without unpickling.
+        If no weights among them can be read without unpickling.
     """
-    whole = "unet/config.json" in names
-    layout = _STABLE_DIFFUSION if whole else f"{_WEIGHTS}|{_NAMES}"
+    is_backbone = "unet/config.json" in names
+    layout = _STABLE_DIFFUSION if is_backbone else f"{_WEIGHTS}|{_NAMES}"
     needed = sorted(name for name in names if re.fullmatch(layout, name))
-    for folder in ("unet/", "vae/", "text_encoder/") if whole else ("",):
+    for folder in ("unet/", "vae/", "text_encoder/") if is_backbone else ("",):
         if not any(name.startswith(folder) and ".safetensors" in name for name in needed):
             raise ValueError(
                 f"no safetensors of {folder or 'a text tower'} among the {len(names)} files of the repository; "
@@ -42,7 +42,7 @@ def needed_files(names: list[str]) -> list[str]:
 
 
 def fetch_repository(repository: str, commit: str, out: Folder) -> None:
-    """Fetch a repository's needed files; what is there already is not fetched again.
+    """Fetch a repository's needed files, except those already there.
 
     Parameters
     ----------

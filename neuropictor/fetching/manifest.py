@@ -20,7 +20,7 @@ NAME = "manifest.jsonl"
 
 @dataclass(frozen=True)
 class Entry:
-    """A fetched file: its key, size in bytes, ETag, sha256, when it was fetched, and how it was checked then."""
+    """A fetched file: its key, size in bytes, ETag, sha256, time of fetching, and the check made then."""
 
     key: str
     size: int
@@ -32,7 +32,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Verified:
-    """Keys of files that are still as they were fetched, that are gone, and what is wrong with the others."""
+    """Keys of files that are unchanged since they were fetched or are gone, and the faults of the others."""
 
     right: list[str]
     gone: list[str]
@@ -40,7 +40,7 @@ class Verified:
 
 
 def note(root: Path, key: str, sha256: str, etag: str, checked: str) -> None:
-    """Add a line about a file that is there; safe while others do the same, and after a kill within a line."""
+    """Add a line for an existing file; safe while others do the same, and after a kill within a line."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     line = json.dumps(asdict(Entry(key, (root / key).stat().st_size, etag, sha256, now, checked))).encode() + b"\n"
     with open(root / NAME, "a+b", buffering=0) as file:
@@ -68,7 +68,7 @@ def read(root: Path) -> dict[str, Entry]:
 
 
 def note_simulated(root: Path, keys: Iterable[str]) -> None:
-    """Add simulated files as they are now, so that the stages that read them notice damage."""
+    """Add simulated files in their present state, so that the stages that read them notice damage."""
     for key in keys:
         note(root, key, checksum(root / key).partition(":")[2], "", "simulated")
 

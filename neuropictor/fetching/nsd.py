@@ -32,7 +32,7 @@ from neuropictor.records.files import atomic_path
 
 log = logging.getLogger(__name__)
 
-#: COCO's archives, and the kinds of annotations in them that are used.
+#: COCO's archives, and the kinds of annotations used from them.
 ARCHIVES = {
     "annotations/annotations_trainval2017.zip": ("captions", "instances"),
     "annotations/stuff_annotations_trainval2017.zip": ("stuff",),
@@ -40,7 +40,7 @@ ARCHIVES = {
 
 
 def keys_of(
-    kinds: Iterable[Literal["design", "pictures", "betas"]],
+    kinds: Iterable[Literal["design", "images", "betas"]],
     subjects: Iterable[int],
     sessions: Sequence[int] | None,
     beta_version: str,
@@ -50,12 +50,12 @@ def keys_of(
     Parameters
     ----------
     kinds
-        design: order of trials and table of images; pictures: all 73,000 images (39.6 GB); betas: of each subject,
+        design: order of trials and table of images; images: all 73,000 images (39.6 GB); betas: of each subject,
         0.98 GB a session.
     subjects
         1..8.
     sessions
-        From 1; default: all that each subject has.
+        From 1; default: all of each subject.
     beta_version
         Of betas.
 
@@ -75,18 +75,18 @@ def keys_of(
         if "betas" in kinds:
             chosen = sessions or range(1, last + 1)
             names += [keys.betas(subject, session, side, beta_version) for session in chosen for side in HEMISPHERES]
-    if "pictures" in kinds:
+    if "images" in kinds:
         names.append(keys.STIMULI)
     return names
 
 
-def fetch(wanted: Sequence[str], root: str | Path, config: NsdConfig) -> None:
-    """Fetch files that are not there yet.
+def fetch(file_keys: Sequence[str], root: str | Path, config: NsdConfig) -> None:
+    """Fetch files that are missing.
 
     Parameters
     ----------
-    wanted
-        Keys as in NSD's bucket.
+    file_keys
+        As in NSD's bucket.
     root
         Folder in NSD's layout; made if needed.
     config
@@ -97,20 +97,20 @@ def fetch(wanted: Sequence[str], root: str | Path, config: NsdConfig) -> None:
     AgreementError
         If NSD's terms are not accepted.
     FetchError
-        If a file could not be fetched; what came of it is kept for the next time, and others are whole or not there.
+        If a file could not be fetched; its part is kept for the next time, and others are complete or absent.
     """
     check_terms(config.terms_accepted)
     root, client = Path(root), Client(config.connections)
     _mark(root, client, config)
-    _download(client, client.find_all(config.endpoint, wanted), root)
+    _download(client, client.find_all(config.endpoint, file_keys), root)
 
 
 def plan_fetch(
     kept: Sequence[str], passing: Sequence[str], at_once: int, root: str | Path, config: NsdConfig, out: str | Path
 ) -> None:
-    """Find all files of a workflow at the endpoint, and make sure that there is room, before the first is fetched.
+    """Find all files of a workflow at the endpoint, and make sure that there is room for them, before fetching any.
 
-    COCO's annotations count as well, unless they are there.
+    COCO's annotations count too, unless they exist.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def plan_fetch(
     passing
         Keys of files that are removed after use.
     at_once
-        How many of those may be there at the same time.
+        How many of `passing` may exist at the same time.
     root, config
         As for `fetch`.
     out
@@ -135,7 +135,7 @@ def plan_fetch(
     _mark(root, client, config)
     stay, removed = (client.find_all(config.endpoint, names) for names in (kept, passing))
     archives = client.find_all(config.coco_endpoint, _archives_to_come(root))
-    # Unpacked, what is used of COCO's archives is about as large as they are.
+    # The annotations used take about as much space unpacked as COCO's archives.
     needed = sum(_bytes_to_come(root, remote) for remote in stay) + 2 * sum(remote.size for remote in archives)
     needed += sum(sorted((remote.size for remote in removed), reverse=True)[:at_once])
     remotes = [*stay, *removed, *archives]
@@ -146,7 +146,7 @@ def plan_fetch(
 
 
 def fetch_annotations(root: str | Path, config: NsdConfig) -> None:
-    """Fetch COCO's archives of annotations and unpack what is used of them.
+    """Fetch COCO's archives of annotations and unpack the files used.
 
     Raises
     ------
@@ -180,7 +180,7 @@ def fetch_annotations(root: str | Path, config: NsdConfig) -> None:
 
 
 def _archives_to_come(root: Path) -> list[str]:
-    """List the archives of which something is not there yet."""
+    """List the archives with files still to unpack."""
     return [key for key in ARCHIVES if not all(path.is_file() for path in _unpacked(root, key))]
 
 
@@ -189,7 +189,7 @@ def _unpacked(root: Path, archive: str) -> list[Path]:
 
 
 def _mark(root: Path, client: Client, config: NsdConfig) -> None:
-    """Keep real and simulated data apart; take the mark along that tells simulated ones."""
+    """Keep real and simulated data apart; copy the file that marks simulated data."""
     simulated = None
     if config.endpoint != NsdConfig().endpoint:
         try:
@@ -202,7 +202,7 @@ def _mark(root: Path, client: Client, config: NsdConfig) -> None:
 
 
 def _download(client: Client, remotes: list[Remote], root: Path) -> None:
-    """Download files that are not there yet, and note them in the manifest."""
+    """Download missing files, and note them in the manifest."""
     known = manifest.read(root)
     missing = [remote for remote in remotes if not _is_there(root, remote, known.get(remote.key))]
     if not missing:
@@ -216,12 +216,12 @@ def _download(client: Client, remotes: list[Remote], root: Path) -> None:
 def _bytes_to_come(root: Path, remote: Remote) -> int:
     """Return the bytes that an object still needs on disk."""
     target = root / remote.key
-    there = target.is_file() and target.stat().st_size == remote.size
-    return 0 if there else remote.size - arrived(target, remote)
+    complete = target.is_file() and target.stat().st_size == remote.size
+    return 0 if complete else remote.size - arrived(target, remote)
 
 
 def _is_there(root: Path, remote: Remote, entry: manifest.Entry | None) -> bool:
-    """Tell whether a file has been fetched; one that was put there otherwise is compared with the endpoint's."""
+    """Tell whether a file has been fetched; one from elsewhere is compared with the endpoint's."""
     target = root / remote.key
     if not target.is_file():
         return False

@@ -1,9 +1,10 @@
-"""The published networks' weights: fetched once, compared with their checksums, and from then on only read."""
+"""The published networks' weights: fetched once, compared with their checksums, and then only read."""
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NOTES = "weights.json"
-"""Lies beside the files and holds the SHA-256 and size that each had when it was fetched."""
+"""File beside the others, with SHA-256 and size of each when it was fetched."""
 
 
 class WeightsError(ValueError):
-    """A file of weights is missing or is not what was published."""
+    """A file of weights is missing or is not the published one."""
 
 
 class WeightFile(NamedTuple):
@@ -29,23 +30,16 @@ class WeightFile(NamedTuple):
 
     name: str
     endpoint: str
-    digest: str = ""  # torchvision puts eight digits into its files' names; the other makers tell none
+    digest: str = ""  # torchvision puts eight digits into its files' names; the other makers give none
 
 
-WEIGHTS = {
-    "alexnet": WeightFile("alexnet-owt-7be5be79.pth", "torchvision", "7be5be79"),  # IMAGENET1K_V1
-    "inception": WeightFile("inception_v3_google-0cc3c7bd.pth", "torchvision", "0cc3c7bd"),  # IMAGENET1K_V1
-    "effnet": WeightFile("efficientnet_b1-c27df63c.pth", "torchvision", "c27df63c"),  # IMAGENET1K_V2
-    "clip": WeightFile("open_clip_model.safetensors", "clip"),
-    "swav": WeightFile("swav_800ep_pretrain.pth.tar", "swav"),  # facebookresearch/swav, hubconf.py
-}
-
-
-def fetch_weights(config: WeightsConfig, out: Folder) -> None:
-    """Fetch all files that are not there yet; interrupted ones go on from where they were.
+def fetch_weights(files: Mapping[str, WeightFile], config: WeightsConfig, out: Folder) -> None:
+    """Fetch all missing files; interrupted downloads continue.
 
     Parameters
     ----------
+    files : mapping of WeightFile
+        By the networks' names.
     config : WeightsConfig
     out : Path
         Folder; `weights.json` in it is written last.
@@ -53,14 +47,11 @@ def fetch_weights(config: WeightsConfig, out: Folder) -> None:
     Raises
     ------
     WeightsError
-        If a file does not come (what came of it is kept), or is not what was published (it is not used).
+        If a file does not arrive (its part is kept), or is not the published one (it is not used).
     """
     out, client, notes = Path(out), Client(config.connections), _notes(Path(out))
-    expected = {
-        file.name: notes.get(file.name, {}).get("sha256") or _expected(network, config)
-        for network, file in WEIGHTS.items()
-    }
-    missing = [file for file in WEIGHTS.values() if not (out / file.name).is_file()]
+    expected = {file.name: notes.get(file.name, {}).get("sha256") or _expected(file, config) for file in files.values()}
+    missing = [file for file in files.values() if not (out / file.name).is_file()]
     try:
         client.download([client.find(getattr(config, file.endpoint), file.name) for file in missing], out, expected)
     except FetchError as error:
@@ -69,7 +60,7 @@ def fetch_weights(config: WeightsConfig, out: Folder) -> None:
             " Allowed: addresses in the section weights that serve the files with size and ETag, e.g. swav:"
             f" {type(config)().swav}; or put the file into {out} yourself and give the same command again"
         ) from error
-    for network, file in WEIGHTS.items():
+    for network, file in files.items():
         digest = _checked(out / file.name, expected[file.name])
         if not expected[file.name]:
             log.warning(
@@ -85,27 +76,27 @@ def fetch_weights(config: WeightsConfig, out: Folder) -> None:
         temporary.write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")
 
 
-def locate(folder: Path, network: str) -> Path:
-    """Return the file of a network's weights after comparing it with the checksum noted when it was fetched.
+def locate(folder: Path, file: WeightFile) -> Path:
+    """Return a file of weights in a folder after comparing it with the checksum noted when it was fetched.
 
     Raises
     ------
     WeightsError
-        If it is not there or has changed.
+        If it is missing or has changed.
     """
-    path = Path(folder) / WEIGHTS[network].name
+    path = Path(folder) / file.name
     noted = _notes(Path(folder)).get(path.name)
     if not path.is_file() or noted is None:
         raise WeightsError(
-            f"{path}: weights of {network} are missing or not noted in {NOTES}. Allowed: a folder that `neuropictor"
+            f"{path} is missing or not noted in {NOTES}. Allowed: a folder that `neuropictor"
             f" fetch-weights` filled, e.g. neuropictor fetch-weights --out {folder}; or networks: miniature"
         )
     _checked(path, noted["sha256"])
     return path
 
 
-def _expected(network: str, config: WeightsConfig) -> str:
-    return WEIGHTS[network].digest or getattr(config, f"{network}_sha256")
+def _expected(file: WeightFile, config: WeightsConfig) -> str:
+    return file.digest or getattr(config, f"{file.endpoint}_sha256")
 
 
 def _notes(folder: Path) -> dict[str, dict]:
@@ -114,7 +105,7 @@ def _notes(folder: Path) -> dict[str, dict]:
 
 
 def _checked(path: Path, expected: str) -> str:
-    """Return a file's SHA-256 after comparing it with what is known of it."""
+    """Return a file's SHA-256 after comparing it with its known start."""
     digest = checksum(path).removeprefix("sha256:")
     if not digest.startswith(expected):
         raise WeightsError(

@@ -22,7 +22,7 @@ SettingsFile = Annotated[
 @app.callback()
 def begin() -> None:
     """Make a miniature backbone, as the one that comes with the project; name its folder in backbone.source."""
-    start_log()  # before a command imports libraries, some of which read only then how loud they may be
+    start_log()  # before a command imports libraries, some of which read their verbosity on import
 
 
 def _read(path: Path | None) -> MiniatureSettings:

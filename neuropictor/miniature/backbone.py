@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from neuropictor.miniature.networks import build, build_tokenizer, render_scenes, save
 from neuropictor.models.backbone import PROMPTS, Backbone
 from neuropictor.models.device import fast_bf16
-from neuropictor.nsd.constants import CAPTIONS_PER_PICTURE
+from neuropictor.nsd.constants import CAPTIONS_PER_IMAGE
 from neuropictor.records.progress import progress
 from neuropictor.records.record import RunRecord
 from neuropictor.simulation.scenes.scene import CATEGORIES, Scene, captions
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: The last scenes, which train nothing.
+#: The last scenes, held out of training.
 HELD_OUT = 1000
 _AT_ONCE = 100  # scenes of a validation batch
 
@@ -39,11 +39,11 @@ class Rows:
     Parameters
     ----------
     count
-        Scenes that train: the first ones.
+        Scenes to train on: the first ones.
     batch_size
         Scenes a step.
     validated
-        Scenes after these that a validation takes.
+        Scenes after them for validation.
     seed
         Seed of the order.
     """
@@ -73,16 +73,16 @@ class Part(Task):
     images
         uint8 ``[N, 64, 64, 3]``.
     scenes
-        What they show.
+        Their content.
 
     Attributes
     ----------
     recipe
-        What is not the same for all parts.
+        Settings of this part.
     trained
-        What is trained, as `Backbone` calls it.
+        The trained part, as named in `Backbone`.
     validated
-        Held-out scenes that a validation takes at most.
+        Most held-out scenes of a validation.
     """
 
     recipe: ClassVar[dict[str, Any]]
@@ -95,7 +95,7 @@ class Part(Task):
             getattr(backbone, name).requires_grad_(True)
 
     def losses(self, module: nn.Module, batch: Batch, step: int | None) -> dict[str, Tensor]:
-        """Return ``loss`` of a training step, or what a validation measures."""
+        """Return ``loss`` of a training step, or the measures of a validation."""
         rows = batch["rows"].cpu().numpy()
         return {"loss": self._loss(rows)} if step is not None else self._measures(rows)
 
@@ -104,7 +104,7 @@ class Part(Task):
         raise NotImplementedError
 
     def _measures(self, rows: np.ndarray) -> dict[str, Tensor]:
-        """Return what is measured of held-out scenes, by name: means over them."""
+        """Return measures of held-out scenes by name, as means over them."""
         raise NotImplementedError
 
     def finish(self) -> None:
@@ -124,10 +124,10 @@ def _categories(scenes: list[Scene]) -> Tensor:
 
 
 class Towers(Part):
-    """Text and image tower, trained contrastively (arXiv 2103.00020) on a random one of each image's captions.
+    """Text and image tower, trained contrastively (arXiv 2103.00020) on a random caption of each image.
 
-    A second contrast, of the image with the names of all categories, teaches the towers what the objects are: among
-    captions alone, background and colour tell images apart so well that categories are learnt last.
+    A second contrast, of the image with the names of all categories, teaches the towers the objects: with captions
+    alone, background and colour distinguish images so well that categories are learnt last.
     """
 
     recipe: ClassVar = {"learning_rate": 1e-3, "weight_decay": 0.05, "validation_interval": 100}
@@ -143,9 +143,9 @@ class Towers(Part):
         self.main = _categories(scenes).to(backbone.device)
 
     def _loss(self, rows: np.ndarray) -> Tensor:
-        choice = torch.randint(0, CAPTIONS_PER_PICTURE, (len(rows),)).numpy()
+        choice = torch.randint(0, CAPTIONS_PER_IMAGE, (len(rows),)).numpy()
         names = self.names[int(torch.randint(0, len(self.names), ()))]
-        lines = torch.cat([self.tokens[rows * CAPTIONS_PER_PICTURE + choice], names])
+        lines = torch.cat([self.tokens[rows * CAPTIONS_PER_IMAGE + choice], names])
         words = F.normalize(self.module["text"](input_ids=lines).text_embeds, dim=-1)
         images = F.normalize(self.module["image"](self.backbone.to_tensor(self.images[rows])), dim=-1)
         logits = images @ words.T * self.module.log_scale.exp().clamp(max=100)
@@ -202,13 +202,13 @@ class Autoencoder(Part):
     def finish(self) -> None:
         """Scale the latents, too."""
         super().finish()
-        mean, _ = self.backbone.encode_pictures(self.images[-HELD_OUT:][: self.validated])
+        mean, _ = self.backbone.encode_images(self.images[-HELD_OUT:][: self.validated])
         self.module.register_to_config(scaling_factor=float(1 / mean.std()))
 
 
 def reconstruct(backbone: Backbone, images: np.ndarray) -> np.ndarray:
     """Encode and decode images by the VAE; uint8 ``[N, S, S, 3]`` both."""
-    mean, _ = backbone.encode_pictures(images)
+    mean, _ = backbone.encode_images(images)
     return backbone.decode(mean * backbone.vae.config.scaling_factor)
 
 
@@ -218,7 +218,7 @@ def psnr(images: np.ndarray, originals: np.ndarray) -> float:
 
 
 class Decoder(Autoencoder):
-    """The VAE's decoder, trained on with its encoder frozen: sharper images from the same latents."""
+    """The VAE's decoder, trained further with its encoder frozen: sharper images from the same latents."""
 
     recipe: ClassVar = {"learning_rate": 1e-3, "weight_decay": 0.0, "validation_interval": 500}
 
@@ -237,7 +237,7 @@ class Decoder(Autoencoder):
 
 def _moments(backbone: Backbone, images: np.ndarray) -> tuple[Tensor, Tensor]:
     """Return mean and log variance of the VAE's posterior for all images, each ``[N, C, h, w]``."""
-    parts = [backbone.encode_pictures(chunk) for chunk in np.array_split(images, -(-len(images) // 500))]
+    parts = [backbone.encode_images(chunk) for chunk in np.array_split(images, -(-len(images) // 500))]
     return torch.cat([mean for mean, _ in parts]), torch.cat([logvar for _, logvar in parts])
 
 
@@ -245,7 +245,7 @@ class Unet(Part):
     """Text to image; the context is one caption's or the mean over all five, and empty for one image in ten.
 
     The guiding network learns by least squares, so it predicts the mean over the captions that people give: the UNet
-    has to know such contexts.
+    must know such contexts.
     """
 
     recipe: ClassVar = {"learning_rate": 1e-3, "weight_decay": 0.01, "validation_interval": 500, "ema": 0.999}
@@ -256,7 +256,7 @@ class Unet(Part):
         super().__init__(backbone, images, scenes)
         self.module = backbone.unet
         self.mean, self.logvar = _moments(backbone, images)
-        shape = (CAPTIONS_PER_PICTURE, *backbone.context_shape)
+        shape = (CAPTIONS_PER_IMAGE, *backbone.context_shape)
         self.contexts = torch.empty(len(scenes), *shape, dtype=torch.float16, device=backbone.device)
         for start in progress(range(0, len(scenes), 200), "Encoding captions"):
             lines = [line for item in scenes[start : start + 200] for line in captions(item)]
@@ -265,7 +265,7 @@ class Unet(Part):
     def _loss(self, rows: np.ndarray) -> Tensor:
         backbone, count, to = self.backbone, len(rows), {"device": self.backbone.device}
         posterior, noise = torch.randn(2, count, *backbone.latent_shape, **to)
-        pick = torch.randint(0, CAPTIONS_PER_PICTURE, (count,), **to)
+        pick = torch.randint(0, CAPTIONS_PER_IMAGE, (count,), **to)
         single, empty = torch.rand(2, count, 1, 1, **to) < torch.tensor([0.4, 0.1], **to)[:, None, None, None]
         time = torch.randint(0, backbone.scheduler.config.num_train_timesteps, (count,), **to)
         latents = backbone.latents(self.mean[rows], self.logvar[rows], posterior)

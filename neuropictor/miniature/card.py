@@ -1,4 +1,4 @@
-"""Measure a miniature backbone on scenes that it was not trained on, and write its model card."""
+"""Measure a miniature backbone on held-out scenes, and write its model card."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,7 +53,7 @@ def write_card(folder: Path, settings: "MiniatureSettings", count: int = HELD_OU
     folder
         Of the backbone.
     settings
-        Those that it was made with; its last scenes are those held out.
+        Those it was made with; its last scenes are held out.
     count, sampled
         Number of scenes measured, and of images sampled from their captions.
     """

@@ -1,4 +1,4 @@
-"""The miniature backbone before training: scenes to train on, its tokenizer, its networks, and how it is written."""
+"""The miniature backbone before training: scenes to train on, its tokenizer, networks, and the writer of its folder."""
 
 import json
 from concurrent.futures import ProcessPoolExecutor
@@ -111,7 +111,7 @@ def build(tokenizer: PreTrainedTokenizerFast) -> Backbone:
 
 
 def save(backbone: Backbone, folder: Path) -> None:
-    """Write a backbone folder; weights as float16, which the networks' precision does not notice."""
+    """Write a backbone folder; weights as float16, enough for the networks' precision."""
     for name in ("unet", "vae", "text_encoder", "image_encoder"):
         part = getattr(backbone, name)
         half = {k: v.half() if v.is_floating_point() else v for k, v in part.state_dict().items()}
@@ -119,7 +119,7 @@ def save(backbone: Backbone, folder: Path) -> None:
         part.half().save_pretrained(folder / name)
         part.float()
         config = json.loads((folder / name / "config.json").read_text())
-        config.pop("_name_or_path", None)  # where it was read from is nobody's business
+        config.pop("_name_or_path", None)  # the folder it was read from
         (folder / name / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     backbone.tokenizer.save_pretrained(folder / "tokenizer")
     backbone.scheduler.save_pretrained(folder / "scheduler")

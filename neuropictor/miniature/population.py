@@ -1,7 +1,7 @@
-"""Train the population start: the networks on simulated people who are none of the subjects.
+"""Train the population start: the networks on simulated people who are not subjects.
 
 The paper's encoder has seen thousands of other people before it meets NSD. Here simulated people, none of them subjects
-1 to 8, see scenes that no subject sees; calibration and pretraining run on them from random weights, and the outcome is
+1 to 8, see scenes that no subject sees; calibration and pretraining run on them from random weights, and the result is
 shipped with the backbone as ``population/``.
 """
 
@@ -32,7 +32,7 @@ from neuropictor.records.files import atomic_path
 from neuropictor.records.progress import progress
 from neuropictor.records.record import RunRecord
 from neuropictor.simulation.brain.brain import SimulatedBrain
-from neuropictor.simulation.brain.features import picture_features
+from neuropictor.simulation.brain.features import image_features
 from neuropictor.simulation.scenes.scene import Scene, captions
 from neuropictor.surface import load_geometry
 from neuropictor.training.calibrate import calibrate
@@ -63,9 +63,9 @@ class _Person:
     person
         Number of the person.
     images, scenes
-        What the person sees: uint8 ``[N, 64, 64, 3]``.
+        Images seen: uint8 ``[N, 64, 64, 3]``.
     trials
-        ``session`` and ``nsd_id`` of each trial, of which ``row`` is the place in `images`.
+        ``session`` and ``nsd_id`` of each trial, and ``row``, its place in `images`.
     config
         Section simulate.
     """
@@ -78,14 +78,14 @@ class _Person:
         self.resample = Resampler(sparse.csr_array(geometry.resampler(config.mesh)[:, columns]))
         noise = {"ncsnr": config.ncsnr, "smooth_noise": config.smooth_noise}
         self.brain = SimulatedBrain(geometry, config.mesh, person, config.seed, **noise, columns=columns)
-        self.signal = self.brain.signal_of(picture_features(images, scenes, config.seed))
+        self.signal = self.brain.signal_of(image_features(images, scenes, config.seed))
         self.trials = trials
 
     def check(self, sessions: list[int]) -> None:
-        """Nothing can be missing."""
+        """Do nothing: no file can be missing."""
 
     def files(self, sessions: list[int]) -> list[Path]:
-        """Return nothing: betas are made as they are read."""
+        """Return no files: betas are simulated when read."""
         return []
 
     def betas(self, session: int) -> np.ndarray:
@@ -113,15 +113,15 @@ def write_person(
 def train_population(backbone: str | Path, settings: MiniatureSettings, out: str | Path) -> None:
     """Train and write the start weights of a backbone: autoencoder, shared space and networks.
 
-    What is made on the way stays in ``work/`` of the folder until the end; a stopped training is resumed from there.
+    Intermediate files stay in ``work/`` of the folder until the end; a stopped training is resumed from there.
 
     Parameters
     ----------
     backbone
         Source of the frozen backbone.
     settings
-        The backbone's scenes are shown to the people; ``population`` says how many people see how much and how long is
-        trained.
+        The backbone's scenes are shown to the people; ``population`` has the number of people and images, and the
+        length of the training.
     out
         Folder ``population`` of the backbone; ``run.json`` is written into it last.
     """
@@ -166,7 +166,7 @@ def train_population(backbone: str | Path, settings: MiniatureSettings, out: str
 
 
 def _simulate_people(settings: MiniatureSettings, work: Path) -> list[Path]:
-    """Write the images that anyone sees as ``stimuli.h5``, and everyone's responses, save those that are there."""
+    """Write the images that anyone sees as ``stimuli.h5``, and everyone's responses, unless they exist."""
     training, config, simulate = settings.backbone, settings.population, settings.simulate
     stimuli = work / "stimuli.h5"
     people = range(FIRST_PERSON, FIRST_PERSON + config.people)

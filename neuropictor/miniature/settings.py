@@ -47,7 +47,7 @@ class Population(Section):
 
 
 class MiniatureSettings(Section):
-    """All of them; the sections that the workflow has too default to its defaults."""
+    """All of them; sections shared with the workflow have its defaults."""
 
     backbone: BackboneTraining = Field(BackboneTraining(), description="the latent diffusion model")
     population: Population = Field(Population(), description="start weights of encoder and networks")
@@ -58,5 +58,5 @@ class MiniatureSettings(Section):
 
 
 def read(*paths: str | Path) -> MiniatureSettings:
-    """Read ``settings.yaml`` and files laid over it; raises ``ConfigError`` as `neuropictor.config.read`."""
+    """Read ``settings.yaml`` and merge files into it; raises ``ConfigError`` as `neuropictor.config.read`."""
     return config.read(SHIPPED, *paths, model=MiniatureSettings)

@@ -1,4 +1,4 @@
-"""Tokens from aligned components: what a subject's linear map says, for the networks behind the encoder."""
+"""Tokens from aligned components, the output of a subject's linear map, for the networks behind the encoder."""
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -16,7 +16,7 @@ class AlignmentNetwork(ModelMixin, ConfigMixin):
     n_tokens, width
         Tokens made, and their width, which is the encoder's.
     space
-        Checksum of the shared space that the components lie in: those of another mean something else.
+        Checksum of the shared space that the components lie in; those of another space differ in meaning.
     dropout
         Between the layers.
     """

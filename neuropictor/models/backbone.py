@@ -1,4 +1,4 @@
-"""The frozen latent diffusion model that the networks steer, with the towers that describe pictures and captions.
+"""The frozen latent diffusion model that the networks steer, with the towers that describe images and captions.
 
 A backbone is a folder in the layout of diffusers' Stable Diffusion: ``unet/ vae/ scheduler/ text_encoder/ tokenizer/``,
 and ``image_encoder/`` where it has an image tower. The shipped miniature is such a folder inside the package.
@@ -56,13 +56,13 @@ class ImageTower(nn.Module):
         self.resnet = ResNetModel(config)
         self.projection = nn.Linear(config.hidden_sizes[-1], projection_dim, bias=False)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Pictures [B, 3, S, S] in -1..1 -> [B, projection_dim], not normalised."""
-        return self.projection(self.resnet(pictures).pooler_output.flatten(1))
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, 3, S, S] in -1..1 -> [B, projection_dim], not normalised."""
+        return self.projection(self.resnet(images).pooler_output.flatten(1))
 
-    def stages(self, pictures: Tensor) -> list[Tensor]:
+    def stages(self, images: Tensor) -> list[Tensor]:
         """The outputs of stem and stages, fine to coarse: a perceptual distance is measured on them."""
-        return list(self.resnet(pictures, output_hidden_states=True).hidden_states)
+        return list(self.resnet(images, output_hidden_states=True).hidden_states)
 
     def save_pretrained(self, folder: Path) -> None:
         """Write ``config.json``, with the projection's width as ``projection_dim``, and ``model.safetensors``."""
@@ -88,7 +88,7 @@ class ImageTower(nn.Module):
 
 
 def load_text_tower(folder: Path) -> CLIPTextModel | CLIPTextModelWithProjection:
-    """Read a CLIP text tower, alone (as in Stable Diffusion's folders) or out of a whole CLIP's folder.
+    """Read a CLIP text tower, alone (as in Stable Diffusion's folders) or from a complete CLIP's folder.
 
     Raises
     ------
@@ -132,7 +132,7 @@ class Backbone:
 
     @classmethod
     def load(cls, source: str | Path = MINIATURE, target: str | Path | None = None) -> "Backbone":
-        """Read a backbone; nothing but its files, never from the network.
+        """Read a backbone from local files only.
 
         Parameters
         ----------
@@ -193,10 +193,10 @@ class Backbone:
         if self.target_encoder is not None:
             words = "(tokens, width), the target text encoder makes"
             fits.append(("the context has", context, words, _size(self.target_encoder)))
-        for what, found, of, wanted in fits:
-            if found != wanted:
+        for what, size, of, expected in fits:
+            if size != expected:
                 raise ValueError(
-                    f"backbone {self.name}: {what} {found} {of} {wanted}; allowed: parts that belong together, for "
+                    f"backbone {self.name}: {what} {size} {of} {expected}; allowed: parts that belong together, for "
                     "example all of stable-diffusion-2-1-base, with the text tower of OpenCLIP ViT-H/14 (77, 1024)"
                 )
 
@@ -213,7 +213,7 @@ class Backbone:
 
     @property
     def image_size(self) -> int:
-        """Side of the decoded picture in pixels."""
+        """Side of the decoded image in pixels."""
         return self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
@@ -256,18 +256,18 @@ class Backbone:
         return self._null.to(self.device)
 
     def drop_towers(self) -> None:
-        """Let go of the towers, whose part in a training is the null context: 1.4 GB in Stable Diffusion."""
+        """Drop the towers, of which training needs only the null context: 1.4 GB in Stable Diffusion."""
         self.null_context()
         self.text_encoder = self.image_encoder = self.target_encoder = None
 
-    def to_tensor(self, pictures: np.ndarray) -> Tensor:
-        """Pictures uint8 [B, S, S, 3] -> float [B, 3, S, S] in -1..1 on the backbone's device."""
-        return torch.tensor(pictures, device=self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    def to_tensor(self, images: np.ndarray) -> Tensor:
+        """Images uint8 [B, S, S, 3] -> float [B, 3, S, S] in -1..1 on the backbone's device."""
+        return torch.tensor(images, device=self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
     @torch.no_grad()
-    def encode_pictures(self, pictures: np.ndarray, memory: float = DECODE_MEMORY) -> tuple[Tensor, Tensor]:
-        """Pictures uint8 [B, S, S, 3] -> mean and log variance [B, C, h, w] of the VAE's posterior, unscaled."""
-        return encode(self.vae, self.to_tensor(pictures), memory)
+    def encode_images(self, images: np.ndarray, memory: float = DECODE_MEMORY) -> tuple[Tensor, Tensor]:
+        """Images uint8 [B, S, S, 3] -> mean and log variance [B, C, h, w] of the VAE's posterior, unscaled."""
+        return encode(self.vae, self.to_tensor(images), memory)
 
     def latents(self, mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
         """Draw scaled latents [B, C, h, w] from the posterior with given standard normal noise."""
@@ -275,20 +275,19 @@ class Backbone:
 
     @torch.no_grad()
     def decode(self, latents: Tensor, memory: float = DECODE_MEMORY) -> np.ndarray:
-        """Scaled latents [B, C, h, w] -> pictures uint8 [B, S, S, 3], rounded; `memory` in GiB as for `decode`."""
-        pictures = decode(self.vae, latents.to(self.device), memory)
-        return ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        """Scaled latents [B, C, h, w] -> images uint8 [B, S, S, 3], rounded; `memory` in GiB as for `decode`."""
+        images = decode(self.vae, latents.to(self.device), memory)
+        return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
     @torch.no_grad()
-    def image_features(self, pictures: np.ndarray, batch_size: int = 256) -> Tensor:
-        """Pictures uint8 [B, S, S, 3] -> unit vectors [B, E] in the shared space."""
+    def image_features(self, images: np.ndarray, batch_size: int = 256) -> Tensor:
+        """Images uint8 [B, S, S, 3] -> unit vectors [B, E] in the shared space."""
         if self.image_encoder is None:
             raise ValueError(
-                f"backbone {self.name} has no image_encoder/ folder, so pictures cannot be compared in its space"
+                f"backbone {self.name} has no image_encoder/ folder, so images cannot be compared in its space"
             )
         parts = [
-            self.image_encoder(self.to_tensor(chunk))
-            for chunk in np.array_split(pictures, -(-len(pictures) // batch_size))
+            self.image_encoder(self.to_tensor(chunk)) for chunk in np.array_split(images, -(-len(images) // batch_size))
         ]
         return nn.functional.normalize(torch.cat(parts), dim=-1)
 
@@ -297,7 +296,7 @@ class Backbone:
         """Captions -> unit vectors [B, E] in the shared space; raises ``ValueError`` without a projection into it."""
         if not isinstance(self.text_encoder, CLIPTextModelWithProjection):
             raise ValueError(
-                f"backbone {self.name}: its text_encoder/ has no projection into a space shared with pictures; "
+                f"backbone {self.name}: its text_encoder/ has no projection into a space shared with images; "
                 "allowed: a CLIPTextModelWithProjection, for example the miniature's"
             )
         return nn.functional.normalize(self.text_encoder(input_ids=self.tokens(captions)).text_embeds, dim=-1)

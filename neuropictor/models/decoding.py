@@ -8,10 +8,10 @@ from diffusers import AutoencoderKL
 
 log = logging.getLogger(__name__)
 
-#: GiB for the activations of the VAE where nothing else is said: the default of ``runtime.decode_memory``.
+#: GiB for the VAE's activations by default: the default of ``runtime.decode_memory``.
 DECODE_MEMORY = 8.0
 
-#: Tensors of the decoder's widest place that are alive at once: a residual block's input, its normalised and its
+#: Tensors of the decoder's widest layer alive at once: a residual block's input, its normalised and its
 #: convolved copy, and the shortcut (3.3 measured with Stable Diffusion's VAE in float32 on a CPU).
 _ALIVE = 4
 #: Side of the smallest tile in latents: below it, seams cost more than they save.
@@ -21,7 +21,7 @@ _SMALLEST_TILE = 16
 def latent_bytes(vae: AutoencoderKL) -> int:
     """Return the bytes of activations that decoding takes for each position of the latents, at most."""
     channels = vae.config.block_out_channels
-    # At each level the picture has 4 times the positions of the level before, and comes in with its channels.
+    # At each level the image has 4 times the positions of the level before, and comes in with its channels.
     widest = max(max(channels[level : level + 2]) * 4 ** (len(channels) - 1 - level) for level in range(len(channels)))
     return _ALIVE * widest * vae.dtype.itemsize
 
@@ -34,8 +34,8 @@ def encode(
     Returns
     -------
     tuple
-        Mean and log variance ``[B, C, h, w]`` of the posterior, unscaled. The encoder's widest place is no wider than
-        the decoder's, so that the same bound holds.
+        Mean and log variance ``[B, C, h, w]`` of the posterior, unscaled. The encoder's widest layer is no wider than
+        the decoder's, so the same bound holds.
     """
     places = math.prod(images.shape[2:]) // 4 ** (len(vae.config.block_out_channels) - 1)
     count = max(1, int(min(len(images), memory * 2**30 // (latent_bytes(vae) * places))))
@@ -53,20 +53,20 @@ def decode(vae: AutoencoderKL, latents: torch.Tensor, memory: float = DECODE_MEM
     latents
         Scaled, ``[B, C, h, w]``.
     memory
-        GiB that the activations may take. Pictures are decoded one after the other, which changes nothing, where more
-        do not fit; a picture that does not fit is decoded in overlapping tiles, whose colours may differ a little.
+        GiB that the activations may take. Where more do not fit, images are decoded one by one, which changes nothing;
+        an image that does not fit is decoded in overlapping tiles, whose colours may differ a little.
 
     Returns
     -------
     torch.Tensor
-        Pictures ``[B, 3, S, S]`` about -1..1, float32.
+        Images ``[B, 3, S, S]`` about -1..1, float32.
     """
     places = memory * 2**30 / latent_bytes(vae)
     count = max(1, int(min(len(latents), places // math.prod(latents.shape[2:]))))
     side = max(_SMALLEST_TILE, math.isqrt(int(min(places, 2**30))))
     tiled = side < max(latents.shape[2:])
     if tiled:
-        log.warning("decode_memory: %.2f GiB do not hold one picture: decoding in tiles of %d latents", memory, side)
+        log.warning("decode_memory: %.2f GiB do not hold one image: decoding in tiles of %d latents", memory, side)
         vae.tile_latent_min_size = side
         vae.tile_sample_min_size = side * 2 ** (len(vae.config.block_out_channels) - 1)
     vae.use_tiling = tiled

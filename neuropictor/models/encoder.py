@@ -12,11 +12,11 @@ from torch import nn
 from torch.nn import functional
 
 LAYER_NORM_EPS = 1e-5  # official encoder; timm and MAE use 1e-6
-PAPER_BOTTLENECK = 2048  # width of the one vector between encoder and decoder, official encoder
+PAPER_BOTTLENECK = 2048  # width of the vector between encoder and decoder, official encoder
 
 
 def image_shape(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """Return ``(height, width)`` in pixels of a size given as one number (square) or as two."""
+    """Return ``(height, width)`` in pixels of a size given as one number (square) or two."""
     if isinstance(image_size, int):
         return image_size, image_size
     height, width = image_size

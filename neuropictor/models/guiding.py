@@ -33,7 +33,7 @@ class GuidingNetwork(ModelMixin, ConfigMixin):
 
     The semantic feature (the text branch alone) is what the semantic loss pulls towards the text tower's output. In
     the ``refine`` variant an extra branch of the same shape is added to it through a zero-initialised convolution
-    along the feature axis, so that weights of the ``pretrain`` variant are taken over without any change of function.
+    along the feature axis, so that weights of the ``pretrain`` variant keep their function.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
-"""Names of parts and files in the folders of backbones and pipelines; loads nothing, so that rules can ask."""
+"""Names of parts and files in the folders of backbones and pipelines; loads nothing, for use in rules."""
 
-#: Of a backbone in diffusers' layout; an ``image_encoder`` may join them.
+#: Of a backbone in diffusers' layout; ``image_encoder`` is optional.
 BACKBONE_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 #: Of a pipeline, what pretraining and refining train; the last only with an alignment.
 TRAINED_PARTS = ("encoder", "guiding", "manipulation", "null_context", "alignment")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Modulation(NamedTuple):
-    """What the networks hand to the frozen UNet.
+    """The networks' inputs to the frozen UNet.
 
     Attributes
     ----------
@@ -45,19 +45,19 @@ def join_tokens(
 ) -> torch.Tensor:
     """Return tokens ``[B, n_tokens, width]`` of maps ``[B, 1, H, W]`` and, if aligned, components ``[B, K]``."""
     if (components is None) != (alignment is None):
-        found = "none" if components is None else "components"
-        wanted = "none, as these networks were built without an alignment" if components is not None else "[B, K]"
-        raise ValueError(f"components: {found} given; allowed: {wanted}")
+        passed = "none" if components is None else "components"
+        allowed = "none, as these networks were built without an alignment" if components is not None else "[B, K]"
+        raise ValueError(f"components: {passed} given; allowed: {allowed}")
     tokens = encoder(maps)
     return tokens if alignment is None else torch.cat([tokens, alignment(components)], dim=1)
 
 
 def check_space(alignment: AlignmentNetwork | None, space: str | None) -> None:
-    """Refuse components of another space than the one that the networks were trained in; None: no components."""
-    own = alignment.config.space if alignment is not None else None
-    if space != own:
+    """Refuse components of another space than the networks were trained in; None: no components."""
+    expected = alignment.config.space if alignment is not None else None
+    if space != expected:
         raise ValueError(
-            f"components: from the shared space {str(space)[:12]}, the networks belong to {str(own)[:12]} (None: "
+            f"components: from the shared space {str(space)[:12]}, the networks belong to {str(expected)[:12]} (None: "
             "no alignment); allowed: the same, for example by running stage align again"
         )
 
@@ -70,7 +70,7 @@ class Networks(nn.Module):
     encoder, guiding, manipulation
         The three parts; their sizes must fit each other.
     alignment
-        Its tokens are put behind the encoder's; None: the encoder's alone, as in the paper.
+        Its tokens follow the encoder's; None: the encoder's alone, as in the paper.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Networks(nn.Module):
         variant: Variant = "pretrain",
         alignment: AlignmentNetwork | None = None,
     ) -> "Networks":
-        """Build new guiding and manipulation networks; every size follows from the parts that are given."""
+        """Build new guiding and manipulation networks; all sizes follow from the given parts."""
         tokens, width = encoder.n_tokens, encoder.config.width
         if alignment is not None:
             tokens += alignment.config.n_tokens
@@ -128,8 +128,8 @@ class Networks(nn.Module):
         null_context
             ``[1, L, D]``, needed where `dropped` is given.
         dropped
-            ``[B]`` bool: pictures whose whole context is replaced by the null context. The hint always stays, and the
-            semantic feature is not touched.
+            ``[B]`` bool: images whose whole context is replaced by the null context. The hint and the
+            semantic feature stay unchanged.
         components
             ``[B, K]``; None without an alignment.
         """
@@ -149,7 +149,7 @@ def check_fit(networks: Networks, backbone: "Backbone", scheduler: Mapping[str, 
     Parameters
     ----------
     networks, backbone
-        What is to work together.
+        Parts to use together.
     scheduler
         Configuration of the scheduler that the networks were trained with; None: they are new.
 
@@ -169,10 +169,10 @@ def check_fit(networks: Networks, backbone: "Backbone", scheduler: Mapping[str, 
     ]
     for name in ("prediction_type", "beta_schedule", "beta_start", "beta_end", "num_train_timesteps"):
         fits.append((name, (scheduler or schedule)[name], schedule[name]))
-    for name, found, wanted in fits:
-        if found != wanted:
+    for name, trained, frozen in fits:
+        if trained != frozen:
             raise ValueError(
-                f"backbone: {name} is {wanted} in backbone {backbone.name}, and {found} in the networks that are to "
+                f"backbone: {name} is {frozen} in backbone {backbone.name}, and {trained} in the networks that are to "
                 "steer it; allowed: the backbone they were made with, or new ones, e.g. pretrain: {init: scratch}"
             )
 
@@ -180,7 +180,7 @@ def check_fit(networks: Networks, backbone: "Backbone", scheduler: Mapping[str, 
 def save_weights(path: str | Path, state: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> None:
     """Write tensors and their configuration to one safetensors file, atomically.
 
-    The configuration is JSON in one entry of the metadata: safetensors writes several in an order that it draws.
+    The configuration is JSON in one entry of the metadata: safetensors writes several in random order.
     """
     tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}
     with atomic_path(path) as temporary:
@@ -205,7 +205,7 @@ def save_autoencoder(autoencoder: FMRIAutoencoder, path: str | Path, start: str 
     Parameters
     ----------
     autoencoder, path
-        What is written, and where.
+        The network, and the file to write.
     start
         ``scratch``, or the checksum of the weights that its training started from.
     """
@@ -221,6 +221,6 @@ def load_autoencoder(path: str | Path) -> FMRIAutoencoder:
 
 
 def autoencoder_start(path: str | Path) -> str:
-    """Return what the training of an autoencoder started from, see `save_autoencoder`."""
+    """Return where the training of an autoencoder started, see `save_autoencoder`."""
     with safe_open(path, framework="pt") as file:
         return json.loads(file.metadata()["config"]).get("start", "scratch")

@@ -7,7 +7,7 @@ from torch import nn
 
 
 class NullContext(ModelMixin, ConfigMixin):
-    """A constant: what the text tower gives for the empty prompt, the unconditional branch of guidance.
+    """A constant: the text tower's output for the empty prompt, the unconditional branch of guidance.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""From responses to pictures: the sampling loop of the modulated backbone, as a diffusers pipeline."""
+"""From responses to images: the sampling loop of the modulated backbone, as a diffusers pipeline."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ class NeuroPictorOutput(BaseOutput):
     Attributes
     ----------
     images
-        By ``output_type``: a list of pictures (``pil``), float ``[B, S, S, 3]`` in 0..1 (``np``), a tensor
+        By ``output_type``: a list of images (``pil``), float ``[B, S, S, 3]`` in 0..1 (``np``), a tensor
         ``[B, 3, S, S]`` in 0..1 (``pt``), or scaled latents ``[B, C, h, w]`` (``latent``).
     """
 
@@ -45,7 +45,7 @@ class NeuroPictorOutput(BaseOutput):
 
 
 class NeuroPictorPipeline(DiffusionPipeline):
-    """Reconstruct pictures from fMRI with a frozen latent diffusion model and the trained networks.
+    """Reconstruct images from fMRI with a frozen latent diffusion model and the trained networks.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class NeuroPictorPipeline(DiffusionPipeline):
     null_context
         The text tower's output for the empty prompt.
     alignment
-        Makes tokens of aligned components; None, as in the paper, if the networks have none.
+        Makes tokens from aligned components; None, as in the paper, if the networks have none.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class NeuroPictorPipeline(DiffusionPipeline):
     Examples
     --------
     >>> pipeline = NeuroPictorPipeline.from_pretrained("results/refine/sub-01")
-    >>> picture = pipeline(responses=responses, components=components).images[0]
+    >>> image = pipeline(responses=responses, components=components).images[0]
     """
 
     model_cpu_offload_seq = "encoder->alignment->guiding->unet->vae"
@@ -109,7 +109,7 @@ class NeuroPictorPipeline(DiffusionPipeline):
 
     @classmethod
     def from_backbone(cls, backbone: "Backbone") -> "NeuroPictorPipeline":
-        """Return a pipeline without networks, which draws from a ``context``: what baselines and ceilings need."""
+        """Return a pipeline without networks, which draws from a ``context``, for baselines and ceilings."""
         scheduler = backbone.scheduler.from_config(explicit(backbone.scheduler.config))
         return cls(None, None, None, backbone.unet, backbone.vae, scheduler, NullContext.of(backbone.null_context()))
 
@@ -138,15 +138,15 @@ class NeuroPictorPipeline(DiffusionPipeline):
         Raises
         ------
         FileNotFoundError
-            If the named backbone is not there.
+            If the named backbone is missing.
         ValueError
-            If it is another than the one that the networks were trained with.
+            If it is not the one that the networks were trained with.
         """
         frozen = pipeline_folder.read_frozen(folder, backbone, dtype)
         return super().from_pretrained(str(folder), dtype=dtype, **{**frozen, **options})
 
     def save_trained(self, folder: str | Path, backbone: str | Path) -> None:
-        """Write what is trained, and the name and checksums of the backbone instead of its weights.
+        """Write the trained parts, and the backbone's name and checksums instead of its weights.
 
         Parameters
         ----------
@@ -176,7 +176,7 @@ class NeuroPictorPipeline(DiffusionPipeline):
         generators: list[torch.Generator] | None = None,
         output_type: str = "pil",
     ) -> NeuroPictorOutput:
-        """Reconstruct pictures, ``num_samples`` of each scan, those of one scan behind each other.
+        """Reconstruct images, ``num_samples`` of each scan, those of one scan in a row.
 
         Parameters
         ----------
@@ -206,12 +206,12 @@ class NeuroPictorPipeline(DiffusionPipeline):
         semantics_scale
             Position of the context between the null context (0) and the guiding network's (1).
         semantics_from
-            ``maps`` or ``responses``, and ``components``, of as many other scans, which give the context; structure
-            stays that of the call's own scans (the paper's semantic swap). Default: the same scans.
+            ``maps`` or ``responses``, and ``components``, of equally many other scans, which give the context;
+            structure stays that of the call's own scans (the paper's semantic swap). Default: the same scans.
         num_samples
-            Pictures a scan, which differ in their starting noise.
+            Images a scan, which differ in their starting noise.
         generators
-            One CPU generator a picture for its noise, so that it depends on nothing else in the batch. Default:
+            One CPU generator an image for its noise, so that it depends on nothing else in the batch. Default:
             torch's global generator.
         output_type
             ``pil``, ``np``, ``pt`` or ``latent``, see `NeuroPictorOutput`.
@@ -226,7 +226,7 @@ class NeuroPictorPipeline(DiffusionPipeline):
             tokens = self._tokens(maps, responses, components)
             context = self._context(tokens, semantics_from, semantics_scale)
             hint = self.manipulation.hint(tokens)  # the same for all steps
-        elif any(given is not None for given in (maps, responses, components, semantics_from)):
+        elif any(value is not None for value in (maps, responses, components, semantics_from)):
             raise ValueError("context: given beside scans; allowed: one of them, for example pipeline(context=context)")
         count = len(context) * num_samples
         _check_call(count, generators, output_type)
@@ -272,7 +272,7 @@ class NeuroPictorPipeline(DiffusionPipeline):
         if guidance_scale != 1.0:
             null = self.null_context().to(context).expand_as(context)
             conditions[True] = (torch.cat([null, context]), None if hint is None else torch.cat([hint, hint]))
-        # The scheduler's own arithmetic reads its tables on the CPU: time steps there spare a wait for the GPU a step.
+        # The scheduler reads its tables on the CPU: time steps there save waiting for the GPU in every step.
         self.scheduler.set_timesteps(steps, device="cpu")
         first = 0 if start is None else steps - max(1, min(steps, round(steps * strength)))
         timesteps = self.scheduler.timesteps[first * self.scheduler.order :]
@@ -286,8 +286,8 @@ class NeuroPictorPipeline(DiffusionPipeline):
         if "generator" in inspect.signature(self.scheduler.step).parameters:
             options["generator"] = generators
         low, high = (share * self.scheduler.config.num_train_timesteps for share in guidance_interval)
-        for timestep, there in zip(self.progress_bar(timesteps), timesteps.to(noise.device), strict=True):
-            if there.is_cuda:  # where compiled, by recorded graphs: a step may overwrite the outputs of the last
+        for timestep, on_device in zip(self.progress_bar(timesteps), timesteps.to(noise.device), strict=True):
+            if on_device.is_cuda:  # where compiled, by recorded graphs: a step may overwrite the outputs of the last
                 torch.compiler.cudagraph_mark_step_begin()
             guided = guidance_scale != 1.0 and bool(low <= timestep <= high)
             noisy = self.scheduler.scale_model_input(latents, timestep).to(self.unet.dtype)
@@ -295,10 +295,10 @@ class NeuroPictorPipeline(DiffusionPipeline):
             contexts, hints = conditions[guided]
             skips = middle = None
             if hints is not None:
-                skips, middle = self.manipulation(noisy, there, contexts, hints, structure_scale)
+                skips, middle = self.manipulation(noisy, on_device, contexts, hints, structure_scale)
             output = self.unet(
                 noisy,
-                there,
+                on_device,
                 contexts,
                 down_block_additional_residuals=skips,
                 mid_block_additional_residual=middle,
@@ -325,8 +325,8 @@ class NeuroPictorPipeline(DiffusionPipeline):
     ) -> torch.Tensor:
         """Return tokens ``[B, n_tokens, width]``."""
         if (maps is None) == (responses is None):
-            found = "neither" if maps is None else "both"
-            raise ValueError(f"maps, responses: {found} given; allowed: one, for example pipeline(responses=responses)")
+            which = "neither" if maps is None else "both"
+            raise ValueError(f"maps, responses: {which} given; allowed: one, for example pipeline(responses=responses)")
         to = {"device": self._execution_device, "dtype": self.encoder.dtype}
         maps = self.draw(responses) if maps is None else maps
         components = None if components is None else components.to(**to)
@@ -335,7 +335,7 @@ class NeuroPictorPipeline(DiffusionPipeline):
     def _context(
         self, tokens: torch.Tensor, semantics_from: Mapping[str, torch.Tensor] | None, semantics_scale: float
     ) -> torch.Tensor:
-        """Return the context ``[B, L, D]`` of these tokens, or of other scans."""
+        """Return the context ``[B, L, D]`` of `tokens`, or of other scans."""
         if semantics_from is not None:
             unknown = sorted(set(semantics_from) - _SCANS)
             if unknown:
@@ -356,17 +356,17 @@ class NeuroPictorPipeline(DiffusionPipeline):
         return context
 
     def _noise(self, count: int, generators: list[torch.Generator] | None) -> torch.Tensor:
-        """Return starting noise ``[count, C, h, w]``, drawn on the CPU: the same picture on every device."""
+        """Return starting noise ``[count, C, h, w]``, drawn on the CPU: the same image on every device."""
         shape = (self.unet.config.in_channels, *2 * (self.unet.config.sample_size,))
         drawn = [torch.randn(shape, generator=generators[i] if generators else None) for i in range(count)]
         return torch.stack(drawn).to(self._execution_device)
 
 
 def _check_call(count: int, generators: list[torch.Generator] | None, output_type: str) -> None:
-    """Refuse what can be refused before the first step."""
+    """Refuse wrong arguments before the first step."""
     if generators is not None and len(generators) != count:
         raise ValueError(
-            f"generators: {len(generators)} given for {count} pictures; allowed: one a picture (scans x num_samples), "
+            f"generators: {len(generators)} given for {count} images; allowed: one an image (scans x num_samples), "
             f"for example [torch.Generator().manual_seed(i) for i in range({count})], or None"
         )
     if output_type not in OUTPUT_TYPES:

@@ -1,4 +1,4 @@
-"""Folders that hold a pipeline: what is trained in full, what is frozen by name.
+"""Folders that hold a pipeline: trained parts in full, frozen parts by name.
 
 The stages write for every subject a folder in diffusers' layout, without the frozen UNet and VAE (3.8 GB in Stable
 Diffusion 2.1), which are the same for all subjects:
@@ -57,7 +57,7 @@ def read_index(folder: str | Path) -> dict[str, Any]:
 
 
 def pipeline_paths(folder: str | Path) -> list[Path]:
-    """Return index and folders of a pipeline's parts: what sampling with it depends on, apart from the backbone."""
+    """Return index and folders of a pipeline's parts: everything sampling depends on apart from the backbone."""
     folder = Path(folder)
     parts = sorted(name for name, value in read_index(folder).items() if not name.startswith("_") and value[0])
     return [folder / INDEX, *(folder / name for name in parts)]
@@ -90,7 +90,7 @@ def read_schedule(folder: str | Path) -> dict[str, Any]:
 
 
 def part_checksum(part: Path) -> str:
-    """Return the checksum of the files that a frozen part is read from; other formats and variants may lie beside."""
+    """Return the checksum of the files that a frozen part is read from; other formats and variants are ignored."""
     shards = sorted(part.glob("diffusion_pytorch_model-*-of-*.safetensors"))
     files = [part / "config.json", *(shards or [part / "diffusion_pytorch_model.safetensors"])]
     missing = [file for file in files if not file.is_file()]
@@ -108,19 +108,19 @@ def _describe(backbone: str | Path, folder: Path) -> dict[str, Any]:
     source = str(backbone)
     if source != MINIATURE:
         source = source if os.path.isabs(source) else os.path.relpath(Path(source).resolve(), folder.resolve())
-    found = backbone_folder(backbone)
-    return {"source": source, "checksums": {name: part_checksum(found / name) for name in FROZEN}}
+    parts = backbone_folder(backbone)
+    return {"source": source, "checksums": {name: part_checksum(parts / name) for name in FROZEN}}
 
 
 def read_frozen(folder: str | Path, backbone: str | Path | None, dtype: torch.dtype) -> dict[str, torch.nn.Module]:
-    """Read the frozen parts of a pipeline folder that only names them, after a look at their checksums.
+    """Read the frozen parts of a pipeline folder that only names them, after checking their checksums.
 
     Parameters
     ----------
     folder
         A pipeline's.
     backbone
-        Source that replaces the one named; None: the named one.
+        Source that replaces the named one; None: the named one.
     dtype
         Of the weights.
 
@@ -140,20 +140,20 @@ def read_frozen(folder: str | Path, backbone: str | Path | None, dtype: torch.dt
     source = backbone
     if source is None:
         source = named["source"] if named["source"] == MINIATURE else folder / named["source"]
-    found = backbone_folder(source)
-    for name, wanted in named["checksums"].items():
-        if not (found / name).is_dir():
+    parts = backbone_folder(source)
+    for name, noted in named["checksums"].items():
+        if not (parts / name).is_dir():
             raise FileNotFoundError(
-                f"{folder}: the frozen part {name}/ is looked for in {found} and not there; allowed: the backbone's "
+                f"{folder}: the frozen part {name}/ is looked for in {parts} and not there; allowed: the backbone's "
                 f"folder, for example NeuroPictorPipeline.from_pretrained('{folder}', backbone='/data/backbone')"
             )
-        if part_checksum(found / name) != wanted:
+        if part_checksum(parts / name) != noted:
             raise ValueError(
-                f"backbone: {name} in {found} is not the one that {folder} was trained with (checksum {wanted[:19]}); "
+                f"backbone: {name} in {parts} is not the one that {folder} was trained with (checksum {noted[:19]}); "
                 "allowed: the same backbone, for example backbone='miniature' for networks of the shipped one"
             )
     return {
-        name: kind.from_pretrained(found / name, dtype=dtype, use_safetensors=True).eval()
+        name: kind.from_pretrained(parts / name, dtype=dtype, use_safetensors=True).eval()
         for name, kind in FROZEN.items()
     }
 

@@ -1,4 +1,4 @@
-"""Start weights that come with a backbone: networks trained on people other than the ones at hand.
+"""Start weights that come with a backbone: networks trained on people other than the subjects.
 
 The paper's encoder was trained on thousands of other people before it met NSD. A backbone folder may hold the same
 kind of start: ``population/autoencoder.safetensors`` for calibration, a pipeline's folder in ``population/`` for

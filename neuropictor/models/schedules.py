@@ -14,7 +14,7 @@ SOLVERS: dict[str, tuple[type[SchedulerMixin], dict[str, Any]]] = {
 
 
 def make_scheduler(solver: str, config: Mapping[str, Any]) -> SchedulerMixin:
-    """Return a scheduler of diffusers that walks a backbone's noise schedule.
+    """Return a diffusers scheduler for a backbone's noise schedule.
 
     Parameters
     ----------
@@ -28,9 +28,9 @@ def make_scheduler(solver: str, config: Mapping[str, Any]) -> SchedulerMixin:
 
 
 def explicit(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a scheduler's configuration with nothing left to a class's defaults.
+    """Return a scheduler's complete configuration, independent of class defaults.
 
-    diffusers drops what was not named when a scheduler was made, positional arguments among it, and takes the defaults
-    of the class that it makes then: other betas, or steps spaced in another way.
+    diffusers drops arguments not named when a scheduler was made, positional ones included, and takes the defaults of
+    the new class: other betas, or other spacing of steps.
     """
     return {name: value for name, value in config.items() if name != "_use_default_values"}

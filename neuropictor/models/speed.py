@@ -1,7 +1,7 @@
-"""A pipeline made ready for many pictures: precision, memory layout, compilation.
+"""Prepare a pipeline for many images: precision, memory layout, compilation.
 
-What runs once a picture (encoder, guiding network, hint) stays in float32; what runs in every step (ControlNet, UNet),
-and the VAE, is kept in the precision that was asked for.
+What runs once an image (encoder, guiding network, hint) stays in float32; what runs in every step (ControlNet, UNet),
+and the VAE, is kept in the requested precision.
 """
 
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def prepare_sampling(pipeline: NeuroPictorPipeline, runtime: "RuntimeConfig") -> None:
-    """Set a pipeline up for sampling, in place, on the device where it is.
+    """Set up a pipeline for sampling, in place, on its device.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def prepare_sampling(pipeline: NeuroPictorPipeline, runtime: "RuntimeConfig") ->
         module.to(DTYPES[runtime.precision]).to(memory_format=torch.channels_last)
     pipeline.decode_memory = runtime.decode_memory
     if runtime.compile:
-        # On a GPU "reduce-overhead" records graphs: else it waits for Python between small kernels.
+        # On a GPU "reduce-overhead" records graphs: otherwise it waits for Python between small kernels.
         mode = "reduce-overhead" if pipeline.unet.device.type == "cuda" else None
         for module in stepped:
             module.compile(mode=mode, dynamic=False)

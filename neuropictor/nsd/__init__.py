@@ -1,1 +1,1 @@
-"""All that knows NSD: numbers, file names, trials and splits, betas, annotations. Loads no torch."""
+"""NSD's own conventions: numbers, file names, trials and splits, betas, annotations. Loads no torch."""

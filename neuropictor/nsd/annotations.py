@@ -1,4 +1,4 @@
-"""COCO's annotations of NSD's pictures: captions, main object and background."""
+"""COCO's annotations of NSD's images: captions, main object and background."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from typing import Any, TextIO
 import pandas as pd
 
 from neuropictor.nsd import keys
-from neuropictor.nsd.constants import CAPTIONS_PER_PICTURE
+from neuropictor.nsd.constants import CAPTIONS_PER_IMAGE
 
 # Characters read at a time, and most that one annotation may have: COCO's longest are some 100,000.
 _AT_ONCE, _LONGEST = 2**20, 2**24
@@ -18,7 +18,7 @@ _decode = json.JSONDecoder().raw_decode
 
 
 def load_annotations(root: str | Path, stimulus_info: pd.DataFrame, nsd_ids: list[int] | None = None) -> pd.DataFrame:
-    """Join COCO's captions, instances and stuff to NSD's pictures by (cocoSplit, cocoId).
+    """Join COCO's captions, instances and stuff to NSD's images by (cocoSplit, cocoId).
 
     The main object is the instance, and the background the stuff, of the largest area that lies in NSD's square crop.
 
@@ -29,12 +29,12 @@ def load_annotations(root: str | Path, stimulus_info: pd.DataFrame, nsd_ids: lis
     stimulus_info
         Table of `Design.stimulus_info`.
     nsd_ids
-        Pictures wanted; default: all of the table.
+        Images to return; default: all of the table.
 
     Returns
     -------
     pandas.DataFrame
-        Indexed by nsd_id in the order asked for: captions (list of five; fewer are repeated), category and background
+        Indexed by nsd_id in the given order: captions (list of five; fewer are repeated), category and background
         (empty string where COCO has none).
 
     Raises
@@ -42,23 +42,23 @@ def load_annotations(root: str | Path, stimulus_info: pd.DataFrame, nsd_ids: lis
     FileNotFoundError
         If an annotation file is missing.
     ValueError
-        If a picture has no captions, or is not in the table; if an annotation file is cut off or damaged.
+        If an image has no captions, or is not in the table; if an annotation file is cut off or damaged.
     """
-    wanted = stimulus_info.index if nsd_ids is None else pd.Index(nsd_ids)
-    unknown = wanted.difference(stimulus_info.index)
+    index = stimulus_info.index if nsd_ids is None else pd.Index(nsd_ids)
+    unknown = index.difference(stimulus_info.index)
     if len(unknown):
         raise ValueError(
             f"nsd_id {unknown[0]} is not in the stimulus table; allowed: 0 to {len(stimulus_info) - 1} (e.g. 0)"
         )
-    info = stimulus_info.loc[wanted]
+    info = stimulus_info.loc[index]
     parts = [_of_split(Path(root), split, part) for split, part in info.groupby("cocoSplit")]
-    table = pd.concat(parts).loc[wanted]
+    table = pd.concat(parts).loc[index]
     table.index.name = "nsd_id"
     return table
 
 
 def parse_crop_box(text: str) -> tuple[float, float, float, float]:
-    """Read a ``cropBox``: the fractions of the COCO picture cut away from top, bottom, left and right.
+    """Read a ``cropBox``: the fractions of the COCO image cut away from top, bottom, left and right.
 
     Raises
     ------
@@ -82,11 +82,11 @@ def _of_split(root: Path, split: str, info: pd.DataFrame) -> pd.DataFrame:
     bare = [coco_id for coco_id, texts in captions.items() if not texts]
     if bare:
         raise ValueError(
-            f"{root / keys.annotations('captions', split)} has no caption of COCO picture {bare[0]}; expected "
+            f"{root / keys.annotations('captions', split)} has no caption of COCO image {bare[0]}; expected "
             "COCO's captions of 2017"
         )
     five = [
-        [texts[i % len(texts)] for i in range(CAPTIONS_PER_PICTURE)]
+        [texts[i % len(texts)] for i in range(CAPTIONS_PER_IMAGE)]
         for texts in (captions[int(coco_id)] for coco_id in info["cocoId"])
     ]
     crops = {int(coco_id): parse_crop_box(box) for coco_id, box in zip(info["cocoId"], info["cropBox"], strict=True)}
@@ -100,7 +100,7 @@ def _of_split(root: Path, split: str, info: pd.DataFrame) -> pd.DataFrame:
 def _largest(
     members: Iterator[tuple[str, dict]], crops: dict[int, tuple[float, float, float, float]]
 ) -> dict[int, str]:
-    """Return the category with the largest visible area of each picture."""
+    """Return the category with the largest visible area of each image."""
     names: dict[int, str] = {}
     sizes: dict[int, tuple[int, int]] = {}
     regions: list[tuple[int, int, float, list[float]]] = []
@@ -112,11 +112,11 @@ def _largest(
         elif key == "annotations" and item["image_id"] in crops:
             regions.append((item["image_id"], item["category_id"], item["area"], item["bbox"]))
     best: dict[int, tuple[float, str]] = {}
-    for image, category, whole, box in regions:
+    for image, category, area, box in regions:
         if image in sizes:
-            area = whole * _visible_share(box, *sizes[image], crops[image])
-            if area > best.get(image, (0.0, ""))[0]:
-                best[image] = (area, names[category])
+            visible = area * _visible_share(box, *sizes[image], crops[image])
+            if visible > best.get(image, (0.0, ""))[0]:
+                best[image] = (visible, names[category])
     return {image: name for image, (_, name) in best.items()}
 
 
@@ -129,7 +129,7 @@ def _visible_share(box: list[float], width: int, height: int, crop: tuple[float,
 
 
 def _members(root: Path, kind: str, split: str) -> Iterator[tuple[str, Any]]:
-    """Yield what an annotation file holds, one entry of its lists after the other: read whole, one takes gigabytes."""
+    """Yield an annotation file's list entries one by one: read at once, a file takes gigabytes."""
     path = root / keys.annotations(kind, split)
     if not path.is_file():
         raise FileNotFoundError(
@@ -146,7 +146,7 @@ def _members(root: Path, kind: str, split: str) -> Iterator[tuple[str, Any]]:
 
 
 def stream_members(file: TextIO) -> Iterator[tuple[str, Any]]:
-    """Read a JSON object without ever holding more than some megabytes of it.
+    """Read a JSON object, a few megabytes at a time.
 
     Parameters
     ----------
@@ -196,7 +196,7 @@ class _Text:
         self._text, self._place = self._text[self._place :] + piece, 0
 
     def next(self) -> str:
-        """Return the next character that is no space, without taking it."""
+        """Return the next character that is not a space, without taking it."""
         while True:
             self._place = _SPACE.match(self._text, self._place).end()
             if self._place < len(self._text):
@@ -204,12 +204,12 @@ class _Text:
             self._more()
 
     def take(self, allowed: str) -> str:
-        """Take the next character that is no space, which must be one of these."""
-        found = self.next()
-        if found not in allowed:
-            raise ValueError(f"{found!r} where one of {allowed!r} is expected")
+        """Take the next character that is not a space; it must be one of `allowed`."""
+        character = self.next()
+        if character not in allowed:
+            raise ValueError(f"{character!r} where one of {allowed!r} is expected")
         self._place += 1
-        return found
+        return character
 
     def value(self) -> Any:
         """Take the next value."""
@@ -221,7 +221,7 @@ class _Text:
                 if len(self._text) - self._place > _LONGEST:
                     raise ValueError(str(error)) from error
             else:
-                if end < len(self._text):  # else it may be the beginning of a longer number
+                if end < len(self._text):  # otherwise it may be the start of a longer number
                     self._place = end
                     return value
             self._more()

@@ -1,7 +1,7 @@
-"""Betas on fsaverage: MGH files of one hemisphere and session, read in one pass, and only where they are needed.
+"""Betas on fsaverage: MGH files of one hemisphere and session, read in one pass, at the needed vertices only.
 
 Format (FreeSurfer's MGH): 284 bytes of header, big-endian, starting with seven int32 (version 1, vertices, 1, 1,
-frames, type 3 = float32, degrees of freedom), then the frames one after the other, then a short footer that is not
+frames, type 3 = float32, degrees of freedom), then the frames in order, then a short footer that is not
 needed. A frame is one trial.
 """
 
@@ -25,7 +25,7 @@ _BLOCK_FRAMES = 64
 
 @dataclass(frozen=True)
 class MghHeader:
-    """What an MGH file says about itself: `vertices` of one hemisphere, `frames` (trials)."""
+    """Header of an MGH file: `vertices` of one hemisphere, `frames` (trials)."""
 
     vertices: int
     frames: int
@@ -39,7 +39,7 @@ def read_header(path: str | Path) -> MghHeader:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is no such MGH file, or shorter than its header says.
+        If it is not such an MGH file, or shorter than its header says.
     """
     path = Path(path)
     if not path.is_file():
@@ -70,7 +70,7 @@ def read_header(path: str | Path) -> MghHeader:
 
 
 def mesh_of(root: str | Path, subject: int, beta_version: str, session: int = 1) -> str:
-    """Return the mesh that a root's betas lie on, by the number of vertices of one session.
+    """Return the mesh of a root's betas, from the number of vertices of one session.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def check_session(
     mesh: str | None = None,
     trials: int | None = None,
 ) -> dict[Path, MghHeader]:
-    """Check the headers of a session's two files; parameters and errors as of `session_blocks`.
+    """Check the headers of a session's two files; parameters and errors as in `session_blocks`.
 
     Returns
     -------
@@ -126,9 +126,9 @@ def session_blocks(
     mesh: str | None = None,
     trials: int | None = None,
 ) -> Iterator[np.ndarray]:
-    """Read the betas of one session at the vertices that are needed, some trials at a time.
+    """Read the betas of one session at the given vertices, some trials at a time.
 
-    Each file is memory-mapped and passed over once; only the given vertices are copied.
+    Each file is memory-mapped and read once; only the given vertices are copied.
 
     Parameters
     ----------
@@ -142,9 +142,9 @@ def session_blocks(
     beta_version
         e.g. ``betas_fithrf_GLMdenoise_RR``.
     mesh
-        Mesh that the columns are of; the file must have its number of vertices. Default: whatever the file has.
+        Mesh of the columns; the file must have its number of vertices. Default: any.
     trials
-        Trials that the session must have; default: whatever the file has.
+        Trials that the session must have; default: any number.
 
     Yields
     ------
@@ -175,11 +175,11 @@ def session_blocks(
 
 def _gather(block: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
     """Copy columns of big-endian frames [t, vertices] into `out`."""
-    # Words as they are, and then one byte swap of the few that are kept.
+    # Raw words first, then one byte swap of the few that are kept.
     out[:] = np.take(block.view(np.int32), columns, axis=1, mode="clip").view(_FLOAT)
 
 
 def _map(path: Path, vertices: int, start: int, count: int) -> np.ndarray:
-    """Map `count` frames: block by block, so that a whole file never counts as resident memory."""
+    """Map `count` frames block by block, so that the file as a whole never counts as resident memory."""
     offset = HEADER_BYTES + start * vertices * _FLOAT.itemsize
     return np.memmap(path, _FLOAT, "r", offset, (count, vertices)).view(np.ndarray)

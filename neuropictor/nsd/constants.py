@@ -11,11 +11,11 @@ SUBJECTS = (1, 2, 3, 4, 5, 6, 7, 8)
 #: Sessions of each subject, all of which are readable since 2023-08-20 (Technical notes).
 SESSIONS = {1: 40, 2: 40, 3: 32, 4: 30, 5: 40, 6: 32, 7: 40, 8: 30}
 
-#: Sessions that the experiment was planned for.
+#: Planned number of sessions.
 PLANNED_SESSIONS = 40
 
-#: Releases, by how many of the planned sessions they hold: until 2023-08-20 the last three sessions of every subject
-#: were held out (github.com/cvnlab/nsddatapaper, issue 2), on which most published scores rest.
+#: Releases, by the number of planned sessions they hold: until 2023-08-20 the last three sessions of every subject
+#: were held out (github.com/cvnlab/nsddatapaper, issue 2); most published scores rest on that.
 RELEASES = (37, 40)
 
 #: Stimulus trials of a session: twelve runs, 63 trials in odd runs and 62 in even ones (Behavioral data).
@@ -27,19 +27,19 @@ SLOTS_PER_RUN = 75
 BLANK_SLOTS_START = 3
 BLANK_SLOTS_END = 4
 
-#: Times that each picture is shown to a subject.
+#: Times that each image is shown to a subject.
 REPEATS = 3
 
-#: Pictures in the bank, and how many of them every subject was to see.
-PICTURES = 73_000
-SHARED_PICTURES = 1_000
+#: Images in the bank, and the number planned for every subject to see.
+IMAGES = 73_000
+SHARED_IMAGES = 1_000
 
-#: Side of a picture in pixels, and the angle under which it was seen in degrees (Experiments).
-PICTURE_SIZE = 425
-PICTURE_DEGREES = 8.4
+#: Side of an image in pixels, and the angle under which it was seen in degrees (Experiments).
+IMAGE_SIZE = 425
+IMAGE_DEGREES = 8.4
 
-#: Captions of a COCO picture that are used; some have six or seven.
-CAPTIONS_PER_PICTURE = 5
+#: Captions of a COCO image that are used; some have six or seven.
+CAPTIONS_PER_IMAGE = 5
 
 #: As in file names; betas have the left hemisphere's vertices first.
 HEMISPHERES = ("lh", "rh")
@@ -53,7 +53,7 @@ NCSNR_MEDIAN = {1: 0.490, 2: 0.510, 3: 0.431, 4: 0.392, 5: 0.542, 6: 0.439, 7: 0
 
 
 def counted_sessions(held: int, release: int = PLANNED_SESSIONS, limit: int = PLANNED_SESSIONS) -> int:
-    """Return how many sessions of a subject count: the first ones of those that a release holds.
+    """Return how many sessions of a subject count: the first ones in a release.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def counted_sessions(held: int, release: int = PLANNED_SESSIONS, limit: int = PL
     release
         One of `RELEASES`; 37 leaves out every subject's last three.
     limit
-        At most so many.
+        Most sessions.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def counted_sessions(held: int, release: int = PLANNED_SESSIONS, limit: int = PL
 
 
 def describe_release(release: int, limit: int) -> str:
-    """Say which sessions count: `nsd.release` and `nsd.sessions` as a sentence for reports."""
+    """Describe `nsd.release` and `nsd.sessions` in a sentence for reports."""
     dropped = "all sessions" if release == PLANNED_SESSIONS else "without each subject's last three sessions"
     limits = [f"only the first {limit} count"] if limit < PLANNED_SESSIONS else []
     return f"Release {release}: {'; '.join([dropped, *limits])}."

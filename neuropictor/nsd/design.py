@@ -1,7 +1,7 @@
-"""Which subject saw which picture in which trial; which trials train, validate and test.
+"""Which subject saw which image in which trial; which trials train, validate and test.
 
-All numbers in NSD's files but the CSV's index count from 1; all numbers returned here count from 0, save sessions and
-subjects.
+All numbers in NSD's files except the CSV's index count from 1; all numbers returned here count from 0, except sessions
+and subjects.
 """
 
 import json
@@ -18,7 +18,7 @@ from neuropictor.nsd.constants import PLANNED_SESSIONS, SESSIONS, SUBJECTS, coun
 
 #: Values of `Design.splits`.
 TRAIN, VALIDATION, TEST, LEFT_OUT = 0, 1, 2, -1
-# Fixed, so that every tool and configuration agrees on the validation pictures of a subject.
+# Fixed, so that every tool and configuration agrees on the validation images of a subject.
 _VALIDATION_SEED = 982
 
 
@@ -36,7 +36,7 @@ class Design:
         Sessions that each subject of this root took part in.
     master_order
         int [trials], 0-based slot of each trial, the same for all subjects.
-    pictures_of_subject
+    images_of_subject
         int [8, slots], nsd_id of each subject's slots.
     shared
         int [shared], nsd_ids that all subjects were to see, ascending.
@@ -46,7 +46,7 @@ class Design:
     trials_per_session: int
     sessions: dict[int, int]
     master_order: np.ndarray
-    pictures_of_subject: np.ndarray
+    images_of_subject: np.ndarray
     shared: np.ndarray
 
     @property
@@ -62,7 +62,7 @@ class Design:
         subject
             1 to 8.
         sessions
-            Only the first so many sessions; default: all.
+            Number of first sessions to use; default: all.
 
         Returns
         -------
@@ -73,13 +73,13 @@ class Design:
         Raises
         ------
         ValueError
-            If the root does not have the subject, or not so many sessions of it.
+            If the root does not have the subject, or not this many sessions of it.
         """
         n_sessions = self._check_sessions(subject, sessions)
-        nsd_ids = self.pictures_of_subject[SUBJECTS.index(subject), self.master_order]
+        nsd_ids = self.images_of_subject[SUBJECTS.index(subject), self.master_order]
         return self._describe(nsd_ids[: n_sessions * self.trials_per_session])
 
-    def pictures(
+    def images(
         self, subjects: tuple[int, ...] | list[int], release: int = PLANNED_SESSIONS, limit: int = PLANNED_SESSIONS
     ) -> np.ndarray:
         """Return the nsd_ids that at least one of the subjects saw in the sessions that count, ascending."""
@@ -97,46 +97,46 @@ class Design:
     def splits(
         self,
         subject: int,
-        validation_pictures: int,
+        validation_images: int,
         sessions: int | None = None,
         training_sessions: int | None = None,
     ) -> np.ndarray:
         """Give every trial of a subject its split.
 
-        Test are the trials of shared pictures. Validation are those of a fixed random choice among the subject's own
-        pictures, so no picture is in two splits.
+        Test are the trials of shared images. Validation are those of a fixed random choice among the subject's own
+        images, so no image is in two splits.
 
         Parameters
         ----------
         subject
             1 to 8.
-        validation_pictures
-            Number of pictures, not of trials; 0 trains on all of the subject's own.
+        validation_images
+            Number of images, not of trials; 0 trains on all of the subject's own.
         sessions
-            Only the first so many sessions; default: all.
+            Number of first sessions to use; default: all.
         training_sessions
-            The subject's own pictures train and validate in the first so many of these only; default: all.
+            Number of first sessions in which the subject's own images train and validate; default: all.
 
         Returns
         -------
         numpy.ndarray
-            int8 [trials]: 0 train, 1 validation, 2 test, -1 left out (own pictures after the training sessions).
+            int8 [trials]: 0 train, 1 validation, 2 test, -1 left out (own images after the training sessions).
 
         Raises
         ------
         ValueError
-            If fewer than one picture would be left for training.
+            If fewer than one image would be left for training.
         """
         trials = self.trials(subject, sessions)
         late = trials["session"] > (training_sessions or len(trials))
         private = np.unique(trials.loc[~trials["shared"] & ~late, "nsd_id"])
-        chosen = choose_validation(subject, private, validation_pictures)
+        chosen = choose_validation(subject, private, validation_images)
         split = np.where(trials["nsd_id"].isin(chosen), VALIDATION, TRAIN)
         return np.select([trials["shared"], late], [TEST, LEFT_OUT], split).astype(np.int8)
 
     @cached_property
     def stimulus_info(self) -> pd.DataFrame:
-        """The table of all pictures, indexed by nsd_id."""
+        """The table of all images, indexed by nsd_id."""
         return _read_stimulus_info(self.root)
 
     def _describe(self, nsd_ids: np.ndarray) -> pd.DataFrame:
@@ -166,16 +166,16 @@ class Design:
 
 
 def choose_validation(subject: int, private: np.ndarray, count: int) -> np.ndarray:
-    """Choose so many validation pictures among a subject's own (ascending), always the same ones.
+    """Choose `count` validation images among a subject's own (ascending), always the same ones.
 
     Raises
     ------
     ValueError
-        If fewer than one picture would be left for training.
+        If fewer than one image would be left for training.
     """
     if not 0 <= count < len(private):
         raise ValueError(
-            f"preprocess.validation_pictures is {count}, but subject {subject} saw only {len(private)} pictures of its "
+            f"preprocess.validation_images is {count}, but subject {subject} saw only {len(private)} images of its "
             f"own; allowed: 0 to {len(private) - 1} (e.g. {len(private) // 20})"
         )
     return np.random.default_rng([_VALIDATION_SEED, subject]).permutation(private)[:count]
@@ -201,7 +201,7 @@ def load_design(root: str | Path) -> Design:
     try:
         fields = scipy.io.loadmat(path)
         order = fields["masterordering"].astype(np.int64).ravel() - 1
-        pictures = fields["subjectim"].astype(np.int64) - 1
+        images = fields["subjectim"].astype(np.int64) - 1
         shared = fields["sharedix"].astype(np.int64).ravel() - 1
         per_session = int(fields["stimpattern"][0].sum())
     except KeyError as error:
@@ -217,7 +217,7 @@ def load_design(root: str | Path) -> Design:
         sessions = {int(subject): int(count) for subject, count in described["sessions"].items()}
     else:
         sessions = dict(SESSIONS)
-    return Design(root, per_session, sessions, order, pictures, np.sort(shared))
+    return Design(root, per_session, sessions, order, images, np.sort(shared))
 
 
 def _read_stimulus_info(root: Path) -> pd.DataFrame:

@@ -16,8 +16,8 @@ ANNOTATION_KINDS = ("captions", "instances", "stuff")
 COCO_SPLITS = ("train2017", "val2017")
 #: Only a simulated root has this file.
 SIMULATED = "SIMULATED.json"
-#: Subjects whose pictures a simulated root keeps in `STIMULI`; the others' are in files of their own, so that a further
-#: subject changes none that is there. They are those of config.yaml, with the picture numbers of the shipped results.
+#: Subjects whose images a simulated root keeps in `STIMULI`; the others' are in files of their own, so that another
+#: subject changes no existing file. They are those of config.yaml, with the image numbers of the shipped results.
 NUMBERED_FIRST = (1, 2, 5)
 
 
@@ -42,7 +42,7 @@ def beta_folder(subject: int, beta_version: str) -> str:
     Raises
     ------
     ValueError
-        If subject or beta version are none of NSD's.
+        If NSD has no such subject or beta version.
     """
     if beta_version not in BETA_VERSIONS:
         raise ValueError(
@@ -60,7 +60,7 @@ def betas(subject: int, session: int, hemisphere: str, beta_version: str) -> str
 
 
 def kept_session(subject: int, session: int, beta_version: str) -> str:
-    """Return the name of what is kept of one session's betas; not in NSD's bucket."""
+    """Return the name of the file kept of one session's betas; not in NSD's bucket."""
     beta_folder(subject, beta_version)
     return f"visual_cortex/{subject_name(subject)}/{beta_version}/session{session:02d}.h5"
 
@@ -71,7 +71,7 @@ def annotations(kind: str, coco_split: str) -> str:
 
 
 def own_stimuli(subject: int) -> str:
-    """Return the key of a subject's own pictures, which only a simulated root keeps apart from `STIMULI`."""
+    """Return the key of a subject's own images, which only a simulated root keeps apart from `STIMULI`."""
     return STIMULI.replace(".hdf5", f"_{subject_name(subject)}.hdf5")
 
 

@@ -1,8 +1,8 @@
-"""Checkpoints of the official code made into folders of this project.
+"""Convert checkpoints of the official code into folders of this project.
 
-Three kinds are known by their keys: a whole NeuroPictor (written by training, plain or under ``state_dict``), Stable
+Three kinds are known by their keys: a complete NeuroPictor (written by training, plain or under ``state_dict``), Stable
 Diffusion with a text tower and nothing trained (``control_sd21_ini.ckpt``), and the fMRI autoencoder (under ``model``).
-Every tensor is used, knowingly left out, or an error; so is every tensor that is not there.
+Every tensor is used, knowingly left out, or an error; so is every missing tensor.
 """
 
 import logging
@@ -64,7 +64,7 @@ IGNORED = {
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of an official checkpoint, without running any code that it may hold.
+    """Read the tensors of an official checkpoint, without running any code it may contain.
 
     The file is mapped into memory where its format allows, so that tensors are read when they are used.
 
@@ -101,7 +101,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
 
 @dataclass
 class Plan:
-    """What becomes of every key of a checkpoint.
+    """The use of every key of a checkpoint.
 
     Attributes
     ----------
@@ -114,9 +114,9 @@ class Plan:
     ignored
         For each key that is left out, why.
     unexpected
-        Keys that nobody knows, or of another shape.
+        Unknown keys, or keys of another shape.
     missing
-        Names of tensors that no key gives, as ``part: name`` here.
+        Tensors that no key gives, as ``part: name`` in this project.
     """
 
     kind: str
@@ -141,13 +141,13 @@ class Plan:
 
 
 def _kind(keys: set[str]) -> str:
-    """Tell the kind of a checkpoint."""
-    found = {part for part, prefix in PREFIXES.items() if any(key.startswith(prefix) for key in keys)}
-    if "autoencoder" in found:
+    """Return the kind of a checkpoint."""
+    parts = {part for part, prefix in PREFIXES.items() if any(key.startswith(prefix) for key in keys)}
+    if "autoencoder" in parts:
         return "autoencoder"
-    if found & {"guiding", "encoder"}:
+    if parts & {"guiding", "encoder"}:
         return "neuropictor"
-    if "unet" in found:
+    if "unet" in parts:
         return "backbone"
     raise ValueError(
         f"keys: none of an official checkpoint among {len(keys)}, such as {sorted(keys)[:3]}; allowed: keys that begin "
@@ -156,7 +156,7 @@ def _kind(keys: set[str]) -> str:
 
 
 def make_plan(tensors: Mapping[str, Tensor], options: Options | None = None) -> Plan:
-    """Decide what becomes of every key; no weights are read, and they may be on the meta device.
+    """Decide the use of every key; no weights are read, and they may be on the meta device.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ def make_plan(tensors: Mapping[str, Tensor], options: Options | None = None) -> 
     """
     kind, keys = _kind(set(tensors)), list(tensors)
     ignored = {key: reason for key in keys if (reason := _reason(key, kind))}
-    # A number for each tensor, of its shape but without its memory, tells it again behind the converters.
+    # An empty tensor of the same shape, filled with a number, identifies each tensor behind the converters.
     marked = {
         key: torch.tensor(number, dtype=torch.int32).expand(tensors[key].shape)
         for number, key in enumerate(keys)
@@ -244,7 +244,7 @@ def import_official(
 ) -> None:
     """Write an official checkpoint as a folder.
 
-    A whole NeuroPictor becomes a pipeline (`NeuroPictorPipeline.from_pretrained`), which, where the checkpoint has its
+    A complete NeuroPictor becomes a pipeline (`NeuroPictorPipeline.from_pretrained`), which, if the checkpoint has its
     text tower, is also a backbone to train on: ``text_encoder/`` lacks the tower's last block and gives the null
     context, ``target_text_encoder/`` has all blocks and gives the target of the semantic loss. Stable Diffusion alone
     becomes a backbone. The fMRI autoencoder becomes ``autoencoder.safetensors``, which a backbone's folder may carry as
@@ -267,7 +267,7 @@ def import_official(
     ValueError
         If the file holds other objects than tensors, or other keys than expected.
     FileExistsError
-        If there is something at `out`.
+        If `out` exists.
     """
     out = Path(out)
     if out.exists():

@@ -1,6 +1,6 @@
-"""The preprocessed maps that NeuroPictor's authors published, into the same store as NSD's own files.
+"""The preprocessed maps that NeuroPictor's authors published, written to the same store as NSD's own files.
 
-Theirs are pictures of the whole flat cortex, one a subject and picture; the store holds vertices of visual cortex. Both
+Theirs are images of the whole flat cortex, one a subject and image; the store holds vertices of visual cortex. Both
 show the nearest vertex of the same mesh on the same raster, so the pixel over a vertex holds the vertex's response.
 """
 
@@ -18,7 +18,7 @@ import scipy.io
 from neuropictor.config import PreprocessConfig
 from neuropictor.data.preprocess import count_splits
 from neuropictor.data.responses import ResponseWriter
-from neuropictor.nsd.constants import PICTURES
+from neuropictor.nsd.constants import IMAGES
 from neuropictor.nsd.design import TEST, TRAIN, VALIDATION, choose_validation
 from neuropictor.records.files import atomic_path
 from neuropictor.records.progress import progress
@@ -32,41 +32,41 @@ MAP_SHAPE = (PLANE_SHAPE[0] - 1, PLANE_SHAPE[1] - 1)
 """Rows and columns of their maps: 1023 x 2514."""
 
 LEAST_OVERLAP = 0.99
-"""Share of the union of both pictures of visual cortex that must be common; with the authors' own file it is 0.9977."""
+"""Least overlap (intersection over union) of both images of visual cortex; with the authors' own file it is 0.9977."""
 
 _PIXEL_MM = 0.356
 
 
-def import_maps(maps: Path, mask: Path, test_pictures: Path, subject: int, config: PreprocessConfig, out: Path) -> None:
+def import_maps(maps: Path, mask: Path, test_images: Path, subject: int, config: PreprocessConfig, out: Path) -> None:
     """Write a response store from the authors' files of one subject; nothing is unpickled.
 
-    Their maps are normalised already and means over a picture's repeats, so responses are only clipped, every picture
+    Their maps are normalised already and means over an image's repeats, so responses are only clipped, every image
     has one trial, and the noise ceiling is unknown (NaN).
 
     Parameters
     ----------
     maps : Path
-        ``0{subject}_norm.h5``: ``images`` [N, 1023, 2514] and ``labels`` [N], NSD's picture numbers from 0.
+        ``0{subject}_norm.h5``: ``images`` [N, 1023, 2514] and ``labels`` [N], NSD's image numbers from 0.
     mask : Path
         ``vc_roi.npz``: ``images`` [1, 1023, 2514], 1 in visual cortex, -1 in other cortex, 0 beside it.
-    test_pictures : Path
-        ``sub1257_shared_triallabel.npy`` (their 982 test pictures), or NSD's ``nsd_expdesign.mat`` (all 1000).
+    test_images : Path
+        ``sub1257_shared_triallabel.npy`` (their 982 test images), or NSD's ``nsd_expdesign.mat`` (all 1000).
     subject : int
         1..8.
     config : PreprocessConfig
-        `clip` and `validation_pictures` are used.
+        `clip` and `validation_images` are used.
     out : Path
         `responses.h5` to write; a record is written beside it.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        For missing or other files, with the file's name.
+        For missing or wrong files, with the file's name.
     """
     geometry = load_geometry()
     rows, columns = vertex_pixels(geometry, read_mask(mask))
-    shared = read_test_pictures(test_pictures)
-    inputs = [Path(path) for path in (maps, mask, test_pictures)]
+    shared = read_test_images(test_images)
+    inputs = [Path(path) for path in (maps, mask, test_images)]
     if not inputs[0].is_file():
         raise FileNotFoundError(f"{maps} is missing; expected the authors' 0{subject}_norm.h5")
     with (
@@ -78,11 +78,11 @@ def import_maps(maps: Path, mask: Path, test_pictures: Path, subject: int, confi
         images, nsd_id = _check_maps(source, inputs[0])
         labels = {"subject": subject, "data": "nsd", "beta_version": "neuropictor_maps", "mesh": "fs_LR_32k"}
         writer = ResponseWriter(file, len(images), geometry.n_vertices, **labels)
-        for number in progress(range(len(images)), f"Importing subject {subject}", unit="picture"):
+        for number in progress(range(len(images)), f"Importing subject {subject}", unit="image"):
             responses = images[number, CROP_ROWS, CROP_COLUMNS][rows, columns].astype(np.float32)
             writer.append(np.nan_to_num(np.clip(responses, -config.clip, config.clip))[None])
         private = np.setdiff1d(nsd_id, shared)
-        chosen = choose_validation(subject, private, config.validation_pictures)
+        chosen = choose_validation(subject, private, config.validation_images)
         split = np.select([np.isin(nsd_id, shared), np.isin(nsd_id, chosen)], [TEST, VALIDATION], TRAIN)
         writer.finish(
             ncsnr=np.full(geometry.n_vertices, np.nan),
@@ -93,7 +93,7 @@ def import_maps(maps: Path, mask: Path, test_pictures: Path, subject: int, confi
         )
         counts = count_splits(nsd_id, split)
         record.add(**labels, splits=counts)
-    log.info("Subject %d: %s", subject, ", ".join(f"{c['pictures']:,} {name} pictures" for name, c in counts.items()))
+    log.info("Subject %d: %s", subject, ", ".join(f"{c['images']:,} {name} images" for name, c in counts.items()))
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -102,7 +102,7 @@ def read_mask(path: Path) -> np.ndarray:
     Raises
     ------
     FileNotFoundError, ValueError
-        If it is missing, holds something else, or shows another visual cortex than the shipped geometry.
+        If it is missing, holds something else, or differs in visual cortex from the shipped geometry.
     """
     expected = f"expected vc_roi.npz with images {(1, *MAP_SHAPE)}, 1 in visual cortex, -1 in other cortex and 0 beside"
     if not Path(path).is_file():
@@ -132,7 +132,7 @@ def vertex_pixels(geometry: Geometry, mask: np.ndarray) -> tuple[np.ndarray, np.
     height, width = geometry.raster.shape
     rows, columns = np.nonzero(geometry.raster >= 0)
     vertex = geometry.raster[rows, columns]
-    # The raster is affine in the flat coordinates: fit it rather than write its constants twice.
+    # The raster is affine in the flat coordinates: fitted, to avoid writing its constants twice.
     x = np.polynomial.Polynomial.fit(columns, geometry.xy[vertex, 0], 1)(columns)
     y = np.polynomial.Polynomial.fit(rows, geometry.xy[vertex, 1], 1)(rows)
     distance = np.hypot(geometry.xy[vertex, 0] - x, geometry.xy[vertex, 1] - y)
@@ -141,30 +141,30 @@ def vertex_pixels(geometry: Geometry, mask: np.ndarray) -> tuple[np.ndarray, np.
     return rows[best], columns[best]
 
 
-def read_test_pictures(path: Path) -> np.ndarray:
-    """Read the numbers of the test pictures, from 0: a ``.npy`` list, or the shared pictures of NSD's design."""
+def read_test_images(path: Path) -> np.ndarray:
+    """Read the numbers of the test images, from 0: a ``.npy`` list, or the shared images of NSD's design."""
     path = Path(path)
     expected = "expected sub1257_shared_triallabel.npy or nsd_expdesign.mat"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; {expected}")
     try:
         if path.suffix == ".mat":
-            found = scipy.io.loadmat(path, variable_names=["sharedix"])["sharedix"].ravel() - 1
+            numbers = scipy.io.loadmat(path, variable_names=["sharedix"])["sharedix"].ravel() - 1
         else:
-            found = np.load(path, allow_pickle=False).ravel()
-        found = found.astype(np.int64)
+            numbers = np.load(path, allow_pickle=False).ravel()
+        numbers = numbers.astype(np.int64)
     except (KeyError, ValueError, TypeError, EOFError, OSError) as error:
         raise ValueError(f"{path} cannot be used without unpickling or is damaged ({error}); {expected}") from None
-    _check_numbers(found, path)
-    return np.unique(found)
+    _check_numbers(numbers, path)
+    return np.unique(numbers)
 
 
 def _check_maps(source: h5py.File, path: Path) -> tuple[h5py.Dataset, np.ndarray]:
-    found = {name: source[name].shape for name in source}
-    images, labels = found.get("images", ()), found.get("labels", ())
+    shapes = {name: source[name].shape for name in source}
+    images, labels = shapes.get("images", ()), shapes.get("labels", ())
     if images[1:] != MAP_SHAPE or np.prod(labels, dtype=int) != images[0]:
         raise ValueError(
-            f"{path} holds {found}; allowed: images [N, {MAP_SHAPE[0]}, {MAP_SHAPE[1]}] and labels [N], for example "
+            f"{path} holds {shapes}; allowed: images [N, {MAP_SHAPE[0]}, {MAP_SHAPE[1]}] and labels [N], for example "
             f"images {(9841, *MAP_SHAPE)} and labels (9841,)"
         )
     nsd_id = source["labels"][:].ravel().astype(np.int64)
@@ -173,8 +173,8 @@ def _check_maps(source: h5py.File, path: Path) -> tuple[h5py.Dataset, np.ndarray
 
 
 def _check_numbers(nsd_id: np.ndarray, path: Path) -> None:
-    if nsd_id.size and not 0 <= nsd_id.min() <= nsd_id.max() < PICTURES:
+    if nsd_id.size and not 0 <= nsd_id.min() <= nsd_id.max() < IMAGES:
         raise ValueError(
-            f"{path} holds picture numbers {nsd_id.min()} to {nsd_id.max()}; allowed: NSD's, counted from 0, 0 to "
-            f"{PICTURES - 1}"
+            f"{path} holds image numbers {nsd_id.min()} to {nsd_id.max()}; allowed: NSD's, counted from 0, 0 to "
+            f"{IMAGES - 1}"
         )

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 #: Size of the vocabulary of OpenAI's CLIP, which OpenCLIP's towers share.
 CLIP_VOCABULARY = 49408
-#: Beginnings of official names of this project's own networks, and what stands for them here.
+#: Prefixes of the official names of this project's networks, and those used here.
 NAMES = {
     "guiding": {
         "channel_mapper.": "text.token_mapper.",
@@ -57,7 +57,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Options:
-    """What the shapes of a checkpoint do not tell; the defaults are the paper's.
+    """Sizes that a checkpoint's shapes do not tell; the defaults are the paper's.
 
     Attributes
     ----------
@@ -89,14 +89,14 @@ def convert(part: str, tensors: Tensors, network: nn.Module) -> dict[str, Tensor
     Raises
     ------
     KeyError
-        If a tensor without which no other can be named is missing.
+        If a tensor is missing that is needed to name the others.
     """
     if part == "unet":
         prefixed = {f"{diffusers_names.LDM_UNET_KEY}{name}": value for name, value in tensors.items()}
         converted = diffusers_names.convert_ldm_unet_checkpoint(prefixed, network.config)
     elif part == "vae":
         converted = diffusers_names.convert_ldm_vae_checkpoint(dict(tensors), network.config)
-    elif part == "text":  # under its usual prefix, diffusers would leave out the last block, which is used here
+    elif part == "text":  # under the usual prefix, diffusers would drop the last block, which is used here
         converted = diffusers_names.convert_open_clip_checkpoint(network, tensors, prefix="")
     else:
         converted = {}
@@ -119,14 +119,14 @@ def make(tensors: Mapping[str, Tensors], options: Options) -> dict[str, nn.Modul
     tensors
         For each part its tensors, by names without the part's prefix; only shapes are used, and ``pos_embed``.
     options
-        What shapes do not tell.
+        Sizes that shapes do not tell.
 
     Raises
     ------
     KeyError
         If a tensor that tells a size is missing.
     """
-    shapes = {part: {name: tuple(value.shape) for name, value in found.items()} for part, found in tensors.items()}
+    shapes = {part: {name: tuple(value.shape) for name, value in named.items()} for part, named in tensors.items()}
     side = options.latent_size
     if "manipulation" in shapes:
         side = isqrt(shapes["manipulation"]["fmri_mapper.dim_mapper.0.weight"][0])
@@ -147,11 +147,11 @@ def make(tensors: Mapping[str, Tensors], options: Options) -> dict[str, nn.Modul
         ),
     }
     with torch.device("meta"):
-        return {part: builders[part](found) for part, found in shapes.items()}
+        return {part: builders[part](sizes) for part, sizes in shapes.items()}
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
-    """Return how many different numbers fill the group of a pattern."""
+    """Return how many different numbers match the group of a pattern."""
     return len({match[1] for match in (re.match(pattern, name) for name in shapes) if match})
 
 
@@ -230,7 +230,7 @@ def _manipulation(shapes: Shapes, latent_size: int, head_width: int) -> Manipula
 def _encoder_config(shapes: Shapes, heads: int, table: Tensor | None) -> dict[str, Any]:
     """Return the arguments of `FMRIEncoder`.
 
-    The stored position table tells the grid of patches, and is compared with the one made here; without values (meta)
+    The stored position table tells the grid of patches, and is compared with the one built here; without values (meta)
     the grid is taken to be square.
     """
     width, channels, patch, _ = shapes["patch_embed.proj.weight"]
@@ -284,7 +284,7 @@ def without_last_block(tower: CLIPTextModelWithProjection) -> CLIPTextModelWithP
 
 
 def _fill_buffers(tower: CLIPTextModelWithProjection) -> None:
-    """Make the position numbers, which no checkpoint holds and the meta device could not make."""
+    """Make the position numbers, which no checkpoint holds and the meta device cannot make."""
     for module in tower.modules():
         if getattr(module, "position_ids", None) is not None:
             module.position_ids = torch.arange(module.position_ids.shape[-1])[None]

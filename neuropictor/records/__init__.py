@@ -1,1 +1,1 @@
-"""What a run leaves behind: log lines, progress, whole files, and a record of how each was made."""
+"""Traces of a run: log lines, progress, complete files, and a record of how each was made."""

@@ -1,4 +1,4 @@
-"""Checksums of files, and whether a file still is what its stage wrote. Standard library only."""
+"""Checksums of files, and checks that a file is still the one its stage wrote. Standard library only."""
 
 import hashlib
 import json
@@ -7,27 +7,27 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-#: Bytes above which a file is identified by size, head and tail: hashing all of NSD's pictures would take minutes.
+#: Bytes above which a file is identified by size, head and tail: hashing all of NSD's images would take minutes.
 WHOLE_HASH_LIMIT = 4 * 2**30
 _EDGE = 16 * 2**20
-#: What lies in a stage's folder and is none of its results.
+#: Files in a stage's folder that are not results.
 _PASSING = ("checkpoints", "tensorboard", "work")
 
 
 class DamagedFileError(ValueError):
-    """A file is not what the record beside it says that its stage wrote."""
+    """A file differs from the one that its stage wrote, by the record beside it."""
 
 
 def checksum(path: str | Path) -> str:
     """Return ``sha256:...`` of a file or folder; above 4 GiB ``sha256-edges:...`` of its size, head and tail.
 
-    A file that several parts of a stage ask for is read once: within a process it is known by place, size, time of
+    A file that several parts of a stage ask for is read once: within a process it is identified by path, size, time of
     change and inode.
 
     Raises
     ------
     FileNotFoundError
-        If there is nothing at `path`.
+        If `path` does not exist.
     """
     path = Path(path)
     if path.is_dir():
@@ -35,8 +35,8 @@ def checksum(path: str | Path) -> str:
         for file in sorted(item for item in path.rglob("*") if item.is_file()):
             digest.update(f"{file.relative_to(path)} {checksum(file)}\n".encode())
         return f"sha256:{digest.hexdigest()}"
-    found = path.stat()
-    return _of_file(path.absolute(), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+    status = path.stat()
+    return _of_file(path.absolute(), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 @cache
@@ -52,14 +52,14 @@ def _of_file(path: Path, size: int, modified: int, changed: int, inode: int) -> 
 
 def of_outputs(outputs: Iterable[str | Path], record: Path) -> dict[str, str]:
     """Return checksums of files, and of all in folders, by their names relative to the record's folder."""
-    found = {}
+    checksums = {}
     for path in map(Path, outputs):
         inside = sorted(path.rglob("*")) if path.is_dir() else [path]
         for file in inside:
             name = Path(os.path.relpath(file, record.parent))
             if file.is_file() and file != record and not set(name.parts) & set(_PASSING):
-                found[name.as_posix()] = checksum(file)
-    return found
+                checksums[name.as_posix()] = checksum(file)
+    return checksums
 
 
 def verify(*paths: str | Path) -> None:
@@ -70,7 +70,7 @@ def verify(*paths: str | Path) -> None:
     DamagedFileError
         Naming the first file that differs, its record, and what to do.
     FileNotFoundError
-        If there is nothing at one of `paths`, or a file of a folder is gone.
+        If one of `paths` does not exist, or a file of a folder is gone.
     """
     for path in map(Path, paths):
         if path.is_dir():
@@ -81,20 +81,20 @@ def verify(*paths: str | Path) -> None:
 
 def _verify_file(path: Path) -> None:
     folder = path.parent
-    # A folder within a stage's own (refine/sub-01/encoder/) is in the record of that.
+    # The record of a subfolder (refine/sub-01/encoder/) is in the stage's folder.
     for record in [path.with_suffix(".run.json"), *folder.glob("*run.json"), folder.parent / "run.json"]:
-        wanted = _outputs(record).get(path.relative_to(record.parent).as_posix())
-        if wanted is not None:
-            _compare(path, wanted, record)
+        recorded = _outputs(record).get(path.relative_to(record.parent).as_posix())
+        if recorded is not None:
+            _compare(path, recorded, record)
             return
 
 
 def _verify_folder(folder: Path) -> None:
     for record in (folder / "run.json", folder.parent / "run.json"):
-        for name, wanted in _outputs(record).items():
+        for name, recorded in _outputs(record).items():
             path = record.parent / name
             if path.is_relative_to(folder):
-                _compare(path, wanted, record)
+                _compare(path, recorded, record)
 
 
 def _outputs(record: Path) -> dict[str, str]:
@@ -109,13 +109,13 @@ def _outputs(record: Path) -> dict[str, str]:
         ) from None
 
 
-def _compare(path: Path, wanted: str, record: Path) -> None:
+def _compare(path: Path, recorded: str, record: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing, which {record} lists; run snakemake again to make it anew")
-    found = checksum(path)
-    if found != wanted:
+    actual = checksum(path)
+    if actual != recorded:
         raise DamagedFileError(
-            f"{path} is not what its stage wrote: {found[:19]}... found, {wanted[:19]}... recorded in {record}. "
+            f"{path} is not what its stage wrote: {actual[:19]}... found, {recorded[:19]}... recorded in {record}. "
             "Allowed: the file as it was written. Remove it and run snakemake again, which makes it anew; to use it "
             "all the same, remove the record"
         )

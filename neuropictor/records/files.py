@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Annotated
 
 FOLDER = "folder of a file"
-#: A folder that the workflow knows by a file in it, such as a pipeline's by its ``model_index.json``.
+#: A folder that the workflow tracks by a file in it, such as a pipeline's by its ``model_index.json``.
 Folder = Annotated[Path, FOLDER]
 
 
 class NotWrittenError(OSError):
-    """A file could not be written, for want of room or of permission; the message says which and what to do."""
+    """A file could not be written for lack of room or permission; the message says which and what to do."""
 
 
 _CANNOT_WRITE = {
@@ -33,7 +33,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Write a file whole or not at all.
 
     Yields a temporary path in the same folder, with the same suffix; when the body ends well the file is flushed to
-    disk and renamed to ``path``, otherwise it is removed and ``path`` stays as it was.
+    disk and renamed to ``path``, otherwise it is removed and ``path`` stays unchanged.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_behind(path)
         temporary.touch()
-        mode = temporary.stat().st_mode  # as the umask has it: some writers make files that only their owner may read
+        mode = temporary.stat().st_mode  # by the umask: some writers make files that only their owner may read
         temporary.unlink()
         yield temporary
         with open(temporary, "rb") as file:
@@ -83,15 +83,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def _system_error(error: BaseException) -> int | None:
-    """Return the system's error number, which HDF5 and safetensors only put into their words."""
+    """Return the system's error number, which HDF5 and safetensors give only in their message."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
-    found = re.search(r"(?:errno = |os error )(\d+)", str(error))
-    return int(found.group(1)) if found else None
+    match = re.search(r"(?:errno = |os error )(\d+)", str(error))
+    return int(match.group(1)) if match else None
 
 
 def _remove_left_behind(path: Path) -> None:
-    """Remove what killed processes of this machine have begun and not finished to write of a file."""
+    """Remove unfinished copies of a file left by killed processes of this machine."""
     for old in path.parent.glob(f".{path.stem}.*.partial{path.suffix}"):
         number = old.name.removeprefix(f".{path.stem}.").removesuffix(f".partial{path.suffix}")
         if number.isdigit() and not Path(f"/proc/{number}").exists() and Path("/proc/self").exists():

@@ -1,4 +1,4 @@
-"""Fingerprints of the configuration and of the code behind a result, so that only what changed is made again.
+"""Fingerprints of the configuration and of the code behind a result, so that only results of changes are made again.
 
 Standard library only: the workflow calls this while it reads its rules.
 """
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = "neuropictor"
-#: Rooms that cannot change a result: settings reach a stage as parameters, which are compared by themselves, and what
-#: is fetched is compared with its checksum, whatever code fetched it (a change of it must not fetch 300 GB again).
+#: Rooms that cannot change a result: settings reach a stage as parameters, which are compared separately, and
+#: fetched files are compared with checksums, whatever code fetched them (changing it must not fetch 300 GB again).
 WITHOUT_EFFECT = ("__init__", "cli", "config", "fetching", "records", "workflow")
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,7 +24,7 @@ def canonical(section: Any) -> Any:
     Raises
     ------
     TypeError
-        If a value is not a number, text, truth value, list or mapping.
+        If a value is not a number, text, boolean, list or mapping.
     """
     return json.loads(json.dumps(section, sort_keys=True))
 
@@ -35,7 +35,7 @@ def named_keys(
     """Give a rule keys of a section as one parameter, and each of them as a parameter of its own to compare.
 
     So a stage runs again when one of them changes, and the reason that Snakemake prints tells which:
-    ``refine.steps: 250``. The whole is left out of the comparison, as Snakemake does with all functions of `threads`.
+    ``refine.steps: 250``. The parameter `name` is not compared, as Snakemake compares no function of `threads`.
 
     Parameters
     ----------
@@ -46,21 +46,21 @@ def named_keys(
     values
         Returns the section, given the wildcards of a job.
     keys
-        Those of its keys that the stage reads.
+        The keys that the stage reads.
     """
     keys = list(keys)
 
-    def whole(wildcards: Any, threads: int) -> Any:
-        found = values(wildcards)
-        return canonical({key: found[key] for key in keys})
+    def section_values(wildcards: Any, threads: int) -> Any:
+        settings = values(wildcards)
+        return canonical({key: settings[key] for key in keys})
 
-    def told(key: str) -> Callable[[Any], str]:
+    def labelled(key: str) -> Callable[[Any], str]:
         def of_job(wildcards: Any) -> str:
             return f"{section}.{key}: {canonical(values(wildcards)[key])}"
 
         return of_job
 
-    return {name: whole} | {f"{section}.{key}": told(key) for key in keys}
+    return {name: section_values} | {f"{section}.{key}": labelled(key) for key in keys}
 
 
 def fingerprint(script: str | Path, root: Path = ROOT) -> str:
@@ -130,7 +130,7 @@ def _meaning(path: Path, modified: int) -> str:
 
 @cache
 def _behind(path: Path, root: Path, modified: int) -> tuple[Path, ...]:
-    """Return the files that importing a file runs besides itself; every script is behind some, so it is found once."""
+    """Return the files that importing a file runs besides itself; cached, as scripts share most of them."""
     return tuple(dict.fromkeys(file for name in _imported(path, root, modified) for file in _files(name, root)))
 
 

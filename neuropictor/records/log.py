@@ -10,12 +10,12 @@ from neuropictor.records.progress import show_bars
 
 log = logging.getLogger(__name__)
 
-#: Hugging Face's libraries draw bars and print advice of their own, read when they are imported.
+#: Silences the bars and advice of Hugging Face's libraries, which read this on import.
 _QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error"}
 
 
 def launched() -> bool:
-    """Tell whether this is one of several processes that train together (by torch's or accelerate's launcher)."""
+    """Tell whether this is one of several processes (of torch's or accelerate's launcher)."""
     return "RANK" in os.environ
 
 

@@ -1,4 +1,4 @@
-"""How far something is and how long it will take: a bar on a terminal, else lines."""
+"""Progress and time left: a bar on a terminal, otherwise lines."""
 
 import logging
 import time
@@ -109,16 +109,16 @@ def progress(
     Parameters
     ----------
     items
-        Things to go through (``for item in progress(items, ...)``), or a number of steps
+        Items to iterate over (``for item in progress(items, ...)``), or a number of steps
         (``with progress(3000, ...) as bar: bar.advance()``).
     description
-        What is being done, e.g. ``"Encoding pictures"``.
+        Of the work, e.g. ``"Encoding images"``.
     total
-        Number of things; default: ``len(items)`` where it has one.
+        Number of items; default: ``len(items)`` where it has one.
     start
         Number already done, for work that was resumed.
     unit
-        One thing's name in the singular, e.g. ``"step"``.
+        Name of one item in the singular, e.g. ``"step"``.
     """
     if isinstance(items, int):
         return Progress(None, items, description, start, unit)
@@ -129,9 +129,9 @@ def progress(
 
 def duration(seconds: float) -> str:
     """Write a time span for people: ``8 s``, ``3 min 20 s``, ``2 h 5 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60} s"
+    return f"{rounded // 3600} h {rounded % 3600 // 60} min"

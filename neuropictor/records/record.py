@@ -1,4 +1,4 @@
-"""A record of how each result was made: from what, with what, and at what cost.
+"""A record of how each result was made: inputs, settings, software, and cost.
 
 Torch is asked for its peak memory only where it is loaded.
 """
@@ -22,7 +22,7 @@ from neuropictor.records.checksums import checksum, of_outputs, verify
 from neuropictor.records.files import atomic_path
 from neuropictor.records.log import is_first
 
-#: Name of this process's job in the workflow, as its log and its benchmark have it; None outside the workflow.
+#: Name of this process's job in the workflow, as in its log and benchmark; None outside the workflow.
 JOB: str | None = None
 
 
@@ -38,9 +38,9 @@ def record_path(out: str | Path) -> Path:
 
 
 class RunRecord:
-    """Write ``run.json`` at the end of a stage: what was made, from what, with what, and at what cost.
+    """Write ``run.json`` at the end of a stage: outputs, inputs, settings, software, and cost.
 
-    Nothing is written when the body raises, so a record tells that its stage ended well.
+    Nothing is written when the body raises, so a record means that its stage succeeded.
 
     Parameters
     ----------
@@ -85,12 +85,12 @@ class RunRecord:
     def __enter__(self) -> Self:
         self._started, self._began = datetime.now(UTC), time.monotonic()
         verify(*self.inputs)
-        # Checksums first: the record names the files as the stage found them.
+        # Checksums first: of the files as the stage reads them.
         self._checksums = {str(item): checksum(item) for item in self.inputs}
         return self
 
     def add(self, **results: Any) -> None:
-        """Add what the stage found or counted; values must be writable as JSON."""
+        """Add the stage's results and counts; values must be writable as JSON."""
         self.results.update(results)
 
     def __exit__(
@@ -122,7 +122,7 @@ class RunRecord:
 def job_record(
     rule: str, log: str | Path, parameters: Iterable[tuple[str, Any]], inputs: Iterable[str], outputs: Iterable[str]
 ) -> RunRecord:
-    """Return the record of a job whose function keeps none: pages, figures, and what lies among NSD's own files.
+    """Return the record of a job whose function writes none: pages, figures, and files among NSD's own.
 
     Parameters
     ----------
@@ -173,11 +173,11 @@ def versions() -> dict[str, str]:
     except importlib.metadata.PackageNotFoundError:
         required = ["numpy", "scipy", "h5py", "torch", "diffusers", "transformers", "snakemake"]
     names = ["neuropictor", *(re.split(r"[^\w.-]", item)[0] for item in required if "extra ==" not in item)]
-    found = {}
+    installed = {}
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            installed[name] = importlib.metadata.version(name)
+    return installed
 
 
 def _peak_memory_mib() -> int:

@@ -59,8 +59,8 @@ def compare(metrics: list[Path], out: Path) -> None:
         raise ValueError("nothing to compare: no metrics.csv given; e.g. results/experiments/short/metrics.csv")
     frames = {name_experiment(path): without_ceilings(read_metrics(path)) for path in metrics}
     frames = {name: frame[frame["protocol"] == OURS] for name, frame in frames.items()}
-    whole = pd.concat([frame.assign(experiment=name) for name, frame in frames.items()], ignore_index=True)
-    kinds = set(whole["data"])
+    table = pd.concat([frame.assign(experiment=name) for name, frame in frames.items()], ignore_index=True)
+    kinds = set(table["data"])
     mark = title_mark("simulated") if kinds == {"simulated"} else " (some of SIMULATED data)" * ("simulated" in kinds)
     tested = {}
     for name, frame in frames.items():
@@ -70,24 +70,24 @@ def compare(metrics: list[Path], out: Path) -> None:
         "comparison.html",
         out,
         "Experiments compared" + mark,
-        scores=_scores(whole, list(frames)),
+        scores=_scores(table, list(frames)),
         tested=tested,
         settings=_differences({name_experiment(path): path.parent for path in metrics}),
     )
     with atomic_path(Path(out).with_suffix(".csv")) as temporary:
-        whole.to_csv(temporary, index=False, lineterminator="\n")
+        table.to_csv(temporary, index=False, lineterminator="\n")
 
 
-def _scores(whole: pd.DataFrame, names: list[str]) -> Table:
-    """Experiments and models down, metrics across; of several experiments, each model's best in bold."""
-    mean = whole[whole["subject"] == "mean"]
+def _scores(table: pd.DataFrame, names: list[str]) -> Table:
+    """Experiments and models down, metrics across; with several experiments, each model's best in bold."""
+    mean = table[table["subject"] == "mean"]
     cells = {(row.experiment, row.model, row.metric): row for row in mean.itertuples()}
-    metrics = shown_in("main", whole["metric"])
+    metrics = shown_in("main", table["metric"])
     rows = []
-    for model in order_models(whole["model"]):
+    for model in order_models(table["model"]):
         having = [name for name in names if any((name, model, metric) in cells for metric in metrics)]
         for name in having:
-            data = title_mark(data_of(whole[whole["experiment"] == name]))
+            data = title_mark(data_of(table[table["experiment"] == name]))
             row: list[str | Cell] = [model_title(model), name + data]
             for metric in metrics:
                 cell = cells.get((name, model, metric))
@@ -107,18 +107,18 @@ def _flat(tree: Any, prefix: str) -> dict[str, Any]:
 
 def _settings(folder: Path) -> dict[str, str]:
     """Read the settings of an experiment's stages from their records."""
-    found: dict[str, str] = {}
+    flat: dict[str, str] = {}
     for pattern in RECORDS:
         for path in sorted(folder.glob(pattern))[:1]:
             record = json.loads(path.read_text(encoding="utf-8"))
             config = record.get("config") or {}
             nested = record["stage"] in config
-            found |= {key: json.dumps(value) for key, value in _flat(config, "" if nested else record["stage"]).items()}
-    return {key.strip("."): value for key, value in found.items()}
+            flat |= {key: json.dumps(value) for key, value in _flat(config, "" if nested else record["stage"]).items()}
+    return {key.strip("."): value for key, value in flat.items()}
 
 
 def _differences(folders: Mapping[str, Path]) -> Table:
-    """Tabulate the settings that are not the same in all experiments."""
+    """Tabulate the settings that differ between experiments."""
     settings = {name: _settings(folder) for name, folder in folders.items()}
     rows = []
     for key in sorted(set().union(*settings.values())):

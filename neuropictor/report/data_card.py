@@ -1,4 +1,4 @@
-"""The data card: measured facts of the data that any score must be read against. Loads no torch."""
+"""The data card: measured facts about the data, to read any score against. Loads no torch."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from neuropictor.report.pages import Cell, Table, write_page
 if TYPE_CHECKING:
     from neuropictor.config import EvaluateConfig, PreprocessConfig, SampleConfig
 
-MEAN_PICTURE_LIMIT = 0.15
-"""Pixel correlation of mean training picture and test pictures above which a layout is too easy to guess."""
+MEAN_IMAGE_LIMIT = 0.15
+"""Pixel correlation of mean training image and test images above which a layout is too easy to guess."""
 MEAN_COLOUR_LIMIT = 0.75
 """Two-way identification by mean colour alone above which identification says little."""
 VAE_CATEGORY_LIMIT = 0.90
-"""Least share of the category accuracy on true pictures that must be left after the VAE."""
+"""Least share of the category accuracy on true images that must survive the VAE."""
 
 _PAIRS = 2000
-_PICTURES_AT_ONCE = 256
+_IMAGES_AT_ONCE = 256
 
 
 def data_card(
@@ -42,26 +42,26 @@ def data_card(
     release: str = "",
     preprocess: PreprocessConfig | None = None,
 ) -> None:
-    """Measure the data and write them down.
+    """Measure the data and write the page.
 
     Parameters
     ----------
     responses : dict of Path
         Prepared responses by subject.
     stimuli : sequence of Path
-        Prepared pictures of these subjects.
+        Prepared images of the subjects.
     config : EvaluateConfig
-        `seed` is used, for the choice of picture pairs.
+        `seed` is used, for the choice of image pairs.
     sample : SampleConfig
-        `trial_averaging` is told.
+        `trial_averaging` is shown.
     out : Path
         HTML page, with all numbers as JSON at its end.
     metrics : Path, optional
-        `metrics.csv`, which holds what needs the backbone: mean-colour identification and ceilings.
+        `metrics.csv`, for what needs the backbone: mean-colour identification and ceilings.
     release : str
         Which sessions of NSD count, see `neuropictor.nsd.constants.describe_release`.
     preprocess : PreprocessConfig, optional
-        How the responses were z-scored; not told without it.
+        How the responses were z-scored; not shown without it.
     """
     verify(*responses.values(), *stimuli, *([metrics] if metrics else []))
     facts = measure(responses, stimuli, config.seed)
@@ -73,7 +73,7 @@ def data_card(
         facts=facts,
         one=next(iter(facts["subjects"].values())),
         subjects=_subject_table(facts),
-        images=_image_table(facts["pictures"], facts["backbone"]),
+        images=_image_table(facts["images"], facts["backbone"]),
         release=release,
         preprocess=preprocess,
         numbers=json.dumps(facts, indent=1),
@@ -87,14 +87,14 @@ def measure(responses: dict[int, Path], stimuli: Sequence[Path], seed: int) -> d
     for subject, path in responses.items():
         one = ResponseStore(path)
         subjects[str(subject)] = _subject_facts(one)
-        train.update(one.pictures("train").tolist())
-        test.update(one.pictures("test").tolist())
+        train.update(one.images("train").tolist())
+        test.update(one.images("test").tolist())
         one.close()
     train_ids, test_ids = np.array(sorted(train)), np.array(sorted(test))
     return {
         "data": store.data,
         "subjects": subjects,
-        "pictures": {
+        "images": {
             "size": store.size,
             "all": len(store),
             "train": len(train_ids),
@@ -102,7 +102,7 @@ def measure(responses: dict[int, Path], stimuli: Sequence[Path], seed: int) -> d
             "train_and_test": len(train & test),
             "categories": len(store.categories),
             "backgrounds": len(set(store.background(store.nsd_id)) - {""}),
-            "mean_training_picture_pixcorr": _mean_picture_pixcorr(store, train_ids, test_ids),
+            "mean_training_image_pixcorr": _mean_image_pixcorr(store, train_ids, test_ids),
             "random_pair_pixcorr": _pair_pixcorr(store, test_ids, seed),
             "commonest_category_share": _largest_share(store.category(test_ids)),
             "commonest_background_share": _largest_share(store.background(test_ids)),
@@ -111,11 +111,11 @@ def measure(responses: dict[int, Path], stimuli: Sequence[Path], seed: int) -> d
 
 
 def _subject_facts(store: ResponseStore) -> dict:
-    """Counts of trials and pictures by split, repeats and noise ceiling of one subject."""
+    """Counts of trials and images by split, repeats and noise ceiling of one subject."""
     ncsnr = store.ncsnr[np.isfinite(store.ncsnr)]
     quartiles = np.quantile(ncsnr, [0.25, 0.5, 0.75]) if len(ncsnr) else [np.nan] * 3
     splits = {
-        name: {"trials": int((store.split == code).sum()), "pictures": len(store.pictures(name))}
+        name: {"trials": int((store.split == code).sum()), "images": len(store.images(name))}
         for code, name in enumerate(SPLITS)
     }
     return {
@@ -130,29 +130,28 @@ def _subject_facts(store: ResponseStore) -> dict:
     }
 
 
-def _mean_picture_pixcorr(store: StimulusStore, train: np.ndarray, test: np.ndarray) -> float:
-    """Mean pixel correlation of the mean training picture (unrounded) with the test pictures."""
+def _mean_image_pixcorr(store: StimulusStore, train: np.ndarray, test: np.ndarray) -> float:
+    """Mean pixel correlation of the mean training image (unrounded) with the test images."""
     total = np.zeros((store.size, store.size, 3))
-    for start in range(0, len(train), _PICTURES_AT_ONCE):
-        total += store.pictures(train[start : start + _PICTURES_AT_ONCE]).sum(0, dtype=np.int64)
+    for start in range(0, len(train), _IMAGES_AT_ONCE):
+        total += store.images(train[start : start + _IMAGES_AT_ONCE]).sum(0, dtype=np.int64)
     mean = total / max(1, len(train))
     values = [
-        pixcorr(np.broadcast_to(mean, (len(rows), 1, *mean.shape)), store.pictures(test[rows]))
+        pixcorr(np.broadcast_to(mean, (len(rows), 1, *mean.shape)), store.images(test[rows]))
         for rows in blocks(len(test))
     ]
     return round(float(np.concatenate(values).mean()), 4)
 
 
 def _pair_pixcorr(store: StimulusStore, test: np.ndarray, seed: int) -> float | None:
-    """Mean pixel correlation of random pairs of different test pictures."""
+    """Mean pixel correlation of random pairs of different test images."""
     if len(test) < 2:
         return None
     generator = np.random.default_rng(seed)
     left = generator.integers(0, len(test), _PAIRS)
     right = (left + generator.integers(1, len(test), _PAIRS)) % len(test)
     values = [
-        pixcorr(store.pictures(test[left[pairs]])[:, None], store.pictures(test[right[pairs]]))
-        for pairs in blocks(_PAIRS)
+        pixcorr(store.images(test[left[pairs]])[:, None], store.images(test[right[pairs]])) for pairs in blocks(_PAIRS)
     ]
     return round(float(np.concatenate(values).mean()), 4)
 
@@ -162,7 +161,7 @@ def _largest_share(names: np.ndarray) -> float:
 
 
 def _ceilings(metrics: Path | None) -> dict | None:
-    """Return what the evaluation measured of the backbone; None where it has not run."""
+    """Return the evaluation's measurements of the backbone; None where it has not run."""
     if metrics is None:
         return None
     frame = read_metrics(metrics)
@@ -172,7 +171,7 @@ def _ceilings(metrics: Path | None) -> dict | None:
     return {
         "mean_colour_two_way": values.get(("mean_colour", "two_way")),
         "vae_pixcorr": values.get(("vae", "pixcorr")),
-        "category_true_pictures": seen,
+        "category_true_images": seen,
         "category_after_vae": vae,
         "category_after_vae_share": round(vae / seen, 4) if seen and vae is not None else None,
         "category_from_true_caption": values.get(("text", "category")),
@@ -189,38 +188,38 @@ def _subject_table(facts: dict) -> Table:
             [
                 subject,
                 Cell(str(sessions), (f"training: {training}",) if training < sessions else ()),
-                *(Cell(f"{splits[name]['pictures']:,}", (f"{splits[name]['trials']:,} trials",)) for name in SPLITS),
+                *(Cell(f"{splits[name]['images']:,}", (f"{splits[name]['trials']:,} trials",)) for name in SPLITS),
                 str(of_subject["most_repeats"]),
                 "unknown" if median is None else Cell(f"{median:.3f}", (f"{low:.3f} to {high:.3f}",)),
             ]
         )
-    return Table(["subject", "sessions", *(f"{name} pictures" for name in SPLITS), "repeats", "ncsnr"], rows)
+    return Table(["subject", "sessions", *(f"{name} images" for name in SPLITS), "repeats", "ncsnr"], rows)
 
 
 def _image_table(images: dict, backbone: dict | None) -> Table:
-    """Facts, and what they should be."""
+    """Facts, and their limits."""
 
     def number(value: float | None) -> str:
         return "unknown" if value is None else f"{value:.3f}"
 
-    def verdict(good: bool, wanted: str) -> Cell:
-        return Cell(wanted if good else f"{wanted} - missed", mark="good" if good else "bad")
+    def verdict(good: bool, limit: str) -> Cell:
+        return Cell(limit if good else f"{limit} - missed", mark="good" if good else "bad")
 
-    mean = images["mean_training_picture_pixcorr"]
+    mean = images["mean_training_image_pixcorr"]
     rows = [
-        ["pictures (training, test)", f"{images['train']:,}, {images['test']:,}", ""],
+        ["images (training, test)", f"{images['train']:,}, {images['test']:,}", ""],
         [
-            "pictures in both training and test",
+            "images in both training and test",
             str(images["train_and_test"]),
             verdict(images["train_and_test"] == 0, "0"),
         ],
         ["categories, kinds of background", f"{images['categories']}, {images['backgrounds']}", ""],
         [
-            "PixCorr of the mean training picture with test pictures",
+            "PixCorr of the mean training image with test images",
             number(mean),
-            verdict(mean < MEAN_PICTURE_LIMIT, f"below {MEAN_PICTURE_LIMIT:.2f}"),
+            verdict(mean < MEAN_IMAGE_LIMIT, f"below {MEAN_IMAGE_LIMIT:.2f}"),
         ],
-        ["PixCorr of two random test pictures", number(images["random_pair_pixcorr"]), ""],
+        ["PixCorr of two random test images", number(images["random_pair_pixcorr"]), ""],
         ["share of the commonest category in test", number(images["commonest_category_share"]), ""],
         ["share of the commonest background in test", number(images["commonest_background_share"]), ""],
     ]
@@ -231,13 +230,13 @@ def _image_table(images: dict, backbone: dict | None) -> Table:
         of_vae = "" if share is None else verdict(share >= VAE_CATEGORY_LIMIT, least)
         rows += [
             ["two-way identification by mean colour alone", number(colour), of_colour],
-            ["PixCorr of true pictures after the VAE", number(backbone["vae_pixcorr"]), ""],
-            ["category read off true pictures", number(backbone["category_true_pictures"]), ""],
-            ["category read off true pictures after the VAE", number(backbone["category_after_vae"]), of_vae],
+            ["PixCorr of true images after the VAE", number(backbone["vae_pixcorr"]), ""],
+            ["category read off true images", number(backbone["category_true_images"]), ""],
+            ["category read off true images after the VAE", number(backbone["category_after_vae"]), of_vae],
             [
-                "category read off pictures drawn from a true caption",
+                "category read off images drawn from a true caption",
                 number(backbone["category_from_true_caption"]),
                 "",
             ],
         ]
-    return Table(["fact", "measured", "wanted"], rows)
+    return Table(["fact", "measured", "target"], rows)

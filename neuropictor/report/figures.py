@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 INK, FAINT = "#1d2530", "#6a7583"
 COLOURS = ("#2563a8", "#c8551b", "#2c8a57", "#8a4fa3", "#b08a15", "#4a9aa8", "#a83a5c", "#5c6670")
-"""Told apart in print and by most colour-blind readers."""
+"""Distinguishable in print and by most colour-blind readers."""
 
 STYLE = {
     "font.family": "sans-serif",
@@ -54,9 +54,9 @@ _CELL = 1.3  # inches
 
 
 def contact_sheet(samples: dict[str, Path], stimuli: Path, config: EvaluateConfig, out: Path) -> None:
-    """Draw one subject's test pictures beside their reconstructions.
+    """Draw one subject's test images beside their reconstructions.
 
-    Rows are evenly spaced over the test pictures in the order of nsd_id: nobody looks at scores to pick them. Where a
+    Rows are evenly spaced over the test images in the order of nsd_id: scores play no part. Where a
     model drew several samples, the first is shown.
 
     Parameters
@@ -64,35 +64,35 @@ def contact_sheet(samples: dict[str, Path], stimuli: Path, config: EvaluateConfi
     samples : dict of Path
         Reconstructions of one subject by model.
     stimuli : Path
-        Prepared pictures.
+        Prepared images.
     config : EvaluateConfig
         `contact_sheet_rows` is used.
     out : Path
         PNG.
     """
     verify(*samples.values(), stimuli)
-    found = {model: StoredReconstructions(path) for model, path in samples.items()}
-    models = order_models(found)
-    first = found[models[0]]
+    files = {model: StoredReconstructions(path) for model, path in samples.items()}
+    models = order_models(files)
+    first = files[models[0]]
     for model in models:
-        if not np.array_equal(found[model].nsd_id, first.nsd_id):
-            raise ValueError(f"{samples[model]}: not the same pictures as {samples[models[0]]}; sample them again")
+        if not np.array_equal(files[model].nsd_id, first.nsd_id):
+            raise ValueError(f"{samples[model]}: not the same images as {samples[models[0]]}; sample them again")
     store = StimulusStore(stimuli)
     rows = evenly_spaced(len(first.nsd_id), config.contact_sheet_rows)
     nsd_ids = first.nsd_id[rows]
-    columns = {"seen": store.pictures(nsd_ids)}
-    columns |= {model_title(model): found[model].read(rows) for model in models}
+    columns = {"seen": store.images(nsd_ids)}
+    columns |= {model_title(model): files[model].read(rows) for model in models}
     labels = [
-        f"{category or 'picture'}\n{background}" if background else category
+        f"{category or 'image'}\n{background}" if background else category
         for category, background in zip(store.category(nsd_ids), store.background(nsd_ids), strict=True)
     ]
-    title = f"Subject {first.subject}: seen pictures and reconstructions{title_mark(first.data)}"
+    title = f"Subject {first.subject}: seen images and reconstructions{title_mark(first.data)}"
     with rc_context(STYLE):
-        save_figure(picture_grid(columns, labels, title), out)
+        save_figure(image_grid(columns, labels, title), out)
 
 
-def picture_grid(columns: dict[str, Sequence[np.ndarray | None]], labels: list[str], title: str) -> Figure:
-    """Lay pictures uint8 [S, S, 3] out in a grid with column heads and row labels; None leaves a place empty."""
+def image_grid(columns: dict[str, Sequence[np.ndarray | None]], labels: list[str], title: str) -> Figure:
+    """Lay out images uint8 [S, S, 3] in a grid with column heads and row labels; None leaves a cell empty."""
     n_rows, n_columns = len(labels), len(columns)
     left, top = 1.0, 0.85
     width, height = left + n_columns * _CELL + 0.1, top + n_rows * _CELL + 0.1
@@ -110,16 +110,16 @@ def picture_grid(columns: dict[str, Sequence[np.ndarray | None]], labels: list[s
     figure.text(
         0.5, 1 - 0.3 / height, "\n".join(textwrap.wrap(title, int(width * 12))), ha="center", va="center", size=12
     )
-    for place, (name, pictures) in enumerate(columns.items()):
-        for row, picture in enumerate(pictures):
+    for place, (name, images) in enumerate(columns.items()):
+        for row, image in enumerate(images):
             axes = figure.add_subplot(grid[row, place])
-            if picture is not None:
-                axes.imshow(picture, interpolation="nearest" if picture.shape[0] > 200 else "bicubic")
+            if image is not None:
+                axes.imshow(image, interpolation="nearest" if image.shape[0] > 200 else "bicubic")
             axes.grid(visible=False)
             axes.set_xticks([])
             axes.set_yticks([])
             for spine in axes.spines.values():
-                spine.set_visible(picture is not None)
+                spine.set_visible(image is not None)
                 spine.set_color(INK if place == 0 else "#d0d6de")
             if row == 0:
                 axes.set_title(textwrap.fill(name, 18), size=10, weight="bold" if place < 2 else "normal", pad=6)
@@ -137,7 +137,7 @@ def training_curves(histories: Sequence[Path], out: Path) -> None:
         `history.csv` files (columns step, split, name, value) in folders of their stages, for example `pretrain` or
         `refine/sub-01`; subjects share the panels of a stage.
     out : Path
-        PNG. Its title says "simulated" where a `run.json` beside a history tells that the data are.
+        PNG. Its title says "simulated" if a `run.json` beside a history says so.
     """
     verify(*histories)
     stages: dict[str, dict[str, pd.DataFrame]] = {}
@@ -161,7 +161,7 @@ def training_curves(histories: Sequence[Path], out: Path) -> None:
             for axes, name in zip(row, panels[stage], strict=False):
                 _curve(axes, runs, name)
                 axes.set_title(f"{stage}: {name}")
-            # Outside, so that it hides no point; the loss, which all runs have in both splits, comes first.
+            # Outside the panels, to hide no point; the loss, which all runs have in both splits, comes first.
             axes.legend(*row[0].get_legend_handles_labels(), fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
             for axes in row[len(panels[stage]) :]:
                 axes.set_visible(False)
@@ -197,17 +197,17 @@ def _cycle(number: int) -> list[str]:
 
 
 def _data_of(histories) -> str:
-    """What the run records beside the histories say about the data; empty where none says anything."""
-    found = set()
+    """Origin of the data by the run records beside the histories; empty where none tells."""
+    kinds = set()
     for path in histories:
         record = Path(path).with_name("run.json")
         if record.is_file():
-            found.add(json.loads(record.read_text(encoding="utf-8")).get("results", {}).get("data"))
-    return "simulated" if "simulated" in found else ""
+            kinds.add(json.loads(record.read_text(encoding="utf-8")).get("results", {}).get("data"))
+    return "simulated" if "simulated" in kinds else ""
 
 
 def response_map(responses: Path, out: Path) -> None:
-    """Draw a subject's noise ceiling and responses to three test pictures on the flat cortex.
+    """Draw a subject's noise ceiling and responses to three test images on the flat cortex.
 
     Parameters
     ----------
@@ -219,7 +219,7 @@ def response_map(responses: Path, out: Path) -> None:
     verify(responses)
     store = ResponseStore(responses)
     geometry = load_geometry()
-    shown = store.pictures("test")
+    shown = store.images("test")
     shown = shown[evenly_spaced(len(shown), 3)] if len(shown) else shown
     means = store.mean_response(shown)
     limit = float(np.quantile(np.abs(means), 0.99)) if means.size else 1.0
@@ -229,7 +229,7 @@ def response_map(responses: Path, out: Path) -> None:
         geometry.paint(store.ncsnr, panels[0], title="Noise ceiling (ncsnr)", label="ncsnr")
         for axes, nsd_id, values in zip(panels[1:], shown, means, strict=False):
             repeats = len(store.trials(int(nsd_id)))
-            title = f"Response to test picture {nsd_id} (mean of {repeats})"
+            title = f"Response to test image {nsd_id} (mean of {repeats})"
             geometry.paint(values, axes, limits=(-limit, limit), title=title, label="z")
         for axes in panels[1 + len(shown) :]:
             axes.set_visible(False)

@@ -1,6 +1,6 @@
-"""The gallery: one HTML page, without server or network, to browse every test picture with all its reconstructions.
+"""The gallery: one HTML page, without server or network, to browse every test image with all its reconstructions.
 
-Pictures are embedded as sheets of thumbnails (WebP), one of the seen pictures and one of each subject and model or
+Images are embedded as sheets of thumbnails (WebP), one of the seen images and one of each subject and model or
 control, which the page takes apart when it shows them. Loads no torch.
 """
 
@@ -28,7 +28,7 @@ from neuropictor.records.progress import progress
 from neuropictor.report.pages import write_page
 
 MOST_PIXELS = 160_000_000
-"""Of all thumbnails together: with 982 pictures, 4 subjects and 5 models they get 88 pixels a side and 20 to 40 MB."""
+"""Of all thumbnails together: for 982 images, 4 subjects and 5 models they get 88 pixels a side and 20 to 40 MB."""
 LARGEST, SMALLEST = 128, 48
 """Sides of thumbnails in pixels."""
 MOST_CONDITIONS = 24
@@ -36,9 +36,9 @@ MOST_CONDITIONS = 24
 MOST_TILES = 12_000
 """Of all controls together, so that they leave at least half of the page's pixels to the models of a run on NSD."""
 _LEAST_COLUMNS = 40
-"""Of a sheet; large ones have more, about as many as rows: a WebP picture has at most 16,383 pixels a side."""
+"""Of a sheet; large ones have more, as many as rows: a WebP image has at most 16,383 pixels a side."""
 _QUALITY = {True: 90, False: 75}
-"""WebP quality of pictures that are shown whole, and of reduced ones."""
+"""WebP quality of full-size images, and of reduced ones."""
 
 
 def gallery(
@@ -55,84 +55,85 @@ def gallery(
     samples : dict of dict of Path
         `samples[subject][model]`: files of reconstructions; models may have any name.
     stimuli : sequence of Path
-        Prepared pictures of these subjects.
+        Prepared images of the subjects.
     scores : sequence of Path
         Tables of the form of `scores.csv`; a model or control that has none is shown without scores.
     out : Path
         HTML page, which needs no other file.
     controls : mapping of mapping of Path, optional
-        `controls[subject][kind]`: files of stage control, of any of these subjects.
+        `controls[subject][kind]`: files of stage control, of any of the subjects.
 
     Raises
     ------
     ValueError
-        If a file is of another subject than it was given as, or one of `controls` is no control's.
+        If a file is of another subject than it was given as, or one of `controls` is not of a control.
     """
-    found = _opened(samples)
+    files = _opened(samples)
     store = StimulusStore(*stimuli)
     ids = {
         subject: np.unique(np.concatenate([item.nsd_id for item in models.values()]))
-        for subject, models in found.items()
+        for subject, models in files.items()
     }
     everyone = np.unique(np.concatenate(list(ids.values())))
     drawn = read_controls(controls or {}, ids)
-    side = thumbnail_side(store.size, len(everyone), found, sum(item.tiles for own in drawn.values() for item in own))
+    side = thumbnail_side(store.size, len(everyone), files, sum(item.tiles for part in drawn.values() for item in part))
     data = {
         "tile": side,
         "metrics": [],
         "models": [
             {"key": model, "name": model_title(model)}
-            for model in order_models({model for models in found.values() for model in models})
+            for model in order_models({model for models in files.values() for model in models})
         ],
         "subjects": [
-            {"name": str(subject), "pictures": np.searchsorted(everyone, own).tolist()} for subject, own in ids.items()
+            {"name": str(subject), "images": np.searchsorted(everyone, numbers).tolist()}
+            for subject, numbers in ids.items()
         ],
-        "pictures": {
+        "images": {
             "id": everyone.tolist(),
             "category": store.category(everyone).tolist(),
             "background": store.background(everyone).tolist(),
             "caption": [captions[0] if captions else "" for captions in store.captions(everyone)],
         },
-        "controls": {str(subject): [item.described(ids[subject]) for item in own] for subject, own in drawn.items()},
+        "controls": {str(subject): [item.described(ids[subject]) for item in part] for subject, part in drawn.items()},
         "sprites": {},
         "scores": {},
     }
-    _add_scores(data, scores, {str(subject): own for subject, own in ids.items()})
+    _add_scores(data, scores, {str(subject): numbers for subject, numbers in ids.items()})
     sheets: dict[str, bytes] = {}
     seen = reduced(Seen(store, everyone), np.arange(len(everyone)), side)
     _add_sheet(data, sheets, "seen", seen[:, None], store.size)
-    pairs = [(subject, model) for subject, models in found.items() for model in models]
-    for subject, model in progress(pairs, "Reducing pictures", unit="model"):
-        item = found[subject][model]
+    pairs = [(subject, model) for subject, models in files.items() for model in models]
+    for subject, model in progress(pairs, "Reducing images", unit="model"):
+        item = files[subject][model]
         _add_sheet(data, sheets, f"{subject}/{model}", _aligned(item, ids[subject], side), item.shape[2])
-    shown = [(subject, item) for subject, own in drawn.items() for item in own]
-    for subject, item in progress(shown, "Reducing pictures of controls", unit="control"):
+    shown = [(subject, item) for subject, part in drawn.items() for item in part]
+    for subject, item in progress(shown, "Reducing images of controls", unit="control"):
         _add_sheet(data, sheets, f"{subject}/control/{item.kind}", item.reduced(side), item.file.shape[2])
-    title, note = "Seen pictures and reconstructions" + title_mark(store.data), _note(data, store, drawn)
+    title, note = "Seen images and reconstructions" + title_mark(store.data), _note(data, store, drawn)
     texts = {name: base64.b64encode(content).decode() for name, content in sheets.items()}
     write_page("gallery.html", out, title, note=note, data=data, sheets=texts)
 
 
 def _opened(samples: dict[int, dict[str, Path]]) -> dict[int, dict[str, StoredReconstructions]]:
-    found = {
+    files = {
         subject: {model: StoredReconstructions(path) for model, path in models.items()}
         for subject, models in samples.items()
     }
-    for subject, models in found.items():
+    for subject, models in files.items():
         for model, item in models.items():
             if item.subject != subject:
                 raise ValueError(
                     f"{samples[subject][model]}: is of subject {item.subject}, but was given as subject {subject}'s"
                 )
-    return found
+    return files
 
 
 def thumbnail_side(
-    size: int, seen: int, found: dict[int, dict[str, StoredReconstructions]], of_controls: int = 0
+    size: int, seen: int, files: dict[int, dict[str, StoredReconstructions]], of_controls: int = 0
 ) -> int:
-    """Side of the thumbnails in pixels: the pictures' own, unless these are large or many."""
+    """Side of the thumbnails in pixels: the images' own, unless they are large or many."""
     tiles = seen + of_controls
-    tiles += sum(item.shape[0] * item.shape[1] for models in found.values() for item in models.values())
+    tiles += sum(item.shape[0] * item.shape[1] for models in files.values() for item in models.values())
     most = int(np.sqrt(MOST_PIXELS / tiles)) // 8 * 8
     return min(size, LARGEST, max(SMALLEST, most))
 
@@ -161,7 +162,7 @@ def _add_sheet(data: dict, sheets: dict[str, bytes], name: str, images: np.ndarr
 
 
 def _add_scores(data: dict, tables: Sequence[Path], ids: dict[str, np.ndarray]) -> None:
-    """Add the scores of all tables, aligned with each subject's pictures; published protocols keep their name."""
+    """Add the scores of all tables, aligned with each subject's images; published protocols keep their name."""
     columns: dict[str, str] = {}
     frames = [read_scores(path) for path in tables]
     for frame in frames:
@@ -194,20 +195,20 @@ def _add_scores(data: dict, tables: Sequence[Path], ids: dict[str, np.ndarray]) 
 
 
 def _note(data: dict, store: StimulusStore, drawn: dict[int, list[ShownControl]]) -> str:
-    """What a visitor should know."""
+    """The note at the top of the page."""
     real = "Rendered scenes and simulated brains; nobody was measured. " if store.data == "simulated" else ""
-    of_controls = len({number for own in drawn.values() for item in own for number in item.nsd_id.tolist()})
-    told = f" {of_controls} of the pictures are shown with controls, below their scores." if of_controls else ""
+    of_controls = len({number for items in drawn.values() for item in items for number in item.nsd_id.tolist()})
+    sentence = f" {of_controls} of the images are shown with controls, below their scores." if of_controls else ""
     return (
-        f"{real}{len(data['pictures']['id'])} test pictures, {len(data['subjects'])} "
+        f"{real}{len(data['images']['id'])} test images, {len(data['subjects'])} "
         f"subject{'s' if len(data['subjects']) > 1 else ''}, {len(data['models'])} models. None was picked: order and "
-        f"view are yours. Scores are those of single pictures; tables with intervals are in the report.{told}"
+        f"view are yours. Scores are those of single images; tables with intervals are in the report.{sentence}"
     )
 
 
 @dataclass(frozen=True)
 class ShownControl:
-    """What is shown of one file of stage control.
+    """The shown part of one file of stage control.
 
     Attributes
     ----------
@@ -215,15 +216,15 @@ class ShownControl:
         For example "areas".
     file : StoredReconstructions
     rows : int array [n]
-        Of the file: pictures that are shown.
+        Of the file: images shown.
     columns : int array [C]
-        Of the file: conditions that are shown.
+        Of the file: conditions shown.
     title : str
         Of the control.
     names : list of str
-        Of these conditions.
+        Of the conditions.
     others : int array [n, C]
-        Other picture whose response took part, -1 where there is none.
+        Other image whose response took part, -1 where there is none.
     """
 
     kind: str
@@ -236,26 +237,26 @@ class ShownControl:
 
     @property
     def nsd_id(self) -> np.ndarray:
-        """Pictures that are shown, int [n]."""
+        """Images shown, int [n]."""
         return self.file.nsd_id[self.rows]
 
     @property
     def tiles(self) -> int:
-        """Number of pictures of all conditions."""
+        """Number of images of all conditions."""
         return len(self.rows) * len(self.columns)
 
     def reduced(self, side: int) -> np.ndarray:
-        """Read what is shown, uint8 [n, C, side, side, 3]; never more than a block of images in its own size."""
+        """Read the images shown, uint8 [n, C, side, side, 3]; at most a block of images at full size at a time."""
         return np.stack([reduced(self.file, self.rows, side, column) for column in self.columns], axis=1)
 
     def described(self, ids: np.ndarray) -> dict:
-        """What the page is told, with places of pictures among a subject's `ids`."""
+        """Data for the page, with images' places among a subject's `ids`."""
         return {
             "kind": self.kind,
             "title": self.title,
             "made": self.file.shape[1],
             "names": self.names,
-            "pictures": np.searchsorted(ids, self.nsd_id).tolist(),
+            "images": np.searchsorted(ids, self.nsd_id).tolist(),
             "others": self.others.tolist(),
         }
 
@@ -263,34 +264,34 @@ class ShownControl:
 def read_controls(
     files: Mapping[int, Mapping[str, Path]], ids: Mapping[int, np.ndarray]
 ) -> dict[int, list[ShownControl]]:
-    """Choose what is shown of each control; reads no pictures.
+    """Choose the images and conditions to show of each control; reads no images.
 
     Parameters
     ----------
     files : mapping of mapping of Path
         `files[subject][kind]`, as stage control writes them.
     ids : mapping of int array
-        `ids[subject]`: the subject's pictures that are shown at all, ascending.
+        `ids[subject]`: the subject's images on the page, ascending.
 
     Returns
     -------
     dict of list of ShownControl
-        At most `MOST_CONDITIONS` conditions of each, and of as many pictures that they make `MOST_TILES` together; both
-        evenly spaced.
+        At most `MOST_CONDITIONS` conditions of each, and as many images as make `MOST_TILES` together; both evenly
+        spaced.
 
     Raises
     ------
     ValueError
-        If a file is of another subject than it was given as, of one without reconstructions, or no control's.
+        If a file is of another subject than it was given as, of one without reconstructions, or not of a control.
     """
-    found = {
-        subject: [_open_control(path, kind, subject, ids) for kind, path in own.items()]
-        for subject, own in files.items()
+    shown = {
+        subject: [_open_control(path, kind, subject, ids) for kind, path in paths.items()]
+        for subject, paths in files.items()
     }
-    most = MOST_TILES // max(1, sum(len(item.columns) for own in found.values() for item in own))
+    most = MOST_TILES // max(1, sum(len(item.columns) for items in shown.values() for item in items))
     return {
-        subject: [_of_fewer_pictures(item, max(1, most)) for item in own if item.tiles]
-        for subject, own in found.items()
+        subject: [_of_fewer_images(item, max(1, most)) for item in items if item.tiles]
+        for subject, items in shown.items()
     }
 
 
@@ -307,7 +308,7 @@ def _open_control(path: Path, kind: str, subject: int, ids: Mapping[int, np.ndar
     rows = np.flatnonzero(np.isin(item.nsd_id, ids[subject]))
     if not item.labels:
         raise ValueError(
-            f"{path}: has no labels, which say what the {count} pictures of each row are; allowed: a file of stage "
+            f"{path}: has no labels, which say what the {count} images of each row are; allowed: a file of stage "
             "control, for example results/controls/sub-01/areas.h5"
         )
     others = np.full((len(item.nsd_id), count), -1, np.int32) if item.others is None else item.others
@@ -322,6 +323,6 @@ def _open_control(path: Path, kind: str, subject: int, ids: Mapping[int, np.ndar
     return ShownControl(kind, item, rows, columns, title, names, others[np.ix_(rows, columns)])
 
 
-def _of_fewer_pictures(item: ShownControl, most: int) -> ShownControl:
+def _of_fewer_images(item: ShownControl, most: int) -> ShownControl:
     kept = evenly_spaced(len(item.rows), most)
     return replace(item, rows=item.rows[kept], others=item.others[kept])

@@ -16,7 +16,7 @@ _ENVIRONMENT = Environment(
 _ENVIRONMENT.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
 
 NOTHING = "\N{EN DASH}"
-"""Stands where a table has no value."""
+"""Placeholder for missing values in tables."""
 
 
 class Cell(NamedTuple):

@@ -37,12 +37,12 @@ PUBLISHED = Path(__file__).with_name("published_results.csv")
 SUBJECTS = ("1", "2", "5", "7")
 """Published numbers are the mean of these subjects of NSD."""
 TEST_SETS = {
-    982: "982 pictures, release of 37 sessions",
-    1000: "1,000 pictures, all 40 sessions",
+    982: "982 images, release of 37 sessions",
+    1000: "1,000 images, all 40 sessions",
     0: "test set not stated",
 }
 CATEGORY_MODELS = ("refined", "ridge_diffusion")
-"""Models of the figure by category: the best of the networks, and the strong baseline."""
+"""Models of the figure by category: the best network, and the strongest baseline."""
 _PANELS = 4
 
 
@@ -58,16 +58,16 @@ def report_scores(
     score_figure: Path,
     category_figure: Path,
 ) -> None:
-    """Write what the report shows of scores.
+    """Write the report's pages and figures of scores.
 
     Parameters
     ----------
     metrics, scores, statistics : Path
         `metrics.csv`, `scores.csv` and `statistics.csv` of stage evaluate.
     stimuli : sequence of Path
-        Prepared images, which tell categories.
+        Prepared images, for their categories.
     release : str
-        Which sessions of NSD count, see `neuropictor.nsd.constants.describe_release`; "" where that is no question.
+        Which sessions of NSD count, see `neuropictor.nsd.constants.describe_release`; "" where that does not apply.
     metric_page : Path
         HTML: all scores, the mean over subjects, each subject, and ceilings.
     test_page : Path
@@ -99,7 +99,7 @@ def score_table(frame: pd.DataFrame, names: Sequence[str], counts: bool = False)
     names : sequence of str
         Of the scores.
     counts : bool
-        Whether the last column tells how many images there are.
+        Whether the last column gives the number of images.
     """
     cells = {(row.model, row.metric): row for row in frame.itertuples()}
     rivals = without_ceilings(frame[frame["model"] != "null"]).groupby("metric")["value"]
@@ -114,7 +114,7 @@ def score_table(frame: pd.DataFrame, names: Sequence[str], counts: bool = False)
         if counts:
             row.append(str(frame.loc[frame["model"] == model, "n_images"].max()))
         rows.append(row)
-    return Table(["model", *map(with_arrow, names), *(["pictures"] if counts else [])], rows)
+    return Table(["model", *map(with_arrow, names), *(["images"] if counts else [])], rows)
 
 
 def value_cell(row: tuple, mark: str = "") -> Cell:
@@ -133,7 +133,7 @@ def score_tables(frame: pd.DataFrame) -> dict[str, list[Table]]:
 
 
 def with_arrow(name: str) -> str:
-    """A score's title with the direction of better."""
+    """A score's title with an arrow to better values."""
     return f"{metric_title(name)}\N{NO-BREAK SPACE}{METRICS[name].arrow}"
 
 
@@ -142,7 +142,7 @@ def _metric_page(frame: pd.DataFrame, release: str, title: str, out: Path) -> No
     subjects = [subject for subject in frame["subject"].unique() if subject != "mean"]
     parts = [{"title": f"Mean over subjects {', '.join(subjects)}"}]
     parts += [
-        {"title": f"Subject {s}, {count_test_images(frame[frame['subject'] == s])} test pictures"} for s in subjects
+        {"title": f"Subject {s}, {count_test_images(frame[frame['subject'] == s])} test images"} for s in subjects
     ]
     for subject, part in zip(("mean", *subjects), parts, strict=True):
         part["protocols"] = score_tables(proper[proper["subject"] == subject])
@@ -175,9 +175,9 @@ def test_sections(frame: pd.DataFrame) -> list[dict]:
             names = [name for name in part["subject"].unique() if name != "mean"]
             subjects = []
             for subject in (["mean"] if "mean" in set(part["subject"]) else []) + names:
-                own = part[part["subject"] == subject]
+                rows = part[part["subject"] == subject]
                 who = f"Subject {subject}" if subject != "mean" else f"Mean over subjects {', '.join(names)}"
-                subjects.append((who, own["n_images"].max(), _test_table(own, test == DIFFERENCE)))
+                subjects.append((who, rows["n_images"].max(), _test_table(rows, test == DIFFERENCE)))
             sections.append({"title": title, "protocol": protocol, "count": len(part), "subjects": subjects})
     return sections
 
@@ -203,7 +203,7 @@ def _test_table(frame: pd.DataFrame, different: bool) -> Table:
 
 
 def read_published(path: Path = PUBLISHED) -> pd.DataFrame:
-    """Read published results; `test_images` is 0 where the source does not tell."""
+    """Read published results; `test_images` is 0 where the source does not say."""
     frame = pd.read_csv(path, dtype={"subjects": str})
     return frame.assign(test_images=frame["test_images"].fillna(0).astype(int))
 
@@ -220,10 +220,10 @@ def reasons_against(frame: pd.DataFrame) -> list[str]:
     if data_of(frame) == "simulated":
         reasons.append("The data are simulated: rendered scenes and simulated brains. Published results are of people.")
     elif set(frame["data"]) != {"nsd"}:
-        reasons.append("The pictures are not those of NSD, on which published results were measured.")
+        reasons.append("The images are not those of NSD, on which published results were measured.")
     if set(frame["networks"]) != {"published"}:
         reasons.append(
-            "Pictures are judged by the miniature's image tower; published results by AlexNet, Inception-v3, CLIP"
+            "Images are judged by the miniature's image tower; published results by AlexNet, Inception-v3, CLIP"
             " ViT-L/14, EfficientNet-B1 and SwAV (evaluate.networks: published)."
         )
     if not labels & set(frame["protocol"]):
@@ -234,11 +234,11 @@ def reasons_against(frame: pd.DataFrame) -> list[str]:
     subjects = sorted(set(frame["subject"]) - {"mean"})
     if tuple(subjects) != SUBJECTS:
         reasons.append(f"Subjects are {', '.join(subjects)}; published results are the mean of {', '.join(SUBJECTS)}.")
-    own = frame[(frame["subject"] != "mean") & (frame["metric"] == "pixcorr") & (frame["model"] != "null")]
-    counts = set(own["n_images"].astype(int))
+    rows = frame[(frame["subject"] != "mean") & (frame["metric"] == "pixcorr") & (frame["model"] != "null")]
+    counts = set(rows["n_images"].astype(int))
     if len(counts) != 1 or not counts <= set(TEST_SETS):
         reasons.append(
-            f"There are {count_test_images(frame)} test pictures; published test sets have 982 or 1,000, the same for"
+            f"There are {count_test_images(frame)} test images; published test sets have 982 or 1,000, the same for"
             " every subject (nsd.release)."
         )
     return reasons
@@ -369,6 +369,6 @@ def _category_figure(frame: pd.DataFrame, store: StimulusStore, out: Path) -> No
         counts = frame.drop_duplicates("nsd_id")["main"].value_counts()
         grid[0].set_yticks(range(len(categories)), [f"{name} ({counts[name]})" for name in categories], color=INK)
         grid[-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-        title = f"By category (number of pictures), all subjects; dotted: chance{title_mark(store.data)}"
+        title = f"By category (number of images), all subjects; dotted: chance{title_mark(store.data)}"
         figure.suptitle(title, size=12)
         save_figure(figure, out)

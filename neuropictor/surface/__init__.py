@@ -1,4 +1,4 @@
-"""Surface geometry: fsaverage -> vertices of visual cortex -> 2-D map. Floor 1; imports nothing else of the project."""
+"""Surface geometry: fsaverage -> vertices of visual cortex -> 2-D map. Floor 1; imports no other room."""
 
 from neuropictor.surface.geometry import Geometry, load_geometry
 

@@ -46,7 +46,7 @@ CROP_COLUMNS = slice(946, 1665)
 
 OUTSIDE_VISUAL = -1
 OUTSIDE_CORTEX = -2
-"""Raster values that are no vertex: cortex that is not visual cortex, and paper beside the cortex."""
+"""Raster values that are not vertices: cortex that is not visual cortex, and paper beside the cortex."""
 
 
 def mesh_vertices(mesh: str) -> int:

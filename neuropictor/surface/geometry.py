@@ -47,7 +47,7 @@ class Geometry:
     xy : float32 [V, 2]
         Flat coordinates in mm; x <= 0 left, x >= 0 right hemisphere, y upwards.
     raster : int64 [714, 719]
-        Row-major picture of the flat cortex, 0.356 mm a pixel: the nearest vertex as index into V, -1 for
+        Row-major image of the flat cortex, 0.356 mm a pixel: the nearest vertex as index into V, -1 for
         cortex beside visual cortex, -2 beside the cortex.
     """
 
@@ -76,9 +76,9 @@ class Geometry:
         )
         try:
             with np.load(path, allow_pickle=False) as file:
-                found = int(file["format"]) if "format" in file else None
-                if found != ASSET_FORMAT:
-                    raise ValueError(f"format is {found}, allowed is {ASSET_FORMAT}")
+                version = int(file["format"]) if "format" in file else None
+                if version != ASSET_FORMAT:
+                    raise ValueError(f"format is {version}, allowed is {ASSET_FORMAT}")
                 arrays = {name: file[name] for name in file.files}
             geometry = cls(
                 **{name: arrays[name].astype(np.int64) for name in ("vertex", "hemisphere", "area", "raster")},
@@ -158,7 +158,7 @@ class Geometry:
         return matrix
 
     def columns(self, mesh: str) -> np.ndarray:
-        """Source columns that `resampler(mesh)` uses, int64, ascending: all that has to be read of a mesh.
+        """Source columns that `resampler(mesh)` uses, int64, ascending: all that must be read of a mesh.
 
         ``resampler(mesh)[:, columns(mesh)] @ betas[columns(mesh)]`` equals ``resampler(mesh) @ betas``.
         """
@@ -168,7 +168,7 @@ class Geometry:
     def source_area(self, mesh: str) -> np.ndarray:
         """HCP-MMP1 id of every vertex of a mesh, left then right; int16 [2 * n], 0 = unknown (medial wall).
 
-        That of the nearest fs_LR vertex on the deformed sphere.
+        Taken from the nearest fs_LR vertex on the deformed sphere.
         """
         return self._source_area[:, : mesh_vertices(mesh)].reshape(-1)
 
@@ -194,7 +194,7 @@ class Geometry:
         """Operator from responses to a map.
 
         It equals drawing the nearest vertex's response into the 714 x 719 raster, resizing it by OpenCV's INTER_LINEAR
-        (no antialiasing) and zeroing what `map_mask` excludes. Around visual cortex, where NeuroPictor's picture holds
+        (no antialiasing) and zeroing what `map_mask` excludes. Around visual cortex, where NeuroPictor's image holds
         other cortex or nothing, the raster is continued by the nearest vertex of visual cortex, so that its edge
         neither fades nor takes foreign signal.
 
@@ -239,8 +239,8 @@ def check_size(size: int) -> None:
 def nearest_source(size: int, n: int) -> np.ndarray:
     """Source pixel (of `n`) of each target pixel (of `size`) under OpenCV's INTER_NEAREST: floor(i * scale).
 
-    OpenCV inverts the scale twice in double precision; the rounding of that decides pixels on exact ratios, hence the
-    same here.
+    OpenCV inverts the scale twice in double precision; its rounding decides pixels on exact ratios, so it is
+    repeated here.
     """
     return np.minimum(np.floor(np.arange(size) * (1.0 / (size / n))).astype(np.int64), n - 1)
 

@@ -11,10 +11,10 @@ from neuropictor.surface.geometry import Geometry
 
 
 def inverse_operator(geometry: Geometry, size: int) -> sparse.csr_array:
-    """Operator from a map to the vertices that it shows, for what networks say about pixels (e.g. gradients).
+    """Operator from a map to the vertices that it shows, for values of pixels from networks (e.g. gradients).
 
-    A vertex gets the mean over the pixels that show it, weighted by how much of it they show; one that no pixel shows
-    (a map has fewer pixels than the raster) that of the nearest vertex that has some.
+    A vertex gets the mean over the pixels that show it, weighted by how much of it they show; a vertex without pixels
+    (a map has fewer than the raster) gets that of the nearest vertex with some.
 
     Parameters
     ----------
@@ -33,14 +33,14 @@ def inverse_operator(geometry: Geometry, size: int) -> sparse.csr_array:
     shown = sparse.diags_array(1 / np.where(total > 0, total, 1)) @ shown
     nearest = np.arange(geometry.n_vertices)
     for side in (0, 1):
-        here, known = np.flatnonzero(geometry.hemisphere == side), seen[geometry.hemisphere[seen] == side]
-        nearest[here] = known[cKDTree(geometry.xy[known]).query(geometry.xy[here])[1]]
+        vertices, known = np.flatnonzero(geometry.hemisphere == side), seen[geometry.hemisphere[seen] == side]
+        nearest[vertices] = known[cKDTree(geometry.xy[known]).query(geometry.xy[vertices])[1]]
     nearest[seen] = seen
     return shown.tocsr()[nearest].astype(np.float32)
 
 
 def on_mesh(geometry: Geometry, values: np.ndarray, mesh: str) -> np.ndarray:
-    """Put values of visual-cortex vertices on a FreeSurfer mesh, for FreeView and others that draw such meshes.
+    """Put values of visual-cortex vertices on a FreeSurfer mesh, for FreeView and other viewers of such meshes.
 
     Parameters
     ----------
@@ -51,20 +51,20 @@ def on_mesh(geometry: Geometry, values: np.ndarray, mesh: str) -> np.ndarray:
     Returns
     -------
     float32 [2 * n]
-        Of the left hemisphere's vertices, then the right's: that of the nearest vertex (on the flat cortex) within the
-        31 visual areas, NaN elsewhere.
+        Left hemisphere's vertices, then the right's: the value of the nearest vertex (on the flat cortex) within the 31
+        visual areas, NaN elsewhere.
 
     Raises
     ------
     ValueError
-        If there is not one value a vertex, or no such mesh.
+        If there is not one value per vertex, or no such mesh.
     """
     values = np.asarray(values)
     if values.shape != (geometry.n_vertices,):
         raise ValueError(f"values have shape {values.shape}; allowed is one value a vertex, ({geometry.n_vertices},)")
     xy, visual = geometry.source_xy(mesh), geometry.source_visual(mesh)
-    found = np.full(2 * mesh_vertices(mesh), np.nan, np.float32)
-    for side, part in enumerate(np.split(np.arange(len(found)), 2)):
+    mapped = np.full(2 * mesh_vertices(mesh), np.nan, np.float32)
+    for side, part in enumerate(np.split(np.arange(len(mapped)), 2)):
         targets, sources = part[visual[part]], np.flatnonzero(geometry.hemisphere == side)
-        found[targets] = values[sources[cKDTree(geometry.xy[sources]).query(xy[targets])[1]]]
-    return found
+        mapped[targets] = values[sources[cKDTree(geometry.xy[sources]).query(xy[targets])[1]]]
+    return mapped

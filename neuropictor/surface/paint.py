@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from neuropictor.surface.geometry import Geometry
 
 NAMED_AREAS = ("V1", "V2", "V3", "V4", "V3A", "LO2", "MT", "FFC", "PHA3", "PH", "IPS1")
-"""Areas named in a picture by default: enough to find one's way, few enough to read."""
+"""Areas named in an image by default: enough for orientation, few enough to read."""
 
 CORTEX_COLOUR = (0.88, 0.88, 0.88)
 OUTLINE_COLOUR = (0.15, 0.15, 0.15)
@@ -39,14 +39,14 @@ def area_edges(geometry: Geometry) -> np.ndarray:
     return edges
 
 
-def colour_picture(
+def colour_image(
     geometry: Geometry,
     values: np.ndarray,
     limits: tuple[float, float] | None = None,
     colours: str | None = None,
     outlines: bool = True,
 ) -> np.ndarray:
-    """RGBA picture of the flat cortex: visual cortex coloured, other cortex and NaN grey, transparent beside it.
+    """RGBA image of the flat cortex: visual cortex coloured, other cortex and NaN grey, transparent beside it.
 
     Parameters
     ----------
@@ -77,15 +77,15 @@ def colour_picture(
     colormap = matplotlib.colormaps[colours or ("RdBu_r" if low < 0 < high else "magma")]
     of_vertex = colormap((values - low) / (high - low))
     of_vertex[~np.isfinite(values)] = (*CORTEX_COLOUR, 1)
-    picture = np.empty((*geometry.raster.shape, 4))
-    picture[:] = (*CORTEX_COLOUR, 1)
+    image = np.empty((*geometry.raster.shape, 4))
+    image[:] = (*CORTEX_COLOUR, 1)
     inside = geometry.raster >= 0
-    picture[inside] = of_vertex[geometry.raster[inside]]
-    picture[geometry.raster == OUTSIDE_CORTEX] = (1, 1, 1, 0)
+    image[inside] = of_vertex[geometry.raster[inside]]
+    image[geometry.raster == OUTSIDE_CORTEX] = (1, 1, 1, 0)
     if outlines:
         edges = area_edges(geometry)
-        picture[edges] = (*OUTLINE_COLOUR, 1)
-    return np.rint(picture * 255).astype(np.uint8)
+        image[edges] = (*OUTLINE_COLOUR, 1)
+    return np.rint(image * 255).astype(np.uint8)
 
 
 def area_centre(geometry: Geometry, area: int, hemisphere: int) -> tuple[float, float]:
@@ -119,13 +119,13 @@ def paint(
     values : float [V]
         NaN is drawn as grey cortex.
     axes : matplotlib.axes.Axes, optional
-        Where to draw; by default the axes of a new figure (``.figure``) that no window owns.
+        Where to draw; by default the axes of a new figure (``.figure``) without a window.
     limits, colours, outlines
-        See `colour_picture`.
+        See `colour_image`.
     names : iterable of str
         Areas whose names are written, of the 31 visual areas; () for none.
     title, label : str
-        Above the picture; beside the colour bar.
+        Above the image; beside the colour bar.
     colorbar : bool
 
     Returns
@@ -149,7 +149,7 @@ def paint(
     colours = colours or ("RdBu_r" if low < 0 < high else "magma")
     if axes is None:
         axes = Figure(figsize=(6.4, 5.6), dpi=150, layout="constrained").subplots()
-    axes.imshow(colour_picture(geometry, values, (low, high), colours, outlines), interpolation="antialiased")
+    axes.imshow(colour_image(geometry, values, (low, high), colours, outlines), interpolation="antialiased")
     axes.set_axis_off()
     axes.set_title(title)
     halo = [withStroke(linewidth=2, foreground="white", alpha=0.85)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from neuropictor.data.datasets import PictureResponses, TrainingBatches
+from neuropictor.data.datasets import ImageResponses, TrainingBatches
 from neuropictor.models.encoder import FMRIAutoencoder, reconstruction_error
 from neuropictor.models.maps import MapOperator
 from neuropictor.models.memory import recompute_activations
@@ -114,7 +114,7 @@ def calibrate(
         share = (accelerator.process_index, accelerator.num_processes)
         batches, validation = (
             TrainingBatches(
-                PictureResponses(responses, split), config.batch_size, config.trial_averaging, config.seed, share=part
+                ImageResponses(responses, split), config.batch_size, config.trial_averaging, config.seed, share=part
             )
             for split, part in (("train", share), ("validation", (0, 1)))
         )
@@ -126,7 +126,7 @@ def calibrate(
         if accelerator.is_main_process:
             save_autoencoder(module, out, start)
             write_history(out.parent / "history.csv", history)
-        record.add(data=batches.responses.data, pictures=len(batches.responses))
+        record.add(data=batches.responses.data, images=len(batches.responses))
         record.add(precision=runtime.precision)
         record.add(parameters=sum(p.numel() for p in module.parameters()))
         record.add(**{f"{split}_{name}": value for _, split, name, value in history[-2:]})

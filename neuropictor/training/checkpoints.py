@@ -36,7 +36,7 @@ def make_guard(
     config
         Pydantic sections by name.
     inputs
-        Files or folders by name; compared by content, not by place.
+        Files or folders by name; compared by content, not location.
     script
         Module of the stage, whose code and imports are compared; None where code is not tracked.
     """
@@ -121,7 +121,7 @@ class CheckpointFolder:
         return not changes
 
     def save(self, state: Mapping[str, Any]) -> Path:
-        """Write what the next step depends on, ``step`` among it, atomically; remove all but the last two files."""
+        """Write what the next step depends on, ``step`` included, atomically; remove all but the last two files."""
         path = self.folder / f"step-{state['step']:08d}.pt"
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             try:
@@ -134,5 +134,5 @@ class CheckpointFolder:
         return path
 
     def clear(self) -> None:
-        """Remove the folder: the training is complete, or its checkpoints are of no more use."""
+        """Remove the folder: the training is complete, or its checkpoints are useless."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -43,7 +43,7 @@ Batch = Mapping[str, torch.Tensor]
 History = list[tuple[int, str, str, float]]
 ADAM_BETAS = (0.9, 0.999)  # official training, neuropictor.md section 2
 SIGTERM_STATUS = 128 + signal.SIGTERM
-#: Steps between two questions of several processes whether one of them was asked to end; each waits for the device.
+#: Steps between checks whether any of several processes was asked to end; each check waits for the device.
 AGREEMENT_INTERVAL = 10
 HISTORY_COLUMNS = ("step", "split", "name", "value")
 
@@ -54,7 +54,7 @@ class Task:
     Attributes
     ----------
     module
-        The module to train; parameters without ``requires_grad`` stay as they are.
+        The module to train; parameters without ``requires_grad`` stay unchanged.
     """
 
     module: nn.Module
@@ -99,7 +99,7 @@ class Recipe:
     learning_rate: float  # the highest one
     weight_decay: float  # of AdamW
     validation_interval: int  # in steps; there is always a validation at the end
-    ema: float = 0.0  # decay of the moving average of the weights, which is what remains; 0: none
+    ema: float = 0.0  # decay of the moving average of the weights, which replaces them in the end; 0: none
     warmup: int = 0  # steps in which the learning rate rises linearly
     schedule: Literal["constant", "cosine"] = "constant"  # of the learning rate afterwards; half a cosine, to zero
     betas: tuple[float, float] = ADAM_BETAS  # of AdamW
@@ -110,7 +110,7 @@ class Recipe:
 
     @classmethod
     def of(cls, config: "CalibrateConfig | ReconstructConfig | RefineConfig") -> "Recipe":
-        """Take over what the section of a stage says."""
+        """Make a recipe from a stage's section."""
         names = ("steps", "learning_rate", "weight_decay", "validation_interval", "ema", "warmup", "schedule")
         recipe = cls(**{name: getattr(config, name) for name in names})
         adaptation = getattr(config, "guidance_adaptation", None)
@@ -125,7 +125,7 @@ class Recipe:
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """Set the learning rate of a step, counted from 0, and return what sets those of the next ones.
+    """Set the learning rate of a step, counted from 0, and return the scheduler for the next ones.
 
     Every group of the optimizer has a ``factor`` on the rate. diffusers' warm-up begins with a step at rate 0, which is
     left out.
@@ -156,11 +156,11 @@ def make_accelerator(runtime: "RuntimeConfig", parts_unused: bool = False) -> Ac
     Parameters
     ----------
     runtime
-        Section of the configuration. Its precision is the business of `Trainer`: accelerate would make all outputs of
+        Section of the configuration. `Trainer` handles its precision: accelerate would make all outputs of
         the module float32.
     parts_unused
-        Whether some steps leave trained weights without a gradient, for which several processes must then search in
-        every step.
+        Whether some steps leave trained weights without a gradient; several processes then search for these in every
+        step.
     """
     if runtime.precision == "fp16":
         raise ValueError(
@@ -173,7 +173,7 @@ def make_accelerator(runtime: "RuntimeConfig", parts_unused: bool = False) -> Ac
     parallel = DistributedDataParallelKwargs(
         broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=parts_unused
     )
-    # The others wait while one writes a checkpoint, 8 GB at the paper's size, perhaps to a slow disk.
+    # The others wait while one process writes a checkpoint, 8 GB at the paper's size, perhaps to a slow disk.
     waiting = InitProcessGroupKwargs(timeout=timedelta(hours=1))
     return Accelerator(mixed_precision="no", cpu=device.type == "cpu", kwargs_handlers=[parallel, waiting])
 
@@ -186,7 +186,7 @@ class _Termination:
         self.accelerator, self.parent = accelerator, os.getppid()
 
     def agreed(self, due: bool) -> bool:
-        """Tell whether to end after this step: all processes do if one was asked to or has lost its launcher.
+        """Tell whether to end after this step: all processes end if one was asked to or has lost its launcher.
 
         Several processes ask each other where it is `due`, a function of the step alone.
         """
@@ -232,7 +232,7 @@ class Trainer:
     accelerator
         See `make_accelerator`.
     monitor
-        Shows losses and sample pictures, if ``runtime.tensorboard`` says so; None for nowhere.
+        Shows losses and sample images, if ``runtime.tensorboard`` says so; None for nowhere.
 
     Attributes
     ----------
@@ -301,10 +301,10 @@ class Trainer:
         return self.history
 
     def _release(self) -> None:
-        """Let go of the wrapper that exchanges gradients, before the process group ends.
+        """Drop the wrapper that exchanges gradients, before the process group ends.
 
-        Were it the last to hold the group, the group's end would wait for a thread of the group's, with Python's lock
-        in hand, and that thread for the lock (torch 2.13, gloo).
+        Were it the last reference to the group, destroying the group would wait for one of its threads while holding
+        the GIL, and that thread for the GIL (torch 2.13, gloo).
         """
         self.module = self.task.module
         self.accelerator.free_memory()
@@ -359,12 +359,12 @@ class Trainer:
                     self._check(done, "train", {name: value.item() for name, value in losses.items()})
                     self._save(done)
                 if ending:
-                    self.accelerator.wait_for_everyone()  # one that ends early would have the others killed
+                    self.accelerator.wait_for_everyone()  # a process that ends early would get the others killed
                     log.warning("SIGTERM: saved after step %d, ending; run again to continue", done)
                     raise SystemExit(SIGTERM_STATUS)
 
     def _step(self, step: int, batch: Batch) -> dict[str, torch.Tensor]:
-        # What dropout draws depends on the step and the process alone, also after a kill.
+        # Dropout depends only on the step and the process, also after a kill.
         entropy = np.random.SeedSequence([self.batches.seed, step, self.accelerator.process_index])
         torch.manual_seed(int(entropy.generate_state(1)[0]))
         if step == self.recipe.steps:  # the adaptation begins
@@ -419,7 +419,7 @@ class Trainer:
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """Lend the module the averaged weights, in evaluation mode."""
+        """Give the module the averaged weights for a while, in evaluation mode."""
         if self.average:
             self.average.store(self.trained)
             self.average.copy_to(self.trained)

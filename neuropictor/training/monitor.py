@@ -1,7 +1,7 @@
 """Curves and sample images of a training for TensorBoard, in a folder beside its output.
 
-Nothing of it takes part in the training: it uses no random generator that a step uses, and a resumed training writes on
-after the last checkpoint.
+It does not affect the training: it uses no random generator that a step uses, and a resumed training continues
+writing after the last checkpoint.
 """
 
 import shutil
@@ -27,16 +27,16 @@ PREVIEWED, STEPS, GUIDANCE = 4, 10, 3.0
 
 
 class Monitor:
-    """Writer of event files; writes nothing in other processes than the first.
+    """Writer of event files; only the first process writes.
 
     Parameters
     ----------
     folder
         Where the event files lie.
     data
-        ``simulated`` is said in the title of the images.
+        The images' title says ``simulated`` for such data.
     preview
-        Makes sample images with the networks as they are, uint8 ``[H, W, 3]``; None for a stage without images.
+        Makes sample images with the current networks, uint8 ``[H, W, 3]``; None for a stage without images.
     """
 
     def __init__(self, folder: Path, data: str, preview: Callable[[], np.ndarray] | None = None):
@@ -45,7 +45,7 @@ class Monitor:
         self._writer = None
 
     def open(self, step: int) -> None:
-        """Begin after `step` steps; what was written of later ones, or of another training, is dropped."""
+        """Begin after `step` steps; entries of later ones, or of another training, are dropped."""
         if not is_first():
             return
         from torch.utils.tensorboard import SummaryWriter
@@ -66,18 +66,18 @@ class Monitor:
             self._writer.add_image(self.title, self.preview(), step, dataformats="HWC")
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is still buffered."""
         if self._writer is not None:
             self._writer.close()
 
 
 class Preview:
-    """Makes an image of two rows: validation images decoded from their own latents, and reconstructed.
+    """Makes an image with two rows: validation images decoded from their own latents, and reconstructed.
 
     Parameters
     ----------
     networks
-        As they are trained; used in evaluation mode.
+        Those in training; used in evaluation mode.
     backbone
         Its UNet is on the device of the training; its VAE goes there while it decodes.
     batch

@@ -1,8 +1,8 @@
 """Stages pretrain and refine: train the networks to steer the frozen backbone.
 
 Both minimise the backbone's own diffusion loss plus, with a weight, the squared distance between the guiding network's
-semantic feature and the text tower's output for the picture's captions. The first steps may be taken on the semantic
-loss alone, which costs a small part of a whole step. Refining starts from pretrained weights and switches the guiding
+semantic feature and the text tower's output for the image's captions. The first steps may be taken on the semantic
+loss alone, which costs a fraction of a full step. Refining starts from pretrained weights and switches the guiding
 network's extra branch on. Both may end in a short adaptation to classifier-free guidance, in which some contexts are
 replaced by that of the empty prompt. The backbone never gets weight gradients.
 """
@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from neuropictor.data.alignment import ComponentStore
-from neuropictor.data.datasets import PictureResponses, TrainingBatches
+from neuropictor.data.datasets import ImageResponses, TrainingBatches
 from neuropictor.data.latents import LatentStore
 from neuropictor.data.responses import ResponseStore
 from neuropictor.models.alignment import AlignmentNetwork
@@ -67,7 +67,7 @@ class ModulationTask(Task):
     config
         Section of the stage.
     tower
-        Text tower that makes the semantic loss's targets of captions' tokens; None where batches have them made.
+        Text tower that makes the semantic loss's targets from captions' tokens; None where batches contain them.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class ModulationTask(Task):
     def losses(self, module: nn.Module, batch: Batch, step: int | None) -> dict[str, torch.Tensor]:
         """Return ``loss`` and its parts ``diffusion`` and ``semantic`` (unweighted), means over the batch.
 
-        Where the semantic loss has no weight it is not computed.
+        A semantic loss without weight is not computed.
         """
         maps, components = self.maps(batch["responses"]), batch.get("components")
         if step is not None and step < self.config.semantic_steps:
@@ -194,7 +194,7 @@ def _train(
         _check_latents(store, frozen)
         batches, validation = (
             TrainingBatches(
-                PictureResponses(responses, split, components),
+                ImageResponses(responses, split, components),
                 config.batch_size,
                 config.trial_averaging,
                 config.seed,
@@ -217,7 +217,7 @@ def _train(
         if accelerator.is_main_process:
             NeuroPictorPipeline.from_parts(networks, frozen).save_trained(out, backbone)
             write_history(out / "history.csv", history)
-        record.add(data=batches.responses.data, pictures=len(batches.responses))
+        record.add(data=batches.responses.data, images=len(batches.responses))
         record.add(subjects=sorted({int(s) for s in batches.responses.subject}))
         record.add(precision=runtime.precision, steps_per_second=round(trainer.steps_per_second, 4))
         record.add(parameters=sum(p.numel() for p in networks.parameters() if p.requires_grad))
@@ -256,14 +256,14 @@ def pretrain(
     """Train the networks on several subjects together.
 
     With ``init: scratch`` the encoder is the calibrated one and the other networks are new; with ``init: population``
-    all start from the weights that come with the backbone, and what calibration changed is added to their encoder.
+    all start from the weights that come with the backbone, and calibration's changes are added to their encoder.
 
     Parameters
     ----------
     responses
         Response files, one a subject.
     latents
-        Latents of these subjects' pictures, see `neuropictor.data.latents.cache_latents`.
+        Latents of the subjects' images, see `neuropictor.data.latents.cache_latents`.
     backbone
         Source of the frozen backbone.
     autoencoder
@@ -275,7 +275,7 @@ def pretrain(
     components
         Component files of the same subjects, see `neuropictor.data.alignment`; None for the paper's networks.
     aligned_tokens
-        Number of tokens that new networks make of components.
+        Number of tokens that new networks make from components.
     target
         Folder of the semantic loss's text tower, which is read with ``captions: random`` if that loss has a weight;
         None or empty: the backbone's own.
@@ -302,10 +302,10 @@ def pretrain(
 
 
 def _population_start(encoder: FMRIEncoder, autoencoder: str | Path, backbone: str | Path) -> Networks:
-    """Read the population's networks and bring the calibration into their encoder.
+    """Read the population's networks and apply the calibration to their encoder.
 
     The population's pretraining has moved its encoder away from the one that calibration started from, and the other
-    two networks read the moved one. So what calibration has changed is added to it (weights of a common origin may be
+    two networks read the moved one. So calibration's changes are added to it (weights of a common origin may be
     added: "task vectors", arXiv 2212.04089). An encoder that was calibrated from elsewhere takes its place instead.
     """
     path = population_pipeline(backbone)

@@ -1,1 +1,1 @@
-"""What the workflow calls beside the stages: processes, checks before a run, the table of jobs."""
+"""Called by the workflow besides the stages: processes, checks before a run, the table of jobs."""

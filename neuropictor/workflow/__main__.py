@@ -1,8 +1,8 @@
-"""Make one file again, by one job of the workflow that a debugger can stop.
+"""Make one file again, in one job of the workflow that a debugger can stop.
 
     python -m neuropictor.workflow results/refine/sub-01/run.json --configfile presets/tiny.yaml
 
-The job runs even if its output is there. The call of its function stands in the job's log, and ``breakpoint()`` stops
+The job runs even if its output exists. The call of its function stands in the job's log, and ``breakpoint()`` stops
 it.
 """
 
@@ -18,7 +18,7 @@ def main() -> int:
     if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
         print((__doc__ or "").strip(), file=sys.stderr)
         return 2
-    file, *further = sys.argv[1:]
+    file, *options = sys.argv[1:]
     command = [
         sys.executable,
         "-m",
@@ -28,7 +28,7 @@ def main() -> int:
         "--debug",
         "--force",
         "--notemp",
-        *further,
+        *options,
         "--",
         file,
     ]

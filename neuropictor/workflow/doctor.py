@@ -1,7 +1,7 @@
-"""Will the plan work on this machine? Machine, versions, GPU, disk, agreement and weights, each with what to do.
+"""Will the plan work on this machine? Machine, versions, GPU, disk, agreement and weights, each with advice.
 
-Nothing is changed, fetched or trained. Sizes are estimates from the settings, meant to tell an hour from a week and a
-laptop's disk from a server's.
+Nothing is changed, fetched or trained. Sizes are estimates from the settings, good enough to tell an hour from a week
+and a laptop's disk from a server's.
 """
 
 import importlib.metadata
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 Verdict = Literal["ok", "warning", "problem"]
 GB = 1e9
-#: NSD's and COCO's files (README): pictures, annotations while unpacked, a session's betas, what is kept of it.
-PICTURES, ANNOTATIONS, SESSION, KEPT = 39.6 * GB, 3.5 * GB, 0.983 * GB, 0.027 * GB
+#: NSD's and COCO's files (README): images, annotations while unpacked, a session's betas, the part kept.
+IMAGES, ANNOTATIONS, SESSION, KEPT = 39.6 * GB, 3.5 * GB, 0.983 * GB, 0.027 * GB
 VERTICES = 8921
-#: Share of its plain size that a rendered picture takes in its file (measured on a default run: 0.21).
+#: Share of its plain size that a rendered image takes in its file (measured on a default run: 0.21).
 COMPRESSED = 0.25
 #: Tensors of a weight's size in a checkpoint (weight, average, two moments) and checkpoints kept, plus the result.
 CHECKPOINT_COPIES = 2 * 4 + 1
@@ -38,7 +38,7 @@ _LARGE = 512
 
 
 class Finding(NamedTuple):
-    """What was found of one thing, and what to do if that is not well."""
+    """The state of one thing, and what to do if it is a problem."""
 
     verdict: Verdict
     about: str
@@ -51,7 +51,7 @@ class Finding(NamedTuple):
 
 
 def examine(config: "Config") -> list[Finding]:
-    """Look at everything that `config` needs, in the order in which it is needed.
+    """Check everything that `config` needs, in order of need.
 
     Returns
     -------
@@ -73,13 +73,13 @@ def examine(config: "Config") -> list[Finding]:
 
 def _python(config: "Config") -> list[Finding]:
     found = f"Python {platform.python_version()} on {platform.system()}"
-    if sys.version_info < (3, 11):  # noqa: UP036 (that is what is asked)
+    if sys.version_info < (3, 11):  # noqa: UP036 (this is the check)
         return [Finding("problem", "python", found, "install Python 3.11 or newer, and run make install with it")]
     return [Finding("ok", "python", found)]
 
 
 def _packages(config: "Config") -> list[Finding]:
-    """Compare what is installed with the lock, where there is one (a checkout)."""
+    """Compare the installed packages with the lock, if there is one (in a checkout)."""
     lock = Path(__file__).resolve().parents[2] / "requirements.lock"
     installed = versions()
     if not lock.is_file():
@@ -125,8 +125,8 @@ def _machine(config: "Config") -> list[Finding]:
 def is_large(config: "Config") -> bool:
     """Tell whether networks have the paper's order of size, for which a CPU is too slow.
 
-    The encoder's width decides, or that of the backbone's UNet (320 to 1280 in Stable Diffusion); a backbone that is
-    not there yet, as one of the hub, is taken for large.
+    The encoder's width decides, or that of the backbone's UNet (320 to 1280 in Stable Diffusion); a backbone
+    still to be fetched is assumed to be large.
     """
     if config.encoder.width >= _LARGE:
         return True
@@ -153,10 +153,10 @@ def _device(config: "Config") -> list[Finding]:
     count = torch.cuda.device_count()
     name, memory = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory / 2**30
     found = f"{count} x {name}, {memory:.0f} GiB"
-    here = config.runtime.processes // config.runtime.nodes
-    if count < here:
+    local = config.runtime.processes // config.runtime.nodes
+    if count < local:
         return [
-            Finding("problem", "device", f"{found}; {here} processes a machine", f"runtime: {{processes: {count}}}")
+            Finding("problem", "device", f"{found}; {local} processes a machine", f"runtime: {{processes: {count}}}")
         ]
     if is_large(config) and memory < 22:
         advice = "runtime: {precision: bf16, gradient_checkpointing: true, accumulation: 8}"
@@ -176,13 +176,13 @@ def _data(config: "Config") -> list[Finding]:
             return [Finding("ok", "data", f"NSD from {config.nsd.endpoint}, terms accepted")]
     except (FileExistsError, agreement.AgreementError) as error:
         return [Finding("problem", "data", str(error), "change the settings as said")]
-    wanted = [keys.STIMULI, keys.STIMULUS_INFO, keys.EXPERIMENT_DESIGN]
-    wanted += [
+    required = [keys.STIMULI, keys.STIMULUS_INFO, keys.EXPERIMENT_DESIGN]
+    required += [
         keys.betas(subject, 1, side, config.nsd.beta_version)
         for subject in config.subjects.everyone()
         for side in constants.HEMISPHERES
     ]
-    missing = [key for key in wanted if not (root / key).is_file()]
+    missing = [key for key in required if not (root / key).is_file()]
     if missing:
         advice = "put NSD's files there in its own layout, or set nsd: {source: fetch}"
         shown = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
@@ -201,20 +201,20 @@ def needed_bytes(config: "Config") -> dict[str, float]:
         for subject in subjects
     }
     trials = sum(sessions.values()) * (config.simulate.trials_per_session if simulated else 750)
-    pictures = trials / 3
+    images = trials / 3
     raw = 0.0
     if simulated:
         vertices = {"fsaverage5": 20484, "fsaverage6": 81924, "fsaverage": 327684}[config.simulate.mesh]
-        raw = trials * vertices * 4 + pictures * config.simulate.picture_size**2 * 3 * COMPRESSED
+        raw = trials * vertices * 4 + images * config.simulate.image_size**2 * 3 * COMPRESSED
     elif config.nsd.source == "fetch":
         betas = sum(sessions.values()) * SESSION if config.nsd.keep_raw else 4 * SESSION
-        raw = PICTURES + ANNOTATIONS + betas
+        raw = IMAGES + ANNOTATIONS + betas
     kept = 0 if simulated else sum(sessions.values()) * KEPT
-    prepared = kept + trials * VERTICES * 2 + pictures * config.preprocess.picture_size**2 * 3
-    # Of each picture: mean and log variance of latents, and the captions' mean, in half precision.
+    prepared = kept + trials * VERTICES * 2 + images * config.preprocess.image_size**2 * 3
+    # Of each image: mean and log variance of latents, and the captions' mean, in half precision.
     latent, context = (2 * 4 * 64 * 64, 77 * 1024) if is_large(config) else (2 * 8 * 8 * 8, 16 * 128)
     weights = _weights_bytes(config)
-    results = pictures * (latent + context) * 2 + weights * (len(subjects) + 1) + weights * CHECKPOINT_COPIES
+    results = images * (latent + context) * 2 + weights * (len(subjects) + 1) + weights * CHECKPOINT_COPIES
     return {"nsd": raw, "prepared": prepared, "results": results}
 
 
@@ -228,7 +228,7 @@ def _weights_bytes(config: "Config") -> float:
 
 
 def _existing(path: Path) -> Path:
-    """Return the nearest folder above that is there."""
+    """Return the nearest existing folder above."""
     path = path.absolute()
     while not path.exists():
         path = path.parent

@@ -8,8 +8,8 @@
 The function's parameters are filled by name, and converted as they are annotated. A rule that has an output ``run`` has
 a function that writes its own record; for all others the record is written here, beside the log.
 
-Importing this starts the job's log, so that it comes before all libraries: what they warn about is caught. Garbage is
-not collected until the stage begins: most of what imports make stays, and looking at it took 1.2 s of a job's start.
+Importing this starts the job's log before all libraries, to catch their warnings. Garbage is not collected until the
+stage begins: most objects of imports stay, and checking them took 1.2 s of a job's start.
 """
 
 import gc
@@ -32,7 +32,7 @@ from neuropictor.records.log import start_log
 
 log = logging.getLogger(__name__)
 
-#: Variable of the environment under which a job says how it calls its stage.
+#: Variable of the environment that makes a job log the call of its stage.
 SHOW_CALL = "NEUROPICTOR_SHOW_CALL"
 
 #: Snakemake's description of the job, which it puts before the script; None outside a job.
@@ -70,7 +70,7 @@ def run(stage: Callable[..., None], processes: bool = False) -> None:
 
 
 def fill(stage: Callable[..., None], job: Any) -> dict[str, Any]:
-    """Return the arguments of a stage, from what Snakemake knows of a job.
+    """Return the arguments of a stage, from Snakemake's description of a job.
 
     Parameters
     ----------
@@ -103,10 +103,10 @@ def fill(stage: Callable[..., None], job: Any) -> dict[str, Any]:
 
 
 def convert(value: Any, kind: Any) -> Any:
-    """Convert what Snakemake gives into what an annotation asks for.
+    """Convert a value from Snakemake into the type of an annotation.
 
     Sections of the configuration are made from mappings, paths from names, and lists from one name or several. Files
-    are told apart by their place: ``dict[int, Path]`` by the subject of their folder, ``dict[str, Path]`` by their own
+    are sorted by their path: ``dict[int, Path]`` by the subject of their folder, ``dict[str, Path]`` by their own
     name, ``dict[int, dict[str, Path]]`` by both; `Folder` is the folder of a file. No files are None where that is
     allowed.
     """
@@ -137,7 +137,7 @@ def convert(value: Any, kind: Any) -> Any:
     if inspect.isclass(kind) and issubclass(kind, BaseModel):
         return kind(**value)
     if kind in (Path, int, str):
-        (value,) = _several(value)  # of files, Snakemake gives a list of one as it is
+        (value,) = _several(value)  # Snakemake passes a list of one file unchanged
         return kind(value)
     return value
 

@@ -1,7 +1,7 @@
-"""One table of all jobs: what each made, from which revision and seed, how long it took and how much memory.
+"""One table of all jobs: output, revision, seed, time and memory.
 
 Rows come from the run records of the stages and from Snakemake's benchmark of every job. Standard library only, since
-the workflow calls it whenever it ends.
+the workflow calls it at every end.
 """
 
 import csv
@@ -43,7 +43,7 @@ def write_runs(results: str | Path, out: str | Path, prepared: str | Path | None
         Folder of the results of one experiment, with ``benchmarks`` in it.
     out
         CSV file with the columns of `COLUMNS`. ``wall_seconds`` is the stage's own time, ``job_seconds`` that of the
-        whole job with its start, where Snakemake measured it; memory is the larger of what both saw.
+        whole job with its start, where Snakemake measured it; memory is the larger of both measurements.
     prepared, logs
         Folders of prepared data and of logs, whose records are listed too; None to leave them out.
     """
@@ -70,14 +70,14 @@ def write_runs(results: str | Path, out: str | Path, prepared: str | Path | None
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """Read a record, or the last line of a benchmark; None, and a warning, for what is neither."""
+    """Read a record, or the last line of a benchmark; None, with a warning, if it is neither."""
     try:
         text = path.read_text(encoding="utf-8")
-        found = json.loads(text.splitlines()[-1] if path.suffix == ".jsonl" else text)
+        content = json.loads(text.splitlines()[-1] if path.suffix == ".jsonl" else text)
     except (ValueError, IndexError):
         log.warning("%s cannot be read and is left out of the table of jobs", path)
         return None
-    return found if isinstance(found, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 def _from_record(record: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -99,15 +99,15 @@ def _from_record(record: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _add_benchmark(row: dict[str, Any], measured: dict[str, Any]) -> None:
-    """Add what Snakemake saw of the job and all its processes."""
+    """Add Snakemake's measurements of the job and all its processes."""
     row["job_seconds"] = _number(measured.get("s"), 2)
     row["cpu_seconds"] = _number(measured.get("cpu_time"), 2)
-    whole = _number(measured.get("max_rss"), 0)
-    row["peak_memory_mib"] = max(filter(None, (row.get("peak_memory_mib"), whole)), default=None)
+    measured_rss = _number(measured.get("max_rss"), 0)
+    row["peak_memory_mib"] = max(filter(None, (row.get("peak_memory_mib"), measured_rss)), default=None)
 
 
 def _number(value: Any, digits: int) -> float | int | None:
-    """Round a number; None for what a job was too short to measure."""
+    """Round a number; None if a job was too short to measure it."""
     if not isinstance(value, int | float):
         return None
     return round(value, digits) if digits else round(value)

@@ -1,7 +1,7 @@
 """Start a training or sampling in several processes, on one machine or, inside a Slurm job, on several.
 
-The program that is running (a workflow script, or the command line) is started again as often as ``runtime.processes``
-says; each copy calls the same stage, finds its rank in its environment, and takes its share of every batch.
+The running program (a workflow script, or the command line) is started ``runtime.processes`` times;
+each copy calls the same stage, finds its rank in its environment, and takes its share of every batch.
 """
 
 import os
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from neuropictor.config import RuntimeConfig
 
 #: Seconds that processes have after SIGTERM to save and end, before torch's launcher kills them (its default: 30): a
-#: checkpoint of the paper's size has 8.1 GB, 10.8 with a moving average. As much as profiles/slurm gives a job.
+#: checkpoint of the paper's size has 8.1 GB, 10.8 with a moving average. The same as in profiles/slurm.
 GRACE = 300
 
 
 def launch(stage: Callable[..., None], runtime: "RuntimeConfig", **arguments: Any) -> None:
-    """Call a stage in the processes that `runtime` asks for, and return when all have ended.
+    """Call a stage in ``runtime.processes`` processes, and return when all have ended.
 
     Parameters
     ----------
@@ -41,10 +41,10 @@ def launch(stage: Callable[..., None], runtime: "RuntimeConfig", **arguments: An
     Raises
     ------
     RuntimeError
-        If there is no such device as `runtime` asks for, there are fewer GPUs than processes, or more nodes are asked
+        If the device of `runtime` does not exist, there are fewer GPUs than processes, or more nodes are asked
         for outside Slurm.
     SystemExit
-        If a process fails, or after SIGTERM, when all have saved and ended.
+        If a process fails, or after SIGTERM, once all have saved and ended.
     """
     if not launched():
         _check(runtime)
@@ -52,19 +52,19 @@ def launch(stage: Callable[..., None], runtime: "RuntimeConfig", **arguments: An
         stage(runtime=runtime, **arguments)
         return
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(GRACE))
-    own = ["--nproc-per-node", str(runtime.processes // runtime.nodes), *sys.argv]
+    options = ["--nproc-per-node", str(runtime.processes // runtime.nodes), *sys.argv]
     if runtime.nodes == 1:
-        _run_here(["--standalone", *own])
+        _run_here(["--standalone", *options])
     else:
-        _run_on_nodes(runtime, own)
+        _run_on_nodes(runtime, options)
 
 
 def _check(runtime: "RuntimeConfig") -> None:
-    """Refuse what cannot start, before anything does."""
-    device, here = prepare_device(runtime), runtime.processes // runtime.nodes
-    if device.type == "cuda" and torch.cuda.device_count() < here:
+    """Refuse impossible settings before starting anything."""
+    device, local = prepare_device(runtime), runtime.processes // runtime.nodes
+    if device.type == "cuda" and torch.cuda.device_count() < local:
         raise RuntimeError(
-            f"runtime.processes: {runtime.processes} asked for, {here} of them on this machine, which has"
+            f"runtime.processes: {runtime.processes} asked for, {local} of them on this machine, which has"
             f" {torch.cuda.device_count()} GPUs; allowed: one process a GPU, for example runtime: {{processes:"
             f" {torch.cuda.device_count() * runtime.nodes}}}"
         )
@@ -76,7 +76,7 @@ def _check(runtime: "RuntimeConfig") -> None:
 
 
 def _run_here(arguments: list[str]) -> None:
-    """Be the parent of all processes, by torch's launcher; a signal is passed on to them."""
+    """Start all processes with torch's launcher; signals are passed on to them."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main

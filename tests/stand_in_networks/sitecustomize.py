@@ -19,7 +19,7 @@ def _small_clip(networks):
 
 
 def _any_content(weights):
-    weights._expected = lambda network, config: ""
+    weights._expected = lambda file, config: ""
 
 
 CHANGES = {"neuropictor.evaluation.networks": _small_clip, "neuropictor.fetching.weights": _any_content}

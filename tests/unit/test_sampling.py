@@ -15,7 +15,7 @@ from neuropictor.models.backbone import Backbone
 from neuropictor.models.encoder import FMRIEncoder
 from neuropictor.models.networks import Networks
 from neuropictor.models.pipeline import NeuroPictorPipeline
-from neuropictor.sampling import most_agreed, picture_generator, sample_subject, to_bytes
+from neuropictor.sampling import image_generator, most_agreed, sample_subject, to_bytes
 
 
 @pytest.fixture(scope="module")
@@ -37,22 +37,20 @@ def run(networks, backbone, prepared, runtime, out, responses=None, **settings):
     return read_reconstructions(out)
 
 
-def test_all_test_pictures_in_order(networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path):
+def test_all_test_images_in_order(networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path):
     result = run(networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path / "refined.h5")
-    assert result.pictures.shape == (3, 2, 8, 8, 3)
-    np.testing.assert_array_equal(result.nsd_id, ResponseStore(tiny_prepared / "sub-01/responses.h5").pictures("test"))
+    assert result.images.shape == (3, 2, 8, 8, 3)
+    np.testing.assert_array_equal(result.nsd_id, ResponseStore(tiny_prepared / "sub-01/responses.h5").images("test"))
     assert (result.model, result.subject, result.data) == ("refined", 1, "simulated")
-    assert not np.array_equal(result.pictures[:, 0], result.pictures[:, 1])
+    assert not np.array_equal(result.images[:, 0], result.images[:, 1])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["refined.h5", "refined.run.json"]
 
 
-def test_batch_size_does_not_change_pictures(networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path):
+def test_batch_size_does_not_change_images(networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path):
     args = (networks, tiny_backbone, tiny_prepared, tiny_runtime)
     one = run(*args, tmp_path / "a.h5", batch_size=1)
     all_ = run(*args, tmp_path / "b.h5", batch_size=50)
-    assert (
-        np.abs(one.pictures.astype(int) - all_.pictures).max() <= 1
-    )  # last-digit differences may cross a rounding step
+    assert np.abs(one.images.astype(int) - all_.images).max() <= 1  # last-digit differences may cross a rounding step
 
 
 def test_a_last_smaller_batch_is_padded_where_networks_are_compiled(
@@ -71,16 +69,16 @@ def test_a_last_smaller_batch_is_padded_where_networks_are_compiled(
     monkeypatch.setattr(NeuroPictorPipeline, "__call__", counted)
     compiled = run(*args, tiny_runtime.model_copy(update={"compile": True}), tmp_path / "b.h5")
     assert sizes == [(4, 4), (4, 4)]  # of six images
-    assert np.abs(expected.pictures.astype(int) - compiled.pictures).max() <= 1
+    assert np.abs(expected.images.astype(int) - compiled.images).max() <= 1
 
 
-def test_single_trials_are_the_first_of_each_picture(networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path):
+def test_single_trials_are_the_first_of_each_image(networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path):
     args = (networks, tiny_backbone, tiny_prepared, tiny_runtime)
     reduced = first_test_trials(tiny_prepared / "sub-01" / "responses.h5", tmp_path / "responses.h5")
     expected = run(*args, tmp_path / "expected.h5", responses=reduced)
     single = run(*args, tmp_path / "single.h5", trial_averaging="single")
-    np.testing.assert_array_equal(single.pictures, expected.pictures)
-    assert not np.array_equal(single.pictures, run(*args, tmp_path / "mean.h5").pictures)
+    np.testing.assert_array_equal(single.images, expected.images)
+    assert not np.array_equal(single.images, run(*args, tmp_path / "mean.h5").images)
 
 
 def test_continues_where_it_was_stopped(
@@ -112,7 +110,7 @@ def test_continues_where_it_was_stopped(
     again = run(*args, tmp_path / "cut.h5")
     assert len(resumed) == 1
     assert not set(resumed[0]) & set(made[0])
-    np.testing.assert_array_equal(again.pictures, whole.pictures)
+    np.testing.assert_array_equal(again.images, whole.images)
     assert not (tmp_path / "cut.chunks").exists()
 
 
@@ -131,7 +129,7 @@ def test_components_reach_the_networks(tiny_backbone, tiny_prepared, tiny_compon
         alignment.norm.weight.mul_(-3)
     aligned.save_trained(tmp_path / "refined", tiny_backbone)
     sample_subject(*args, tmp_path / "other.h5", components=tiny_components[0])
-    one, other = (read_reconstructions(tmp_path / name).pictures for name in ("one.h5", "other.h5"))
+    one, other = (read_reconstructions(tmp_path / name).images for name in ("one.h5", "other.h5"))
     assert not np.array_equal(one, other)
     with pytest.raises(ValueError, match="running stage align again"):
         sample_subject(*args, tmp_path / "none.h5")
@@ -148,17 +146,17 @@ def test_parts_made_with_other_settings_are_not_used(
     np.save(folder / "00000.npy", np.zeros((4, 8, 8, 3), np.uint8))
     result = run(networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path / "refined.h5")
     assert "starting afresh" in caplog.text
-    assert result.pictures[0].any()
+    assert result.images[0].any()
 
 
-def test_the_sample_that_others_resemble_is_chosen_without_a_look_at_the_seen_picture(
+def test_the_sample_that_others_resemble_is_chosen_without_a_look_at_the_seen_image(
     networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path
 ):
     args = (networks, tiny_backbone, tiny_prepared, tiny_runtime)
     all_ = run(*args, tmp_path / "all.h5", samples=3)
     chosen = run(*args, tmp_path / "chosen.h5", samples=3, choose="consensus")
-    assert chosen.pictures.shape == (3, 1, 8, 8, 3)
-    for samples, (kept,) in zip(all_.pictures, chosen.pictures, strict=True):
+    assert chosen.images.shape == (3, 1, 8, 8, 3)
+    for samples, (kept,) in zip(all_.images, chosen.images, strict=True):
         table = np.corrcoef(samples.reshape(3, -1).astype(float))
         np.testing.assert_array_equal(kept, samples[table.sum(1).argmax()])
     record = json.loads((tmp_path / "chosen.run.json").read_text())
@@ -170,9 +168,9 @@ def test_the_sample_that_others_resemble_is_chosen_without_a_look_at_the_seen_pi
     assert most_agreed(odd)[0, 0, 0].all()  # two agree, one does not
 
 
-def test_every_picture_has_its_own_seed():
+def test_every_image_has_its_own_seed():
     def first(*key):
-        return torch.rand(1, generator=picture_generator(*key)).item()
+        return torch.rand(1, generator=image_generator(*key)).item()
 
     keys = [(0, 1, 5, 0), (1, 1, 5, 0), (0, 2, 5, 0), (0, 1, 6, 0), (0, 1, 5, 1)]
     assert len({first(*key) for key in keys}) == len(keys)
@@ -185,8 +183,8 @@ def test_rounding_is_to_the_nearest_level_or_down_as_in_the_official_code():
     np.testing.assert_array_equal(to_bytes(colours, "down"), [0, 0, 0, 254, 255])
 
 
-def test_rounding_reaches_the_pictures(networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path):
+def test_rounding_reaches_the_images(networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path):
     args = (networks, tiny_backbone, tiny_prepared, tiny_runtime)
-    nearest = run(*args, tmp_path / "nearest.h5").pictures.astype(int)
-    difference = nearest - run(*args, tmp_path / "down.h5", rounding="down").pictures
+    nearest = run(*args, tmp_path / "nearest.h5").images.astype(int)
+    difference = nearest - run(*args, tmp_path / "down.h5", rounding="down").images
     assert set(np.unique(difference)) == {0, 1}

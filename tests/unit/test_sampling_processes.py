@@ -50,7 +50,7 @@ def given(tmp_path, tiny_backbone, tiny_prepared):
     return {"pipeline": str(tmp_path / "networks"), "backbone": str(tiny_backbone), "responses": str(responses)}
 
 
-def test_two_processes_make_the_pictures_of_one(given, tmp_path):
+def test_two_processes_make_the_images_of_one(given, tmp_path):
     config, runtime = SampleConfig(**SETTINGS), RuntimeConfig(device="cpu", threads=1)
     sample_subject(**given, config=config, runtime=runtime, model="refined", out=tmp_path / "one.h5")
     (tmp_path / "sample.py").write_text(PROGRAM)
@@ -60,8 +60,8 @@ def test_two_processes_make_the_pictures_of_one(given, tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     one, two = read_reconstructions(tmp_path / "one.h5"), read_reconstructions(tmp_path / "two.h5")
-    assert one.pictures.shape == (3, 2, 8, 8, 3)  # six pictures: three batches, of which each process made some
-    assert (one.pictures == two.pictures).all()
+    assert one.images.shape == (3, 2, 8, 8, 3)  # six images: three batches, of which each process made some
+    assert (one.images == two.images).all()
     assert (one.nsd_id == two.nsd_id).all()
-    assert json.loads((tmp_path / "two.run.json").read_text())["results"]["pictures"] == 3
+    assert json.loads((tmp_path / "two.run.json").read_text())["results"]["images"] == 3
     assert not list(tmp_path.glob("*.chunks"))

@@ -35,7 +35,7 @@ from neuropictor.nsd import keys
 from neuropictor.records.record import RunRecord, record_path
 from neuropictor.report.figures import contact_sheet, response_map
 from neuropictor.sampling import sample_subject
-from neuropictor.simulation.writer.nsd import write_pictures, write_subject
+from neuropictor.simulation.writer.nsd import write_images, write_subject
 from neuropictor.training.calibrate import calibrate
 from neuropictor.training.reconstruct import pretrain, refine
 
@@ -58,7 +58,7 @@ class Stages:
         self.samples = {model: folder / "sample" / f"{model}.h5" for model in SAMPLES}
 
     def preprocess_subject(self) -> None:
-        config = PreprocessConfig(validation_pictures=2)
+        config = PreprocessConfig(validation_images=2)
         preprocess_subject(self.folder / "nsd", 1, config, NsdConfig(), self.out / "responses.h5")
 
     def preprocess_stimuli(self) -> None:
@@ -93,7 +93,7 @@ class Stages:
         sample_subject(self.folder / "pretrain", self.responses[0], *made)
 
     def baselines(self) -> None:
-        out = {name: self.out / f"{name}.h5" for name in ("ridge", "ridge_diffusion", "mean_picture")}
+        out = {name: self.out / f"{name}.h5" for name in ("ridge", "ridge_diffusion", "mean_image")}
         files = (self.responses[0], self.stimuli[0], self.latents[0], self.backbone)
         fit_baselines(*files, EvaluateConfig(), SampleConfig(steps=1), RUNTIME, out)
 
@@ -210,8 +210,8 @@ def folder(tiny_prepared, tiny_backbone, tmp_path_factory):
         write_samples(path, model, 1, seen, tested.tolist())
         with RunRecord(record_path(path), "sample", outputs=[path]):
             pass
-    simulate = SimulateConfig(sessions=1, trials_per_session=30, shared_pictures=3, picture_size=64)
-    write_pictures(folder / "nsd", simulate)
+    simulate = SimulateConfig(sessions=1, trials_per_session=30, shared_images=3, image_size=64)
+    write_images(folder / "nsd", simulate)
     write_subject(folder / "nsd", 1, simulate)
     return folder
 

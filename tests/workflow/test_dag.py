@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from copied_workflow import CONTROLS, PER_SUBJECT, chain, copy_workflow, picture_files, planned, refused, snakemake
+from copied_workflow import CONTROLS, PER_SUBJECT, chain, copy_workflow, image_files, planned, refused, snakemake
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.workflow
@@ -50,7 +50,7 @@ def test_subjects_that_only_pretrain_are_not_sampled(checkout):
 
 def test_local_source_simulates_nothing(checkout):
     root = checkout / "real"
-    for name in picture_files():
+    for name in image_files():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
     folder = root / "nsddata_betas/ppdata/subj01/fsaverage/betas_fithrf_GLMdenoise_RR"
@@ -98,7 +98,7 @@ def test_a_mistake_in_the_settings_shows_its_message_and_nothing_from_the_depths
 def test_a_subject_that_is_only_refined_is_no_reason_to_pretrain(finished):
     own = {rule: count for rule, count in PER_SUBJECT.items()}
     shared = [
-        "simulate_own_pictures",
+        "simulate_own_images",
         "evaluate",
         "data_card",
         "report_scores",
@@ -142,7 +142,7 @@ def test_a_named_experiment_takes_over_what_is_prepared_and_keeps_results_apart(
     before = sorted(finished.rglob("results/**"))
     settings = {"experiment": "short", "refine": {"steps": 7}}
     jobs = planned(finished, settings)
-    shared = {"simulate_pictures", "simulate_subject", "preprocess_stimuli", "preprocess_subject"}
+    shared = {"simulate_images", "simulate_subject", "preprocess_stimuli", "preprocess_subject"}
     assert not shared & jobs.keys()
     assert jobs == Counter({rule: count for rule, count in chain(3).items() if rule not in shared})
     table = snakemake(finished, "--summary", "--configfile", "settings.yaml")

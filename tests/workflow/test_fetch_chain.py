@@ -18,13 +18,13 @@ from neuropictor.data.preprocess import preprocess_subject
 from neuropictor.fetching import manifest
 from neuropictor.fetching import nsd as fetch
 from neuropictor.nsd import keys
-from neuropictor.simulation.writer.nsd import write_pictures, write_subject
+from neuropictor.simulation.writer.nsd import write_images, write_subject
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.workflow
 SUBJECTS = [1, 2]
-SIMULATED = SimulateConfig(sessions=2, trials_per_session=150, shared_pictures=12)
-PREPROCESS = PreprocessConfig(validation_pictures=6)
+SIMULATED = SimulateConfig(sessions=2, trials_per_session=150, shared_images=12)
+PREPROCESS = PreprocessConfig(validation_images=6)
 ARCHIVES = dict(zip(fetch.ARCHIVES, (("captions", "instances"), ("stuff",)), strict=True))
 
 
@@ -32,7 +32,7 @@ ARCHIVES = dict(zip(fetch.ARCHIVES, (("captions", "instances"), ("stuff",)), str
 def original(tmp_path_factory):
     """A simulated NSD, as it lies behind the server."""
     root = tmp_path_factory.mktemp("original")
-    write_pictures(root, SIMULATED)
+    write_images(root, SIMULATED)
     for subject in SUBJECTS:
         write_subject(root, subject, SIMULATED)
     return root
@@ -65,7 +65,7 @@ def write_settings(folder: Path, address: str) -> None:
     settings = {
         "subjects": {"pretrain": SUBJECTS, "refine": SUBJECTS},
         "nsd": nsd,
-        "preprocess": {"validation_pictures": PREPROCESS.validation_pictures},
+        "preprocess": {"validation_images": PREPROCESS.validation_images},
     }
     (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
 

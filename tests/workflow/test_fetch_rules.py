@@ -34,7 +34,7 @@ def checkout(tmp_path_factory):
 def test_a_dry_run_needs_no_network(checkout):
     jobs = planned(checkout, {"nsd": NOWHERE, "subjects": ONE})
     others = Counter({rule: count for rule, count in chain(1).items() if not rule.startswith("simulate")})
-    once = dict.fromkeys(["fetch_plan", "fetch_design", "fetch_pictures", "fetch_annotations"], 1)
+    once = dict.fromkeys(["fetch_plan", "fetch_design", "fetch_images", "fetch_annotations"], 1)
     assert jobs == others + Counter(once | {"fetch_betas": 30, "preprocess_session": 30})
 
 
@@ -56,7 +56,7 @@ def test_the_presets_plan_the_sessions_of_their_release_offline(checkout):
         jobs = planned(checkout, {}, *presets, "accepted.yaml", "--", "preprocess")
         assert jobs["fetch_betas"] == jobs["preprocess_session"] == sessions
         assert jobs["preprocess_subject"] == 8
-        assert not {"calibrate", "simulate_pictures", "cache_latents"} & set(jobs)
+        assert not {"calibrate", "simulate_images", "cache_latents"} & set(jobs)
 
 
 def test_files_are_planned_fetched_and_not_fetched_again(checkout, monkeypatch):
@@ -86,6 +86,6 @@ def test_profiles_keep_to_the_room_that_the_plan_reserves(checkout):
     for profile in ("default", "slurm"):
         found = yaml.safe_load((checkout / f"profiles/{profile}/profile.v9+.yaml").read_text())
         assert found["resources"]["sessions"] == reserved
-    rules = (checkout / "rules/fetch.smk").read_text()
+    rules = "".join((checkout / f"rules/{name}.smk").read_text() for name in ("fetch_nsd", "preprocess"))
     for rule in ("as fetch_betas with:", "rule preprocess_session:"):
         assert "sessions=1," in rules.partition(rule)[2].partition("params:")[0].partition("\n\n\n")[0]

@@ -19,24 +19,24 @@ from neuropictor.surface.atlas import MESH_VERTICES
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.workflow
 ONE = {"nsd": {"source": "prepared"}, "subjects": {"pretrain": [1], "refine": [1]}}
-PICTURES, TRIALS = 60, 90
+IMAGES, TRIALS = 60, 90
 CARD = "results/report/data_card.html"
 
 
 def write_scans(folder):
-    """Two sessions on fsaverage5, numbers without meaning; every third picture comes twice, the last ten test."""
+    """Two sessions on fsaverage5, numbers without meaning; every third image comes twice, the last ten test."""
     generator = np.random.default_rng(0)
-    (folder / "pictures").mkdir(parents=True)
-    rows = ["picture,file,captions"]
-    for number in range(PICTURES):
-        name = f"pictures/{number}.png"
+    (folder / "images").mkdir(parents=True)
+    rows = ["image,file,captions"]
+    for number in range(IMAGES):
+        name = f"images/{number}.png"
         blocks = generator.integers(0, 256, (3, 4, 3), dtype=np.uint8)
         Image.fromarray(blocks.repeat(20, 0).repeat(20, 1)).save(folder / name)
         words = generator.choice(["boat", "cat", "car", "mug", "tree", "red", "blue", "pink", "sea", "city", "room"], 4)
         rows.append(f"{number},{name},a {words[0]} and {words[1]}|{words[2]} {words[3]}")
-    (folder / "pictures.csv").write_text("\n".join(rows) + "\n")
-    shown = np.concatenate([np.arange(PICTURES), np.arange(0, PICTURES, 2)])
-    rows = ["session,trial,picture,split"]
+    (folder / "images.csv").write_text("\n".join(rows) + "\n")
+    shown = np.concatenate([np.arange(IMAGES), np.arange(0, IMAGES, 2)])
+    rows = ["session,trial,image,split"]
     for place, number in enumerate(shown):
         rows.append(f"{1 + place // 45},{place % 45},{number},{'test' if number >= 50 else 'train'}")
     (folder / "trials.csv").write_text("\n".join(rows) + "\n")
@@ -66,9 +66,9 @@ def test_the_chain_runs_on_imported_stores_and_never_writes_them(tmp_path):
     write_scans(tmp_path / "scans")
     stores = tmp_path / "data/prepared/sub-01"
     tiny = ["--settings", ROOT / "presets/tiny.yaml"]
-    betas, pictures = (["--table", tmp_path / "scans" / name] for name in ("trials.csv", "pictures.csv"))
+    betas, images = (["--table", tmp_path / "scans" / name] for name in ("trials.csv", "images.csv"))
     command("import-betas", *betas, "--subject", 1, "--out", stores / "responses.h5", *tiny)
-    command("import-pictures", *pictures, "--out", stores / "stimuli.h5", *tiny)
+    command("import-images", *images, "--out", stores / "stimuli.h5", *tiny)
     before = {path.name: path.read_bytes() for path in stores.iterdir()}
     copy_workflow(tmp_path)
     skipped = Counter({rule: n for rule, n in chain(1).items() if not re.match("simulate|preprocess", rule)})

@@ -15,14 +15,14 @@ from stable_diffusion_folder import make_clip, make_stable_diffusion
 from stand_in_bucket import Stored, packed, serving
 
 from neuropictor.config import ControlsConfig, SimulateConfig
+from neuropictor.evaluation.networks import WEIGHT_FILES
 from neuropictor.fetching import nsd as fetch
-from neuropictor.fetching.weights import WEIGHTS
-from neuropictor.simulation.writer.nsd import write_pictures, write_subject
+from neuropictor.simulation.writer.nsd import write_images, write_subject
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.workflow
 # Release 37 is without the last three sessions: one is left.
-SIMULATED = SimulateConfig(sessions=4, trials_per_session=60, shared_pictures=6, picture_size=64)
+SIMULATED = SimulateConfig(sessions=4, trials_per_session=60, shared_images=6, image_size=64)
 
 
 class Paper:
@@ -62,14 +62,14 @@ class Paper:
 def paper(published_weights, tmp_path_factory):
     """The finished chain."""
     folder, original = (tmp_path_factory.mktemp(name) for name in ("paper", "original"))
-    write_pictures(original, SIMULATED)
+    write_images(original, SIMULATED)
     for subject in (1, 2):
         write_subject(original, subject, SIMULATED)
     make_stable_diffusion(folder / "backbone", sample_size=8)
     make_clip(folder / "target")
     archives = dict(zip(fetch.ARCHIVES, (("captions", "instances"), ("stuff",)), strict=True))
     objects = packed(original, archives)
-    objects |= {file.name: Stored((published_weights / file.name).read_bytes()) for file in WEIGHTS.values()}
+    objects |= {file.name: Stored((published_weights / file.name).read_bytes()) for file in WEIGHT_FILES.values()}
     with serving(objects) as server:
         paper = Paper(folder, server.address)
         paper.snakemake()
@@ -80,7 +80,7 @@ def test_all_models_have_scores_under_all_protocols(paper):
     rows = paper.rows("metrics.csv")
     assert {row["networks"] for row in rows} == {"published"}
     found = {(row["protocol"].split()[0], row["model"]) for row in rows}
-    models = ("refined", "pretrained", "ridge", "ridge_diffusion", "mean_picture")
+    models = ("refined", "pretrained", "ridge", "ridge_diffusion", "mean_image")
     assert found >= {(protocol, model) for protocol in ("ours", "neuropictor", "mindeye2") for model in models}
 
 

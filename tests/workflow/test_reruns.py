@@ -91,7 +91,7 @@ def test_the_table_in_the_documentation_is_made_from_these_cases(request):
 
 
 def told(counts: Counter) -> str:
-    everything = behind(["simulate_pictures"])
+    everything = behind(["simulate_images"])
     if not counts:
         return "nothing"
     if counts == everything:
@@ -164,10 +164,10 @@ def local_betas(subject: int, session: int) -> list[str]:
 
 
 def test_a_session_more_in_a_folder_is_noticed(tmp_path):
-    from copied_workflow import copy_workflow, picture_files, planned
+    from copied_workflow import copy_workflow, image_files, planned
 
     folder = copy_workflow(tmp_path)
-    files = [f"data/nsd/{name}" for name in picture_files()]
+    files = [f"data/nsd/{name}" for name in image_files()]
     for subject in (1, 2):
         files += local_betas(subject, 1)
     settings = NSD | {"nsd": {"source": "local"}}

@@ -26,7 +26,7 @@ SETTINGS = {
 }
 ON_GPUS = {"cache_latents", "calibrate", "pretrain", "refine", "sample", "baselines", "evaluate"}
 ON_PROCESSORS = {
-    "simulate_pictures",
+    "simulate_images",
     "simulate_subject",
     "preprocess_stimuli",
     "preprocess_subject",

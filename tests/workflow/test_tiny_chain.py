@@ -1,4 +1,4 @@
-"""The whole chain at its smallest, from nothing to the scores: twice, with the same pictures to the byte."""
+"""The whole chain at its smallest, from nothing to the scores: twice, with the same images to the byte."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ from tiny_chain import snakemake
 
 pytestmark = pytest.mark.workflow
 SUBJECTS = {"1", "2", "mean"}
-MODELS = {"refined", "pretrained", "ridge", "ridge_diffusion", "mean_picture", "null"}
+MODELS = {"refined", "pretrained", "ridge", "ridge_diffusion", "mean_image", "null"}
 METRICS = {"pixcorr", "ssim", "two_way", "two_way_hard", "distance", "category"}
 COLUMNS = ["subject", "model", "metric", "value", "ci_low", "ci_high", "n_images", "data", "protocol", "networks"]
 

@@ -1,4 +1,4 @@
-"""What each visual area of the simulated brain responds to. One line an area; sources beside the columns.
+"""Tuning of each visual area of the simulated brain. One line an area; sources beside the columns.
 
 Sizes of population receptive fields follow Dumoulin & Wandell 2008 (V1-V3, V3A, LO) and Amano et al. 2009 (hV4, LO,
 TO): radius = base + slope x eccentricity, in degrees. Compression follows Kay et al. 2013: strong in higher areas.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 #: Low-level channels: luminance, red-green, blue-yellow, local contrast, energy of contours at 0, 45, 90, 135 degrees.
 CHANNELS = ("luminance", "red_green", "blue_yellow", "contrast", "energy_0", "energy_45", "energy_90", "energy_135")
 #: Groups of scene features, in the order of the profiles below; ``mixed`` are random nonlinear mixtures of the
-#: picture's low-level maps.
+#: image's low-level maps.
 GROUPS = ("category", "colour", "place", "background", "light", "view", "count", "mixed")
 
 
@@ -99,7 +99,7 @@ GROUP_PROFILE = {
     "scenes": (0.4, 0.2, 0.3, 1.1, 0.5, 0.5, 0.2, 0.5),
 }
 
-#: Kinds of categories that neighbouring cortex prefers together; a category of none of them stands alone.
+#: Kinds of categories that neighbouring cortex prefers together; any other category stands alone.
 KINDS = {
     "animal": ("butterfly", "cat", "fish"),
     "landmark": ("house", "tree"),

@@ -1,7 +1,7 @@
 """The simulated brain: an encoding model on the real HCP-MMP areas of the fsaverage mesh, and its noise.
 
 Early areas see luminance, colour, contrast and contours through receptive fields laid out over each area; higher areas
-add a nonlinear tuning to what the scene means. Neighbouring vertices resemble each other. People share tunings in part,
+add a nonlinear tuning to the scene's meaning. Neighbouring vertices resemble each other. People share tunings in part,
 and each misplaces them on the cortex.
 
 The model and its numbers were chosen from the literature before any decoding score was seen.
@@ -17,7 +17,7 @@ import numpy as np
 
 from neuropictor.nsd.constants import NCSNR_MEDIAN
 from neuropictor.simulation.brain.areas import VISUAL_AREA_MODELS
-from neuropictor.simulation.brain.features import PictureFeatures, picture_features, reference_features
+from neuropictor.simulation.brain.features import ImageFeatures, image_features, reference_features
 from neuropictor.simulation.brain.layout import Layout, make_layout, smooth_fields
 from neuropictor.simulation.brain.noise import LARGEST_BETA, CorticalNoise
 from neuropictor.simulation.brain.tuning import Tuning, make_tuning
@@ -33,13 +33,13 @@ _LEVEL_SPREAD, _LEVEL_LIMITS = 0.15, (0.65, 1.25)
 # Spread (log) of reliability within an area, smooth over this many mm and independent; limits of a vertex' ncsnr.
 _RELIABILITY_SMOOTH, _RELIABILITY_OWN, _RELIABILITY_LENGTH = 0.25, 0.2, 12.0
 _NCSNR_LIMITS = (0.05, 2.25)
-# A vertex whose responses differ less than this over the reference scenes sees nothing of them.
+# A vertex whose responses differ less than this over the reference scenes does not respond to them.
 _LEAST_SPREAD = 1e-3
 # Noise (percent signal change) in and outside visual cortex, and its log-normal spread.
 _NOISE_VISUAL, _NOISE_OTHER, _NOISE_SPREAD = 2.4, 1.05, 0.3
 # Mean beta in and outside visual cortex.
 _MEAN_VISUAL, _MEAN_OTHER, _MEAN_SPREAD = 1.9, -0.05, 0.5
-# Share of a receptive field within the picture from which on the vertex counts as seeing it wholly.
+# Share of a receptive field within the image from which the vertex counts as seeing all of it.
 _WHOLE_COVERAGE = 0.5
 _STREAM = 41
 # Values made at a time: 4 Mi float32 are 16 MiB an array.
@@ -65,17 +65,16 @@ class SimulatedBrain:
     smooth_noise
         Share of the noise variance that is smooth over cortex.
     columns
-        Vertices of the mesh (left, then right) that betas are wanted for, e.g. ``geometry.columns(mesh)``; default:
-        all.
+        Vertices of the mesh (left, then right) to make betas for, e.g. ``geometry.columns(mesh)``; default: all.
 
     Attributes
     ----------
     columns
         int [m], the mesh's vertices that betas have.
     visual
-        int [v], which of these carry signal, as positions within `columns`.
+        int [v], which of them carry signal, as positions within `columns`.
     ncsnr
-        float32 [v], the ratio that each of them is made with.
+        float32 [v], the ratio of each of them.
     """
 
     def __init__(
@@ -119,25 +118,25 @@ class SimulatedBrain:
         spread = response.std(axis=0)
         self._gain = np.where(spread > _LEAST_SPREAD, amplitude / np.maximum(spread, _LEAST_SPREAD), 0)
 
-    def signal(self, pictures: np.ndarray, scenes: Sequence[Scene]) -> np.ndarray:
-        """Compute what pictures evoke, without noise.
+    def signal(self, images: np.ndarray, scenes: Sequence[Scene]) -> np.ndarray:
+        """Compute the responses to images, without noise.
 
         Parameters
         ----------
-        pictures
+        images
             uint8 [n, 64, 64, 3].
         scenes
-            The n scenes that they show.
+            The n scenes shown.
 
         Returns
         -------
         numpy.ndarray
             float32 [n, v], percent signal change around the mean, at `visual`; there is no signal elsewhere.
         """
-        return self.signal_of(picture_features(pictures, scenes, self.seed))
+        return self.signal_of(image_features(images, scenes, self.seed))
 
-    def signal_of(self, features: PictureFeatures) -> np.ndarray:
-        """Compute the signal of features that are at hand: the same for all people of a seed."""
+    def signal_of(self, features: ImageFeatures) -> np.ndarray:
+        """Compute the signal from features, which all people of a seed share."""
         return (self._tuning.response(features) - self._centre) * self._gain
 
     def responses(self, signal: np.ndarray, session: int) -> np.ndarray:
@@ -146,14 +145,14 @@ class SimulatedBrain:
         Parameters
         ----------
         signal
-            float32 [T, v], one row a trial (repeat a picture's row for its repeats).
+            float32 [T, v], one row a trial (repeat an image's row for its repeats).
         session
             Session, from 1; with seed and subject it sets noise and drift.
 
         Returns
         -------
         numpy.ndarray
-            float32 [T, m], percent signal change; NaN at vertices that the session lacks.
+            float32 [T, m], percent signal change; NaN at vertices missing in the session.
         """
         return np.concatenate(list(self.response_blocks(signal, session)))
 
@@ -184,7 +183,7 @@ def _level(subject: int, ncsnr: float, rng: np.random.Generator) -> float:
 
 
 def _target_ncsnr(layout: Layout, coverage: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
-    """Return each visual vertex' ncsnr, float32 [v]: less where receptive fields leave the picture."""
+    """Return each visual vertex' ncsnr, float32 [v]: less where receptive fields leave the image."""
     models = [VISUAL_AREA_MODELS[name] for name in layout.area]
     reliability = np.array([model.reliability for model in models])
     low_level = np.array([model.low_level for model in models])
@@ -200,8 +199,8 @@ def _target_ncsnr(layout: Layout, coverage: np.ndarray, level: float, rng: np.ra
 def _scale(xy: np.ndarray, layout: Layout, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Return noise level and mean beta of every vertex of the mesh, float32 [2 * n] each."""
     smooth = smooth_fields(xy, 2, _RELIABILITY_LENGTH, rng)
-    own = rng.standard_normal((len(xy), 2), dtype=np.float32)
-    mixed = np.sqrt(np.float32(0.5)) * (smooth + own)
+    independent = rng.standard_normal((len(xy), 2), dtype=np.float32)
+    mixed = np.sqrt(np.float32(0.5)) * (smooth + independent)
     visual = np.zeros(len(xy), bool)
     visual[layout.vertices] = True
     deviation = np.where(visual, _NOISE_VISUAL, _NOISE_OTHER) * np.exp(_NOISE_SPREAD * mixed[:, 0])

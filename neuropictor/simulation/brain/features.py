@@ -1,4 +1,4 @@
-"""What the simulated brain can see in a picture: low-level maps of its pixels, and the meaning of its scene."""
+"""The simulated brain's view of an image: low-level maps of its pixels, and the meaning of its scene."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from scipy.ndimage import uniform_filter
 from neuropictor.simulation.brain.areas import CHANNELS
 from neuropictor.simulation.scenes.scene import BACKGROUNDS, CATEGORIES, COLOURS, LIGHTS, VIEWS, Scene, render, scene
 
-#: Side of the pictures that the brain sees, and of the maps of its channels.
+#: Side of the images that the brain sees, and of the maps of its channels.
 SEEN_SIZE = 64
 MAP_SIZE = 32
-#: Centres of the coarse places of objects (x, y in 0..1, y down), and one place that is everywhere.
+#: Centres of the coarse places of objects (x, y in 0..1, y down), and one that covers all.
 PLACES = np.array([[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]])
 _PLACE_RADIUS = 0.25
 N_PLACES = len(PLACES) + 1
@@ -26,13 +26,13 @@ _VISIBILITY = {"day": 1.0, "dusk": 0.95, "fog": 0.75, "night": 0.85}
 # Keeps the competition between objects from being complete: a lone small object drives less than a large one.
 _SEMISATURATION = 0.25
 _MAIN_BONUS = 1.5
-# Scenes that set the scale of all features; far beyond the picture numbers of any subject.
+# Scenes that set the scale of all features; far beyond the image numbers of any subject.
 _REFERENCE_START, _REFERENCE_COUNT = 2_000_000_000, 320
 
 
 @dataclass(frozen=True)
-class PictureFeatures:
-    """Features of n pictures, scaled by the reference scenes.
+class ImageFeatures:
+    """Features of n images, scaled by the reference scenes.
 
     Attributes
     ----------
@@ -49,37 +49,37 @@ class PictureFeatures:
         return self.maps.shape[1]
 
 
-def picture_features(pictures: np.ndarray, scenes: Sequence[Scene], seed: int) -> PictureFeatures:
-    """Compute the features of pictures.
+def image_features(images: np.ndarray, scenes: Sequence[Scene], seed: int) -> ImageFeatures:
+    """Compute the features of images.
 
     Parameters
     ----------
-    pictures
+    images
         uint8 [n, 64, 64, 3].
     scenes
-        The n scenes that they show.
+        The n scenes shown.
     seed
         Of the simulation; sets the scale and the random mixtures.
 
     Raises
     ------
     ValueError
-        If pictures have another shape, or there is not one scene a picture.
+        If images have another shape, or there is not one scene per image.
     """
-    if pictures.ndim != 4 or pictures.shape[1:] != (SEEN_SIZE, SEEN_SIZE, 3) or pictures.dtype != np.uint8:
+    if images.ndim != 4 or images.shape[1:] != (SEEN_SIZE, SEEN_SIZE, 3) or images.dtype != np.uint8:
         raise ValueError(
-            f"pictures are {pictures.dtype} {list(pictures.shape)}; allowed: uint8 [n, {SEEN_SIZE}, {SEEN_SIZE}, 3]"
+            f"images are {images.dtype} {list(images.shape)}; allowed: uint8 [n, {SEEN_SIZE}, {SEEN_SIZE}, 3]"
         )
-    if len(scenes) != len(pictures):
-        raise ValueError(f"{len(pictures)} pictures but {len(scenes)} scenes; allowed: one scene a picture")
-    return _scaled(pictures, scenes, *_scales(seed))
+    if len(scenes) != len(images):
+        raise ValueError(f"{len(images)} images but {len(scenes)} scenes; allowed: one scene an image")
+    return _scaled(images, scenes, *_scales(seed))
 
 
 @functools.lru_cache(maxsize=4)
-def reference_features(seed: int) -> PictureFeatures:
-    """Compute features of scenes that no subject sees; they fix means and spreads for all sets of pictures alike."""
-    scenes, pictures = _reference(seed)
-    return picture_features(pictures, scenes, seed)
+def reference_features(seed: int) -> ImageFeatures:
+    """Compute features of scenes that no subject sees; they fix means and spreads for all sets of images."""
+    scenes, images = _reference(seed)
+    return image_features(images, scenes, seed)
 
 
 @functools.lru_cache(maxsize=4)
@@ -90,8 +90,8 @@ def _reference(seed: int) -> tuple[list[Scene], np.ndarray]:
 
 @functools.lru_cache(maxsize=4)
 def _scales(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, tuple[np.ndarray, float]]]:
-    scenes, pictures = _reference(seed)
-    maps = channel_maps(pictures)
+    scenes, images = _reference(seed)
+    maps = channel_maps(images)
     centre, spread = maps.mean(axis=(1, 2)), maps.std(axis=(1, 2))
     maps = (maps - centre[:, None, None]) / spread[:, None, None]
     pooled = _pooled(maps)
@@ -102,15 +102,15 @@ def _scales(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, tu
     return centre, spread, mixture, scale
 
 
-def _scaled(pictures, scenes, centre, spread, mixture, scale) -> PictureFeatures:
-    maps = channel_maps(pictures)
+def _scaled(images, scenes, centre, spread, mixture, scale) -> ImageFeatures:
+    maps = channel_maps(images)
     maps -= centre[:, None, None]
     maps /= spread[:, None, None]
     groups = scene_groups(scenes) | {"mixed": _mixed(_pooled(maps), mixture)}
-    return PictureFeatures(maps, {name: (values - scale[name][0]) / scale[name][1] for name, values in groups.items()})
+    return ImageFeatures(maps, {name: (values - scale[name][0]) / scale[name][1] for name, values in groups.items()})
 
 
-def channel_maps(pictures: np.ndarray) -> np.ndarray:
+def channel_maps(images: np.ndarray) -> np.ndarray:
     """Compute low-level maps: luminance, two colour opponents, local contrast, contour energy at four orientations.
 
     Returns
@@ -118,7 +118,7 @@ def channel_maps(pictures: np.ndarray) -> np.ndarray:
     numpy.ndarray
         float32 [channels, n, MAP_SIZE**2], row-major.
     """
-    red, green, blue = (pictures[..., i].astype(np.float32) / np.float32(255) for i in range(3))
+    red, green, blue = (images[..., i].astype(np.float32) / np.float32(255) for i in range(3))
     luminance = np.float32(0.299) * red + np.float32(0.587) * green + np.float32(0.114) * blue
     contrast = np.abs(luminance - uniform_filter(luminance, size=(0, 7, 7)))
     across = np.zeros_like(luminance)
@@ -139,7 +139,7 @@ def channel_maps(pictures: np.ndarray) -> np.ndarray:
     assert len(maps) == len(CHANNELS)
     step = SEEN_SIZE // MAP_SIZE
     small = [
-        item.reshape(-1, MAP_SIZE, step, MAP_SIZE, step).mean(axis=(2, 4)).reshape(len(pictures), -1) for item in maps
+        item.reshape(-1, MAP_SIZE, step, MAP_SIZE, step).mean(axis=(2, 4)).reshape(len(images), -1) for item in maps
     ]
     return np.stack(small)
 
@@ -166,7 +166,7 @@ def scene_groups(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
             category[row, CATEGORIES.index(thing.category)] += where
             colour[row, COLOURS.index(thing.colour)] += amount
             place[row] += where * thing.size
-        # What is behind shows less the more the objects cover.
+        # The background shows less the more the objects cover.
         background[row, BACKGROUNDS.index(item.background)] = 1 - 0.5 * min(1.0, float(np.square(salience).sum()))
         light[row, LIGHTS.index(item.light)] = 1
         view[row, VIEWS.index(item.view)] = 1

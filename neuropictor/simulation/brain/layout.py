@@ -1,4 +1,4 @@
-"""Where the simulated brain keeps what: receptive fields laid out over areas, and functions smooth over cortex."""
+"""Layout of the simulated brain: receptive fields laid out over areas, and functions smooth over cortex."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 # Areas in which the upper and the lower field lie in two strips that meet at the fovea, from the innermost outwards.
 # HCP's flat surface is cut along the calcarine sulcus, so V1 is a strip too, with the horizontal meridian at the cut.
 _STRIPS = ("V1", "V2", "V3", "V4")
-# Areas whose centres tell where the fovea is, and which way is dorsal (lower field) and ventral (upper field).
+# Areas whose centres locate the fovea, and the dorsal (lower field) and ventral (upper field) directions.
 _FOVEAL = ("V4", "LO1", "LO2")
 _DORSAL = ("V3A", "V6", "V7", "IPS1")
 _VENTRAL = ("V8", "VMV1", "VMV2", "VVC")
 
 # Cortical magnification falls as 1 / (eccentricity + this), degrees (Horton & Hoyt 1991).
 _MAGNIFICATION = 0.75
-# Eccentricity (degrees) at the far end of an area. Of V1 to V3, 55-60 % of the surface lies within the picture's 4.2
+# Eccentricity (degrees) at the far end of an area. Of V1 to V3, 55-60 % of the surface lies within the image's 4.2
 # degrees.
 _FAR_STRIP, _FAR_OTHER = 20.0, 10.0
 # Receptive fields reach a little past the vertical meridian.
@@ -31,7 +31,7 @@ _ANGLE_SPAN = 100.0
 
 @dataclass(frozen=True)
 class Layout:
-    """Visual vertices of a mesh and the standard place of their receptive fields.
+    """Visual vertices of a mesh and the standard position of their receptive fields.
 
     Attributes
     ----------
@@ -69,15 +69,15 @@ def make_layout(geometry: Geometry, mesh: str) -> Layout:
     xy = geometry.source_xy(mesh)[vertices]
     field = np.zeros((len(vertices), 2), np.float32)
     for side in (False, True):
-        here = right == side
-        centres = {name: xy[here & (names == name)].mean(axis=0) for name in np.unique(names[here])}
+        mask = right == side
+        centres = {name: xy[mask & (names == name)].mean(axis=0) for name in np.unique(names[mask])}
         fovea = np.mean([centres[name] for name in _FOVEAL if name in centres], axis=0)
         up = np.mean([centres[name] for name in _VENTRAL if name in centres], axis=0)
         down = np.mean([centres[name] for name in _DORSAL if name in centres], axis=0)
         for name in centres:
-            inside = here & (names == name)
+            inside = mask & (names == name)
             if name in _STRIPS:
-                field[inside] = _strip_field(name, xy, names, here, up - down)
+                field[inside] = _strip_field(name, xy, names, mask, up - down)
             else:
                 field[inside] = _area_field(xy[inside], fovea, up - down)
     return Layout(vertices, names, right, xy, field)
@@ -138,19 +138,19 @@ def wave_basis(xy: np.ndarray, length: float, rng: np.random.Generator, waves: i
     return np.concatenate([np.cos(phase), np.sin(phase)], axis=1) / np.sqrt(np.float32(waves))
 
 
-def _strip_field(name: str, xy: np.ndarray, names: np.ndarray, here: np.ndarray, upwards: np.ndarray) -> np.ndarray:
-    inside = here & (names == name)
-    own = xy[inside]
-    axis = _principal_axes(own)[0]
-    place = (own - own.mean(axis=0)) @ (axis * np.sign(axis @ upwards))
+def _strip_field(name: str, xy: np.ndarray, names: np.ndarray, mask: np.ndarray, upwards: np.ndarray) -> np.ndarray:
+    inside = mask & (names == name)
+    points = xy[inside]
+    axis = _principal_axes(points)[0]
+    place = (points - points.mean(axis=0)) @ (axis * np.sign(axis @ upwards))
     along = 2 * _rank(place) - 1
     rank = _STRIPS.index(name)
-    later = here & ~np.isin(names, _STRIPS[: rank + 1])
-    outer = cKDTree(xy[later if rank else here & (names == "V2")]).query(own)[0]
+    later = mask & ~np.isin(names, _STRIPS[: rank + 1])
+    outer = cKDTree(xy[later if rank else mask & (names == "V2")]).query(points)[0]
     # V1 has no inner neighbour: its inner edge is the cut, farthest from V2.
     across = 1 - _rank(outer)
     if rank:
-        inner = cKDTree(xy[here & (names == _STRIPS[rank - 1])]).query(own)[0]
+        inner = cKDTree(xy[mask & (names == _STRIPS[rank - 1])]).query(points)[0]
         across = _rank(inner / (inner + outer + 1e-6))
     from_horizontal = across if rank % 2 == 0 else 1 - across
     # Past the vertical meridian a little, and past the horizontal one too.
@@ -158,10 +158,10 @@ def _strip_field(name: str, xy: np.ndarray, names: np.ndarray, here: np.ndarray,
     return np.stack([np.abs(along), angle], axis=1)
 
 
-def _area_field(own: np.ndarray, fovea: np.ndarray, upwards: np.ndarray) -> np.ndarray:
-    centred = own - own.mean(axis=0)
-    long, short = _principal_axes(own)
-    long = long * (-1 if long @ (fovea - own.mean(axis=0)) > 0 else 1)
+def _area_field(points: np.ndarray, fovea: np.ndarray, upwards: np.ndarray) -> np.ndarray:
+    centred = points - points.mean(axis=0)
+    long, short = _principal_axes(points)
+    long = long * (-1 if long @ (fovea - points.mean(axis=0)) > 0 else 1)
     short = short * (1 if short @ upwards >= 0 else -1)
     return np.stack([_rank(centred @ long), (2 * _rank(centred @ short) - 1) * _ANGLE_SPAN], axis=1)
 

@@ -1,4 +1,4 @@
-"""What betas hold besides the signal: noise, partly smooth over cortex, outlier trials, and drift between sessions."""
+"""Betas without the signal: noise, partly smooth over cortex, outlier trials, and drift between sessions."""
 
 from dataclasses import dataclass
 
@@ -15,16 +15,16 @@ _SMOOTH_WAVES = 128
 # Share of the smooth variance that a whole hemisphere has in common, and its correlation between the hemispheres.
 _GLOBAL_SHARE = 0.15
 _GLOBAL_BETWEEN = 0.7
-# Trials differ in noise level as a t distribution's scale does; marginal tails are those of t with so many degrees of
-# freedom.
+# Trials differ in noise level as a t distribution's scale does; marginal tails are those of t with this many degrees
+# of freedom.
 _TAIL_DEGREES = 8.0
 # Motion-like trials: how often, and their noise level (log-normal, relative to other trials).
 _OUTLIER_RATE = 0.004
 _OUTLIER_LEVEL, _OUTLIER_SPREAD = 4.0, 0.5
-# Drift from session to session: gain of the whole session and over cortex, offset in percent signal change of the same.
+# Drift from session to session: gain of the whole session and over cortex; offset likewise, in percent signal change.
 _GAIN_COMMON, _GAIN_LOCAL = 0.08, 0.05
 _OFFSET_COMMON, _OFFSET_LOCAL = 0.15, 0.45
-# Sessions in which some vertices were not scanned, and how many at most.
+# Share of sessions in which some vertices were not scanned, and the largest share of vertices.
 _MISSING_RATE, _MISSING_MOST = 0.5, 9
 
 # Random streams of one subject.
@@ -33,7 +33,7 @@ _STREAM_BASIS, _STREAM_TRIAL, _STREAM_SESSION = 31, 32, 33
 
 @dataclass(frozen=True)
 class SessionEffect:
-    """How a session differs: gain [m] (ratio), offset [m] (percent signal change), vertices without data (int [k])."""
+    """A session's deviation: gain [m] (ratio), offset [m] (percent signal change), vertices without data (int [k])."""
 
     gain: np.ndarray
     offset: np.ndarray
@@ -54,7 +54,7 @@ class CorticalNoise:
     smooth_share
         Share of the variance that is smooth over cortex, 0 to 1.
     seed, subject
-        Noise depends on these, the session and the trial alone, and not on how many trials are drawn at a time.
+        Noise depends on these, the session and the trial alone, not on how many trials are drawn at a time.
     """
 
     def __init__(
@@ -89,8 +89,8 @@ class CorticalNoise:
             level[row] = np.sqrt((_TAIL_DEGREES - 2) / rng.chisquare(_TAIL_DEGREES))
             outlier, size = rng.random(), rng.lognormal(np.log(_OUTLIER_LEVEL), _OUTLIER_SPREAD)
             level[row] *= size if outlier < _OUTLIER_RATE else 1
-            shared, own = rng.standard_normal(), rng.standard_normal(2)
-            common[row] = np.sqrt(_GLOBAL_BETWEEN) * shared + np.sqrt(1 - _GLOBAL_BETWEEN) * own
+            shared, separate = rng.standard_normal(), rng.standard_normal(2)
+            common[row] = np.sqrt(_GLOBAL_BETWEEN) * shared + np.sqrt(1 - _GLOBAL_BETWEEN) * separate
             waves[row] = rng.standard_normal(waves.shape[1:], dtype=np.float32)
             rng.standard_normal(dtype=np.float32, out=noise[row])
         noise *= self._independent
@@ -104,7 +104,7 @@ class CorticalNoise:
         return noise
 
     def session(self, session: int) -> SessionEffect:
-        """Draw how a session (1-based) differs from the others."""
+        """Draw the deviation of a session (1-based)."""
         rng = np.random.default_rng([*self._seeds, _STREAM_SESSION, session])
         gain = np.full(len(self._right), rng.normal(0, _GAIN_COMMON), np.float32)
         offset = np.full(len(self._right), rng.normal(0, _OFFSET_COMMON), np.float32)

@@ -1,7 +1,7 @@
-"""Fourteen kinds of background, each painted into a square picture with its own palette, texture and layout.
+"""Fourteen kinds of background, each painted into a square image with its own palette, texture and layout.
 
 A background function gets a ``Canvas`` and a seeded generator and paints in coordinates 0..1 (x right, y down), so the
-same generator gives the same picture at every size.
+same generator gives the same image at every size.
 """
 
 import colorsys
@@ -21,7 +21,7 @@ def tone(rng: np.random.Generator, hue: float, saturation: float, value: float, 
 
 
 class Canvas:
-    """A square picture under construction; ``size`` in pixels, coordinates 0..1."""
+    """A square image under construction; ``size`` in pixels, coordinates 0..1."""
 
     def __init__(self, size: int):
         self.size = size
@@ -36,20 +36,20 @@ class Canvas:
         self.paste(start.astype(np.float32) + (end - start).astype(np.float32) * position)
 
     def paste(self, pixels: np.ndarray) -> None:
-        """Replace the picture by float RGB ``pixels`` [size, size, 3] in 0..255; float32 is clipped in place."""
+        """Replace the image by float RGB ``pixels`` [size, size, 3] in 0..255; float32 is clipped in place."""
         self.image = Image.fromarray(
             np.clip(pixels, 0, 255, out=pixels if pixels.dtype == np.float32 else None).astype(np.uint8)
         )
         self.draw = ImageDraw.Draw(self.image)
 
     def pixels(self) -> np.ndarray:
-        """The picture as float32 RGB [size, size, 3]."""
+        """The image as float32 RGB [size, size, 3]."""
         return np.asarray(self.image, dtype=np.float32)
 
     def polygon(
         self, points: np.ndarray, colour: np.ndarray, outline: np.ndarray | None = None, width: float = 0
     ) -> None:
-        """Fill a polygon given in 0..1; an outline of ``width`` (fraction of the picture) if asked."""
+        """Fill a polygon given in 0..1; an outline of ``width`` (fraction of the image) if asked."""
         corners = [tuple(corner) for corner in (np.asarray(points) * self.size).tolist()]
         self.draw.polygon(corners, fill=as_rgb(colour))
         if outline is not None:
@@ -79,7 +79,7 @@ class Canvas:
 
 
 def as_rgb(colour: np.ndarray) -> RGB:
-    """Float RGB to the 8-bit triple that Pillow wants."""
+    """Float RGB to Pillow's 8-bit triple."""
     red, green, blue = (int(c) for c in np.clip(colour, 0, 255))
     return red, green, blue
 
@@ -226,9 +226,9 @@ def _table(canvas: Canvas, rng: np.random.Generator) -> None:
 
 def _meadow(canvas: Canvas, rng: np.random.Generator) -> None:
     hue = rng.uniform(0.2, 0.4)
-    here, there = tone(rng, hue, 0.55, rng.uniform(0.3, 0.8)), tone(rng, hue, 0.5, rng.uniform(0.3, 0.8))
+    start, end = tone(rng, hue, 0.55, rng.uniform(0.3, 0.8)), tone(rng, hue, 0.5, rng.uniform(0.3, 0.8))
     angle = rng.uniform(0, 2 * np.pi)
-    canvas.gradient(here, there, 0.5 + (canvas.x - 0.5) * np.cos(angle) + (canvas.y - 0.5) * np.sin(angle))
+    canvas.gradient(start, end, 0.5 + (canvas.x - 0.5) * np.cos(angle) + (canvas.y - 0.5) * np.sin(angle))
     canvas.noise(rng, 24, 0.1)
     petals = tone(rng, rng.random(), rng.uniform(0.1, 0.7), 0.95, 0)
     for _ in range(rng.integers(25, 70)):

@@ -1,8 +1,8 @@
-"""Procedurally rendered scenes: the pictures of the simulated NSD and of the miniature backbone's training.
+"""Procedurally rendered scenes: the images of the simulated NSD and of the miniature backbone's training.
 
 A scene is a function of (seed, nsd_id) alone. It has one of fourteen kinds of background with its own light and view,
 and one to three objects of twelve categories in eight colours, any size and place, overlapping at times. Structure
-(layout, light, colour) and meaning (category, background) vary independently, so that neither gives the other away.
+(layout, light, colour) and meaning (category, background) vary independently, so that neither reveals the other.
 """
 
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ _LIGHT = {"day": "in daylight", "dusk": "at dusk", "fog": "in fog", "night": "at
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object: names, centre (0..1, y down), width (fraction of the picture), turn (degrees), mirrored or not."""
+    """One object: names, centre (0..1, y down), width (fraction of the image), turn (degrees), mirrored or not."""
 
     category: str
     colour: str
@@ -71,7 +71,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows; ``objects`` has the main object first, ``texture_seed`` drives all else that is painted."""
+    """Content of an image; ``objects`` has the main object first, ``texture_seed`` drives all other details."""
 
     background: str
     light: str
@@ -81,14 +81,14 @@ class Scene:
 
 
 def scene(seed: int, nsd_id: int) -> Scene:
-    """Draw the scene of one picture number.
+    """Draw the scene of one image number.
 
     Parameters
     ----------
     seed
-        The simulation's seed; other seeds give other pictures for the same numbers.
+        The simulation's seed; other seeds give other images for the same numbers.
     nsd_id
-        0-based picture number.
+        0-based image number.
     """
     rng = np.random.default_rng([seed, nsd_id, 0])
     view = VIEWS[int(rng.random() < 0.55)]
@@ -125,7 +125,7 @@ def render(scene: Scene, size: int) -> np.ndarray:
     scene
         From :func:`scene`.
     size
-        Side in pixels; painted three times as large (large pictures: half as large again) and reduced: smooth edges.
+        Side in pixels; painted at three times the size (large images: 1.5 times) and shrunk, for smooth edges.
 
     Returns
     -------
@@ -141,9 +141,9 @@ def render(scene: Scene, size: int) -> np.ndarray:
     return np.asarray(canvas.image.resize((size, size), Image.Resampling.BOX), dtype=np.uint8)
 
 
-def reduce_picture(picture: np.ndarray, size: int) -> np.ndarray:
-    """Shrink a uint8 RGB picture [S, S, 3] to [size, size, 3] by area averaging."""
-    return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BOX))
+def reduce_image(image: np.ndarray, size: int) -> np.ndarray:
+    """Shrink a uint8 RGB image [S, S, 3] to [size, size, 3] by area averaging."""
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BOX))
 
 
 def captions(scene: Scene) -> list[str]:

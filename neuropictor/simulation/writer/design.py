@@ -15,9 +15,9 @@ from neuropictor.records.files import atomic_path
 from neuropictor.simulation.writer.trial_order import TrialOrder
 
 if TYPE_CHECKING:
-    from neuropictor.simulation.writer.coco import CocoPictures
+    from neuropictor.simulation.writer.coco import CocoImages
 
-#: In place of the text with the time of day that scipy begins a file with; its length is the format's.
+#: Replaces scipy's header text, which contains the time; the format fixes its length.
 _MAT_TEXT = b"MATLAB 5.0 MAT-file, simulated NSD".ljust(116)
 
 
@@ -30,7 +30,7 @@ def write_experiment_design(root: Path, order: TrialOrder) -> None:
     ]
     fields = {
         "masterordering": (order.master_order + 1)[None].astype(np.float64),
-        "subjectim": (order.pictures_of_subject + 1).astype(np.float64),
+        "subjectim": (order.images_of_subject + 1).astype(np.float64),
         "sharedix": (order.shared + 1)[None].astype(np.float64),
         "basiccnt": np.stack(counts, axis=1).astype(np.float64),
         "stimpattern": order.pattern.astype(np.float64),
@@ -41,15 +41,15 @@ def write_experiment_design(root: Path, order: TrialOrder) -> None:
             file.write(_MAT_TEXT)
 
 
-def write_stimulus_info(root: Path, order: TrialOrder, pictures: CocoPictures) -> None:
+def write_stimulus_info(root: Path, order: TrialOrder, images: CocoImages) -> None:
     """Write ``nsd_stim_info_merged.csv``: NSD's 41 columns, with the planned trials of every subject."""
-    n = order.n_pictures
+    n = order.n_images
     shared = np.isin(np.arange(n), order.shared)
     table = pd.DataFrame(
         {
-            "cocoId": pictures.coco_id,
-            "cocoSplit": pictures.split,
-            "cropBox": [str(box) for box in pictures.crop],
+            "cocoId": images.coco_id,
+            "cocoSplit": images.split,
+            "cropBox": [str(box) for box in images.crop],
             "loss": 0.0,
             "nsdId": np.arange(n),
             "flagged": False,
@@ -61,7 +61,7 @@ def write_stimulus_info(root: Path, order: TrialOrder, pictures: CocoPictures) -
     for row, subject in enumerate(SUBJECTS):
         trials = np.zeros((n, REPEATS), np.int64)
         count = np.zeros(n, np.int64)
-        for trial, nsd_id in enumerate(order.pictures_of_subject[row, order.master_order]):
+        for trial, nsd_id in enumerate(order.images_of_subject[row, order.master_order]):
             if count[nsd_id] < REPEATS:  # the table has room for no more
                 trials[nsd_id, count[nsd_id]] = trial + 1
             count[nsd_id] += 1

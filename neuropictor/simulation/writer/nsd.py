@@ -1,7 +1,7 @@
 """Write a simulated root in NSD's layout: same tree, names, formats, axis orders and id bases, at the configured size.
 
-`write_pictures` writes what all subjects share, `write_subject` one subject's betas; subjects may be written side by
-side.
+`write_images` writes the files that all subjects share, `write_subject` one subject's betas; subjects may be written
+in parallel.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from neuropictor.records.files import atomic_path
 from neuropictor.records.progress import progress
 from neuropictor.simulation.brain.brain import SimulatedBrain
 from neuropictor.simulation.brain.features import SEEN_SIZE
-from neuropictor.simulation.scenes.scene import Scene, reduce_picture, render, scene
-from neuropictor.simulation.writer.coco import CocoPictures, write_annotations
+from neuropictor.simulation.scenes.scene import Scene, reduce_image, render, scene
+from neuropictor.simulation.writer.coco import CocoImages, write_annotations
 from neuropictor.simulation.writer.design import write_experiment_design, write_stimulus_info
 from neuropictor.simulation.writer.trial_order import TrialOrder, make_order, sessions_of
 from neuropictor.surface import load_geometry
@@ -38,17 +38,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: The version of NSD's betas that the simulation stands for.
+#: The version of NSD's betas that the simulation imitates.
 BETA_VERSION = "betas_fithrf_GLMdenoise_RR"
 _BIG_ENDIAN = np.dtype(">f4")
 
 
-def write_pictures(root: str | Path, config: SimulateConfig, threads: int = 1) -> None:
-    """Write everything that is not one subject's: pictures, design, annotations; ``SIMULATED.json`` first.
+def write_images(root: str | Path, config: SimulateConfig, threads: int = 1) -> None:
+    """Write everything that subjects share: images, design, annotations; ``SIMULATED.json`` first.
 
-    It is the same whoever is simulated. Pictures that all subjects see, and those of subjects 1, 2 and 5, are drawn
-    here; those of another subject by `write_own_pictures`, into a file that the bank refers to (an HDF5 virtual data
-    set): they are black until then.
+    It does not depend on which subjects are simulated. Images that all subjects see, and those of subjects 1, 2 and 5,
+    are drawn here; those of another subject by `write_own_images`, into a file that the bank refers to (an HDF5 virtual
+    data set); until then they are black.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def write_pictures(root: str | Path, config: SimulateConfig, threads: int = 1) -
     config
         Section ``simulate``.
     threads
-        Processes that may render at once.
+        Processes for rendering.
 
     Raises
     ------
@@ -67,12 +67,12 @@ def write_pictures(root: str | Path, config: SimulateConfig, threads: int = 1) -
     root = Path(root)
     keys.check_free_for_simulation(root)
     order = make_order(config)
-    # First, so that whatever is interrupted is known to be simulated.
+    # First, so that an interrupted root is known to be simulated.
     _write_notice(root, order, config)
-    scenes = [scene(config.seed, nsd_id) for nsd_id in range(order.n_pictures)]
-    with _drawn(root / keys.STIMULI, "first", scenes[: order.n_first], config.picture_size, threads) as file:
-        _refer(file, order, config.picture_size)
-    coco = CocoPictures(order.n_pictures, config.seed)
+    scenes = [scene(config.seed, nsd_id) for nsd_id in range(order.n_images)]
+    with _drawn(root / keys.STIMULI, "first", scenes[: order.n_first], config.image_size, threads) as file:
+        _refer(file, order, config.image_size)
+    coco = CocoImages(order.n_images, config.seed)
     write_annotations(root, scenes, coco)
     write_experiment_design(root, order)
     write_stimulus_info(root, order, coco)
@@ -80,14 +80,14 @@ def write_pictures(root: str | Path, config: SimulateConfig, threads: int = 1) -
     manifest.note_simulated(root, [keys.STIMULI, keys.EXPERIMENT_DESIGN, keys.STIMULUS_INFO, *shared])
 
 
-def write_own_pictures(root: str | Path, subject: int, config: SimulateConfig, threads: int = 1) -> None:
-    """Write the pictures that only one subject sees, unless `write_pictures` has drawn them (subjects 1, 2 and 5)."""
+def write_own_images(root: str | Path, subject: int, config: SimulateConfig, threads: int = 1) -> None:
+    """Write the images that only one subject sees, unless `write_images` has drawn them (subjects 1, 2 and 5)."""
     if subject in keys.NUMBERED_FIRST:
         return
-    own = make_order(config).block(subject)
-    scenes = [scene(config.seed, nsd_id) for nsd_id in range(own.start, own.stop)]
-    with _drawn(Path(root) / keys.own_stimuli(subject), "imgBrick", scenes, config.picture_size, threads):
-        log.info("Subject %d: pictures of its own are %d to %d", subject, own.start, own.stop - 1)
+    block = make_order(config).block(subject)
+    scenes = [scene(config.seed, nsd_id) for nsd_id in range(block.start, block.stop)]
+    with _drawn(Path(root) / keys.own_stimuli(subject), "imgBrick", scenes, config.image_size, threads):
+        log.info("Subject %d: images of its own are %d to %d", subject, block.start, block.stop - 1)
     manifest.note_simulated(Path(root), [keys.own_stimuli(subject)])
 
 
@@ -97,16 +97,16 @@ def write_subject(root: str | Path, subject: int, config: SimulateConfig) -> Non
     Parameters
     ----------
     root
-        Folder that `write_pictures` and `write_own_pictures` have written.
+        Folder that `write_images` and `write_own_images` have written.
     subject
         1 to 8.
     config
-        Section ``simulate``, as given to `write_pictures`.
+        Section ``simulate``, as given to `write_images`.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If the root was not written, or the subject is none of NSD's.
+        If the root was not written, or NSD has no such subject.
     """
     root = Path(root)
     design = load_design(root)
@@ -116,7 +116,7 @@ def write_subject(root: str | Path, subject: int, config: SimulateConfig) -> Non
         load_geometry(), config.mesh, subject, config.seed, ncsnr=config.ncsnr, smooth_noise=config.smooth_noise
     )
     nsd_ids = np.unique(trials["nsd_id"])
-    seen = _seen_pictures(root / keys.STIMULI, nsd_ids, f"Subject {subject}: looking at pictures")
+    seen = _seen_images(root / keys.STIMULI, nsd_ids, f"Subject {subject}: looking at images")
     for session in progress(range(1, n_sessions + 1), f"Subject {subject}: simulating betas", unit="session"):
         rows = np.searchsorted(nsd_ids, trials.loc[trials["session"] == session, "nsd_id"])
         shown, again = np.unique(rows, return_inverse=True)
@@ -129,35 +129,35 @@ def write_subject(root: str | Path, subject: int, config: SimulateConfig) -> Non
 
 @contextlib.contextmanager
 def _drawn(path: Path, name: str, scenes: list[Scene], size: int, threads: int) -> Iterator[h5py.File]:
-    """Render scenes into a data set [n, size, size, 3], a chunk a picture; the open file is given for more."""
+    """Render scenes into a data set [n, size, size, 3], a chunk an image; the open file is given for more."""
     jobs = [(item, size) for item in scenes]
     with contextlib.ExitStack() as stack:
         temporary = stack.enter_context(atomic_path(path))
         file = stack.enter_context(h5py.File(temporary, "w"))
         shape = (len(scenes), size, size, 3)
-        # Not lzf: what it writes depends on what lay in memory before, though it reads back the same.
+        # Not lzf: its bytes depend on prior memory contents, though it reads back the same.
         brick = file.create_dataset(name, shape, np.uint8, chunks=(1, *shape[1:]), compression="gzip")
         if threads > 1:
             # Forked, so that the workers need not import the main script again.
             pool = stack.enter_context(multiprocessing.get_context("fork").Pool(threads))
-            pictures: Iterable[np.ndarray] = pool.imap(_render, jobs, chunksize=8)
+            images: Iterable[np.ndarray] = pool.imap(_render, jobs, chunksize=8)
         else:
-            pictures = map(_render, jobs)
-        for row, picture in enumerate(progress(pictures, "Rendering pictures", total=len(jobs), unit="picture")):
-            brick[row] = picture
+            images = map(_render, jobs)
+        for row, image in enumerate(progress(images, "Rendering images", total=len(jobs), unit="image")):
+            brick[row] = image
         yield file
 
 
 def _refer(file: h5py.File, order: TrialOrder, size: int) -> None:
-    """Add ``/imgBrick``: the pictures of this file, and those of the subjects that have a file of their own."""
-    layout = h5py.VirtualLayout((order.n_pictures, size, size, 3), np.uint8)
+    """Add ``/imgBrick``: the images of this file, and those in other subjects' own files."""
+    layout = h5py.VirtualLayout((order.n_images, size, size, 3), np.uint8)
     layout.dcpl.set_obj_track_times(False)  # so that a file written twice is the same
     layout[: order.n_first] = h5py.VirtualSource(".", "first", file["first"].shape)
     for subject in SUBJECTS:
         if subject not in keys.NUMBERED_FIRST:
-            own = order.block(subject)
-            shape = (own.stop - own.start, size, size, 3)
-            layout[own] = h5py.VirtualSource(Path(keys.own_stimuli(subject)).name, "imgBrick", shape)
+            block = order.block(subject)
+            shape = (block.stop - block.start, size, size, 3)
+            layout[block] = h5py.VirtualSource(Path(keys.own_stimuli(subject)).name, "imgBrick", shape)
     file.create_virtual_dataset("imgBrick", layout, fillvalue=0)
 
 
@@ -165,15 +165,15 @@ def _render(job: tuple[Scene, int]) -> np.ndarray:
     return render(*job)
 
 
-def _seen_pictures(path: Path, nsd_ids: np.ndarray, description: str) -> np.ndarray:
-    """Read pictures as the brain sees them, uint8 [n, 64, 64, 3]."""
+def _seen_images(path: Path, nsd_ids: np.ndarray, description: str) -> np.ndarray:
+    """Read images as the brain sees them, uint8 [n, 64, 64, 3]."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; write the pictures before the subjects")
+        raise FileNotFoundError(f"{path} is missing; write the images before the subjects")
     seen = np.empty((len(nsd_ids), SEEN_SIZE, SEEN_SIZE, 3), np.uint8)
     with h5py.File(path, "r") as file:
         brick = file["imgBrick"]
-        for row, nsd_id in enumerate(progress(nsd_ids, description, unit="picture")):
-            seen[row] = reduce_picture(brick[nsd_id], SEEN_SIZE)
+        for row, nsd_id in enumerate(progress(nsd_ids, description, unit="image")):
+            seen[row] = reduce_image(brick[nsd_id], SEEN_SIZE)
     return seen
 
 
@@ -217,16 +217,16 @@ def _write_notice(root: Path, order: TrialOrder, config: SimulateConfig) -> None
         "made_by": f"neuropictor {neuropictor.__version__}",
         "sessions": {str(subject): sessions_of(subject, config.sessions) for subject in SUBJECTS},
         "trials_per_session": config.trials_per_session,
-        "pictures": order.n_pictures,
-        "shared_pictures": len(order.shared),
+        "images": order.n_images,
+        "shared_images": len(order.shared),
         "mesh": config.mesh,
         "seed": config.seed,
         "ncsnr": config.ncsnr,
         "smooth_noise": config.smooth_noise,
         "known_differences": [
-            "pictures that only subjects who were not simulated would see are black",
-            "the bank of pictures is a virtual data set; other subjects than 1, 2 and 5 have files of their own",
-            "a finished experiment shows every shared picture three times",
+            "images that only subjects who were not simulated would see are black",
+            "the bank of images is a virtual data set; other subjects than 1, 2 and 5 have files of their own",
+            "a finished experiment shows every shared image three times",
             "button presses, noise ceilings and labels of areas, which nothing here reads, are left out",
         ],
     }

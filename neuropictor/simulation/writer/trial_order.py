@@ -1,7 +1,7 @@
-"""The simulated experiment: which image is shown when, as NSD's design is made, at any size.
+"""The simulated experiment: which image is shown when, in the manner of NSD's design, at any size.
 
-NSD's order itself is NSD's; known are its numbers of images seen once, twice and three times after so many sessions. At
-NSD's own size the simulated order has all of these.
+Published of NSD's order are the numbers of images seen once, twice and three times after some sessions. At NSD's size
+the simulated order has all of these numbers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from neuropictor.nsd.constants import (
     REPEATS,
     RUNS_PER_SESSION,
     SESSIONS,
-    SHARED_PICTURES,
+    SHARED_IMAGES,
     SLOTS_PER_RUN,
     SUBJECTS,
     TRIALS_PER_SESSION,
@@ -28,14 +28,14 @@ from neuropictor.nsd.constants import (
 if TYPE_CHECKING:
     from neuropictor.config import SimulateConfig
 
-# NSD's generator (nsddatapaper, mainfigures/NSDSUMMARYnotes): the repeats of a picture lie on a circle of sessions, 60
+# NSD's generator (nsddatapaper, mainfigures/NSDSUMMARYnotes): the repeats of an image lie on a circle of sessions, 60
 # % of them von Mises around its own angle with this concentration, 40 % anywhere.
 _CONCENTRATION = 729.0
 _SHARE_NEAR = 0.6
 _STIMULUS_SLOTS = SLOTS_PER_RUN - BLANK_SLOTS_START - BLANK_SLOTS_END
 # Distinguishes the random streams of one seed.
 _STREAM = 11
-# After so many sessions: images seen at least once, twice and three times, of all 10,000 and of the shared 1000.
+# By number of sessions: images seen at least once, twice and three times, of all 10,000 and of the shared 1000.
 # Published are all numbers after 30 and 40 sessions and those of all images after 32 (NSD Data Manual, "Technical
 # notes"), images seen once after 27 and 29 (training sets of Algonauts 2023) and after 37 (982 test and 8859 training
 # images of Brain-Diffuser; 2770 test trials of MindEye), and the 930 after 32. The others lie between; their sums
@@ -58,30 +58,30 @@ class TrialOrder:
     ----------
     master_order
         int [trials], slot of each trial.
-    pictures_of_subject
+    images_of_subject
         int [8, slots], nsd_id of each slot.
     shared
-        int [shared], nsd_ids of the shared pictures, ascending: the first slots of every subject.
+        int [shared], nsd_ids of the shared images, ascending: the first slots of every subject.
     pattern
         bool [sessions, 12, 75], whether a slot of a run holds a stimulus.
-    n_pictures
-        Pictures in the bank.
+    n_images
+        Images in the bank.
     n_first
-        The first so many are the shared ones and those of `keys.NUMBERED_FIRST`, mixed; those of each other subject
-        follow.
+        Number of first images, which are the shared ones and those of `keys.NUMBERED_FIRST`, mixed; those of each
+        other subject follow.
     """
 
     master_order: np.ndarray
-    pictures_of_subject: np.ndarray
+    images_of_subject: np.ndarray
     shared: np.ndarray
     pattern: np.ndarray
-    n_pictures: int
+    n_images: int
     n_first: int
 
     def block(self, subject: int) -> slice:
-        """Return the nsd_ids of a subject's own pictures, one behind the other; of none of `keys.NUMBERED_FIRST`."""
-        own = self.pictures_of_subject[SUBJECTS.index(subject), len(self.shared) :]
-        return slice(int(own.min()), int(own.max()) + 1)
+        """Return the contiguous nsd_ids of a subject's own images; not for `keys.NUMBERED_FIRST`."""
+        images = self.images_of_subject[SUBJECTS.index(subject), len(self.shared) :]
+        return slice(int(images.min()), int(images.max()) + 1)
 
 
 def sessions_of(subject: int, sessions: int) -> int:
@@ -92,34 +92,34 @@ def sessions_of(subject: int, sessions: int) -> int:
 def make_order(config: SimulateConfig) -> TrialOrder:
     """Draw the experiment.
 
-    It is one for all eight subjects, whoever of them is simulated: what a subject sees does not change when another one
-    is added.
+    It covers all eight subjects, whichever are simulated: a subject's images do not change when another one is
+    added.
 
     Parameters
     ----------
     config
-        Its seed, sessions, trials_per_session and shared_pictures are used.
+        Its seed, sessions, trials_per_session and shared_images are used.
     """
     slots = config.sessions * config.trials_per_session // REPEATS
     rng = np.random.default_rng([config.seed, _STREAM])
-    private = slots - config.shared_pictures
-    first = rng.permutation(config.shared_pictures + private * len(keys.NUMBERED_FIRST))
-    n_pictures = len(first)
-    shared, own = np.sort(first[: config.shared_pictures]), first[config.shared_pictures :].reshape(-1, private)
-    pictures = np.empty((len(SUBJECTS), slots), np.int64)
-    pictures[:, : config.shared_pictures] = shared
+    private = slots - config.shared_images
+    first = rng.permutation(config.shared_images + private * len(keys.NUMBERED_FIRST))
+    n_images = len(first)
+    shared, blocks = np.sort(first[: config.shared_images]), first[config.shared_images :].reshape(-1, private)
+    images = np.empty((len(SUBJECTS), slots), np.int64)
+    images[:, : config.shared_images] = shared
     for row, subject in enumerate(SUBJECTS):
         if subject in keys.NUMBERED_FIRST:
-            pictures[row, config.shared_pictures :] = own[keys.NUMBERED_FIRST.index(subject)]
+            images[row, config.shared_images :] = blocks[keys.NUMBERED_FIRST.index(subject)]
         else:
             mixed = np.random.default_rng([config.seed, _STREAM, subject]).permutation(private)
-            pictures[row, config.shared_pictures :] = n_pictures + mixed
-            n_pictures += private
-    size = (config.sessions, config.trials_per_session, config.shared_pictures)
-    published = size == (PLANNED_SESSIONS, TRIALS_PER_SESSION, SHARED_PICTURES)
+            images[row, config.shared_images :] = n_images + mixed
+            n_images += private
+    size = (config.sessions, config.trials_per_session, config.shared_images)
+    published = size == (PLANNED_SESSIONS, TRIALS_PER_SESSION, SHARED_IMAGES)
     order = _draw_order(rng, slots, config.sessions, config.trials_per_session, published)
     pattern = np.stack([_draw_pattern(rng, config.trials_per_session) for _ in range(config.sessions)])
-    return TrialOrder(order, pictures, shared, pattern, n_pictures, len(first))
+    return TrialOrder(order, images, shared, pattern, n_images, len(first))
 
 
 def trials_per_run(trials_per_session: int) -> np.ndarray:
@@ -133,7 +133,7 @@ def trials_per_run(trials_per_session: int) -> np.ndarray:
 def _draw_order(
     rng: np.random.Generator, slots: int, sessions: int, trials_per_session: int, published: bool
 ) -> np.ndarray:
-    """Draw the slot of every trial: each slot thrice, each session full, no picture twice in a row."""
+    """Draw the slot of every trial: each slot thrice, each session full, no image twice in a row."""
     centre = rng.uniform(-np.pi, np.pi, slots)
     near = rng.random((slots, REPEATS)) < _SHARE_NEAR
     angle = np.where(
@@ -160,7 +160,7 @@ def _published_order(rng: np.random.Generator, angles: np.ndarray) -> np.ndarray
     """Draw the slot of every trial, int [30000], with NSD's published counts; the first 1000 slots are the shared ones.
 
     Images are ranked by how early their repeats tend to come. The k-th repeat of an image falls into the span of
-    sessions after which as many images as its rank were seen k times, and within the span where its angle says.
+    sessions after which as many images as its rank were seen k times, and within the span by its angle.
     """
     angles = np.sort(angles, axis=1)
     slots = len(angles)
@@ -168,7 +168,7 @@ def _published_order(rng: np.random.Generator, angles: np.ndarray) -> np.ndarray
     counts = np.stack([seen[:, 1], seen[:, 0] - seen[:, 1]])
     # Index of the span of sessions (..27, 28..29, 30, ..) that each repeat falls into, int [10000, 3].
     span = np.empty((slots, REPEATS), np.int64)
-    for part, group in zip((slice(0, SHARED_PICTURES), slice(SHARED_PICTURES, slots)), counts, strict=True):
+    for part, group in zip((slice(0, SHARED_IMAGES), slice(SHARED_IMAGES, slots)), counts, strict=True):
         rank = np.argsort(np.argsort(angles[part].sum(axis=1), kind="stable"))
         for repeat in range(REPEATS):
             span[part, repeat] = np.searchsorted(group[:, repeat], rank, side="right")
@@ -181,7 +181,7 @@ def _published_order(rng: np.random.Generator, angles: np.ndarray) -> np.ndarray
 
 
 def _move(order: np.ndarray, trial: int, trials_per_session: int) -> None:
-    """Swap a trial with another of its session so that neither follows its own repeat, where there is such a one."""
+    """Swap a trial with another of its session so that neither follows its own repeat, if one exists."""
     start = trial // trials_per_session * trials_per_session
     for step in range(1, trials_per_session):
         other = start + (trial - start + step) % trials_per_session

@@ -66,14 +66,14 @@ def test_simulate_calls_the_library_with_the_settings(tmp_path, monkeypatch):
     from neuropictor.simulation.writer import nsd as nsd_writer
 
     calls = []
-    monkeypatch.setattr(nsd_writer, "write_pictures", lambda **given: calls.append(("pictures", given)))
-    monkeypatch.setattr(nsd_writer, "write_own_pictures", lambda **given: calls.append(("own pictures", given)))
+    monkeypatch.setattr(nsd_writer, "write_images", lambda **given: calls.append(("images", given)))
+    monkeypatch.setattr(nsd_writer, "write_own_images", lambda **given: calls.append(("own images", given)))
     monkeypatch.setattr(nsd_writer, "write_subject", lambda **given: calls.append(("subject", given)))
     settings = tmp_path / "my.yaml"
     settings.write_text("simulate: {sessions: 3}\n")
     done = run("simulate", "--out", tmp_path / "nsd", "--settings", settings, 1, 5)
     assert done.exit_code == 0, done.output
-    assert [name for name, _ in calls] == ["pictures", *["own pictures", "subject"] * 2]
+    assert [name for name, _ in calls] == ["images", *["own images", "subject"] * 2]
     assert calls[4][1]["subject"] == 5
     assert calls[4][1]["config"].sessions == 3
 
@@ -115,7 +115,7 @@ STAGES = {
     "preprocess-subject": "neuropictor.data.preprocess:preprocess_subject",
     "import-maps": "neuropictor.official.maps:import_maps",
     "import-betas": "neuropictor.data.own_data:import_betas",
-    "import-pictures": "neuropictor.data.own_data:import_pictures",
+    "import-images": "neuropictor.data.own_data:import_images",
     "cache-latents": "neuropictor.data.latents:cache_latents",
     "calibrate": "neuropictor.training.calibrate:calibrate",
     "align-space": "neuropictor.data.alignment:make_space",
@@ -137,7 +137,7 @@ ARGUMENTS = {
         "{file}",
         "--mask",
         "{file}",
-        "--test-pictures",
+        "--test-images",
         "{file}",
         "--subject",
         "1",
@@ -145,7 +145,7 @@ ARGUMENTS = {
         "o",
     ],
     "import-betas": ["--table", "{file}", "--subject", "1", "--out", "o"],
-    "import-pictures": ["--table", "{file}", "--out", "o"],
+    "import-images": ["--table", "{file}", "--out", "o"],
     "cache-latents": ["--stimuli", "{file}", "--out", "o"],
     "calibrate": ["--out", "o", "{file}", "{file}"],
     "align-space": ["--latents", "{file}", "--out", "o", "{file}"],

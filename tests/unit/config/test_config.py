@@ -86,8 +86,8 @@ def test_text_from_the_command_line_names_the_way_out():
         ({"encoder": {"image_size": 100}}, ["image_size is 100", "patch_size 16 does not divide"]),
         ({"encoder": {"width": 126}}, ["width is 126", "4 heads do not divide"]),
         ({"simulate": {"sessions": 2, "trials_per_session": 100}}, ["= 200", "divisible by 3"]),
-        ({"simulate": {"shared_pictures": 1000, "sessions": 3}}, ["shared_pictures is 1000", "only 750 pictures"]),
-        ({"preprocess": {"validation_pictures": 1350}}, ["preprocess.validation_pictures is 1350", "has 1350"]),
+        ({"simulate": {"shared_images": 1000, "sessions": 3}}, ["shared_images is 1000", "only 750 images"]),
+        ({"preprocess": {"validation_images": 1350}}, ["preprocess.validation_images is 1350", "has 1350"]),
         ({"nsd": {"beta_version": "betas_fithrf"}}, ["nsd.beta_version is betas_fithrf", "source: local"]),
         ({"simulate": 3}, ["simulate is 3", "a mapping with the keys seed"]),
         ({"sample": {"steps": 2.5}}, ["sample.steps is 2.5", "a whole number"]),
@@ -134,7 +134,7 @@ def test_files_that_are_no_settings_are_refused(tmp_path, text, part):
 def test_sizes_of_the_paper_can_be_expressed():
     encoder = {"image_size": 256, "patch_size": 16, "width": 1024, "depth": 24, "heads": 16, "decoder_width": 512}
     loaded = config.load(
-        {"encoder": {**encoder, "decoder_depth": 8, "bottleneck": 2048}, "preprocess": {"picture_size": 512}}
+        {"encoder": {**encoder, "decoder_depth": 8, "bottleneck": 2048}, "preprocess": {"image_size": 512}}
     )
     assert loaded.encoder.width == 1024
 

@@ -16,7 +16,7 @@ def test_the_paper():
     assert (encoder.width, encoder.depth, encoder.heads, encoder.bottleneck) == (1024, 24, 16, 2048)
     assert (encoder.decoder_width, encoder.decoder_depth) == (512, 8)
     assert paper.subjects.pretrain == list(range(1, 9)) and paper.subjects.refine == [1, 2, 5, 7]
-    assert (paper.preprocess.picture_size, paper.preprocess.validation_pictures, paper.align.tokens) == (512, 0, 0)
+    assert (paper.preprocess.image_size, paper.preprocess.validation_images, paper.align.tokens) == (512, 0, 0)
     for stage in (paper.pretrain, paper.refine):
         assert (stage.learning_rate, stage.weight_decay, stage.schedule) == (1e-4, 0.01, "constant")
         assert (stage.warmup, stage.ema, stage.guidance_dropout, stage.captions) == (0, 0, 0, "random")

@@ -23,7 +23,7 @@ from neuropictor.surface import load_geometry
 from neuropictor.surface.atlas import AREA_GROUPS
 
 SETTINGS = {
-    "pictures": 3,
+    "images": 3,
     "sampling_steps": 2,
     "repeats": [1, 3],
     "structure_scales": [0.0, 1.0],
@@ -76,38 +76,38 @@ def test_the_settings_name_the_same_kinds():
 
 
 @pytest.mark.parametrize("kind", sampled_controls())
-def test_every_kind_draws_the_test_pictures_under_all_conditions(steer, kind, tmp_path):
+def test_every_kind_draws_the_test_images_under_all_conditions(steer, kind, tmp_path):
     found = steer(kind)
     chosen = conditions(kind, ControlsConfig(**SETTINGS))
-    assert found.pictures.shape == (3, len(chosen), 8, 8, 3)
+    assert found.images.shape == (3, len(chosen), 8, 8, 3)
     assert names(found) == [condition.name for condition in chosen]
     assert (found.others >= 0).all(0).tolist() == [condition.partner > 0 for condition in chosen]
-    assert len({found.pictures[:, place].tobytes() for place in range(len(chosen))}) >= len(set(names(found))) - 1
+    assert len({found.images[:, place].tobytes() for place in range(len(chosen))}) >= len(set(names(found))) - 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{kind}.h5", f"{kind}.run.json"]
     assert json.loads((tmp_path / f"{kind}.run.json").read_text())["results"]["control"] == kind
 
 
-def test_untouched_conditions_are_the_pictures_of_stage_sample(
+def test_untouched_conditions_are_the_images_of_stage_sample(
     steer, folder, tiny_prepared, tiny_components, tiny_runtime, tmp_path
 ):
     responses = tiny_prepared / "sub-01" / "responses.h5"
     components = {"components": tiny_components[0]}
     sample_subject(folder, responses, SAMPLE, tiny_runtime, "refined", tmp_path / "refined.h5", **components)
-    expected = read_reconstructions(tmp_path / "refined.h5").pictures[:, 0].astype(int)
+    expected = read_reconstructions(tmp_path / "refined.h5").images[:, 0].astype(int)
     for kind, place in (("strengths", 3), ("areas", 0), ("area_swap", 0), ("steps", 1), ("guidance", 1)):
         found = steer(kind)
-        assert np.abs(found.pictures[:, place] - expected).max() <= 1, (kind, names(found)[place])
+        assert np.abs(found.images[:, place] - expected).max() <= 1, (kind, names(found)[place])
     single = SampleConfig(scheduler="ddim", steps=2, batch_size=2, trial_averaging="single")
     sample_subject(folder, responses, single, tiny_runtime, "refined", tmp_path / "single.h5", **components)
-    one_repeat = read_reconstructions(tmp_path / "single.h5").pictures[:, 0].astype(int)
-    assert np.abs(steer("responses").pictures[:, 0] - one_repeat).max() <= 1
+    one_repeat = read_reconstructions(tmp_path / "single.h5").images[:, 0].astype(int)
+    assert np.abs(steer("responses").images[:, 0] - one_repeat).max() <= 1
 
 
 @pytest.fixture
 def scans(tiny_prepared, tiny_components):
     store = ResponseStore(tiny_prepared / "sub-01" / "responses.h5")
     aligned = ComponentStore(tiny_components[0], store)
-    return steering._Altered(store, aligned, store.pictures("test"), ControlsConfig(**SETTINGS))
+    return steering._Altered(store, aligned, store.images("test"), ControlsConfig(**SETTINGS))
 
 
 def test_areas_are_kept_left_out_or_swapped(scans):
@@ -140,7 +140,7 @@ def test_wrong_responses_are_never_the_own_ones(scans):
     other = scans.responses(Condition("x", responses="other", partner=1), None)
     assert not (own == other).all(1).any()
     mean = scans.responses(Condition("x", responses="mean"), None)
-    train = scans.store.pictures("train")
+    train = scans.store.images("train")
     np.testing.assert_allclose(mean, scans.store.mean_response(train).mean(0)[None].repeat(3, 0), atol=1e-6)
 
 
@@ -191,4 +191,4 @@ def test_a_control_goes_on_where_it_was_stopped(steer, monkeypatch, tmp_path):
     monkeypatch.setattr(steering, "_draw", go_on)
     again = steer("strengths")
     assert drawn == [name for name in names(again) for _ in range(2)]  # each of two batches once
-    np.testing.assert_array_equal(again.pictures, whole.pictures)
+    np.testing.assert_array_equal(again.images, whole.images)

@@ -1,4 +1,4 @@
-"""Scores of controls: right on pictures whose scores are known, tables and sheets complete."""
+"""Scores of controls: right on images whose scores are known, tables and sheets complete."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from small_stores import CATEGORIES, SIZE, TEST, PretendBackbone, smooth_pictures, write_responses, write_stimuli
+from small_stores import CATEGORIES, SIZE, TEST, PretendBackbone, smooth_images, write_responses, write_stimuli
 
 from neuropictor.config import ControlsConfig, EvaluateConfig, RuntimeConfig
 from neuropictor.controls import tables as control_tables
@@ -27,14 +27,14 @@ def pairs(tmp_path):
 
 def test_tables_are_what_loops_give(pairs):
     random = np.random.default_rng(1)
-    pictures = random.integers(0, 256, (5, SIZE, SIZE, 3), dtype=np.uint8)
-    tables, judge = pairs.tables(pictures), pairs.judge
-    features = look(judge.describer, pictures).astype(float)
+    images = random.integers(0, 256, (5, SIZE, SIZE, 3), dtype=np.uint8)
+    tables, judge = pairs.tables(images), pairs.judge
+    features = look(judge.describer, images).astype(float)
     seen = judge.seen.read(np.arange(len(IDS)))
     for i in range(5):
         correlations = [np.corrcoef(features[i], known.astype(float))[0, 1] for known in judge.features]
         for j in range(len(IDS)):
-            pixels = np.corrcoef(pictures[i].ravel().astype(float), seen[j].ravel().astype(float))[0, 1]
+            pixels = np.corrcoef(images[i].ravel().astype(float), seen[j].ravel().astype(float))[0, 1]
             assert abs(tables["pixcorr"][i, j] - pixels) < 1e-6
             assert abs(tables["similarity"][i, j] - features[i] @ judge.features[j]) < 1e-6
             lower = [correlations[k] < correlations[j] for k in range(len(IDS)) if k != j]
@@ -46,7 +46,7 @@ def test_tables_are_what_loops_give(pairs):
             assert tables["category"][i, j] == (found == judge.main[j])
 
 
-def test_the_seen_pictures_score_full_and_wrong_pairs_half(pairs):
+def test_the_seen_images_score_full_and_wrong_pairs_half(pairs):
     scored = pairs.against_seen([pairs.tables(pairs.judge.seen.read(np.arange(len(IDS))))], np.arange(len(IDS)))
     for metric in ("pixcorr", "two_way", "two_way_category"):
         np.testing.assert_allclose(scored.values[metric], 1.0, atol=1e-6)
@@ -57,7 +57,7 @@ def test_the_seen_pictures_score_full_and_wrong_pairs_half(pairs):
         assert high < 0.75
 
 
-def test_pictures_of_two_scans_follow_the_one_they_are_made_of(pairs):
+def test_images_of_two_scans_follow_the_one_they_are_made_of(pairs):
     rows, others = np.arange(len(IDS)), np.roll(np.arange(len(IDS)), 1)  # neighbours have different categories
     seen = pairs.judge.seen.read(np.arange(len(IDS)))
     own = pairs.follows([pairs.tables(seen)], rows, [others]).values
@@ -118,7 +118,7 @@ def label(row, column):
     return json.dumps({"name": f"{row}, {column}" if row else column, "row": row, "column": column})
 
 
-def test_the_stage_writes_table_and_pictures(tmp_path, monkeypatch):
+def test_the_stage_writes_table_and_images(tmp_path, monkeypatch):
     texts = []
     kept = Figure.savefig
 
@@ -128,7 +128,7 @@ def test_the_stage_writes_table_and_pictures(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Figure, "savefig", savefig)
     monkeypatch.setattr(control_tables, "Backbone", PretendBackbone)
-    stimuli, seen = write_stimuli(tmp_path / "stimuli.h5"), smooth_pictures(IDS)
+    stimuli, seen = write_stimuli(tmp_path / "stimuli.h5"), smooth_images(IDS)
     others = np.roll(IDS, 1)
     responses, drawn, samples = {}, {}, {}
     for subject in (1, 2):
@@ -137,9 +137,9 @@ def test_the_stage_writes_table_and_pictures(tmp_path, monkeypatch):
         responses[subject] = write_responses(folder / "responses.h5", subject)
         samples[subject] = folder / "refined.h5"
         write_reconstructions(samples[subject], Reconstructions(seen[:, None], IDS, "refined", subject, "simulated"))
-        pictures = np.stack([seen, smooth_pictures(others), smooth_pictures(np.roll(IDS, 2))], axis=1)
+        images = np.stack([seen, smooth_images(others), smooth_images(np.roll(IDS, 2))], axis=1)
         swap = Reconstructions(
-            pictures,
+            images,
             IDS,
             "semantic_swap",
             subject,
@@ -155,7 +155,7 @@ def test_the_stage_writes_table_and_pictures(tmp_path, monkeypatch):
         write_reconstructions(drawn[subject]["semantic_swap"], swap)
         labels = (label("semantics 0", "structure 0"), label("semantics 1", "structure 0"))
         none = np.full((len(IDS), 2), -1)
-        grid = Reconstructions(pictures[:, :2], IDS, "strengths", subject, "simulated", labels, none)
+        grid = Reconstructions(images[:, :2], IDS, "strengths", subject, "simulated", labels, none)
         write_reconstructions(drawn[subject]["strengths"], grid)
     out = tmp_path / "controls.csv"
     control_tables.score_controls(

@@ -6,28 +6,28 @@ import torch
 from neuropictor.config import AlignConfig
 from neuropictor.data import alignment
 from neuropictor.data.alignment import ComponentSpace, ComponentStore, align_subject, latent_features, make_space
-from neuropictor.data.datasets import PictureResponses, TrainingBatches
+from neuropictor.data.datasets import ImageResponses, TrainingBatches
 from neuropictor.data.latents import LatentStore
 from neuropictor.data.responses import ResponseStore, ResponseWriter
 from neuropictor.models.alignment import AlignmentNetwork
 
-VERTICES, PICTURES = 40, 90
+VERTICES, IMAGES = 40, 90
 TEST = np.arange(80, 90)
 CONFIG = AlignConfig(tokens=2, text_components=3, latent_components=4, folds=4, ridge_alphas=[0.1, 10.0, 1000.0])
 
 
 @pytest.fixture
 def stores(tmp_path):
-    """A subject whose vertices mix the pictures' latents and text features; two noisy repeats of each picture."""
+    """A subject whose vertices mix the images' latents and text features; two noisy repeats of each image."""
     random = np.random.default_rng(0)
-    mean = random.standard_normal((PICTURES, 2, 2, 2)) * np.array([4, 3, 2, 1, 0.1, 0.1, 0.1, 0.1]).reshape(2, 2, 2)
-    text = random.standard_normal((PICTURES, 3, 4)) * [[[3, 2, 1, 0.1]]]
+    mean = random.standard_normal((IMAGES, 2, 2, 2)) * np.array([4, 3, 2, 1, 0.1, 0.1, 0.1, 0.1]).reshape(2, 2, 2)
+    text = random.standard_normal((IMAGES, 3, 4)) * [[[3, 2, 1, 0.1]]]
     with h5py.File(tmp_path / "latents.h5", "w") as file:
         file["mean"], file["logvar"], file["text"] = mean, np.zeros_like(mean), text
-        file["nsd_id"], file["caption_tokens"] = np.arange(PICTURES), np.zeros((PICTURES, 5, 3), np.int32)
-    features = np.concatenate([mean.reshape(PICTURES, -1), text.reshape(PICTURES, -1)], 1)
+        file["nsd_id"], file["caption_tokens"] = np.arange(IMAGES), np.zeros((IMAGES, 5, 3), np.int32)
+    features = np.concatenate([mean.reshape(IMAGES, -1), text.reshape(IMAGES, -1)], 1)
     signal = features @ random.standard_normal((features.shape[1], VERTICES))
-    nsd_id = random.permutation(np.repeat(np.arange(PICTURES), 2))
+    nsd_id = random.permutation(np.repeat(np.arange(IMAGES), 2))
     with h5py.File(tmp_path / "responses.h5", "w") as file:
         writer = ResponseWriter(
             file, len(nsd_id), VERTICES, subject=1, data="simulated", beta_version="b3", mesh="fsaverage5"
@@ -50,7 +50,7 @@ def align(folder, config=CONFIG, name="components.h5"):
     return ComponentStore(folder / name, ResponseStore(folder / "responses.h5"))
 
 
-@pytest.mark.parametrize("count", [70, 6])  # more and fewer pictures than features
+@pytest.mark.parametrize("count", [70, 6])  # more and fewer images than features
 def test_components_are_whitened_principal_components(stores, count):
     latents, ids = LatentStore(stores / "latents.h5"), np.arange(count)
     space = ComponentSpace.fit(latents, ids, {"text": 3, "latent": 4}, seed=0)
@@ -65,18 +65,18 @@ def test_components_are_whitened_principal_components(stores, count):
     assert (np.diff(values) <= 0).all()
 
 
-def test_space_sees_training_pictures_alone_and_survives_its_file(stores):
+def test_space_sees_training_images_alone_and_survives_its_file(stores):
     latents = LatentStore(stores / "latents.h5")
-    train = ResponseStore(stores / "responses.h5").pictures("train")
+    train = ResponseStore(stores / "responses.h5").images("train")
     own, read = ComponentSpace.fit(latents, train, {"text": 3, "latent": 4}, 10), None
     read = ComponentSpace.load(stores / "space.safetensors")
     for kind in ("text", "latent"):
         np.testing.assert_allclose(read.axes[kind], own.axes[kind], rtol=2e-3, atol=1e-4)
-    other = ComponentSpace.fit(latents, np.arange(PICTURES), {"text": 3, "latent": 4}, 10)
+    other = ComponentSpace.fit(latents, np.arange(IMAGES), {"text": 3, "latent": 4}, 10)
     assert not np.allclose(other.mean["latent"], own.mean["latent"], atol=1e-3)
 
 
-def test_components_of_new_pictures_are_predicted(stores):
+def test_components_of_new_images_are_predicted(stores):
     store, aligned = ResponseStore(stores / "responses.h5"), align(stores)
     space, latents = ComponentSpace.load(stores / "space.safetensors"), LatentStore(stores / "latents.h5")
     predicted = np.stack([aligned.rows[store.trials(i)].mean(0) for i in TEST])
@@ -88,8 +88,8 @@ def test_components_of_new_pictures_are_predicted(stores):
     np.testing.assert_array_equal(again.rows[trials], aligned.rows[trials])
 
 
-def test_a_training_picture_is_predicted_without_itself(stores):
-    """Another target for one picture leaves its own components alone and moves those of other folds."""
+def test_a_training_image_is_predicted_without_itself(stores):
+    """Another target for one image leaves its own components alone and moves those of other folds."""
     before, store = align(stores), ResponseStore(stores / "responses.h5")
     changed = 40
     with h5py.File(stores / "latents.h5", "r+") as file:
@@ -105,7 +105,7 @@ def test_a_training_picture_is_predicted_without_itself(stores):
     assert moved[~train].all()
 
 
-def test_components_of_any_responses_are_those_of_new_pictures(stores):
+def test_components_of_any_responses_are_those_of_new_images(stores):
     aligned, store = align(stores), ResponseStore(stores / "responses.h5")
     trials = np.flatnonzero(np.isin(store.nsd_id, TEST))
     np.testing.assert_allclose(aligned.predict(store.responses(trials)), aligned.rows[trials], atol=1e-4)
@@ -119,21 +119,21 @@ def test_components_of_any_responses_are_those_of_new_pictures(stores):
 
 def test_batches_hold_the_mean_of_the_same_trials(stores):
     aligned = align(stores)
-    pictures = PictureResponses([stores / "responses.h5"], "train", [stores / "components.h5"])
-    assert pictures.space == aligned.space
-    batch = TrainingBatches(pictures, 6, "mean", seed=1)[0]
+    images = ImageResponses([stores / "responses.h5"], "train", [stores / "components.h5"])
+    assert images.space == aligned.space
+    batch = TrainingBatches(images, 6, "mean", seed=1)[0]
     store = ResponseStore(stores / "responses.h5")
     for row, response in zip(batch["components"], batch["responses"], strict=True):
-        means = np.stack([store.mean_response([i])[0] for i in pictures.nsd_id])
-        picture = pictures.nsd_id[np.abs(means - response.numpy()).sum(1).argmin()]
-        np.testing.assert_allclose(row, aligned.rows[store.trials(picture)].mean(0), atol=1e-5)
+        means = np.stack([store.mean_response([i])[0] for i in images.nsd_id])
+        image = images.nsd_id[np.abs(means - response.numpy()).sum(1).argmin()]
+        np.testing.assert_allclose(row, aligned.rows[store.trials(image)].mean(0), atol=1e-5)
 
 
 def test_mistakes_are_named(stores):
     latents, train = LatentStore(stores / "latents.h5"), np.arange(20)
     with pytest.raises(ValueError, match=r"align\.latent_components: 9 are more than .* allowed: 1 to 8"):
         ComponentSpace.fit(latents, train, {"text": 3, "latent": 9}, 0)
-    with pytest.raises(ValueError, match=r"align\.folds: 60 folds of 70 training pictures .* allowed: 2 to 35"):
+    with pytest.raises(ValueError, match=r"align\.folds: 60 folds of 70 training images .* allowed: 2 to 35"):
         align(stores, AlignConfig(folds=60))
     wanted = AlignConfig(text_components=2, latent_components=4)
     with pytest.raises(ValueError, match="allowed: its sizes, or calibrate and pretrain with init: scratch"):
@@ -150,7 +150,7 @@ def test_tokens_have_the_encoders_width():
 
 def test_features_that_hardly_differ_are_named(stores):
     with h5py.File(stores / "latents.h5", "r+") as file:
-        file["text"][...] = file["text"][:1] + np.arange(PICTURES).reshape(-1, 1, 1) % 3
+        file["text"][...] = file["text"][:1] + np.arange(IMAGES).reshape(-1, 1, 1) % 3
     latents = LatentStore(stores / "latents.h5")
     with pytest.raises(
         ValueError, match=r"align\.text_components: 3 are more than the 1 directions .* allowed: 1 to 1,"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from neuropictor.data.datasets import PictureResponses, TrainingBatches
+from neuropictor.data.datasets import ImageResponses, TrainingBatches
 from neuropictor.data.latents import LatentStore, Rows
 from neuropictor.data.responses import ResponseStore
 from neuropictor.data.rows import evenly_spaced
@@ -25,7 +25,7 @@ def paths(tiny_prepared):
 
 def make(paths, latents=None, split="train", averaging="random", **options):
     latents = LatentStore(latents) if latents else None
-    return TrainingBatches(PictureResponses(paths, split), 5, averaging, seed=3, latents=latents, **options)
+    return TrainingBatches(ImageResponses(paths, split), 5, averaging, seed=3, latents=latents, **options)
 
 
 def assert_same(one, other):
@@ -38,7 +38,7 @@ def test_latents_are_the_backbones(tiny_latents, tiny_prepared, tiny_backbone):
     backbone, stimuli = Backbone.load(tiny_backbone), StimulusStore(tiny_prepared / "stimuli.h5")
     store = LatentStore(tiny_latents)
     ids = stimuli.nsd_id[[3, 8]]
-    mean, logvar = backbone.encode_pictures(stimuli.pictures(ids))
+    mean, logvar = backbone.encode_images(stimuli.images(ids))
     rows = store.rows(ids)
     np.testing.assert_allclose(store.mean[rows], mean.numpy(), atol=2e-3)
     np.testing.assert_allclose(store.logvar[rows], logvar.numpy(), atol=2e-2)
@@ -57,7 +57,7 @@ def test_latents_are_the_backbones(tiny_latents, tiny_prepared, tiny_backbone):
 
 def test_several_latents_files_are_read_as_one(tiny_latents, tmp_path):
     whole, split = LatentStore(tiny_latents), [tmp_path / "a.h5", tmp_path / "b.h5"]
-    for path, part in zip(split, (np.s_[:15], np.s_[10:]), strict=True):  # five pictures are in both
+    for path, part in zip(split, (np.s_[:15], np.s_[10:]), strict=True):  # five images are in both
         with h5py.File(tiny_latents) as source, h5py.File(path, "w") as file:
             for name in source:
                 file[name] = source[name][part]
@@ -108,10 +108,10 @@ def test_what_is_not_finite_is_named_when_it_is_read(paths, tmp_path):
 
 def test_the_responses_of_a_split_are_read_when_they_are_asked_for(paths):
     for split in ("train", "validation"):
-        pictures = PictureResponses(paths, split)
-        assert all(rows._held is None for rows in pictures._rows["responses"])
-        pictures.read(np.array([0]), pictures.choose(np.array([0]), "mean", np.random.default_rng(0)))
-        assert isinstance(pictures._rows["responses"][0]._held, np.memmap)
+        images = ImageResponses(paths, split)
+        assert all(rows._held is None for rows in images._rows["responses"])
+        images.read(np.array([0]), images.choose(np.array([0]), "mean", np.random.default_rng(0)))
+        assert isinstance(images._rows["responses"][0]._held, np.memmap)
 
 
 def test_maps_are_the_operators():
@@ -125,25 +125,25 @@ def test_maps_are_the_operators():
 
 
 def test_mean_of_all_repeats(paths):
-    pictures = PictureResponses(paths, "validation")
-    items = np.arange(len(pictures))[::-1]
-    read = pictures.read(items, pictures.choose(items, "mean", np.random.default_rng(0)))["responses"]
+    images = ImageResponses(paths, "validation")
+    items = np.arange(len(images))[::-1]
+    read = images.read(items, images.choose(items, "mean", np.random.default_rng(0)))["responses"]
     for row, item in zip(read, items, strict=True):
-        store = ResponseStore(paths[pictures.subject[item] - 1])
-        np.testing.assert_allclose(row, store.mean_response([pictures.nsd_id[item]])[0], atol=1e-5)
+        store = ResponseStore(paths[images.subject[item] - 1])
+        np.testing.assert_allclose(row, store.mean_response([images.nsd_id[item]])[0], atol=1e-5)
 
 
 def test_random_averaging_takes_one_to_all_repeats(paths):
-    pictures = PictureResponses(paths, "train")
-    random, items = np.random.default_rng(0), np.arange(len(pictures))
-    chosen = [trials for _ in range(30) for trials in pictures.choose(items, "random", random)]
+    images = ImageResponses(paths, "train")
+    random, items = np.random.default_rng(0), np.arange(len(images))
+    chosen = [trials for _ in range(30) for trials in images.choose(items, "random", random)]
     assert {len(trials) for trials in chosen} == {1, 2, 3}
     assert all(len(set(trials)) == len(trials) and (trials >= 0).all() for trials in chosen)
-    assert {len(trials) for trials in pictures.choose(items, "single", random)} == {1}
+    assert {len(trials) for trials in images.choose(items, "single", random)} == {1}
     store = ResponseStore(paths[0])
-    for item, trials in zip(items, pictures.choose(items, "mean", random), strict=True):
-        if pictures.subject[item] == 1:
-            assert set(store.nsd_id[trials]) == {pictures.nsd_id[item]}
+    for item, trials in zip(items, images.choose(items, "mean", random), strict=True):
+        if images.subject[item] == 1:
+            assert set(store.nsd_id[trials]) == {images.nsd_id[item]}
             assert set(store.split[trials]) == {0}
 
 
@@ -159,7 +159,7 @@ def test_a_batch_is_a_function_of_seed_and_step(paths, tiny_latents):
         assert_same(one, other)
 
 
-def test_an_epoch_shows_every_picture_once(paths, tiny_latents):
+def test_an_epoch_shows_every_image_once(paths, tiny_latents):
     batches = make(paths, tiny_latents)
     count = len(batches.responses)
     seen = np.concatenate([batches._items(step) for step in range(2 * count // 5 + 1)])
@@ -203,7 +203,7 @@ def test_validation_may_be_empty_but_no_other_split(paths, tmp_path):
         with h5py.File(path, "r+") as file:
             file["split"][...] = 0
     assert list(make(copies, split="validation").fixed()) == []
-    with pytest.raises(ValueError, match=r"no picture of split 'test' in .*; at least one is needed"):
+    with pytest.raises(ValueError, match=r"no image of split 'test' in .*; at least one is needed"):
         make(copies, split="test")
 
 
@@ -230,7 +230,7 @@ def test_many_processes_read_the_same_files_at_once(paths, tiny_latents, caption
     if chunked:
         paths = [in_chunks(path, tmp_path / f"{number}.h5") for number, path in enumerate(paths)]
         tiny_latents = in_chunks(tiny_latents, tmp_path / "latents.h5")
-    responses, latents = PictureResponses(paths, "train"), LatentStore(tiny_latents)
+    responses, latents = ImageResponses(paths, "train"), LatentStore(tiny_latents)
     batches = TrainingBatches(responses, 6, "random", seed=3, latents=latents, captions=captions)
     expected = read_steps(batches, range(8))  # and the handles are open when the others start
     with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("fork")) as pool:

@@ -63,15 +63,15 @@ def test_responses_equal_the_definition(root, store):
 
 def test_trials_follow_the_design(store):
     assert (store.subject, store.data, store.mesh) == (1, "simulated", "fsaverage5")
-    assert store.pictures("test").tolist() == [4, 9]
-    assert len(store.pictures("validation")) == 2
-    assert len(store.pictures("train")) == 4
+    assert store.images("test").tolist() == [4, 9]
+    assert len(store.images("validation")) == 2
+    assert len(store.images("train")) == 4
     assert np.bincount(store.repeat).tolist() == [SLOTS] * 3
     assert store.session.tolist() == [1] * PER_SESSION + [2] * PER_SESSION
-    both = set(store.pictures("train")) & set(store.pictures("validation"))
+    both = set(store.images("train")) & set(store.images("validation"))
     assert not both
     record = json.loads((store.path.parent / "responses.run.json").read_text())
-    assert record["results"]["splits"]["test"] == {"trials": 6, "pictures": 2}
+    assert record["results"]["splits"]["test"] == {"trials": 6, "images": 2}
 
 
 def test_all_statistics_differ_and_clip_limits(root, tmp_path, store):
@@ -124,8 +124,8 @@ def test_z_score_ignores_missing_and_refuses_too_few_trials():
 
 def test_noise_ceiling_follows_nsd_rule(tmp_path):
     generator = np.random.default_rng(0)
-    pictures = np.repeat(np.arange(400), 3)
-    pictures[-1] = 999  # the last picture has two trials only
+    images = np.repeat(np.arange(400), 3)
+    images[-1] = 999  # the last image has two trials only
     signal = np.repeat(generator.standard_normal((400, 3)), 3, axis=0)
     values = np.sqrt([0.3, 0.0, 0.6]) * signal + np.sqrt([0.7, 1.0, 0.4]) * generator.standard_normal((1200, 3))
     absent = np.zeros((2, 3), bool)
@@ -134,8 +134,8 @@ def test_noise_ceiling_follows_nsd_rule(tmp_path):
     values[600:, 2] = 0
     with h5py.File(tmp_path / "r.h5", "w") as file:
         file["responses"] = values.astype(np.float16)
-        found = noise_ceiling(file["responses"], pictures, np.ones(1200, bool), absent, session)
-        only = noise_ceiling(file["responses"], pictures, pictures == 999, absent, session)
+        found = noise_ceiling(file["responses"], images, np.ones(1200, bool), absent, session)
+        only = noise_ceiling(file["responses"], images, images == 999, absent, session)
     stored = values.astype(np.float16).astype(float)
     for vertex, limit in ((0, 399), (1, 399), (2, 200)):
         noise = np.mean([stored[3 * i : 3 * i + 3, vertex].var(ddof=1) for i in range(limit)])
@@ -149,9 +149,9 @@ def test_stimuli(root, tmp_path):
     store = StimulusStore(tmp_path / "stimuli.h5")
     assert store.nsd_id.tolist() == [1, 2, 3, 4, 6, 7, 8, 9]
     with h5py.File(root / keys.STIMULI) as file:
-        picture = file["imgBrick"][6].astype(float)
-    expected = picture.reshape(20, 2, 20, 2, 3).mean((1, 3))
-    assert np.abs(store.pictures([6])[0] - expected).max() <= 1  # Pillow rounds after each of two passes
+        image = file["imgBrick"][6].astype(float)
+    expected = image.reshape(20, 2, 20, 2, 3).mean((1, 3))
+    assert np.abs(store.images([6])[0] - expected).max() <= 1  # Pillow rounds after each of two passes
     assert store.captions([3]) == [[f"caption {k} of 3" for k in range(5)]]
     assert store.category([3, 4]).tolist() == ["dog", "cat"]
     assert store.background([3, 4]).tolist() == ["city", "sea"]
@@ -159,7 +159,7 @@ def test_stimuli(root, tmp_path):
     assert (tmp_path / "stimuli.run.json").is_file()
 
 
-def test_missing_pictures_are_named(root, tmp_path):
+def test_missing_images_are_named(root, tmp_path):
     with pytest.raises(ValueError, match="subject 2 is not in"):
         preprocess_stimuli(root, [2], config(), NsdConfig(), tmp_path / "s.h5")
     hidden = (root / keys.STIMULI).rename(root / "hidden.hdf5")

@@ -54,9 +54,9 @@ def spoil(path, part, content):
 
 
 def test_first_sessions_only(make, root, tmp_path):
-    first = make(sessions=1, preprocess={"validation_pictures": 0})
+    first = make(sessions=1, preprocess={"validation_images": 0})
     assert len(first) == PER_SESSION and set(first.session) == {1}
-    assert not len(first.pictures("validation"))
+    assert not len(first.images("validation"))
     whole = make()
     both = np.flatnonzero(whole.session == 1)
     np.testing.assert_array_equal(everything(first), whole.responses(both))
@@ -66,12 +66,12 @@ def test_first_sessions_only(make, root, tmp_path):
 
 def test_training_on_the_first_session_and_tests_on_all(make):
     whole, few = (
-        make(preprocess={"validation_pictures": 1}),
-        make(preprocess={"validation_pictures": 1, "training_sessions": 1}),
+        make(preprocess={"validation_images": 1}),
+        make(preprocess={"validation_images": 1, "training_sessions": 1}),
     )
     assert set(few.session[few.split != 2]) == {1}
     for split in ("test", "train"):
-        assert set(few.pictures(split)) <= set(whole.pictures("train")) | set(whole.pictures(split))
+        assert set(few.images(split)) <= set(whole.images("train")) | set(whole.images(split))
     one, other = (np.flatnonzero(store.split == 2) for store in (few, whole))
     assert len(one) == len(other) == 6
     np.testing.assert_array_equal(few.responses(one), whole.responses(other))

@@ -31,12 +31,12 @@ def test_reads_trials_in_any_order_with_repeats(store, path):
 def test_attributes_and_splits(store):
     assert (store.subject, store.data, store.mesh, store.beta_version) == (2, "simulated", "fsaverage5", "b3")
     for split, numbers in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
-        assert store.pictures(split).tolist() == list(numbers)
+        assert store.images(split).tolist() == list(numbers)
     with pytest.raises(ValueError, match=r"'tset'.*allowed are train, validation, test"):
-        store.pictures("tset")
+        store.images("tset")
 
 
-def test_mean_response_averages_the_repeats_of_each_picture(store):
+def test_mean_response_averages_the_repeats_of_each_image(store):
     ids = [107, 3, 119, 3]
     expected = [store.responses(np.flatnonzero(store.nsd_id == number)).mean(0) for number in ids]
     assert np.allclose(store.mean_response(ids), expected, atol=1e-6)
@@ -44,7 +44,7 @@ def test_mean_response_averages_the_repeats_of_each_picture(store):
     assert np.array_equal(store.mean_response(ids, 1), store.responses(firsts))
     assert store.trials(107).tolist() == np.flatnonzero(store.nsd_id == 107).tolist()
     assert store.repeat[store.trials(107)].tolist() == [0, 1, 2]
-    with pytest.raises(KeyError, match="never saw picture 99"):
+    with pytest.raises(KeyError, match="never saw image 99"):
         store.mean_response([3, 99])
 
 
@@ -83,11 +83,11 @@ def test_writer_refuses_an_incomplete_store(tmp_path):
     assert h5py.File(tmp_path / "r.h5")["responses"].chunks is None  # in one piece, to be mapped into memory
 
 
-def test_without_validation_pictures_some_training_pictures_choose_penalties(store, tmp_path):
-    assert [ids.tolist() for ids in store.fitting_pictures()] == [list(TRAIN), list(VALIDATION)]
+def test_without_validation_images_some_training_images_choose_penalties(store, tmp_path):
+    assert [ids.tolist() for ids in store.fitting_images()] == [list(TRAIN), list(VALIDATION)]
     path = write_responses(tmp_path / "responses.h5")
     with h5py.File(path, "r+") as file:
         file["split"][file["split"][:] == 1] = 0
-    train, validation = ResponseStore(path).fitting_pictures()
+    train, validation = ResponseStore(path).fitting_images()
     assert len(validation) == 4 and len(train) == 71
     assert sorted([*train, *validation]) == [*TRAIN, *VALIDATION]

@@ -4,10 +4,10 @@ import sys
 import h5py
 import numpy as np
 import pytest
-from small_stores import SIZE, smooth_pictures, write_samples, write_stimuli
+from small_stores import SIZE, smooth_images, write_samples, write_stimuli
 
 from neuropictor.data.reconstructions import Reconstructions, read_reconstructions, write_reconstructions
-from neuropictor.data.stimuli import StimulusStore, StimulusWriter, resize_pictures
+from neuropictor.data.stimuli import StimulusStore, StimulusWriter, resize_images
 
 
 @pytest.fixture(scope="module")
@@ -15,10 +15,10 @@ def store(tmp_path_factory):
     return StimulusStore(write_stimuli(tmp_path_factory.mktemp("stimuli") / "stimuli.h5"))
 
 
-def test_pictures_come_in_the_order_asked_for(store):
+def test_images_come_in_the_order_asked_for(store):
     ids = [119, 0, 7, 8, 0]
-    assert np.array_equal(store.pictures(ids), smooth_pictures(ids))
-    assert store.pictures([]).shape == (0, SIZE, SIZE, 3)
+    assert np.array_equal(store.images(ids), smooth_images(ids))
+    assert store.images([]).shape == (0, SIZE, SIZE, 3)
     assert (store.size, store.data, len(store)) == (SIZE, "simulated", 95)
 
 
@@ -33,20 +33,20 @@ def test_several_stores_are_read_as_one(store, tmp_path):
     both = StimulusStore(*(write_stimuli(tmp_path / f"{i}.h5", ids) for i, ids in enumerate([(0, 7, 9), (5, 7, 119)])))
     assert both.nsd_id.tolist() == [0, 5, 7, 9, 119]
     ids = [119, 0, 7, 5, 9, 7]
-    assert np.array_equal(both.pictures(ids), store.pictures(ids))
+    assert np.array_equal(both.images(ids), store.images(ids))
     assert both.captions(ids) == store.captions(ids)
     assert both.category(ids).tolist() == store.category(ids).tolist()
-    with pytest.raises(KeyError, match=r"0\.h5, .*1\.h5: no picture 8 among 5"):
-        both.pictures([8])
+    with pytest.raises(KeyError, match=r"0\.h5, .*1\.h5: no image 8 among 5"):
+        both.images([8])
     with h5py.File(tmp_path / "1.h5", "r+") as file:
         file.attrs["data"] = "nsd"
-    with pytest.raises(ValueError, match=r"1\.h5 holds nsd pictures .*0\.h5 simulated pictures .*prepare both alike"):
+    with pytest.raises(ValueError, match=r"1\.h5 holds nsd images .*0\.h5 simulated images .*prepare both alike"):
         StimulusStore(tmp_path / "0.h5", tmp_path / "1.h5")
 
 
-def test_unknown_picture_is_named(store):
+def test_unknown_image_is_named(store):
     for wrong in (80, 500, -1):
-        with pytest.raises(KeyError, match=f"no picture {wrong} "):
+        with pytest.raises(KeyError, match=f"no image {wrong} "):
             store.rows([3, wrong])
 
 
@@ -54,7 +54,7 @@ def test_missing_file_and_parts_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.h5"):
         StimulusStore(tmp_path / "none.h5")
     with h5py.File(tmp_path / "part.h5", "w") as file:
-        file["pictures"] = np.zeros((1, 2, 2, 3), np.uint8)
+        file["images"] = np.zeros((1, 2, 2, 3), np.uint8)
     with pytest.raises(ValueError, match=r"nsd_id, captions, category, background, data, size missing"):
         StimulusStore(tmp_path / "part.h5")
 
@@ -75,22 +75,22 @@ def test_writer_checks_order_and_counts_and_keeps_five_clean_captions(tmp_path):
 
 
 def test_resize_averages_areas():
-    picture = np.arange(6 * 6 * 3, dtype=np.uint8).reshape(6, 6, 3)
-    small = resize_pictures(picture[None, None], 3)
-    expected = picture.reshape(3, 2, 3, 2, 3).mean((1, 3))
+    image = np.arange(6 * 6 * 3, dtype=np.uint8).reshape(6, 6, 3)
+    small = resize_images(image[None, None], 3)
+    expected = image.reshape(3, 2, 3, 2, 3).mean((1, 3))
     assert small.shape == (1, 1, 3, 3, 3)
     assert np.abs(small[0, 0] - expected).max() <= 0.5
-    assert resize_pictures(picture, 6) is picture
-    assert resize_pictures(picture[None], 12).shape == (1, 12, 12, 3)
+    assert resize_images(image, 6) is image
+    assert resize_images(image[None], 12).shape == (1, 12, 12, 3)
 
 
 def test_reconstructions_round_trip(tmp_path):
-    pictures = np.random.default_rng(0).integers(0, 256, (20, 2, 8, 8, 3), dtype=np.uint8)
-    found = read_reconstructions(write_samples(tmp_path / "sub" / "ridge.h5", "ridge", 5, pictures))
-    assert np.array_equal(found.pictures, pictures)
+    images = np.random.default_rng(0).integers(0, 256, (20, 2, 8, 8, 3), dtype=np.uint8)
+    found = read_reconstructions(write_samples(tmp_path / "sub" / "ridge.h5", "ridge", 5, images))
+    assert np.array_equal(found.images, images)
     assert (found.model, found.subject, found.data, found.nsd_id[0]) == ("ridge", 5, "simulated", 100)
     with pytest.raises(ValueError, match="allowed is uint8"):
-        write_reconstructions(tmp_path / "x.h5", Reconstructions(pictures[:, 0], np.arange(20), "ridge", 1, "nsd"))
+        write_reconstructions(tmp_path / "x.h5", Reconstructions(images[:, 0], np.arange(20), "ridge", 1, "nsd"))
     assert not (tmp_path / "x.h5").exists()
     with pytest.raises(FileNotFoundError, match="sample"):
         read_reconstructions(tmp_path / "x.h5")

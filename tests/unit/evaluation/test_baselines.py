@@ -9,7 +9,7 @@ from small_stores import (
     TRAIN,
     PretendBackbone,
     first_test_trials,
-    smooth_pictures,
+    smooth_images,
     write_latents,
     write_responses,
     write_stimuli,
@@ -149,16 +149,16 @@ def run(tmp_path, monkeypatch):
 
 def test_fit_baselines_writes_all_models(run, tmp_path):
     out = run("first", samples=2, batch_size=7)
-    seen = smooth_pictures(TEST)
+    seen = smooth_images(TEST)
     found = {name: read_reconstructions(path) for name, path in out.items()}
     assert all(item.nsd_id.tolist() == list(TEST) and item.subject == 2 for item in found.values())
     assert [found[name].model for name in out] == list(out)
-    assert found["ridge_diffusion"].pictures.shape == (len(TEST), 2, SIZE, SIZE, 3)
-    assert found["ridge"].pictures.shape == (len(TEST), 1, SIZE, SIZE, 3)
-    mean = np.rint(smooth_pictures(TRAIN).mean(0)).astype(np.uint8)
-    assert (found["mean_picture"].pictures == mean).all()
-    scores = {name: pixcorr(item.pictures, seen).mean() for name, item in found.items()}
-    assert scores["ridge"] > 0.5 > abs(scores["mean_picture"])
+    assert found["ridge_diffusion"].images.shape == (len(TEST), 2, SIZE, SIZE, 3)
+    assert found["ridge"].images.shape == (len(TEST), 1, SIZE, SIZE, 3)
+    mean = np.rint(smooth_images(TRAIN).mean(0)).astype(np.uint8)
+    assert (found["mean_image"].images == mean).all()
+    scores = {name: pixcorr(item.images, seen).mean() for name, item in found.items()}
+    assert scores["ridge"] > 0.5 > abs(scores["mean_image"])
     record = json.loads((tmp_path / "first" / "baselines.run.json").read_text())
     assert record["config"]["evaluate"] == {
         "ridge_alphas": [0.1, 10.0, 1000.0],
@@ -177,7 +177,7 @@ def test_fit_baselines_is_deterministic_and_free_of_batches(run):
 def test_the_diffusion_baseline_is_drawn_as_the_networks_images_are(run, monkeypatch):
     """The same noise seeds, rounding, choice, solver and precision: else the comparison favours one side."""
     seeds, dtypes, whole, solvers, make = [], [], [], [], sampling.make_scheduler
-    generator, prepare, rounded = sampling.picture_generator, sampling.prepare_sampling, sampling.to_bytes
+    generator, prepare, rounded = sampling.image_generator, sampling.prepare_sampling, sampling.to_bytes
 
     def noted(*seed):
         seeds.append(seed)
@@ -191,7 +191,7 @@ def test_the_diffusion_baseline_is_drawn_as_the_networks_images_are(run, monkeyp
         whole.append(rounding)
         return rounded(images, rounding)
 
-    monkeypatch.setattr(sampling, "picture_generator", noted)
+    monkeypatch.setattr(sampling, "image_generator", noted)
     monkeypatch.setattr(
         sampling, "make_scheduler", lambda solver, config: solvers.append(solver) or make(solver, config)
     )
@@ -202,26 +202,26 @@ def test_the_diffusion_baseline_is_drawn_as_the_networks_images_are(run, monkeyp
     assert dtypes == ["fp32"]
     assert set(solvers) == {"dpm++"}
     assert set(whole) == {"down"}
-    assert read_reconstructions(out["ridge_diffusion"]).pictures.shape == (len(TEST), 1, SIZE, SIZE, 3)
+    assert read_reconstructions(out["ridge_diffusion"]).images.shape == (len(TEST), 1, SIZE, SIZE, 3)
 
 
 def test_baselines_see_the_same_single_trials(run, tmp_path):
     reduced = first_test_trials(tmp_path / "responses.h5", tmp_path / "reduced.h5")
     expected, single, mean = run("expected", reduced), run("single", trial_averaging="single"), run("mean")
-    pictures = [read_reconstructions(found["ridge"]).pictures for found in (expected, single, mean)]
-    np.testing.assert_array_equal(pictures[0], pictures[1])
-    assert not np.array_equal(pictures[1], pictures[2])
+    images = [read_reconstructions(found["ridge"]).images for found in (expected, single, mean)]
+    np.testing.assert_array_equal(images[0], images[1])
+    assert not np.array_equal(images[1], images[2])
 
 
-def test_test_pictures_choose_nothing(run, monkeypatch):
+def test_test_images_choose_nothing(run, monkeypatch):
     asked = []
-    kept = StimulusStore.pictures
-    monkeypatch.setattr(StimulusStore, "pictures", lambda self, ids: asked.extend(ids) or kept(self, ids))
+    kept = StimulusStore.images
+    monkeypatch.setattr(StimulusStore, "images", lambda self, ids: asked.extend(ids) or kept(self, ids))
     run("first")
     assert asked
     assert not set(asked) & set(TEST)
 
 
 def test_wrong_outputs_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="allowed are exactly mean_picture, ridge, ridge_diffusion"):
+    with pytest.raises(ValueError, match="allowed are exactly mean_image, ridge, ridge_diffusion"):
         baselines.fit_baselines(None, None, None, "miniature", None, None, None, {"ridge": tmp_path / "r.h5"})

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from small_stores import CATEGORIES, TEST, PretendBackbone, smooth_pictures, write_samples, write_stimuli
+from small_stores import CATEGORIES, TEST, PretendBackbone, smooth_images, write_samples, write_stimuli
 
 from neuropictor.config import EvaluateConfig, RuntimeConfig
 from neuropictor.evaluation import evaluate as stage
@@ -16,11 +16,11 @@ MAIN = shown_in("main")
 
 @pytest.fixture
 def samples(tmp_path):
-    """Two subjects; subject 2 saw only 18 of the 20 test pictures."""
+    """Two subjects; subject 2 saw only 18 of the 20 test images."""
     generator = np.random.default_rng(5)
     found = {}
     for subject, ids in ((1, list(TEST)), (2, list(TEST)[2:])):
-        seen = smooth_pictures(ids).astype(float)
+        seen = smooth_images(ids).astype(float)
         found[subject] = {}
         for model, noise in (("refined", 40), ("pretrained", 90), ("ridge", 200)):
             drawn = np.clip(seen[:, None] + noise * generator.standard_normal((len(ids), 1, *seen.shape[1:])), 0, 255)
@@ -73,7 +73,7 @@ def test_evaluate_writes_the_tidy_table(samples, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "metrics.run.json").read_text())["results"]["categories"] == list(CATEGORIES)
 
 
-def test_scores_of_single_pictures_make_up_the_means(samples, tmp_path, monkeypatch):
+def test_scores_of_single_images_make_up_the_means(samples, tmp_path, monkeypatch):
     out = run(samples, tmp_path, monkeypatch)
     scores = read_scores(out.with_name("scores.csv"))
     assert len(scores) == 8 * (20 + 18)

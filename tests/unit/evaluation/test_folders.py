@@ -21,7 +21,7 @@ from neuropictor.report.scores import folder_page
 N, SIDE = 9, 32
 
 
-def picture(seed, noise=0.0):
+def image(seed, noise=0.0):
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3)).repeat(SIDE // 4, 0).repeat(SIDE // 4, 1)
     drawn = np.random.default_rng(seed + 1000).integers(0, 256, coarse.shape)
     return ((1 - noise) * coarse + noise * drawn).astype(np.uint8)
@@ -35,11 +35,11 @@ def save(values, path):
 @pytest.fixture
 def root(tmp_path):
     for number in range(N):
-        save(picture(number), tmp_path / f"seen/p{number:02d}.png")
-        save(picture(number, 0.3), tmp_path / f"good/p{number:02d}.png")
+        save(image(number), tmp_path / f"seen/p{number:02d}.png")
+        save(image(number, 0.3), tmp_path / f"good/p{number:02d}.png")
         for sample in range(2):
-            save(picture(100 * sample + number + 50, 0.3), tmp_path / f"bad/p{number:02d}_{sample}.png")
-    (tmp_path / "seen/notes.txt").write_text("not a picture")
+            save(image(100 * sample + number + 50, 0.3), tmp_path / f"bad/p{number:02d}_{sample}.png")
+    (tmp_path / "seen/notes.txt").write_text("not an image")
     return tmp_path
 
 
@@ -49,8 +49,8 @@ def refusal(root, folder="good"):
     return str(error.value)
 
 
-def test_pictures_are_paired_by_name_with_any_number_of_samples(root):
-    save(np.asarray(picture(3)), root / "good/p03.webp")
+def test_images_are_paired_by_name_with_any_number_of_samples(root):
+    save(np.asarray(image(3)), root / "good/p03.webp")
     (root / "good/p03.png").unlink()
     pairs = read_pairs([root / "good", root / "bad"], root / "seen")
     assert pairs.names == [f"p{number:02d}" for number in range(N)]
@@ -58,32 +58,32 @@ def test_pictures_are_paired_by_name_with_any_number_of_samples(root):
         "good": (N, 1, SIDE, SIDE, 3),
         "bad": (N, 2, SIDE, SIDE, 3),
     }
-    assert np.array_equal(pairs.seen[4], picture(4))
-    assert np.array_equal(pairs.reconstructed["good"][5, 0], picture(5, 0.3))
-    assert np.array_equal(pairs.reconstructed["bad"][5, 1], picture(155, 0.3))
+    assert np.array_equal(pairs.seen[4], image(4))
+    assert np.array_equal(pairs.reconstructed["good"][5, 0], image(5, 0.3))
+    assert np.array_equal(pairs.reconstructed["bad"][5, 1], image(155, 0.3))
 
 
 def test_names_that_end_in_numbers_are_names_first(tmp_path):
     for number in range(3):
-        save(picture(number), tmp_path / f"seen/p_{number}.png")
-        save(picture(number), tmp_path / f"good/p_{number}.png")
+        save(image(number), tmp_path / f"seen/p_{number}.png")
+        save(image(number), tmp_path / f"good/p_{number}.png")
     assert read_pairs([tmp_path / "good"], tmp_path / "seen").reconstructed["good"].shape == (3, 1, SIDE, SIDE, 3)
 
 
 def test_gaps_and_strangers_are_named(root):
     for number in range(7):
         (root / f"good/p{number:02d}.png").unlink()
-    save(picture(1), root / "good/other.png")
+    save(image(1), root / "good/other.png")
     message = refusal(root)
-    assert "no reconstruction of p00, p01, p02, p03, p04 and 2 more, and no seen picture for other.png" in message
+    assert "no reconstruction of p00, p01, p02, p03, p04 and 2 more, and no seen image for other.png" in message
     assert "allowed for p00 is p00.png, or p00_0.png" in message
 
 
 def test_two_files_of_one_name_are_refused(root):
-    save(picture(1), root / "good/p01.jpg")
-    assert "p01.jpg and p01.png have the same name; allowed is one file a picture" in refusal(root)
+    save(image(1), root / "good/p01.jpg")
+    assert "p01.jpg and p01.png have the same name; allowed is one file an image" in refusal(root)
     (root / "good/p01.jpg").unlink()
-    save(picture(1), root / "good/p01_0.png")
+    save(image(1), root / "good/p01_0.png")
     assert "p01_0.png and p01.png are both reconstructions of p01" in refusal(root)
 
 
@@ -93,24 +93,24 @@ def test_numbers_of_samples_must_agree(root):
 
 
 def test_unreadable_files_and_sizes_are_named(root):
-    (root / "good/p02.png").write_bytes(b"no picture")
-    assert "p02.png cannot be read as a picture" in refusal(root)
+    (root / "good/p02.png").write_bytes(b"no image")
+    assert "p02.png cannot be read as an image" in refusal(root)
     (root / "good/p02.png").write_bytes((root / "seen/p02.png").read_bytes()[:60])
-    assert "p02.png cannot be read as a picture" in refusal(root)
-    save(picture(2)[:16, :16], root / "good/p02.png")
-    assert "p02.png is 16 x 16 pixels; allowed: all pictures of" in refusal(root)
+    assert "p02.png cannot be read as an image" in refusal(root)
+    save(image(2)[:16, :16], root / "good/p02.png")
+    assert "p02.png is 16 x 16 pixels; allowed: all images of" in refusal(root)
     for path in (root / "good").iterdir():
-        save(picture(2)[:20], path)
-    assert "is 32 x 20 pixels; allowed: all pictures of" in refusal(root)
+        save(image(2)[:20], path)
+    assert "is 32 x 20 pixels; allowed: all images of" in refusal(root)
 
 
 def test_empty_and_equal_folders_are_refused(root):
     (root / "nothing").mkdir()
-    assert "holds no pictures; allowed are .bmp, .jpeg" in refusal(root, "nothing")
+    assert "holds no images; allowed are .bmp, .jpeg" in refusal(root, "nothing")
     with pytest.raises(PairingError, match="have the same name"):
         read_pairs([root / "good", root / "good"], root / "seen")
-    save(picture(1), root / "one/a.png")
-    with pytest.raises(PairingError, match="1 pictures; identification needs at least 2"):
+    save(image(1), root / "one/a.png")
+    with pytest.raises(PairingError, match="1 images; identification needs at least 2"):
         read_pairs([root / "one"], root / "one")
 
 
@@ -140,9 +140,9 @@ def test_tables_json_and_page(root):
     told = json.loads((root / "out/metrics.json").read_text())
     assert told["scores"]["ours 1"]["good"]["two_way"]["p_above_chance"] <= 2 / 200
     assert told["scores"]["ours 1"]["bad"]["two_way"]["p_above_chance"] > 0.02
-    assert (told["pictures"], told["samples"]) == (N, {"good": 1, "bad": 2})
+    assert (told["images"], told["samples"]) == (N, {"good": 1, "bad": 2})
     page = (root / "out/index.html").read_text()
-    for part in ("not comparable with published", "fetch-weights", "mindeye2 1", "9 pictures", "good - bad"):
+    for part in ("not comparable with published", "fetch-weights", "mindeye2 1", "9 images", "good - bad"):
         assert part in page
     tests = pd.read_csv(root / "out/statistics.csv")
     assert set(tests["test"]) == {"above chance", "difference"}

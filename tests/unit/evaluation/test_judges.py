@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from small_stores import CATEGORIES, SIZE, TEST, PretendBackbone, smooth_pictures, write_stimuli
+from small_stores import CATEGORIES, SIZE, TEST, PretendBackbone, smooth_images, write_stimuli
 
 from neuropictor.data.reconstructions import Reconstructions, StoredReconstructions, write_reconstructions
 from neuropictor.data.stimuli import StimulusStore
-from neuropictor.evaluation import judges, networks
+from neuropictor.evaluation import judges, judging
 from neuropictor.evaluation import metrics as measures
 from neuropictor.evaluation.evaluate import Scorer
 from neuropictor.evaluation.judges import Held, Judge, Seen, load_describer, reduced
@@ -44,13 +44,13 @@ def test_clip_judges_wherever_networks_are_published(tmp_path, monkeypatch):
         load_describer("miniature", backbone, None, CPU)
     with pytest.raises(ValueError, match="no folder of weights was given"):
         load_describer("published", backbone, None, CPU)
-    monkeypatch.setattr(networks, "ClipDescriber", lambda folder, device: (folder, device))
+    monkeypatch.setattr(judging, "ClipDescriber", lambda folder, device: (folder, device))
     assert load_describer("published", backbone, tmp_path, CPU) == (tmp_path, CPU)
 
 
 def test_scores_are_those_of_all_images_at_once_and_images_come_in_blocks(judge, monkeypatch):
     monkeypatch.setattr(judges, "IMAGES_AT_ONCE", 6)
-    random, seen = np.random.default_rng(0), smooth_pictures(TEST)
+    random, seen = np.random.default_rng(0), smooth_images(TEST)
     drawn = np.clip(seen[:, None] + 60 * random.standard_normal((len(seen), 2, SIZE, SIZE, 3)), 0, 255).astype(np.uint8)
     images, rows = Blocks(drawn), np.arange(len(seen))
     scorer = Scorer(judge, [], None, CPU)

@@ -12,7 +12,7 @@ N, K, S, E = 9, 2, 24, 12
 
 
 @pytest.fixture
-def pictures():
+def images():
     generator = np.random.default_rng(1)
     seen = generator.integers(0, 256, (N, S, S, 3), dtype=np.uint8)
     noise = generator.integers(0, 256, (N, K, S, S, 3), dtype=np.uint8)
@@ -46,14 +46,14 @@ def two_way_reference(reconstructed, seen, background=None):
     return scores
 
 
-def test_pixcorr(pictures):
-    drawn, seen = pictures
+def test_pixcorr(images):
+    drawn, seen = images
     expected = [[correlation(drawn[i, k], seen[i]) for k in range(K)] for i in range(N)]
     assert np.allclose(measures.pixcorr(drawn, seen), expected, atol=1e-12)
 
 
-def test_pixcorr_of_a_flat_picture_is_zero(pictures):
-    drawn, seen = pictures
+def test_pixcorr_of_a_flat_image_is_zero(images):
+    drawn, seen = images
     drawn[3] = 77
     seen[4] = 12
     scores = measures.pixcorr(drawn, seen)
@@ -61,8 +61,8 @@ def test_pixcorr_of_a_flat_picture_is_zero(pictures):
     assert (scores[5] > 0.1).all()
 
 
-def test_ssim_is_scikit_image_on_gray_pictures(pictures):
-    drawn, seen = pictures
+def test_ssim_is_scikit_image_on_gray_images(images):
+    drawn, seen = images
     seen[2], drawn[2] = 9, 9
     for row in range(N):
         for sample in range(K):
@@ -78,12 +78,12 @@ def test_ssim_is_scikit_image_on_gray_pictures(pictures):
     assert measures.ssim(drawn, seen)[2] == pytest.approx(1)
 
 
-def test_ssim_does_not_depend_on_blocks(pictures, monkeypatch):
-    whole = measures.ssim(*pictures)
+def test_ssim_does_not_depend_on_blocks(images, monkeypatch):
+    whole = measures.ssim(*images)
     monkeypatch.setattr(measures, "_SSIM_PIXELS", 2 * S * S)
-    assert np.array_equal(measures.ssim(*pictures), whole)
+    assert np.array_equal(measures.ssim(*images), whole)
     with pytest.raises(ValueError, match="11 pixels"):
-        measures.ssim(pictures[0][:, :, :8, :8], pictures[1][:, :8, :8])
+        measures.ssim(images[0][:, :, :8, :8], images[1][:, :8, :8])
 
 
 def test_correlation_matrix_is_numpys(features):
@@ -100,7 +100,7 @@ def test_two_way(features):
 
 def test_two_way_counts_ties_and_undefined_as_failures(features):
     drawn, seen = features
-    seen[4] = seen[0]  # a distractor equal to the right picture
+    seen[4] = seen[0]  # a distractor equal to the right image
     drawn[5, 0] = 1.25  # no correlation with anything
     drawn[6, 1, 3] = np.nan
     seen[7, 2] = np.nan
@@ -113,14 +113,14 @@ def test_two_way_counts_ties_and_undefined_as_failures(features):
 
 
 def test_two_way_of_the_fields_code(features):
-    """The published evaluation: rows of the correlation matrix are pictures, columns reconstructions."""
+    """The published evaluation: rows of the correlation matrix are images, columns reconstructions."""
     drawn, seen = features
     matrix = np.corrcoef(seen, drawn[:, 0])[:N, N:]
     expected = (matrix < np.diag(matrix)).sum(0) / (N - 1)
     assert np.allclose(measures.two_way(drawn[:, :1], seen)[:, 0], expected)
 
 
-def test_two_way_hard_leaves_lonely_pictures_out(features):
+def test_two_way_hard_leaves_lonely_images_out(features):
     drawn, seen = features
     background = np.array(["sea", "sea", "city", "sea", "city", "hills", "city", "city", "sea"])
     scores = measures.two_way(drawn, seen, background)
@@ -160,6 +160,6 @@ def test_category():
     assert np.isnan(scores[3]).all()
 
 
-def test_shapes_that_do_not_fit_are_refused(pictures):
+def test_shapes_that_do_not_fit_are_refused(images):
     with pytest.raises(ValueError, match=r"\(9, 2, 24, 24, 3\) do not fit .*\(8, 24"):
-        measures.pixcorr(pictures[0], pictures[1][:8])
+        measures.pixcorr(images[0], images[1][:8])

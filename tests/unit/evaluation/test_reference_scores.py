@@ -31,8 +31,8 @@ def two_way(drawn, seen, groups=None):
     return np.array(scores)
 
 
-def gray(picture):
-    r, g, b = (picture[..., c].astype(float) / 255 for c in range(3))
+def gray(image):
+    r, g, b = (image[..., c].astype(float) / 255 for c in range(3))
     return 0.2125 * r + 0.7154 * g + 0.0721 * b
 
 
@@ -62,7 +62,7 @@ def ssim(a, b, columns):
 
 
 @pytest.fixture
-def pictures():
+def images():
     generator = np.random.default_rng(11)
     seen = generator.integers(0, 256, (N, S, S, 3), dtype=np.uint8)
     noise = generator.integers(0, 256, (N, K, S, S, 3), dtype=np.uint8)
@@ -76,30 +76,30 @@ def features(request):
     return (0.4 * seen[:, None] + generator.standard_normal((N, K, E))).astype(request.param), seen
 
 
-def test_pixcorr(pictures):
-    drawn, seen = pictures
+def test_pixcorr(images):
+    drawn, seen = images
     expected = [[pearson(drawn[i, k], seen[i]) for k in range(K)] for i in range(N)]
     assert np.allclose(measures.pixcorr(drawn, seen), expected, rtol=0, atol=EXACT)
     assert np.allclose(measures.pixcorr(drawn / np.float32(255), seen / np.float32(255)), expected, rtol=0, atol=EXACT)
 
 
 @pytest.mark.parametrize("reading", ["2d", "columns"])
-def test_both_readings_of_ssim(pictures, reading):
-    drawn, seen = pictures
+def test_both_readings_of_ssim(images, reading):
+    drawn, seen = images
     expected = [[ssim(gray(drawn[i, k]), gray(seen[i]), reading == "columns") for k in range(K)] for i in range(N)]
     assert np.allclose(measures.ssim(drawn, seen, reading), expected, rtol=0, atol=SSIM)
     assert np.allclose(measures.ssim(drawn / 255, seen / 255, reading), expected, rtol=0, atol=SSIM)
 
 
-def test_the_two_readings_differ_and_others_are_refused(pictures):
-    assert np.abs(measures.ssim(*pictures) - measures.ssim(*pictures, "columns")).min() > 1e-3
+def test_the_two_readings_differ_and_others_are_refused(images):
+    assert np.abs(measures.ssim(*images) - measures.ssim(*images, "columns")).min() > 1e-3
     with pytest.raises(ValueError, match='reading is "rows"; allowed are 2d and columns'):
-        measures.ssim(*pictures, "rows")
+        measures.ssim(*images, "rows")
 
 
 def test_two_way_with_ties_and_undefined_correlations(features):
     drawn, seen = features
-    seen[4] = seen[0]  # a distractor equal to the right picture: a tie
+    seen[4] = seen[0]  # a distractor equal to the right image: a tie
     seen[7, 2] = np.nan
     drawn[5, 0] = 1.25  # constant: no correlation with anything
     drawn[6, 1, 3] = np.nan
@@ -139,7 +139,7 @@ def test_blocks_do_not_matter(features, monkeypatch):
     assert np.allclose(correlation_matrix(drawn[:, 0], seen), whole, rtol=0, atol=1e-12)
 
 
-def test_two_way_within_category_leaves_lonely_and_unknown_pictures_out(features):
+def test_two_way_within_category_leaves_lonely_and_unknown_images_out(features):
     drawn, seen = features
     main = np.array([0, 0, 1, 0, 1, -1, -1, 2])
     found = measures.two_way(drawn, seen, measures.groups_of(main))

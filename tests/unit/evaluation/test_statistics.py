@@ -32,7 +32,7 @@ def test_bootstrap_equals_the_definition():
         assert found.n_images == 40
 
 
-def test_bootstrap_counts_pictures_with_a_score():
+def test_bootstrap_counts_images_with_a_score():
     scores = np.array([[np.nan, 1.0, 2.0], [np.nan, 3.0, np.nan]])
     found = bootstrap_mean(scores, 100, 0)
     assert (found.value, found.n_images) == (2.25, 2)
@@ -41,8 +41,8 @@ def test_bootstrap_counts_pictures_with_a_score():
     assert nothing.n_images == 0
 
 
-def test_bootstrap_resamples_pictures_jointly():
-    """Subjects that agree about pictures leave as much uncertainty as one subject; independent ones leave less."""
+def test_bootstrap_resamples_images_jointly():
+    """Subjects that agree about images leave as much uncertainty as one subject; independent ones leave less."""
     scores = np.random.default_rng(1).random(60)
     one, same = bootstrap_mean(scores, 500, 2), bootstrap_mean(np.stack([scores] * 3), 500, 2)
     assert (one.low, one.high) == pytest.approx((same.low, same.high))
@@ -112,12 +112,12 @@ def test_p_of_differences():
     assert p_difference(table, 999, 0) == 1 / 1000
     assert p_difference(-table, 999, 0) == 1 / 1000
     assert p_difference(np.zeros(30), 199, 0) == 1
-    # All sign changes of three pictures, with loops: two of eight are as extreme.
+    # All sign changes of three images, with loops: two of eight are as extreme.
     many = p_difference(np.array([1.0, 2.0, 4.0]), 20_000, 1)
     assert many == pytest.approx(2 / 8, abs=0.01)
 
 
-def test_subjects_that_agree_about_pictures_are_no_further_evidence():
+def test_subjects_that_agree_about_images_are_no_further_evidence():
     values = np.random.default_rng(8).standard_normal(25) + 0.3
     assert p_difference(values, 999, 3) == p_difference(np.stack([values] * 4), 999, 3)
 

@@ -41,7 +41,7 @@ POPULATION = Population(people=2, images=40, batch_size=4, calibrate_steps=1, se
 RUNTIME = RuntimeConfig(device="cpu", threads=1, track_code=False)
 
 SCENES = [scene(5, number) for number in range(60)]
-PICTURES = np.stack([render(item, 64) for item in SCENES])
+IMAGES = np.stack([render(item, 64) for item in SCENES])
 
 
 def test_the_text_tower_reads_the_whole_caption():
@@ -99,7 +99,7 @@ def test_training_is_resumed_within_a_part_and_after_finished_ones(tmp_path, mon
     backbone = Backbone.load(tmp_path / "backbone")
     assert backbone.vae.config.scaling_factor != 0.18215  # diffusers' default
     image = render(scene(5, 0), 64)[None]
-    mean, logvar = backbone.encode_pictures(image)
+    mean, logvar = backbone.encode_images(image)
     assert backbone.decode(mean * backbone.vae.config.scaling_factor).shape == image.shape
     assert logvar.shape == mean.shape == (1, *backbone.latent_shape)
     write_card(tmp_path / "backbone", settings(population=POPULATION), 8, 4)
@@ -127,7 +127,7 @@ def test_a_part_trains_its_weights_alone(name, frozen):
     backbone = build(build_tokenizer([line for item in SCENES for line in captions(item)]))
     for module in backbone.modules:
         module.eval().requires_grad_(False)
-    task = training.PARTS[name](backbone, PICTURES, SCENES)
+    task = training.PARTS[name](backbone, IMAGES, SCENES)
     trained = {key for key, parameter in task.module.named_parameters() if parameter.requires_grad}
     assert trained == {key for key, _ in task.module.named_parameters() if not key.startswith(frozen or "-")}
     batch = {"rows": torch.arange(4)}
@@ -141,7 +141,7 @@ def test_a_part_trains_its_weights_alone(name, frozen):
 
 def test_population_start_is_made_and_work_stays_until_the_end(tmp_path, monkeypatch):
     """Tiny, but the real people, images and stages; stopped before pretraining, then finished."""
-    monkeypatch.setattr(population, "render_scenes", lambda *_: (PICTURES, SCENES))
+    monkeypatch.setattr(population, "render_scenes", lambda *_: (IMAGES, SCENES))
     align = AlignConfig(tokens=2, text_components=3, latent_components=4)
     sections = {"simulate": SimulateConfig(), "encoder": EncoderConfig(**TINY_ENCODER), "align": align}
     args = {"backbone": "miniature", "settings": settings(population=POPULATION, **sections)}
@@ -165,10 +165,10 @@ def test_population_start_is_made_and_work_stays_until_the_end(tmp_path, monkeyp
 
 
 def test_other_people_have_responses_like_subjects(tmp_path):
-    write_person(101, np.arange(0, 40, 2), PICTURES, SCENES, SimulateConfig(), tmp_path / "person.h5")
+    write_person(101, np.arange(0, 40, 2), IMAGES, SCENES, SimulateConfig(), tmp_path / "person.h5")
     store = ResponseStore(tmp_path / "person.h5")
     assert store.shape == (60, 8921)
-    assert len(store.pictures("validation")) == VALIDATION_IMAGES
+    assert len(store.images("validation")) == VALIDATION_IMAGES
     assert set(store.nsd_id) == set(range(0, 40, 2))
     assert sorted(store.repeat[store.nsd_id == 0]) == [0, 1, 2]
     responses = store.responses(np.arange(60))

@@ -111,7 +111,7 @@ def test_the_chain_runs_on_a_stable_diffusion_folder(kind, autoencoder, tiny_pre
     pretrain([responses], [latents], folder, autoencoder, start, RUNTIME, tmp_path / "pretrain")
     refine(responses, latents, folder, tmp_path / "pretrain", RefineConfig(**SHORT), RUNTIME, tmp_path / "refine")
     sample_subject(tmp_path / "refine", responses, SampleConfig(steps=2), RUNTIME, "refined", tmp_path / "refined.h5")
-    assert read_reconstructions(tmp_path / "refined.h5").pictures.shape == (3, 1, 8, 8, 3)
+    assert read_reconstructions(tmp_path / "refined.h5").images.shape == (3, 1, 8, 8, 3)
     assert not list((tmp_path / "refine").rglob("unet"))
     pipeline = NeuroPictorPipeline.from_pretrained(tmp_path / "refine")
     assert pipeline.scheduler.config.prediction_type == ("v_prediction" if kind == "v-prediction" else "epsilon")

@@ -44,7 +44,7 @@ def maps():
 
 @torch.no_grad()
 def official_loop(pipeline, backbone, maps, seeds, steps, guidance):
-    """DDIM as neuropictor.md section 3 states it, one picture and one branch at a time."""
+    """DDIM as neuropictor.md section 3 states it, one image and one branch at a time."""
     abar = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0)
     out = []
     for map_, generator in zip(maps, generators(*seeds), strict=True):
@@ -79,7 +79,7 @@ def test_equals_the_official_sampler(pipeline, backbone, maps):
     torch.testing.assert_close(sample(pipeline, maps), expected, atol=1e-3, rtol=1e-3)
 
 
-def test_a_picture_does_not_depend_on_its_batch(pipeline, maps):
+def test_a_image_does_not_depend_on_its_batch(pipeline, maps):
     together = sample(pipeline, maps)
     alone = sample(pipeline, maps[1:2], seeds=(2,))
     torch.testing.assert_close(together[1:2], alone, atol=1e-4, rtol=1e-4)
@@ -180,7 +180,7 @@ def test_schedulers_of_higher_order_come_near_to_many_steps_of_ddim(trained, kin
     assert distances[0] < 0.8 * distances[1]
 
 
-def test_schedulers_with_noise_of_their_own_use_the_pictures_generators(backbone, maps):
+def test_schedulers_with_noise_of_their_own_use_the_images_generators(backbone, maps):
     pipe = make_pipeline(backbone)
     pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
     together = sample(pipe, maps)
@@ -193,8 +193,8 @@ def test_output_types(pipeline, backbone, maps):
     latents = sample(pipeline, maps, **options)
     expected = backbone.decode(latents)
     assert expected.shape == (3, 8, 8, 3)
-    pictures = pipeline(maps, generators=generators(1, 2, 3), guidance_scale=3.0, **options).images
-    np.testing.assert_array_equal(np.stack([np.asarray(picture) for picture in pictures]), expected)
+    images = pipeline(maps, generators=generators(1, 2, 3), guidance_scale=3.0, **options).images
+    np.testing.assert_array_equal(np.stack([np.asarray(image) for image in images]), expected)
     floats = sample(pipeline, maps, output_type="np", **options)
     np.testing.assert_array_equal((floats * 255).round(), expected)
     tensor = sample(pipeline, maps, output_type="pt", **options)
@@ -214,8 +214,8 @@ def test_half_precision_comes_near(pipeline, maps, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seeds": (1,)}, "generators: 1 given for 3 pictures"),
-        ({"output_type": "picture"}, "output_type: 'picture'; allowed: 'pil', 'np', 'pt', 'latent', for example 'pil'"),
+        ({"seeds": (1,)}, "generators: 1 given for 3 images"),
+        ({"output_type": "image"}, "output_type: 'image'; allowed: 'pil', 'np', 'pt', 'latent', for example 'pil'"),
         ({"responses": torch.zeros(3, 8921)}, "maps, responses: both given; allowed: one"),
         ({"semantics_from": {"map": torch.zeros(3)}}, "semantics_from: map given; allowed: maps or responses"),
         ({"semantics_from": {"maps": torch.zeros(2, 1, 16, 16)}}, "2 scans for the context of 3; allowed: as many"),

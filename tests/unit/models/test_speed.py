@@ -1,4 +1,4 @@
-"""What makes sampling faster or smaller changes no picture beyond the stated precision."""
+"""What makes sampling faster or smaller changes no image beyond the stated precision."""
 
 import numpy as np
 import pytest
@@ -42,9 +42,9 @@ def test_steps_run_in_the_precision_and_stay_near_float32(tiny_backbone, maps, p
     assert {parameter.dtype for part in once for parameter in part.parameters()} == {torch.float32}
     assert pipeline.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     assert relative(sample(pipeline, maps), expected) < bound
-    pictures = sample(pipeline, maps, output_type="np")
-    assert pictures.shape == (3, 8, 8, 3)
-    assert 0 <= pictures.min() <= pictures.max() <= 1
+    images = sample(pipeline, maps, output_type="np")
+    assert images.shape == (3, 8, 8, 3)
+    assert 0 <= images.min() <= images.max() <= 1
 
 
 def test_what_is_constant_is_computed_once_and_both_branches_in_one_batch(backbone, maps):
@@ -90,7 +90,7 @@ def test_compiling_is_asked_of_what_runs_in_every_step(backbone, maps, monkeypat
     assert asked == [("UNet2DConditionModel", options), ("ControlNetModel", options)]
 
 
-def test_decoding_in_less_memory_changes_nothing_as_long_as_a_picture_fits(backbone, caplog):
+def test_decoding_in_less_memory_changes_nothing_as_long_as_a_image_fits(backbone, caplog):
     vae, latents, parts = backbone.vae, torch.randn(5, 4, 4, 4), []
     expected = decode(vae, latents)
     assert expected.shape == (5, 3, 8, 8)
@@ -102,27 +102,27 @@ def test_decoding_in_less_memory_changes_nothing_as_long_as_a_picture_fits(backb
 
 
 def test_the_backbone_decodes_and_encodes_within_its_memory(backbone):
-    """As baselines, ceilings and cached latents do: all pictures at once took 256 GiB at 512 pixels."""
+    """As baselines, ceilings and cached latents do: all images at once took 256 GiB at 512 pixels."""
     latents, parts = torch.randn(5, 4, 4, 4), []
     two = 2.5 * 16 * latent_bytes(backbone.vae) / 2**30
     expected = backbone.decode(latents)
-    moments = backbone.encode_pictures(expected)
+    moments = backbone.encode_images(expected)
     for module in (backbone.vae.decoder, backbone.vae.encoder):
         module.register_forward_pre_hook(lambda _, inputs: parts.append(len(inputs[0])))
     assert np.abs(backbone.decode(latents, two).astype(int) - expected).max() <= 1
-    for less, whole in zip(backbone.encode_pictures(expected, two), moments, strict=True):
+    for less, whole in zip(backbone.encode_images(expected, two), moments, strict=True):
         torch.testing.assert_close(less, whole, rtol=1e-4, atol=1e-4)
     assert parts == [2, 2, 1] * 2
 
 
-def test_a_picture_that_does_not_fit_is_decoded_in_tiles(backbone, caplog):
+def test_a_image_that_does_not_fit_is_decoded_in_tiles(backbone, caplog):
     vae, latents, parts = backbone.vae, torch.randn(1, 4, 40, 40), []
     expected = decode(vae, latents)
     vae.decoder.register_forward_pre_hook(lambda _, inputs: parts.append(tuple(inputs[0].shape[2:])))
     found = decode(vae, latents, 1e-9)
     assert found.shape == expected.shape
     assert max(max(part) for part in parts) == 16
-    assert "decode_memory: 0.00 GiB do not hold one picture: decoding in tiles of 16 latents" in caplog.text
+    assert "decode_memory: 0.00 GiB do not hold one image: decoding in tiles of 16 latents" in caplog.text
     parts.clear()
     torch.testing.assert_close(decode(vae, latents), expected)  # the setting does not stay
     assert parts == [(40, 40)]
@@ -133,7 +133,7 @@ def test_memory_of_decoding_is_that_of_the_widest_place():
 
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
     vae = AutoencoderKL(block_out_channels=(32, 64, 128, 128), **blocks)
-    # Stable Diffusion's is four times as wide: 256 channels at 512 x 512, four times, 4 bytes: 1 GiB a picture.
+    # Stable Diffusion's is four times as wide: 256 channels at 512 x 512, four times, 4 bytes: 1 GiB an image.
     assert 4 * 64 * 64 * latent_bytes(vae) == 2**30
     assert latent_bytes(vae.to(torch.bfloat16)) * 2 * 4 * 64 * 64 == 2**30
 

@@ -60,7 +60,7 @@ def test_errors(root, info):
     with pytest.raises(ValueError, match="nsd_id 73000 is not in the stimulus table; allowed: 0 to 2"):
         load_annotations(root, info, [0, 73_000])
     info.loc[1, "cocoId"] = 5
-    with pytest.raises(ValueError, match=r"captions_val2017\.json has no caption of COCO picture 5"):
+    with pytest.raises(ValueError, match=r"captions_val2017\.json has no caption of COCO image 5"):
         load_annotations(root, info)
     with pytest.raises(ValueError, match=r"cropBox 'wide' is not four fractions .* e\.g\. \(0, 0"):
         parse_crop_box("wide")

@@ -99,7 +99,7 @@ def test_round_trip(small, tmp_path, nested):
 
 
 def test_released_networks_reconstruct_and_are_refined(tiny_prepared, tiny_runtime, tmp_path):
-    """The way of docs/official.md, from a released checkpoint to pictures."""
+    """The way of docs/official.md, from a released checkpoint to images."""
     released, responses = tmp_path / "official", tiny_prepared / "sub-01" / "responses.h5"
     import_official(written(official_state(*small_parts(maps=(32, 32))), tmp_path / "epoch_015.pth"), released, SMALL)
     shutil.copytree(tiny_tokenizer(tmp_path), released / "tokenizer")
@@ -115,7 +115,7 @@ def test_released_networks_reconstruct_and_are_refined(tiny_prepared, tiny_runti
     for folder in (released, tmp_path / "refined"):
         out = tmp_path / f"{folder.name}.h5"
         sample_subject(folder, responses, SampleConfig(steps=2), tiny_runtime, folder.name, out)
-        drawn[folder.name] = read_reconstructions(out).pictures
+        drawn[folder.name] = read_reconstructions(out).images
     assert drawn["official"].shape == drawn["refined"].shape == (3, 1, 16, 16, 3)
     assert (drawn["official"] != drawn["refined"]).any()
 

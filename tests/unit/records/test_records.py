@@ -133,12 +133,12 @@ def test_record_says_what_was_made_from_what(tmp_path):
     path = tmp_path / "out" / "run.json"
     config = SampleConfig(steps=3)
     with record.RunRecord(path, stage="sample", config=config, seed=config.seed, inputs=[source]) as entry:
-        entry.add(pictures=7)
+        entry.add(images=7)
         assert not path.exists()
     found = json.loads(path.read_text())
     assert found["stage"] == "sample"
     assert found["config"]["steps"] == 3
-    assert found["results"] == {"pictures": 7}
+    assert found["results"] == {"images": 7}
     assert found["inputs"][str(source)] == "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert found["peak_memory_mib"] > 0
     assert "numpy" in found["versions"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
-from small_stores import TEST, smooth_pictures, write_responses, write_samples, write_stimuli
+from small_stores import TEST, smooth_images, write_responses, write_samples, write_stimuli
 
 from neuropictor.config import EvaluateConfig, PreprocessConfig, SampleConfig
 from neuropictor.evaluation.tables import METRIC_COLUMNS, of_kind, write_table
@@ -32,7 +32,7 @@ def texts(monkeypatch):
 
 @pytest.fixture
 def samples(tmp_path):
-    seen = smooth_pictures(TEST)[:, None]
+    seen = smooth_images(TEST)[:, None]
     models = ("ridge", "refined", "ridge_diffusion", "pretrained")
     return {model: write_samples(tmp_path / f"{model}.h5", model, 5, seen // (2 + i)) for i, model in enumerate(models)}
 
@@ -50,9 +50,9 @@ def test_contact_sheet(samples, tmp_path, texts):
     assert 600 < height < 1100
 
 
-def test_contact_sheet_refuses_other_pictures(samples, tmp_path):
+def test_contact_sheet_refuses_other_images(samples, tmp_path):
     samples["ridge"] = write_samples(tmp_path / "x.h5", "ridge", 5, np.zeros((1, 1, 16, 16, 3), np.uint8), [100])
-    with pytest.raises(ValueError, match=r"x\.h5: not the same pictures"):
+    with pytest.raises(ValueError, match=r"x\.h5: not the same images"):
         figures.contact_sheet(samples, write_stimuli(tmp_path / "s.h5"), EvaluateConfig(), tmp_path / "a.png")
 
 
@@ -81,7 +81,7 @@ def test_response_map(tmp_path, texts):
     path = write_responses(tmp_path / "responses.h5", subject=3, vertices=vertices, ncsnr=ncsnr)
     figures.response_map(path, tmp_path / "map.png")
     assert any("SIMULATED" in text and "Subject 3" in text for text in texts)
-    assert "Response to test picture 119 (mean of 3)" in texts
+    assert "Response to test image 119 (mean of 3)" in texts
     assert Image.open(tmp_path / "map.png").size[0] > 1000
 
 
@@ -95,12 +95,12 @@ def test_data_card(tmp_path):
     stimuli = [write_stimuli(tmp_path / "stimuli.h5")]
     responses = {s: write_responses(tmp_path / f"{s}.h5", subject=s) for s in (1, 2)}
     facts = measure(responses, stimuli, 0)
-    assert facts["subjects"]["2"]["splits"]["validation"] == {"trials": 45, "pictures": 15}
+    assert facts["subjects"]["2"]["splits"]["validation"] == {"trials": 45, "images": 15}
     assert facts["subjects"]["1"]["ncsnr_quartiles"] == [0.4, 0.4, 0.4]
-    assert (facts["pictures"]["train"], facts["pictures"]["train_and_test"]) == (60, 0)
-    seen, mean = smooth_pictures(TEST), smooth_pictures(range(60)).mean(0)
-    expected = np.mean([np.corrcoef(mean.ravel(), picture.ravel())[0, 1] for picture in seen])
-    assert facts["pictures"]["mean_training_picture_pixcorr"] == pytest.approx(expected, abs=1e-4)
+    assert (facts["images"]["train"], facts["images"]["train_and_test"]) == (60, 0)
+    seen, mean = smooth_images(TEST), smooth_images(range(60)).mean(0)
+    expected = np.mean([np.corrcoef(mean.ravel(), image.ravel())[0, 1] for image in seen])
+    assert facts["images"]["mean_training_image_pixcorr"] == pytest.approx(expected, abs=1e-4)
     data_card(responses, stimuli, EvaluateConfig(), SampleConfig(), tmp_path / "card.html")
     text = (tmp_path / "card.html").read_text()
     assert "Data card (SIMULATED data)" in text
@@ -110,7 +110,7 @@ def test_data_card(tmp_path):
     text = (tmp_path / "card.html").read_text()
     assert "Release 37: without each subject&#39;s last three sessions; only the first 2 count." in text
     assert "training: " not in text
-    assert "z-scored over trials of no test picture of a session and end at 8 standard deviations" in text
+    assert "z-scored over trials of no test image of a session and end at 8 standard deviations" in text
     with h5py.File(responses[1], "r+") as file:
         file["split"][150:] = 2
     assert measure(responses, stimuli, 0)["subjects"]["1"]["training_sessions"] == 1
@@ -123,17 +123,17 @@ def test_data_card(tmp_path):
     text = (tmp_path / "card.html").read_text()
     assert "below 0.75 - missed" in text
     assert '<span class="good">at least 0.90' in text
-    assert "Test pictures are those that all subjects were to see" in text
+    assert "Test images are those that all subjects were to see" in text
     assert "reconstructed from the mean response over their repeats" in text
     single = SampleConfig(trial_averaging="single")
     data_card(responses, stimuli, EvaluateConfig(), single, tmp_path / "card.html")
     assert "reconstructed from a single trial, the first" in (tmp_path / "card.html").read_text()
 
 
-def test_a_data_card_of_pictures_without_categories(tmp_path):
+def test_a_data_card_of_images_without_categories(tmp_path):
     """As a lab's own may be: nothing is scored by categories then."""
     stimuli = write_stimuli(tmp_path / "stimuli.h5")
     write_ceilings(tmp_path / "metrics.csv", {"two_way": 0.8, "pixcorr": 0.9})
     responses, out = {1: write_responses(tmp_path / "1.h5")}, tmp_path / "card.html"
     data_card(responses, [stimuli], EvaluateConfig(), SampleConfig(), out, metrics=tmp_path / "metrics.csv")
-    assert re.search(r"category read off true pictures</td>\s*<td[^>]*>unknown", out.read_text())
+    assert re.search(r"category read off true images</td>\s*<td[^>]*>unknown", out.read_text())

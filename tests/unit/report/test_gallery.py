@@ -27,7 +27,7 @@ IDS = {1: list(range(200, 260)), 2: list(range(210, 260))}
 MODELS = ("refined", "leave_out_v1")
 SIDE = 32
 CONTROLLED = [201, 230, 259]
-CONDITIONS = {"responses": ["1 repeat", "another <b>picture's</b> response"]}
+CONDITIONS = {"responses": ["1 repeat", "another <b>image's</b> response"]}
 CONDITIONS["semantic_swap"] = [f"guidance 2, structure {place}" for place in range(30)]
 NARROW = """<body style="margin: 0"><iframe style="border: 0; width: 400px; height: 1200px"></iframe><script>
 const frame = document.querySelector("iframe");
@@ -41,7 +41,7 @@ const waiting = setInterval(() => {
 
 
 def shade(nsd_id, subject=0, model="seen"):
-    """One flat colour for each picture, subject and model."""
+    """One flat colour for each image, subject and model."""
     place = ["seen", *MODELS].index(model)
     return [(nsd_id - 200) * 4 + 8, 40 + 80 * place, 30 + 60 * subject]
 
@@ -51,7 +51,7 @@ def flat(nsd_id, *whose, samples=()):
 
 
 def score(nsd_id, subject, model):
-    """A score whose order is not that of the pictures."""
+    """A score whose order is not that of the images."""
     return ((nsd_id * 37 + subject * 11) % 101) / 101 if model == "refined" else (nsd_id % 7) / 10
 
 
@@ -60,7 +60,7 @@ def control_shade(nsd_id, kind, place):
 
 
 def other_of(nsd_id, kind, place):
-    """The picture that took part in a control; one is none of the gallery's."""
+    """The image that took part in a control; one is none of the gallery's."""
     if (kind, place) == ("responses", 0):
         return -1
     return 999 if (nsd_id, kind) == (259, "responses") else 200 + (7 * nsd_id + place) % 60
@@ -69,12 +69,10 @@ def other_of(nsd_id, kind, place):
 def write_control(path, kind, subject=1, labels=True):
     names = CONDITIONS[kind]
     shades = [[control_shade(number, kind, place) for place in range(len(names))] for number in CONTROLLED]
-    pictures = np.tile(np.array(shades, np.uint8)[:, :, None, None], (1, 1, SIDE, SIDE, 1))
+    images = np.tile(np.array(shades, np.uint8)[:, :, None, None], (1, 1, SIDE, SIDE, 1))
     others = np.array([[other_of(number, kind, place) for place in range(len(names))] for number in CONTROLLED])
     told = tuple(json.dumps({"name": name, "title": CONTROLS[kind].title}) for name in names) if labels else ()
-    write_reconstructions(
-        path, Reconstructions(pictures, np.array(CONTROLLED), kind, subject, "simulated", told, others)
-    )
+    write_reconstructions(path, Reconstructions(images, np.array(CONTROLLED), kind, subject, "simulated", told, others))
     return path
 
 
@@ -91,12 +89,12 @@ def page(tmp_path_factory):
     for subject, ids in IDS.items():
         for model in MODELS:
             count = 1 if model == "refined" else 2
-            pictures = np.stack([flat(number, subject, model, samples=(count,)) for number in ids])
-            path = write_samples(folder / f"sub-{subject:02d}" / f"{model}.h5", model, subject, pictures, ids)
+            images = np.stack([flat(number, subject, model, samples=(count,)) for number in ids])
+            path = write_samples(folder / f"sub-{subject:02d}" / f"{model}.h5", model, subject, images, ids)
             samples.setdefault(subject, {})[model] = path
             keys = {"protocol": "ours 1", "subject": subject, "model": model}
             rows += [keys | {"nsd_id": n, "two_way": score(n, subject, model), "distance": n / 1000} for n in ids]
-    # A picture without a score, and a control whose scores come from a table of its own.
+    # An image without a score, and a control whose scores come from a table of its own.
     rows[3]["two_way"] = np.nan
     frame = pd.DataFrame(rows)
     frame[frame["model"] == "refined"].to_csv(folder / "scores.csv", index=False)
@@ -116,7 +114,7 @@ def visit(gallery_page, width=1280, **state):
     options += ["--allow-file-access-from-files"]
     options += [f"--user-data-dir={gallery_page.parent}/profile", f"--window-size={width},1200"]
     command = [CHROMIUM, *options, "--virtual-time-budget=20000", "--dump-dom", f"{gallery_page.as_uri()}#{asked}"]
-    # Virtual time does not wait for pictures that are being decoded: on a busy machine it may run out before them.
+    # Virtual time does not wait for images that are being decoded: on a busy machine it may run out before them.
     for _ in range(5):
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
         found = re.search(r'<pre id="selftest">(.*?)</pre>', done.stdout, re.DOTALL)
@@ -129,11 +127,11 @@ def visit(gallery_page, width=1280, **state):
     return shown
 
 
-def check_pictures(shown):
-    """Every tile has the colour of its own picture, subject and model, and the score that belongs to it."""
+def check_images(shown):
+    """Every tile has the colour of its own image, subject and model, and the score that belongs to it."""
     assert shown["cards"]
     for card in shown["cards"]:
-        number, subject = int(card["picture"]), int(card["subject"])
+        number, subject = int(card["image"]), int(card["subject"])
         for tile in card["tiles"]:
             whose = () if tile["model"] == "seen" else (subject, tile["model"])
             assert np.abs(np.subtract(tile["colour"], shade(number, *whose))).max() <= 6, (card, tile)
@@ -144,11 +142,11 @@ def check_pictures(shown):
 @needs_browser
 def test_loads_and_shows_what_belongs_together(page):
     shown = visit(page)
-    check_pictures(shown)
-    assert [card["picture"] for card in shown["cards"]] == [str(number) for number in IDS[1][:48]]
+    check_images(shown)
+    assert [card["image"] for card in shown["cards"]] == [str(number) for number in IDS[1][:48]]
     assert {tile["model"] for tile in shown["cards"][0]["tiles"]} == {"seen", *MODELS}
     assert shown["page"] == "Page 1 of 2"
-    assert shown["summary"].startswith("60 pictures, mean two-way of refined: 0.")
+    assert shown["summary"].startswith("60 images, mean two-way of refined: 0.")
     assert shown["cards"][3]["tiles"][1]["score"] == "\N{EN DASH}"
 
 
@@ -156,19 +154,19 @@ def test_loads_and_shows_what_belongs_together(page):
 def test_sorts_by_any_score_of_any_model(page):
     for order, sign in (("best", -1), ("worst", 1)):
         shown = visit(page, subject=2, order=order)
-        check_pictures(shown)
+        check_images(shown)
         expected = sorted(IDS[2], key=lambda number: sign * score(number, 2, "refined"))
-        assert [int(card["picture"]) for card in shown["cards"]] == expected[:48]
+        assert [int(card["image"]) for card in shown["cards"]] == expected[:48]
     lowest = visit(page, metric="distance", model="leave_out_v1", order="best", page=1)
-    assert [int(card["picture"]) for card in lowest["cards"]] == IDS[1][48:]
+    assert [int(card["image"]) for card in lowest["cards"]] == IDS[1][48:]
 
 
 @needs_browser
 def test_filters_by_category_subject_and_model(page):
     shown = visit(page, category="cat", subject="all", hidden="refined", page=1)
-    check_pictures(shown)
+    check_images(shown)
     assert len(shown["cards"]) == 30 + 25 - 48
-    assert all(int(card["picture"]) % 2 for card in shown["cards"])
+    assert all(int(card["image"]) % 2 for card in shown["cards"])
     assert {tile["model"] for card in shown["cards"] for tile in card["tiles"]} == {"seen", "leave_out_v1"}
     assert {card["subject"] for card in shown["cards"]} == {"2"}
 
@@ -178,14 +176,14 @@ def test_best_median_and_worst_views(page):
     ranked = sorted((n for n in IDS[1] if n != 203), key=lambda number: -score(number, 1, "refined"))
     for show, expected in (("best", ranked[:12]), ("median", ranked[23:35]), ("worst", ranked[-12:][::-1])):
         shown = visit(page, show=show)
-        check_pictures(shown)
-        assert [int(card["picture"]) for card in shown["cards"]] == expected
+        check_images(shown)
+        assert [int(card["image"]) for card in shown["cards"]] == expected
 
 
 @needs_browser
-def test_keyboard_opens_pictures_with_all_scores_and_samples(page):
+def test_keyboard_opens_images_with_all_scores_and_samples(page):
     shown = visit(page, keys="ArrowRight,ArrowRight,Enter,ArrowRight")
-    assert shown["detail"]["title"] == "Picture 202, subject 1"
+    assert shown["detail"]["title"] == "Image 202, subject 1"
     assert [tile["model"] for tile in shown["detail"]["tiles"]] == ["seen", "refined", "leave_out_v1", "leave_out_v1"]
     for tile in shown["detail"]["tiles"]:
         whose = () if tile["model"] == "seen" else (1, tile["model"])
@@ -194,7 +192,7 @@ def test_keyboard_opens_pictures_with_all_scores_and_samples(page):
     assert [row[0] for row in table] == ["score", "two-way ↑", "distance ↓"]
     assert table[0][1:] == ["refined", "leave out v1"]
     assert table[1][1:] == [f"{score(202, 1, model):.3f}" for model in MODELS]
-    assert visit(page, keys="w")["cards"][0]["picture"] == visit(page, show="worst")["cards"][0]["picture"]
+    assert visit(page, keys="w")["cards"][0]["image"] == visit(page, show="worst")["cards"][0]["image"]
     assert visit(page, keys="n")["page"] == "Page 2 of 2"
     assert {visit(page, keys="t")["theme"], visit(page, keys="t,t")["theme"]} == {"light", "dark"}
 
@@ -206,7 +204,7 @@ def test_nothing_sticks_out(page, width):
 
 
 def check_controls(shown, nsd_id):
-    """All conditions of a picture, or as many as are shown, with their own colours, captions and other pictures."""
+    """All conditions of an image, or as many as are shown, with their own colours, captions and other images."""
     titles = {"responses": "repeats", "semantic_swap": "semantics"}
     assert len(shown) == len(titles)
     for (kind, word), part in zip(titles.items(), shown, strict=True):
@@ -216,28 +214,28 @@ def check_controls(shown, nsd_id):
         assert [tile["label"] for tile in part["tiles"]] == [CONDITIONS[kind][place] for place in places]
         for place, tile in zip(places, part["tiles"], strict=True):
             other, expected = other_of(nsd_id, kind, place), [control_shade(nsd_id, kind, place)]
-            assert tile["other"] == (None if other < 0 else f"with picture {other}")
+            assert tile["other"] == (None if other < 0 else f"with image {other}")
             expected += [shade(other)] if other in IDS[1] else []
             assert np.abs(np.subtract(tile["colours"], expected)).max() <= 6, (nsd_id, kind, tile)
 
 
 @needs_browser
-def test_controls_are_found_and_shown_with_their_pictures(page):
-    shown = visit(page, keys="ArrowRight,ArrowRight,Enter", pictures="controls", subject="all")
-    check_pictures(shown)
-    assert [int(card["picture"]) for card in shown["cards"]] == CONTROLLED
-    assert shown["detail"]["title"] == "Picture 230, subject 1"
+def test_controls_are_found_and_shown_with_their_images(page):
+    shown = visit(page, keys="ArrowRight,ArrowRight,Enter", images="controls", subject="all")
+    check_images(shown)
+    assert [int(card["image"]) for card in shown["cards"]] == CONTROLLED
+    assert shown["detail"]["title"] == "Image 230, subject 1"
     check_controls(shown["detail"]["controls"], 230)
     headings = [part["heading"] for part in shown["detail"]["controls"]]
     assert headings[0].endswith("control responses, 2 conditions")
     assert headings[1].endswith("control semantic_swap, 24 of 30 conditions")
     without = visit(page, subject=2, open=1)
-    assert (without["detail"]["title"], without["detail"]["controls"]) == ("Picture 210, subject 2", [])
+    assert (without["detail"]["title"], without["detail"]["controls"]) == ("Image 210, subject 2", [])
 
 
 @needs_browser
 def test_nothing_sticks_out_on_a_telephone(page):
-    shown = visit(page.with_name("narrow.html"), pictures="controls", open=3, theme="dark")
+    shown = visit(page.with_name("narrow.html"), images="controls", open=3, theme="dark")
     assert shown["width"] == 400
     check_controls(shown["detail"]["controls"], 259)
     assert max(shown["overflow"], shown["detail"]["overflow"]) <= 0
@@ -255,7 +253,7 @@ def test_files_that_are_no_control_of_the_subject_are_named(tmp_path):
         module.read_controls({1: {"responses": bare}}, ids)
 
 
-def test_many_pictures_of_controls_are_thinned_out(tmp_path, monkeypatch):
+def test_many_images_of_controls_are_thinned_out(tmp_path, monkeypatch):
     path = write_control(tmp_path / "semantic_swap.h5", "semantic_swap")
     monkeypatch.setattr(module, "MOST_TILES", 2 * 24)
     (control,) = module.read_controls({1: {"semantic_swap": path}}, {1: np.array(IDS[1])})[1]
@@ -274,8 +272,8 @@ def test_page_is_whole_and_asks_nobody(page):
 
 
 def test_real_sizes_still_fit():
-    def stored(pictures, samples):
-        return SimpleNamespace(shape=(pictures, samples, 512, 512, 3))
+    def stored(images, samples):
+        return SimpleNamespace(shape=(images, samples, 512, 512, 3))
 
     four = {subject: dict.fromkeys("abcde", stored(982, 1)) for subject in (1, 2, 5, 7)}
     assert thumbnail_side(512, 982, four) == 88
@@ -285,7 +283,7 @@ def test_real_sizes_still_fit():
     assert thumbnail_side(512, 982, {1: {"a": stored(982, 99)}}) == SMALLEST
 
 
-def test_sheets_of_many_pictures_are_not_larger_than_webp_allows():
+def test_sheets_of_many_images_are_not_larger_than_webp_allows():
     data, sheets = {"sprites": {}}, {}
     _add_sheet(data, sheets, "many", np.zeros((2048 * 40 + 1, 1, 8, 8, 3), np.uint8), 8)
     with Image.open(io.BytesIO(sheets["many"])) as sheet:

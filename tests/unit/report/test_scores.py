@@ -59,7 +59,7 @@ def test_pages_say_simulated_only_when_so(report):
     for data, said in (("simulated", True), ("nsd", False)):
         text = report(data=data, release=describe_release(37, 1))["metric_page"]
         assert ("SIMULATED" in text[text.index("<h1>") : text.index("</h1>")]) is said
-        assert "2 pictures have no such score" in text
+        assert "2 images have no such score" in text
         assert "Release 37: without each subject&#39;s last three sessions; only the first 1 count." in text
     assert text.index("refined") < text.index("ridge") < text.index("null (wrong pairs)")
     assert "<b>0.777</b><small>0.700 to 0.800</small>" in text
@@ -69,14 +69,14 @@ def test_ceilings_stand_apart(report):
     text = report()["metric_page"]
     models, ceilings = text.split("<h2>Ceilings and trivial solutions</h2>")
     assert "VAE" not in models
-    assert "<td>true pictures through the VAE</td><td>0.600<small>" in ceilings.split("<h2>")[0]
+    assert "<td>true images through the VAE</td><td>0.600<small>" in ceilings.split("<h2>")[0]
     assert "Ceilings" not in report([row for row in score_rows() if row["model"] != "vae"])["metric_page"]
 
 
 def test_different_numbers_of_test_images_are_told(report):
     counts = {"1": 1000, "2": 907, "mean": 907}
     text = report([row | {"n_images": counts[row["subject"]]} for row in score_rows("nsd")])["metric_page"]
-    for part in ("Subject 1, 1000 test pictures", "Subject 2, 907 test pictures", "<p>907 to 1000 test pictures"):
+    for part in ("Subject 1, 1000 test images", "Subject 2, 907 test images", "<p>907 to 1000 test images"):
         assert part in text
 
 
@@ -85,7 +85,7 @@ def test_page_of_tests_shows_values_intervals_and_corrected_p(report):
     assert "Tests of the scores (SIMULATED data)" in text
     assert "<b>0.900</b><small>0.450 to 0.550</small><small>p &lt; 0.001" in text
     assert "refined - ridge</td><td>-0.020<small>-0.050 to +0.010</small><small>p = 0.400</small>" in text
-    assert text.index("Mean over subjects 1, 2, 150 pictures") < text.index("Subject 1, 150 pictures")
+    assert text.index("Mean over subjects 1, 2, 150 images") < text.index("Subject 1, 150 images")
 
 
 COMPARABLE = {"data": "nsd", "networks": "published", "protocols": ("ours 1", "neuropictor 1"), "subjects": "1257"}
@@ -103,7 +103,7 @@ def test_published_results_are_those_of_the_sources():
 
 
 def test_a_run_that_means_the_same_stands_in_the_table_of_its_test_set(report):
-    for count, name in ((982, "982 pictures"), (1000, "1,000 pictures")):
+    for count, name in ((982, "982 images"), (1000, "1,000 images")):
         text = report(**COMPARABLE | {"count": count})["published_page"]
         sections = {part.split("<")[0]: part for part in text.split("<h2>")[1:]}
         assert "not comparable with published results" not in text
@@ -123,7 +123,7 @@ def test_a_run_that_means_the_same_stands_in_the_table_of_its_test_set(report):
         ({"networks": "miniature"}, "judged by the miniature"),
         ({"protocols": ("ours 1",)}, "follow the protocol ours 1 only"),
         ({"subjects": "12"}, "Subjects are 1, 2; published results are the mean of 1, 2, 5, 7"),
-        ({"count": 150}, "There are 150 test pictures; published test sets have 982 or 1,000"),
+        ({"count": 150}, "There are 150 test images; published test sets have 982 or 1,000"),
     ],
 )
 def test_a_run_that_differs_stands_apart_and_says_why(report, given, reason):

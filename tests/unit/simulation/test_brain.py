@@ -3,7 +3,7 @@ import pytest
 
 from neuropictor.simulation.brain.areas import CHANNEL_PROFILE, GROUP_PROFILE, VISUAL_AREA_MODELS
 from neuropictor.simulation.brain.brain import SimulatedBrain
-from neuropictor.simulation.brain.features import picture_features, scene_groups
+from neuropictor.simulation.brain.features import image_features, scene_groups
 from neuropictor.simulation.brain.layout import make_layout, receptive_fields, smooth_fields
 from neuropictor.simulation.brain.noise import LARGEST_BETA
 from neuropictor.simulation.scenes.scene import CATEGORIES, render, scene
@@ -29,13 +29,13 @@ def scenes():
 
 
 @pytest.fixture(scope="module")
-def pictures(scenes):
+def images(scenes):
     return np.stack([render(item, 64) for item in scenes])
 
 
 @pytest.fixture(scope="module")
-def signal(brain, pictures, scenes):
-    return brain.signal(pictures, scenes)
+def signal(brain, images, scenes):
+    return brain.signal(images, scenes)
 
 
 def test_every_visual_area_has_a_model():
@@ -71,11 +71,11 @@ def test_smooth_fields_are_smooth_and_scaled():
     assert np.corrcoef(grid[:, :-8].ravel(), grid[:, 8:].ravel())[0, 1] == pytest.approx(np.exp(-0.5), abs=0.08)
 
 
-def test_signal_depends_on_person_and_picture_alone(geometry, brain, pictures, scenes, signal):
-    again = SimulatedBrain(geometry, MESH, 1, SEED).signal(pictures[10:20], scenes[10:20])
+def test_signal_depends_on_person_and_image_alone(geometry, brain, images, scenes, signal):
+    again = SimulatedBrain(geometry, MESH, 1, SEED).signal(images[10:20], scenes[10:20])
     np.testing.assert_allclose(again, signal[10:20], atol=1e-4)
-    other = SimulatedBrain(geometry, MESH, 2, SEED).signal(pictures, scenes)
-    # Where receptive fields lie outside the picture there is no signal.
+    other = SimulatedBrain(geometry, MESH, 2, SEED).signal(images, scenes)
+    # Where receptive fields lie outside the image there is no signal.
     seen = (signal.std(axis=0) > 0) & (other.std(axis=0) > 0)
     assert seen.mean() > 0.9
     alike = np.median([np.corrcoef(a, b)[0, 1] for a, b in zip(signal.T[seen], other.T[seen], strict=True)])
@@ -83,8 +83,8 @@ def test_signal_depends_on_person_and_picture_alone(geometry, brain, pictures, s
     assert signal.dtype == np.float32 and np.isfinite(signal).all()
 
 
-def test_features_of_many_people_are_computed_once(brain, pictures, scenes, signal):
-    np.testing.assert_allclose(brain.signal_of(picture_features(pictures, scenes, SEED)), signal, atol=1e-5)
+def test_features_of_many_people_are_computed_once(brain, images, scenes, signal):
+    np.testing.assert_allclose(brain.signal_of(image_features(images, scenes, SEED)), signal, atol=1e-5)
 
 
 def test_main_object_drives_most(scenes):
@@ -130,13 +130,13 @@ def test_some_sessions_lack_vertices(brain, signal):
     assert 0 in missing and 0 < max(missing) < 10
 
 
-def test_fewer_columns_carry_the_same_signal(geometry, brain, pictures, scenes, signal):
+def test_fewer_columns_carry_the_same_signal(geometry, brain, images, scenes, signal):
     columns = geometry.columns(MESH)
     part = SimulatedBrain(geometry, MESH, 1, SEED, columns=columns)
     common = np.isin(brain.columns[brain.visual], columns)
     np.testing.assert_array_equal(part.columns[part.visual], brain.columns[brain.visual][common])
-    np.testing.assert_allclose(part.signal(pictures, scenes), signal[:, common], atol=1e-4)
-    assert part.responses(part.signal(pictures, scenes), 1).shape == (60, len(columns))
+    np.testing.assert_allclose(part.signal(images, scenes), signal[:, common], atol=1e-4)
+    assert part.responses(part.signal(images, scenes), 1).shape == (60, len(columns))
 
 
 def test_noise_levels_keep_the_ranking_of_nsd(geometry):
@@ -146,12 +146,12 @@ def test_noise_levels_keep_the_ranking_of_nsd(geometry):
     assert 0.2 < np.median(SimulatedBrain(geometry, MESH, 101, SEED).ncsnr) < 0.6
 
 
-def test_errors_say_what_is_allowed(geometry, brain, pictures, scenes):
+def test_errors_say_what_is_allowed(geometry, brain, images, scenes):
     with pytest.raises(ValueError, match=r"simulate\.ncsnr is 3; allowed: above 0, up to 2"):
         SimulatedBrain(geometry, MESH, 1, SEED, ncsnr=3)
     with pytest.raises(ValueError, match=r"simulate\.smooth_noise is -1; allowed: 0 to 1"):
         SimulatedBrain(geometry, MESH, 1, SEED, smooth_noise=-1)
     with pytest.raises(ValueError, match=r"allowed: uint8 \[n, 64, 64, 3\]"):
-        brain.signal(pictures[:, ::2, ::2], scenes)
-    with pytest.raises(ValueError, match="one scene a picture"):
-        brain.signal(pictures, scenes[:3])
+        brain.signal(images[:, ::2, ::2], scenes)
+    with pytest.raises(ValueError, match="one scene an image"):
+        brain.signal(images, scenes[:3])

@@ -8,7 +8,7 @@ from neuropictor.simulation.scenes.scene import (
     CATEGORIES,
     COLOURS,
     captions,
-    reduce_picture,
+    reduce_image,
     render,
     scene,
 )
@@ -38,10 +38,10 @@ def test_everything_occurs_and_nothing_dominates():
 @pytest.mark.parametrize("background", BACKGROUNDS)
 def test_each_background_is_painted(background):
     found = next(item for item in (scene(3, number) for number in range(500)) if item.background == background)
-    picture = render(found, 64)
-    assert picture.shape == (64, 64, 3)
-    assert picture.dtype == np.uint8
-    assert picture.std() > 5
+    image = render(found, 64)
+    assert image.shape == (64, 64, 3)
+    assert image.dtype == np.uint8
+    assert image.std() > 5
 
 
 def test_the_main_object_is_the_largest_and_lies_inside():
@@ -52,7 +52,7 @@ def test_the_main_object_is_the_largest_and_lies_inside():
 
 
 def test_size_changes_only_the_sharpness():
-    small, large = render(scene(5, 1), 64), reduce_picture(render(scene(5, 1), 425), 64)
+    small, large = render(scene(5, 1), 64), reduce_image(render(scene(5, 1), 425), 64)
     assert np.corrcoef(small.ravel(), large.ravel())[0, 1] > 0.97
 
 
@@ -66,7 +66,7 @@ def test_captions_name_what_is_there():
         assert max(len(line.split()) for line in lines) <= 22  # two fewer than the miniature's context
 
 
-def test_the_mean_picture_tells_little():
-    pictures = np.stack([render(scene(7, number), 32) for number in range(400)]).astype(float).reshape(400, -1)
-    mean = pictures[:300].mean(0)
-    assert np.mean([np.corrcoef(mean, picture)[0, 1] for picture in pictures[300:]]) < 0.2
+def test_the_mean_image_tells_little():
+    images = np.stack([render(scene(7, number), 32) for number in range(400)]).astype(float).reshape(400, -1)
+    mean = images[:300].mean(0)
+    assert np.mean([np.corrcoef(mean, image)[0, 1] for image in images[300:]]) < 0.2

@@ -15,7 +15,7 @@ from neuropictor.nsd.annotations import load_annotations
 from neuropictor.nsd.betas import session_blocks
 from neuropictor.nsd.design import TEST, TRAIN, VALIDATION, load_design
 from neuropictor.simulation.scenes.scene import captions, render, scene
-from neuropictor.simulation.writer.nsd import BETA_VERSION, write_own_pictures, write_pictures, write_subject
+from neuropictor.simulation.writer.nsd import BETA_VERSION, write_images, write_own_images, write_subject
 from neuropictor.surface import load_geometry
 
 MESH = "fsaverage5"
@@ -27,8 +27,8 @@ def config(**changes):
         "mesh": MESH,
         "sessions": 3,
         "trials_per_session": 30,
-        "shared_pictures": 4,
-        "picture_size": 64,
+        "shared_images": 4,
+        "image_size": 64,
         "ncsnr": 0.42,
         "smooth_noise": 0.5,
     }
@@ -40,9 +40,9 @@ def read_session(*given):
 
 
 def write(root, subjects, settings, threads=1):
-    write_pictures(root, settings, threads)
+    write_images(root, settings, threads)
     for subject in subjects:
-        write_own_pictures(root, subject, settings, threads)
+        write_own_images(root, subject, settings, threads)
         write_subject(root, subject, settings)
 
 
@@ -68,7 +68,7 @@ def test_trials(design):
     assert not shown[1] & shown[4]
     np.testing.assert_array_equal(np.unique(trials.loc[trials["shared"], "nsd_id"]), design.shared)
     assert len(design.trials(1, sessions=1)) == 30
-    np.testing.assert_array_equal(design.pictures([1]), np.unique(trials["nsd_id"]))
+    np.testing.assert_array_equal(design.images([1]), np.unique(trials["nsd_id"]))
 
 
 def test_splits(design):
@@ -78,7 +78,7 @@ def test_splits(design):
     assert trials.loc[split == VALIDATION, "nsd_id"].nunique() == 5
     assert trials["nsd_id"].groupby(split).unique().explode().is_unique
     with pytest.raises(
-        ValueError, match=r"preprocess\.validation_pictures is 26, but subject 1 saw only 26 .*allowed: 0 to 25"
+        ValueError, match=r"preprocess\.validation_images is 26, but subject 1 saw only 26 .*allowed: 0 to 25"
     ):
         design.splits(1, 26)
 
@@ -102,7 +102,7 @@ def test_errors_of_the_design(design, tmp_path):
         load_design(tmp_path)
 
 
-def test_pictures_and_annotations(root, design):
+def test_images_and_annotations(root, design):
     n = 4 + 8 * 26
     with h5py.File(root / keys.STIMULI) as file:
         brick = file["imgBrick"]
@@ -113,7 +113,7 @@ def test_pictures_and_annotations(root, design):
             and file["first"].compression == "gzip"
         )
         drawn = np.flatnonzero(brick[:].std(axis=(1, 2, 3)) > 1)
-        np.testing.assert_array_equal(drawn, np.unique(design.pictures_of_subject[[0, 1, 3, 4]]))
+        np.testing.assert_array_equal(drawn, np.unique(design.images_of_subject[[0, 1, 3, 4]]))
         assert not np.delete(brick[:], drawn, axis=0).any()
     table = load_annotations(root, design.stimulus_info)
     scenes = [scene(7, nsd_id) for nsd_id in range(n)]
@@ -182,32 +182,32 @@ def test_written_twice_is_the_same(root, tmp_path):
     assert digest(root) == digest(tmp_path)
 
 
-def test_a_further_subject_adds_its_pictures_and_changes_no_file(tmp_path):
-    write_pictures(tmp_path, config())
+def test_a_further_subject_adds_its_images_and_changes_no_file(tmp_path):
+    write_images(tmp_path, config())
     made = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != manifest.NAME}
-    write_own_pictures(tmp_path, 1, config())
-    write_own_pictures(tmp_path, 6, config())
+    write_own_images(tmp_path, 1, config())
+    write_own_images(tmp_path, 6, config())
     listed = {tmp_path / manifest.NAME, tmp_path / keys.own_stimuli(6)}
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == {*made, *listed}
     assert all(path.read_bytes() == content for path, content in made.items())
-    seen = load_design(tmp_path).pictures([6])
+    seen = load_design(tmp_path).images([6])
     with h5py.File(tmp_path / keys.STIMULI) as file:
         for nsd_id in (seen[0], seen[-1]):
             np.testing.assert_array_equal(file["imgBrick"][nsd_id], render(scene(7, int(nsd_id)), 64))
 
 
 def ncsnr(betas, trials, chosen=slice(None)):
-    """NSD's rule, written out: of the pictures with three trials all, or every other one."""
+    """NSD's rule, written out: of the images with three trials all, or every other one."""
     scored = np.concatenate([(part - part.mean(axis=0)) / part.std(axis=0, ddof=1) for part in betas])
-    pictures = [picture for picture, times in sorted(trials["nsd_id"].value_counts().items()) if times == 3]
-    variance = [scored[trials["nsd_id"] == picture].var(axis=0, ddof=1) for picture in pictures[chosen]]
+    images = [image for image, times in sorted(trials["nsd_id"].value_counts().items()) if times == 3]
+    variance = [scored[trials["nsd_id"] == image].var(axis=0, ddof=1) for image in images[chosen]]
     noise = np.nanmean(variance, axis=0)
     return np.sqrt(np.maximum(0, 1 - noise) / noise)
 
 
 @pytest.mark.filterwarnings("ignore:Mean of empty slice")
 def test_noise_ceiling_lies_where_nsds_does(tmp_path):
-    settings = config(sessions=2, trials_per_session=750, shared_pictures=20, picture_size=64)
+    settings = config(sessions=2, trials_per_session=750, shared_images=20, image_size=64)
     write(tmp_path, [1], settings)
     trials = load_design(tmp_path).trials(1)
     betas = [read_session(tmp_path, 1, session, np.arange(20_484), BETA_VERSION) for session in (1, 2)]
@@ -220,7 +220,7 @@ def test_noise_ceiling_lies_where_nsds_does(tmp_path):
     assert np.corrcoef(*np.nan_to_num(halves))[0, 1] > 0.6
 
 
-def test_pictures_come_first(tmp_path):
+def test_images_come_first(tmp_path):
     with pytest.raises(FileNotFoundError, match="nsd_expdesign"):
         write_subject(tmp_path, 1, config())
 
@@ -231,4 +231,4 @@ def test_real_files_are_never_written_over(tmp_path):
     with pytest.raises(
         FileExistsError, match=r"holds nsddata_stimuli.* may be the real NSD.*Allowed: .*nsd\.source: local"
     ):
-        write_pictures(tmp_path, config())
+        write_images(tmp_path, config())

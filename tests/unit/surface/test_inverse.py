@@ -27,7 +27,7 @@ def test_vertices_come_back_from_a_map(geometry, size, error):
     assert not back[:, np.flatnonzero(outside)].nnz
     values = smooth(geometry.xy)
     found = back @ (geometry.map_operator(size) @ values)
-    # Except along the cut between the hemispheres' edges, where a map mixes neighbours in the picture, not on cortex.
+    # Except along the cut between the hemispheres' edges, where a map mixes neighbours in the image, not on cortex.
     assert np.quantile(np.abs(found - values), 0.95) < error * np.ptp(values)
     assert np.corrcoef(found, values)[0, 1] > 0.99
 

@@ -172,15 +172,15 @@ def test_map_mask_at_256_covers_47_percent(geometry):
 def test_map_of_a_constant_is_the_mask(geometry, size):
     operator, mask = geometry.map_operator(size), geometry.map_mask(size)
     assert operator.format == "csr" and operator.dtype == np.float32 and operator.shape == (size * size, 8921)
-    picture = (operator @ np.ones(8921, dtype=np.float32)).reshape(size, size)
-    np.testing.assert_allclose(picture, mask, atol=1e-6)
+    image = (operator @ np.ones(8921, dtype=np.float32)).reshape(size, size)
+    np.testing.assert_allclose(image, mask, atol=1e-6)
     assert (np.diff(operator.indptr) > 0).tolist() == mask.ravel().tolist()
 
 
 def test_map_equals_bilinear_resize_pixel_by_pixel(geometry):
     """Against the definition, written out: half-pixel centres, four neighbours, no antialiasing."""
     values = np.random.default_rng(1).standard_normal(8921)
-    picture = (geometry.map_operator(256) @ values).reshape(256, 256)
+    image = (geometry.map_operator(256) @ values).reshape(256, 256)
     mask, checked = geometry.map_mask(256), 0
     for i, j in np.random.default_rng(2).integers(0, 256, (3000, 2)):
         assert mask[i, j] == (geometry.raster[i * 714 // 256, j * 719 // 256] >= 0)
@@ -189,7 +189,7 @@ def test_map_equals_bilinear_resize_pixel_by_pixel(geometry):
         corners = geometry.raster[top : top + 2, left : left + 2]
         if mask[i, j] and corners.shape == (2, 2) and (corners >= 0).all():
             weights = np.outer([1 - (y - top), y - top], [1 - (x - left), x - left])
-            assert picture[i, j] == pytest.approx((weights * values[corners]).sum(), abs=1e-5)
+            assert image[i, j] == pytest.approx((weights * values[corners]).sum(), abs=1e-5)
             checked += 1
     assert checked > 1000
 
@@ -202,18 +202,18 @@ def test_map_equals_opencv(geometry, size):
     np.testing.assert_array_equal(geometry.map_mask(size), mask)
     touched = cv2.resize((geometry.raster < 0).astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR) > 0
     resized = cv2.resize(values, (size, size), interpolation=cv2.INTER_LINEAR)
-    picture = (geometry.map_operator(size) @ (1 + geometry.xy[:, 0] / 50)).reshape(size, size)
-    np.testing.assert_allclose(picture[mask & ~touched], resized[mask & ~touched], atol=1e-5)
+    image = (geometry.map_operator(size) @ (1 + geometry.xy[:, 0] / 50)).reshape(size, size)
+    np.testing.assert_allclose(image[mask & ~touched], resized[mask & ~touched], atol=1e-5)
 
 
 def test_map_of_one_area_stays_there(geometry):
     """A map of V1 alone is 1 well inside V1 and 0 well inside the rest; only its border is between."""
-    picture = (geometry.map_operator(256) @ (geometry.area == 1)).reshape(256, 256)
+    image = (geometry.map_operator(256) @ (geometry.area == 1)).reshape(256, 256)
     rows, columns = (np.arange(256) * n // 256 + 1 for n in geometry.raster.shape)
     vertex = geometry.raster[np.ix_(rows, columns)]
     expected = (vertex >= 0) & (geometry.area[vertex] == 1)
-    assert picture.min() == 0 and picture.max() == 1
-    assert (picture == expected).mean() > 0.97 and np.abs(picture - expected)[vertex >= 0].mean() < 0.02
+    assert image.min() == 0 and image.max() == 1
+    assert (image == expected).mean() > 0.97 and np.abs(image - expected)[vertex >= 0].mean() < 0.02
 
 
 @pytest.mark.parametrize("size", [0, -3, 2.5, True, "256"])
@@ -282,8 +282,8 @@ def test_paint_draws_values_outlines_and_names(geometry):
     values[:10] = np.nan
     axes = geometry.paint(values, title="x", label="mm", names=("V1", "MT"))
     assert axes.get_title() == "x" and [text.get_text() for text in axes.texts] == ["V1", "V1", "MT", "MT", "L", "R"]
-    picture = axes.images[0].get_array()
-    assert picture.shape == (714, 719, 4) and (picture[geometry.raster == -2][:, 3] == 0).mean() > 0.99
+    image = axes.images[0].get_array()
+    assert image.shape == (714, 719, 4) and (image[geometry.raster == -2][:, 3] == 0).mean() > 0.99
     for text in axes.texts[:4]:
         column, row = (int(value) for value in text.get_position())
         assert geometry.area_names[geometry.area[geometry.raster[row, column]]] == text.get_text()

@@ -75,7 +75,7 @@ def test_learns_and_records(tmp_path, tiny_runtime):
     assert rows[0]["name"] == "loss"
 
 
-def test_validation_is_a_mean_over_pictures(tmp_path, tiny_runtime):
+def test_validation_is_a_mean_over_images(tmp_path, tiny_runtime):
     trainer = make(tmp_path, tiny_runtime)
     history = trainer.run("Fitting")
     x = torch.tensor([[1.0], [2.0], [4.0]])
@@ -154,7 +154,7 @@ def test_long_gradients_are_clipped(tmp_path, tiny_runtime):
     assert max(lengths) == pytest.approx(0.1, rel=1e-4)
 
 
-def test_trains_where_no_picture_was_held_out_for_validation(tmp_path, tiny_runtime):
+def test_trains_where_no_image_was_held_out_for_validation(tmp_path, tiny_runtime):
     trainer = make(tmp_path, tiny_runtime)
     trainer.validation.fixed = lambda: iter(())
     assert {row[1] for row in trainer.run("Fitting")} == {"train"}

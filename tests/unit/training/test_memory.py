@@ -5,7 +5,7 @@ import pytest
 import torch
 from small_task import batch, make_task
 
-from neuropictor.data.datasets import PictureResponses, TrainingBatches
+from neuropictor.data.datasets import ImageResponses, TrainingBatches
 from neuropictor.data.latents import LatentStore, cache_latents
 from neuropictor.data.stimuli import StimulusStore
 from neuropictor.models.backbone import Backbone
@@ -51,7 +51,7 @@ def test_gradients_are_those_of_the_plain_way_bit_for_bit(tiny_backbone, tiny_pr
     """
     path, stimuli = tmp_path / "latents.h5", StimulusStore(tiny_prepared / "stimuli.h5")
     cache_latents(stimuli.paths[0], tiny_backbone, tiny_runtime, path, batch_size=1)
-    responses = PictureResponses([tiny_prepared / "sub-01" / "responses.h5"], "train")
+    responses = ImageResponses([tiny_prepared / "sub-01" / "responses.h5"], "train")
     factor = np.float32(0.18215)
     batches = TrainingBatches(
         responses, 6, "random", 3, LatentStore(path), scaling_factor=factor, n_timesteps=1000, captions="random"
@@ -74,7 +74,7 @@ def test_gradients_are_those_of_the_plain_way_bit_for_bit(tiny_backbone, tiny_pr
         task.unet.to(memory_format=torch.channels_last).requires_grad_(True)
         latents, text = [], []
         for nsd_id, normal, caption in zip(responses.nsd_id[items], posterior, which, strict=True):
-            mean, logvar = backbone.encode_pictures(stimuli.pictures([nsd_id]))
+            mean, logvar = backbone.encode_images(stimuli.images([nsd_id]))
             mean, logvar = (rounded(values).numpy() for values in (mean, logvar))
             latents.append(factor * (mean[0] + np.exp(0.5 * logvar[0]) * normal))
             text.append((stimuli.captions([nsd_id])[0] * 5)[caption])

@@ -37,7 +37,7 @@ def train(tiny_prepared, tiny_latents, tiny_backbone, tmp_path_factory):
     return trained
 
 
-def test_curves_and_pictures_are_written_and_weights_do_not_know(train):
+def test_curves_and_images_are_written_and_weights_do_not_know(train):
     shown, hidden = train(), train(tensorboard=False)
     events = EventAccumulator(str(shown / MONITOR_FOLDER)).Reload()
     losses = {f"{name}/{split}" for name in ("loss", "diffusion", "semantic") for split in ("train", "validation")}
@@ -48,7 +48,7 @@ def test_curves_and_pictures_are_written_and_weights_do_not_know(train):
     assert title == "reconstructions (SIMULATED data)"
     images = events.Images(title)
     assert [image.step for image in images] == [3, 6]
-    assert (images[0].height, images[0].width) == (2 * 8, 2 * 8)  # two validation pictures of 8 pixels
+    assert (images[0].height, images[0].width) == (2 * 8, 2 * 8)  # two validation images of 8 pixels
     assert not (hidden / MONITOR_FOLDER).exists()
     weights = sorted(path.relative_to(shown) for path in shown.rglob("*.safetensors"))
     assert weights

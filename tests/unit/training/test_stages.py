@@ -57,7 +57,7 @@ def test_every_stage_leaves_weights_history_and_record(chain, name, steps):
     names = {"loss"} if name == "autoencoder" else {"loss", "diffusion", "semantic"}
     assert {row["name"] for row in rows} == names
     record = json.loads((folder / "run.json").read_text())
-    assert record["results"]["pictures"] > 0
+    assert record["results"]["images"] > 0
     assert record["results"]["validation_loss"] == pytest.approx(
         float(next(row["value"] for row in reversed(rows) if row["name"] == "loss")), rel=1e-4
     )

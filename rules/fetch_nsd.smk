@@ -1,9 +1,9 @@
-# NSD's files from its public bucket (nsd.source: fetch). Interrupted files go on from their .part; every byte is checked before a file gets its
-# name. First a plan: are all files there, and is there room for them?
+# NSD's files from its public bucket (nsd.source: fetch). Interrupted files continue from their .part; every byte is checked before a file gets its
+# name. The plan comes first: whether all files exist at the endpoint, and whether there is room for them.
 
 
-# Nothing of it is compared: where a job must run again, Snakemake looks at none behind it, not even for reasons of their own, though its output is
-# `ancient` to them. So a further session would be planned, and fetched only by the next run.
+# None of its parameters are compared: where a job must run again, Snakemake checks no job behind it, not even for reasons of its own, though its
+# output is `ancient` there. Otherwise another session would be planned now, and fetched only by the next run.
 rule fetch_plan:
     output:
         out="<nsd>/plan.json",
@@ -46,32 +46,32 @@ rule fetch_design:
         mem_mb=growing(500),
         runtime=growing(60),
     params:
-        wanted=lambda wildcards, output, threads: [
+        file_keys=lambda wildcards, output, threads: [
             Path(file).relative_to(settings.paths.nsd).as_posix() for file in output
         ],
         config=fetch_source,
         root=nsd_folder,
         code=code("fetch_files"),
     message:
-        "Fetching the order of trials and the table of pictures"
+        "Fetching the order of trials and the table of images"
     script:
         "../workflow_scripts/fetch_files.py"
 
 
-use rule fetch_design as fetch_pictures with:
+use rule fetch_design as fetch_images with:
     output:
         fetched([keys.STIMULI]),
     log:
-        "<logs>/fetch_pictures.log",
+        "<logs>/fetch_images.log",
     benchmark:
-        "<results>/benchmarks/fetch_pictures.jsonl"
+        "<results>/benchmarks/fetch_images.jsonl"
     priority: 0
     resources:
         network=1,
         mem_mb=growing(500),
         runtime=growing(1440),
     message:
-        "Fetching the 73,000 pictures"
+        "Fetching the 73,000 images"
 
 
 rule fetch_annotations:
@@ -94,7 +94,7 @@ rule fetch_annotations:
         root=nsd_folder,
         code=code("fetch_annotations"),
     message:
-        "Fetching COCO's captions and objects of the pictures"
+        "Fetching COCO's captions and objects of the images"
     script:
         "../workflow_scripts/fetch_annotations.py"
 
@@ -116,32 +116,3 @@ use rule fetch_design as fetch_betas with:
         runtime=growing(240),
     message:
         "Fetching the betas of subject {wildcards.subject}, session {wildcards.session}"
-
-
-rule preprocess_session:
-    input:
-        design=f"<nsd>/{keys.EXPERIMENT_DESIGN}",
-        betas=session_betas,
-    output:
-        out=fetched([keys.kept_session(1, 1, settings.nsd.beta_version)])[0],
-    log:
-        "<logs>/preprocess_session/sub-{subject}/session-{session}.log",
-    benchmark:
-        "<results>/benchmarks/preprocess_session/sub-{subject}/session-{session}.jsonl"
-    wildcard_constraints:
-        session=r"[0-4]\d",
-    priority: 10  # before the next session is fetched: raw betas are large, and removed after this
-    conda:
-        "../envs/neuropictor.yaml"
-    resources:
-        sessions=1,
-        mem_mb=growing(2000),
-        runtime=growing(30),
-    params:
-        beta_version=settings.nsd.beta_version,
-        nsd_root=nsd_folder,
-        code=code("preprocess_session"),
-    message:
-        "Keeping what visual cortex needs of subject {wildcards.subject}, session {wildcards.session}"
-    script:
-        "../workflow_scripts/preprocess_session.py"
