@@ -18,7 +18,7 @@ export UV_HTTP_TIMEOUT ?= 300
 help: ## Say what there is.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 18
 
-install: $(INSTALLED) ## Install the locked packages and the project into .venv (5.7 GB).
+install: $(INSTALLED) ## Install the locked packages and the project into .venv (6.0 GB).
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -49,11 +49,12 @@ test-slurm: $(INSTALLED) ## The tiny chain on a Slurm of two nodes, which is ins
 gpu: $(INSTALLED) ## On a GPU, in 7 minutes: is all right there, how fast is it, how much memory does it take.
 	$(BIN)/python benchmarks/gpu.py --minutes 7 --out benchmarks/results/gpu.json
 
-lint: $(INSTALLED) ## Style of Python and Snakemake files.
+lint: $(INSTALLED) ## Style of Python and Snakemake files, and types of the library.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/snakefmt --check --compact-diff Snakefile rules
 	$(BIN)/snakemake --lint
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 clean: ## Remove what was made, not the environment and never NSD itself.
 	rm -rf results logs .snakemake data/prepared

@@ -1,6 +1,6 @@
 """Small prepared stores and a pretended backbone, shared by the tests of data and evaluation."""
 
-from types import SimpleNamespace
+from typing import ClassVar
 
 import h5py
 import numpy as np
@@ -82,7 +82,7 @@ def pretend_unet(scheduler, latent_shape):
     import torch
 
     class PretendUNet(torch.nn.Module):
-        config = SimpleNamespace(in_channels=latent_shape[0], sample_size=latent_shape[1])
+        config: ClassVar = {"in_channels": latent_shape[0], "sample_size": latent_shape[1]}
         dtype, device, calls = torch.float32, torch.device("cpu"), 0
 
         def forward(self, state, timestep, context, return_dict=False, **residuals):
@@ -99,7 +99,7 @@ def pretend_vae():
     import torch
 
     class PretendVAE(torch.nn.Module):
-        config = SimpleNamespace(block_out_channels=(1, 1, 1), scaling_factor=1.0)
+        config: ClassVar = {"block_out_channels": (1, 1, 1), "scaling_factor": 1.0}
         dtype, device, use_tiling = torch.float32, torch.device("cpu"), False
 
         def decode(self, latents, return_dict=False):

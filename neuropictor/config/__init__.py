@@ -70,27 +70,29 @@ class Config(Section):
     """All sections."""
 
     experiment: ExperimentName = Field(
-        "",
+        default="",
         description="name of this experiment: its results lie in paths.results/experiments, in a folder of that name,"
         " beside those of others; empty: none, results lie in paths.results itself",
         examples=["no-alignment"],
     )
-    subjects: SubjectsConfig = Field(SubjectsConfig(), description="who takes part")
-    paths: PathsConfig = Field(PathsConfig(), description="where files lie")
-    nsd: NsdConfig = Field(NsdConfig(), description="which data are used")
-    simulate: SimulateConfig = Field(SimulateConfig(), description="the stand-in for NSD (nsd.source: simulated)")
-    preprocess: PreprocessConfig = Field(PreprocessConfig(), description="from betas to responses")
-    backbone: BackboneConfig = Field(BackboneConfig(), description="the frozen latent diffusion model")
-    encoder: EncoderConfig = Field(EncoderConfig(), description="sizes of the calibrated encoder")
-    calibrate: CalibrateConfig = Field(CalibrateConfig(), description="stage 1: the encoder as an autoencoder")
-    align: AlignConfig = Field(AlignConfig(), description="a linear map of each subject, for the networks")
-    pretrain: ReconstructConfig = Field(ReconstructConfig(), description="stage 2: all networks, many subjects")
-    refine: RefineConfig = Field(RefineConfig(), description="stage 3: all networks, one subject")
-    sample: SampleConfig = Field(SampleConfig(), description="reconstruction of the test images")
-    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="scores, baselines and figures")
-    controls: ControlsConfig = Field(ControlsConfig(), description="controls, and images steered on purpose")
-    weights: WeightsConfig = Field(WeightsConfig(), description="where published networks come from")
-    runtime: RuntimeConfig = Field(RuntimeConfig(), description="how it runs")
+    subjects: SubjectsConfig = Field(default=SubjectsConfig(), description="who takes part")
+    paths: PathsConfig = Field(default=PathsConfig(), description="where files lie")
+    nsd: NsdConfig = Field(default=NsdConfig(), description="which data are used")
+    simulate: SimulateConfig = Field(
+        default=SimulateConfig(), description="the stand-in for NSD (nsd.source: simulated)"
+    )
+    preprocess: PreprocessConfig = Field(default=PreprocessConfig(), description="from betas to responses")
+    backbone: BackboneConfig = Field(default=BackboneConfig(), description="the frozen latent diffusion model")
+    encoder: EncoderConfig = Field(default=EncoderConfig(), description="sizes of the calibrated encoder")
+    calibrate: CalibrateConfig = Field(default=CalibrateConfig(), description="stage 1: the encoder as an autoencoder")
+    align: AlignConfig = Field(default=AlignConfig(), description="a linear map of each subject, for the networks")
+    pretrain: ReconstructConfig = Field(default=ReconstructConfig(), description="stage 2: all networks, many subjects")
+    refine: RefineConfig = Field(default=RefineConfig(), description="stage 3: all networks, one subject")
+    sample: SampleConfig = Field(default=SampleConfig(), description="reconstruction of the test images")
+    evaluate: EvaluateConfig = Field(default=EvaluateConfig(), description="scores, baselines and figures")
+    controls: ControlsConfig = Field(default=ControlsConfig(), description="controls, and images steered on purpose")
+    weights: WeightsConfig = Field(default=WeightsConfig(), description="where published networks come from")
+    runtime: RuntimeConfig = Field(default=RuntimeConfig(), description="how it runs")
 
     def results_folder(self) -> str:
         """Return the folder of this experiment's results."""

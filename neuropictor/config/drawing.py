@@ -36,31 +36,31 @@ class SampleConfig(Section):
     """Reconstruction of the test images."""
 
     scheduler: Scheduler = Field(
-        "dpm++", description="solver of the noise schedule: ddim as in the paper; the others need fewer steps"
+        default="dpm++", description="solver of the noise schedule: ddim as in the paper; the others need fewer steps"
     )
-    steps: Count = Field(6, description="denoising steps")
-    guidance_scale: Annotated[float, Field(ge=1)] = Field(3.0, description="classifier-free guidance; 1: none")
+    steps: Count = Field(default=6, description="denoising steps")
+    guidance_scale: Annotated[float, Field(ge=1)] = Field(default=3.0, description="classifier-free guidance; 1: none")
     guidance_interval: Interval = Field(
-        [0.0, 1.0],
+        default=[0.0, 1.0],
         description="shares of the noise schedule (0 clean, 1 pure noise) between which guidance is used; outside, a"
         " step costs half as much",
     )
-    samples: Count = Field(1, description="images drawn a test image")
+    samples: Count = Field(default=1, description="images drawn a test image")
     choose: Literal["all", "consensus"] = Field(
-        "all",
+        default="all",
         description="samples that are kept: all, or the one that an image's other samples resemble most, without"
         " use of the seen image",
     )
     trial_averaging: Literal["mean", "single"] = Field(
-        "mean",
+        default="mean",
         description="a test image's response, for networks and baselines: mean of its repeats, or its first trial",
     )
     rounding: Literal["nearest", "down"] = Field(
-        "nearest",
+        default="nearest",
         description="from colours to whole numbers of 0 to 255: the nearest, or, as the official code, the next lower",
     )
-    batch_size: Count = Field(50, description="images at a time; changes them by rounding at most")
-    seed: Seed = Field(14, description="seed from which each image's noise seed is derived")
+    batch_size: Count = Field(default=50, description="images at a time; changes them by rounding at most")
+    seed: Seed = Field(default=14, description="seed from which each image's noise seed is derived")
 
     @property
     def most_repeats(self) -> int | None:
@@ -72,32 +72,38 @@ class ControlsConfig(Section):
     """Controls against spurious reconstruction, and images steered on purpose."""
 
     made: Annotated[list[Control], AfterValidator(_each_once)] = Field(
-        ["nearest", "responses", "areas", "strengths", "semantic_swap"],
+        default=["nearest", "responses", "areas", "strengths", "semantic_swap"],
         description="controls to make, docs/controls.md; []: none",
     )
-    subjects: Count = Field(1, description="number of subjects, the first of subjects.refine")
+    subjects: Count = Field(default=1, description="number of subjects, the first of subjects.refine")
     images: Annotated[int, Field(ge=2)] = Field(
-        24, description="test images of each control, evenly spaced; all if there are no more"
+        default=24, description="test images of each control, evenly spaced; all if there are no more"
     )
-    sampling_steps: Count = Field(6, description="denoising steps of all controls but steps, in place of sample.steps")
-    repeats: Counts = Field([1, 2, 3], description="responses: repeats of a test image that are averaged")
+    sampling_steps: Count = Field(
+        default=6, description="denoising steps of all controls but steps, in place of sample.steps"
+    )
+    repeats: Counts = Field(default=[1, 2, 3], description="responses: repeats of a test image that are averaged")
     structure_scales: Scales = Field(
-        [0.0, 1.0, 2.0], description="strengths: factors on the manipulation network's residuals"
+        default=[0.0, 1.0, 2.0], description="strengths: factors on the manipulation network's residuals"
     )
     semantics_scales: Scales = Field(
-        [0.0, 0.5, 1.0],
+        default=[0.0, 0.5, 1.0],
         description="strengths: places of the context between the empty prompt's and the guiding network's",
     )
-    swap_structure_scales: Scales = Field([1.0, 2.0, 3.0], description="semantic_swap: factors on structure")
-    swap_guidance_scales: GuidanceScales = Field([2.0], description="semantic_swap: classifier-free guidance")
-    swap_partners: Count = Field(1, description="semantic_swap: other test images that give an image its semantics")
-    guidance_scales: GuidanceScales = Field([1.0, 2.0, 3.0, 5.0, 8.0], description="guidance: classifier-free guidance")
-    steps: Counts = Field([2, 5, 10, 25], description="steps: denoising steps")
-    schedulers: Annotated[list[Scheduler], Field(min_length=1), AfterValidator(_each_once)] = Field(
-        ["ddim", "dpm++", "unipc"], description="steps: solvers of the noise schedule"
+    swap_structure_scales: Scales = Field(default=[1.0, 2.0, 3.0], description="semantic_swap: factors on structure")
+    swap_guidance_scales: GuidanceScales = Field(default=[2.0], description="semantic_swap: classifier-free guidance")
+    swap_partners: Count = Field(
+        default=1, description="semantic_swap: other test images that give an image its semantics"
     )
-    sheet_rows: Count = Field(4, description="test images on a contact sheet")
-    seed: Seed = Field(16, description="seed of wrong responses and of pairs")
+    guidance_scales: GuidanceScales = Field(
+        default=[1.0, 2.0, 3.0, 5.0, 8.0], description="guidance: classifier-free guidance"
+    )
+    steps: Counts = Field(default=[2, 5, 10, 25], description="steps: denoising steps")
+    schedulers: Annotated[list[Scheduler], Field(min_length=1), AfterValidator(_each_once)] = Field(
+        default=["ddim", "dpm++", "unipc"], description="steps: solvers of the noise schedule"
+    )
+    sheet_rows: Count = Field(default=4, description="test images on a contact sheet")
+    seed: Seed = Field(default=16, description="seed of wrong responses and of pairs")
 
     @model_validator(mode="after")
     def _check_partners(self) -> "ControlsConfig":

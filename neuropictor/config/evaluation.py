@@ -23,26 +23,30 @@ Protocols = Annotated[list[Literal["ours", "neuropictor", "mindeye2"]], Field(mi
 class EvaluateConfig(Section):
     """Scores, baselines and figures."""
 
-    bootstrap: Annotated[int, Field(ge=10)] = Field(1000, description="bootstrap samples behind the 95 % intervals")
-    permutations: Annotated[int, Field(ge=99)] = Field(
-        9999, description="random pairings and sign flips behind p values, whose least is 1 / (permutations + 1)"
+    bootstrap: Annotated[int, Field(ge=10)] = Field(
+        default=1000, description="bootstrap samples behind the 95 % intervals"
     )
-    seed: Seed = Field(15, description="seed of bootstrap, permutations, retrieval and wrong pairings")
+    permutations: Annotated[int, Field(ge=99)] = Field(
+        default=9999,
+        description="random pairings and sign flips behind p values, whose least is 1 / (permutations + 1)",
+    )
+    seed: Seed = Field(default=15, description="seed of bootstrap, permutations, retrieval and wrong pairings")
     networks: Literal["miniature", "published"] = Field(
-        "miniature",
+        default="miniature",
         description="judge of images: the miniature's image tower, or the networks of published evaluations",
     )
     protocols: Protocols = Field(
-        ["ours"], description="definitions of the scores, docs/metrics.md; all but ours need networks: published"
+        default=["ours"],
+        description="definitions of the scores, docs/metrics.md; all but ours need networks: published",
     )
     ridge_alphas: Alphas = Field(
-        [1.0e2, 3.0e2, 1.0e3, 3.0e3, 1.0e4, 3.0e4, 1.0e5],
+        default=[1.0e2, 3.0e2, 1.0e3, 3.0e3, 1.0e4, 3.0e4, 1.0e5],
         description="ridge penalties among which validation images choose",
     )
     diffusion_strength: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.75, description="ridge_diffusion: share of the noise schedule that is run, as in Brain-Diffuser"
+        default=0.75, description="ridge_diffusion: share of the noise schedule that is run, as in Brain-Diffuser"
     )
-    contact_sheet_rows: Count = Field(12, description="test images on a contact sheet")
+    contact_sheet_rows: Count = Field(default=12, description="test images on a contact sheet")
 
     @model_validator(mode="after")
     def _check_protocols(self) -> "EvaluateConfig":
@@ -64,15 +68,15 @@ class WeightsConfig(Section):
     """Where the published networks' weights are fetched from; each file is compared with its checksum."""
 
     torchvision: Address = Field(
-        "https://download.pytorch.org/models", description="AlexNet, Inception-v3 and EfficientNet-B1"
+        default="https://download.pytorch.org/models", description="AlexNet, Inception-v3 and EfficientNet-B1"
     )
     clip: Address = Field(
-        "https://huggingface.co/timm/vit_large_patch14_clip_224.openai/resolve/main",
+        default="https://huggingface.co/timm/vit_large_patch14_clip_224.openai/resolve/main",
         description="CLIP ViT-L/14 of OpenAI, in open_clip's safetensors",
     )
-    swav: Address = Field("https://dl.fbaipublicfiles.com/deepcluster", description="SwAV ResNet-50")
+    swav: Address = Field(default="https://dl.fbaipublicfiles.com/deepcluster", description="SwAV ResNet-50")
     clip_sha256: Digest = Field(
-        "", description="start of the file's SHA-256; empty: noted at the first fetch and compared from then on"
+        default="", description="start of the file's SHA-256; empty: noted at the first fetch and compared from then on"
     )
-    swav_sha256: Digest = Field("", description="the same of SwAV's file")
-    connections: Annotated[int, Field(ge=1, le=64)] = Field(4, description="files fetched at the same time")
+    swav_sha256: Digest = Field(default="", description="the same of SwAV's file")
+    connections: Annotated[int, Field(ge=1, le=64)] = Field(default=4, description="files fetched at the same time")

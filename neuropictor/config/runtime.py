@@ -10,59 +10,62 @@ from neuropictor.config.types import Count, Positive, Section
 class RuntimeConfig(Section):
     """How it runs; nothing here changes more than last digits, so nothing makes a stage run again."""
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto takes a GPU where there is one")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        default="auto", description="auto takes a GPU where there is one"
+    )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
-        "fp32",
+        default="fp32",
         description="arithmetic of frozen networks and of training (it does change the last digits); bf16 pays on GPUs"
         " and on CPUs with instructions for it; fp16: sampling only, for GPUs without bf16. On GPUs fp32 is without"
         " TF32; with the others what is left in float32 may use it",
     )
     deterministic: bool = Field(
-        False,
+        default=False,
         description="the same bytes each time on the same type of GPU, by slower algorithms; on CPUs always",
     )
     threads: Annotated[int, Field(ge=0)] = Field(
-        8, description="most CPU cores for one job (fewer if --cores is fewer)"
+        default=8, description="most CPU cores for one job (fewer if --cores is fewer)"
     )
     workers: Annotated[int, Field(ge=0)] = Field(
-        0, description="processes that load data; 0: none besides the main one"
+        default=0, description="processes that load data; 0: none besides the main one"
     )
     accumulation: Count = Field(
-        1,
+        default=1,
         description="parts in which a training step's batch is computed, one after the other: less memory, same step"
         " (last digits and draws of dropout differ)",
     )
     gradient_checkpointing: bool = Field(
-        False,
+        default=False,
         description="training computes activations again instead of keeping them: less memory, about a third more time,"
         " same gradients",
     )
     compile: bool = Field(
-        False,
+        default=False,
         description="sampling compiles ControlNet and UNet first, on CUDA with graphs: minutes at the start of a job,"
         " then faster steps; needs a C++ compiler",
     )
     decode_memory: Positive = Field(
-        8.0,
+        default=8.0,
         description="GiB for decoding images, which decides how many are decoded at a time; one that does not fit is"
         " decoded in tiles, whose colours may differ a little",
     )
     gpus: Annotated[int, Field(ge=0)] = Field(
-        0,
+        default=0,
         description="GPUs that a training or sampling job reserves with Snakemake and on a cluster; others reserve one",
     )
     processes: Count = Field(
-        1,
+        default=1,
         description="processes that train together, each with its share of every batch and a GPU of its own if any, and"
         " over which sampling spreads its batches",
     )
-    nodes: Count = Field(1, description="machines for the processes; more than one only with Slurm")
-    checkpoint_interval: Count = Field(200, description="training steps between two checkpoints")
-    log_interval: Count = Field(20, description="training steps between two entries in history.csv")
+    nodes: Count = Field(default=1, description="machines for the processes; more than one only with Slurm")
+    checkpoint_interval: Count = Field(default=200, description="training steps between two checkpoints")
+    log_interval: Count = Field(default=20, description="training steps between two entries in history.csv")
     tensorboard: bool = Field(
-        True, description="write losses and, at each validation, sample images for TensorBoard beside the output"
+        default=True,
+        description="write losses and, at each validation, sample images for TensorBoard beside the output",
     )
-    track_code: bool = Field(True, description="run a stage again when its code has changed")
+    track_code: bool = Field(default=True, description="run a stage again when its code has changed")
 
     @model_validator(mode="after")
     def _check_processes(self) -> "RuntimeConfig":

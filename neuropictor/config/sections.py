@@ -29,10 +29,10 @@ class SubjectsConfig(Section):
     """Who takes part, as NSD's subject numbers."""
 
     pretrain: Subjects = Field(
-        [1, 2, 5], description="subjects whose trials train the shared networks (calibrate, pretrain)"
+        default=[1, 2, 5], description="subjects whose trials train the shared networks (calibrate, pretrain)"
     )
     refine: Subjects = Field(
-        [1, 2, 5],
+        default=[1, 2, 5],
         description="subjects whose own networks are refined, sampled and scored",
     )
 
@@ -45,75 +45,79 @@ class PathsConfig(Section):
     """Where files lie, relative to the working directory or absolute."""
 
     nsd: FolderName = Field(
-        "data/nsd",
+        default="data/nsd",
         description="folder in NSD's layout; written if nsd.source is simulated or fetch, only read if it is local",
     )
-    prepared: FolderName = Field("data/prepared", description="response and image stores that preprocessing writes")
+    prepared: FolderName = Field(
+        default="data/prepared", description="response and image stores that preprocessing writes"
+    )
     weights: FolderName = Field(
-        "data/weights",
+        default="data/weights",
         description="fetched weights: backbones with a revision, and networks of evaluate.networks: published",
     )
-    results: FolderName = Field("results", description="networks, samples, scores and the report")
+    results: FolderName = Field(default="results", description="networks, samples, scores and the report")
 
 
 class NsdConfig(Section):
     """Which data are used."""
 
     source: Literal["simulated", "local", "fetch", "prepared"] = Field(
-        "simulated",
+        default="simulated",
         description="simulated: made by the rules simulate_*; local: NSD as downloaded, in the folder paths.nsd; fetch:"
         " fetched there by the rules fetch_*; prepared: none, imported stores lie in paths.prepared",
     )
     beta_version: Literal["betas_assumehrf", "betas_fithrf", "betas_fithrf_GLMdenoise_RR"] = Field(
-        "betas_fithrf_GLMdenoise_RR", description="NSD's preparation of the betas"
+        default="betas_fithrf_GLMdenoise_RR", description="NSD's preparation of the betas"
     )
     release: Literal[37, 40] = Field(
-        40,
+        default=40,
         description="40: all sessions, 1000 test images; 37: without each subject's last three, as NSD was before"
         " August 2023, 982 test images",
     )
     sessions: Annotated[int, Field(ge=1, le=40)] = Field(
-        40, description="most sessions of each subject, counted from the first"
+        default=40, description="most sessions of each subject, counted from the first"
     )
     terms_accepted: bool = Field(
-        False,
+        default=False,
         description="fetch: that you have accepted NSD's terms, by the form at https://forms.gle/xue2bCdM9LaFNMeb7",
     )
     endpoint: Address = Field(
-        "https://natural-scenes-dataset.s3.amazonaws.com", description="fetch: NSD's public bucket, or a mirror of it"
+        default="https://natural-scenes-dataset.s3.amazonaws.com",
+        description="fetch: NSD's public bucket, or a mirror of it",
     )
     coco_endpoint: Address = Field(
-        "https://s3.amazonaws.com/images.cocodataset.org",
+        default="https://s3.amazonaws.com/images.cocodataset.org",
         description="fetch: COCO's public bucket, or a mirror of it; has the captions of NSD's images",
     )
     connections: Annotated[int, Field(ge=1, le=64)] = Field(
-        8, description="fetch: files of a job that are fetched at the same time"
+        default=8, description="fetch: files of a job that are fetched at the same time"
     )
     keep_raw: bool = Field(
-        False, description="fetch: keep the betas after preprocessing; 39.3 GB for a subject of 40 sessions"
+        default=False, description="fetch: keep the betas after preprocessing; 39.3 GB for a subject of 40 sessions"
     )
 
 
 class SimulateConfig(Section):
     """The stand-in for NSD."""
 
-    seed: Seed = Field(2024, description="seed of brains, noise and trial order")
+    seed: Seed = Field(default=2024, description="seed of brains, noise and trial order")
     mesh: Literal["fsaverage5", "fsaverage6", "fsaverage"] = Field(
-        "fsaverage5", description="surface mesh of the betas: 10,242, 40,962 or 163,842 vertices a hemisphere"
+        default="fsaverage5", description="surface mesh of the betas: 10,242, 40,962 or 163,842 vertices a hemisphere"
     )
-    sessions: Annotated[int, Field(ge=1, le=40)] = Field(6, description="sessions a subject")
+    sessions: Annotated[int, Field(ge=1, le=40)] = Field(default=6, description="sessions a subject")
     trials_per_session: Annotated[int, Field(ge=3, le=750)] = Field(
-        750,
+        default=750,
         description="trials a session; all trials together must be divisible by 3, as each image is seen three times",
     )
     shared_images: Annotated[int, Field(ge=1, le=1000)] = Field(
-        150, description="images that all subjects see: the test images"
+        default=150, description="images that all subjects see: the test images"
     )
-    image_size: Annotated[int, Field(ge=32)] = Field(425, description="side of the images in pixels; NSD: 425")
+    image_size: Annotated[int, Field(ge=32)] = Field(default=425, description="side of the images in pixels; NSD: 425")
     ncsnr: Annotated[float, Field(gt=0, le=2)] = Field(
-        0.42, description="median noise-ceiling signal-to-noise ratio over visual cortex; NSD's subjects: 0.32-0.54"
+        default=0.42,
+        description="median noise-ceiling signal-to-noise ratio over visual cortex; NSD's subjects: 0.32-0.54",
     )
-    smooth_noise: Share = Field(0.5, description="share of the noise variance that is smooth over the cortex")
+    smooth_noise: Share = Field(default=0.5, description="share of the noise variance that is smooth over the cortex")
 
     @model_validator(mode="after")
     def _check_trials(self) -> "SimulateConfig":
@@ -134,27 +138,30 @@ class SimulateConfig(Section):
 class PreprocessConfig(Section):
     """From betas to z-scored responses."""
 
-    clip: Positive = Field(8.0, description="responses are clipped to plus and minus this many standard deviations")
+    clip: Positive = Field(
+        default=8.0, description="responses are clipped to plus and minus this many standard deviations"
+    )
     z_score: Literal["session", "subject"] = Field(
-        "session", description="what shares a mean and a standard deviation: a session's trials, or all of a subject"
+        default="session",
+        description="what shares a mean and a standard deviation: a session's trials, or all of a subject",
     )
     validation_images: Annotated[int, Field(ge=0)] = Field(
-        60,
+        default=60,
         description="images a subject taken out of the training images for validation; 0: train on all, and choose"
         " penalties on training images that a fit leaves out",
     )
     training_sessions: Annotated[int, Field(ge=1, le=40)] = Field(
-        40, description="first sessions that train and validate; all sessions that count test"
+        default=40, description="first sessions that train and validate; all sessions that count test"
     )
     refine_sessions: Annotated[int, Field(ge=1, le=40)] = Field(
-        40,
+        default=40,
         description="as training_sessions, for subjects that refine without having pretrained: few-session work",
     )
     image_size: Annotated[int, Field(ge=8)] = Field(
-        64, description="side of the stored images in pixels; the backbone's image size"
+        default=64, description="side of the stored images in pixels; the backbone's image size"
     )
     statistics: Literal["non_test", "all"] = Field(
-        "non_test",
+        default="non_test",
         description="trials behind mean and standard deviation; non_test: not those of test images",
     )
 
@@ -163,19 +170,19 @@ class BackboneConfig(Section):
     """The frozen latent diffusion model."""
 
     source: Annotated[str, Field(min_length=1)] = Field(
-        "miniature",
+        default="miniature",
         description="miniature: comes with the project; a folder in the layout of diffusers' Stable Diffusion; or, with"
         " revision, a repository of the Hugging Face hub",
         examples=["weights/stable-diffusion-2-1-base"],
     )
-    revision: Commit = Field("", description="commit of that repository, which is fetched into paths.weights")
+    revision: Commit = Field(default="", description="commit of that repository, which is fetched into paths.weights")
     target_text_encoder: str = Field(
-        "",
+        default="",
         description="text tower of the semantic loss: a folder of transformers' CLIP, or, with target_revision, a"
         " repository; empty: the backbone's own, as its UNet reads it. Paper: all 24 blocks of OpenCLIP ViT-H/14",
         examples=["official/sub-01/target_text_encoder"],
     )
-    target_revision: Commit = Field("", description="commit of that repository")
+    target_revision: Commit = Field(default="", description="commit of that repository")
 
     @model_validator(mode="after")
     def _check_repositories(self) -> "BackboneConfig":
@@ -194,15 +201,15 @@ class BackboneConfig(Section):
 class EncoderConfig(Section):
     """Sizes of the calibrated encoder; those of the other networks follow from it and from the backbone."""
 
-    image_size: Count = Field(128, description="side of the map in pixels; paper: 256")
-    patch_size: Count = Field(16, description="side of a patch in pixels; paper: 16")
-    width: Count = Field(128, description="width of the tokens; paper: 1024")
-    depth: Count = Field(4, description="transformer blocks; paper: 24")
-    heads: Count = Field(4, description="attention heads; paper: 16")
-    dropout: Dropout = Field(0.0, description="dropout in the blocks")
-    decoder_width: Count = Field(64, description="width of the autoencoder's decoder; paper: 512")
-    decoder_depth: Count = Field(2, description="blocks of the autoencoder's decoder; paper: 8")
-    bottleneck: Count = Field(256, description="width of the vector between encoder and decoder in calibration")
+    image_size: Count = Field(default=128, description="side of the map in pixels; paper: 256")
+    patch_size: Count = Field(default=16, description="side of a patch in pixels; paper: 16")
+    width: Count = Field(default=128, description="width of the tokens; paper: 1024")
+    depth: Count = Field(default=4, description="transformer blocks; paper: 24")
+    heads: Count = Field(default=4, description="attention heads; paper: 16")
+    dropout: Dropout = Field(default=0.0, description="dropout in the blocks")
+    decoder_width: Count = Field(default=64, description="width of the autoencoder's decoder; paper: 512")
+    decoder_depth: Count = Field(default=2, description="blocks of the autoencoder's decoder; paper: 8")
+    bottleneck: Count = Field(default=256, description="width of the vector between encoder and decoder in calibration")
 
     @model_validator(mode="after")
     def _check_sizes(self) -> "EncoderConfig":
@@ -223,83 +230,91 @@ class AlignConfig(Section):
     """A linear map from each subject's responses to components that all share; not in the paper."""
 
     tokens: Annotated[int, Field(ge=0)] = Field(
-        16, description="tokens made of the components, beside the encoder's; 0: no alignment, as in the paper"
+        default=16, description="tokens made of the components, beside the encoder's; 0: no alignment, as in the paper"
     )
-    text_components: Count = Field(64, description="principal components of the captions' text features")
-    latent_components: Count = Field(128, description="principal components of the images' latents")
+    text_components: Count = Field(default=64, description="principal components of the captions' text features")
+    latent_components: Count = Field(default=128, description="principal components of the images' latents")
     folds: Annotated[int, Field(ge=2)] = Field(
-        10, description="parts of the training images, each predicted from the others"
+        default=10, description="parts of the training images, each predicted from the others"
     )
     ridge_alphas: Alphas = Field(
-        [3.0e2, 1.0e3, 3.0e3, 1.0e4, 3.0e4], description="ridge penalties among which validation images choose"
+        default=[3.0e2, 1.0e3, 3.0e3, 1.0e4, 3.0e4], description="ridge penalties among which validation images choose"
     )
-    seed: Seed = Field(10, description="seed of folds")
+    seed: Seed = Field(default=10, description="seed of folds")
 
 
 class _TrainingConfig(Section):
     """What all training stages have in common."""
 
-    steps: Count = Field(500, description="training steps")
-    batch_size: Count = Field(48, description="images a step, over all devices together")
-    learning_rate: Positive = Field(3.0e-4, description="highest learning rate")
-    weight_decay: NotNegative = Field(0.01, description="weight decay of AdamW")
+    steps: Count = Field(default=500, description="training steps")
+    batch_size: Count = Field(default=48, description="images a step, over all devices together")
+    learning_rate: Positive = Field(default=3.0e-4, description="highest learning rate")
+    weight_decay: NotNegative = Field(default=0.01, description="weight decay of AdamW")
     schedule: Literal["constant", "cosine"] = Field(
-        "cosine", description="course of the learning rate after the warm-up; paper: constant"
+        default="cosine", description="course of the learning rate after the warm-up; paper: constant"
     )
-    warmup: Annotated[int, Field(ge=0)] = Field(20, description="steps in which the learning rate rises from zero")
+    warmup: Annotated[int, Field(ge=0)] = Field(
+        default=20, description="steps in which the learning rate rises from zero"
+    )
     ema: Dropout = Field(
-        0.995,
+        default=0.995,
         description="decay of the weights' moving average, which is kept in the end; 0: last weights, as in the paper",
     )
     trial_averaging: Literal["random", "mean", "single"] = Field(
-        "random",
+        default="random",
         description="an image's response in training: mean of a random number of its repeats, of all, or one repeat",
     )
-    validation_interval: Count = Field(100, description="steps between two validations")
-    seed: Seed = Field(11, description="seed of weights, noise and order of images")
+    validation_interval: Count = Field(default=100, description="steps between two validations")
+    seed: Seed = Field(default=11, description="seed of weights, noise and order of images")
 
 
 class CalibrateConfig(_TrainingConfig):
     """Training of the encoder as an autoencoder of responses."""
 
     init: Start = Field(
-        "population",
+        default="population",
         description="population: shipped weights, trained on other simulated people; scratch: random weights",
     )
-    steps: Count = Field(100, description="training steps")
-    learning_rate: Positive = Field(1.0e-4, description="highest learning rate")
-    weight_decay: NotNegative = Field(0.05, description="weight decay of AdamW")
+    steps: Count = Field(default=100, description="training steps")
+    learning_rate: Positive = Field(default=1.0e-4, description="highest learning rate")
+    weight_decay: NotNegative = Field(default=0.05, description="weight decay of AdamW")
 
 
 class GuidanceAdaptationConfig(Section):
     """A short adaptation to classifier-free guidance at the end of a training, with fresh optimizer state."""
 
-    steps: Annotated[int, Field(ge=0)] = Field(0, description="steps; 0: none")
-    learning_rate: Positive = Field(1.0e-5, description="learning rate")
-    dropout: Dropout = Field(0.05, description="share of the samples whose context is replaced by the empty prompt")
+    steps: Annotated[int, Field(ge=0)] = Field(default=0, description="steps; 0: none")
+    learning_rate: Positive = Field(default=1.0e-5, description="learning rate")
+    dropout: Dropout = Field(
+        default=0.05, description="share of the samples whose context is replaced by the empty prompt"
+    )
 
 
 class _ModulationConfig(_TrainingConfig):
     """What pretraining and refining have in common."""
 
     semantic_weight: NotNegative = Field(
-        1.0, description="weight of the loss between the guiding network's feature and the captions' text embedding"
+        default=1.0,
+        description="weight of the loss between the guiding network's feature and the captions' text embedding",
     )
     semantic_steps: Annotated[int, Field(ge=0)] = Field(
-        0, description="first steps, of all, that train on the semantic loss alone, without the UNet; paper: 0"
+        default=0, description="first steps, of all, that train on the semantic loss alone, without the UNet; paper: 0"
     )
     captions: Literal["mean", "random"] = Field(
-        "mean",
+        default="mean",
         description="text of the semantic loss: mean over an image's captions, or one of them, as in the paper",
     )
     guidance_dropout: Dropout = Field(
-        0.1,
+        default=0.1,
         description="share of the samples whose context is replaced by the empty prompt, for classifier-free guidance",
     )
     mapper_rate: Positive = Field(
-        1.0, description="learning rate of the token, width and hint mappers as a multiple of learning_rate; paper: 1"
+        default=1.0,
+        description="learning rate of the token, width and hint mappers as a multiple of learning_rate; paper: 1",
     )
-    guidance_adaptation: GuidanceAdaptationConfig = Field(GuidanceAdaptationConfig(), description="optional last part")
+    guidance_adaptation: GuidanceAdaptationConfig = Field(
+        default=GuidanceAdaptationConfig(), description="optional last part"
+    )
 
     @property
     def uses_text(self) -> bool:
@@ -316,16 +331,16 @@ class ReconstructConfig(_ModulationConfig):
     """Training of the shared networks on all subjects of subjects.pretrain."""
 
     init: Start = Field(
-        "population",
+        default="population",
         description="population: shipped weights, trained on other simulated people; scratch: random weights",
     )
-    steps: Count = Field(300, description="training steps")
-    seed: Seed = Field(12, description="seed of weights, noise and order of images")
+    steps: Count = Field(default=300, description="training steps")
+    seed: Seed = Field(default=12, description="seed of weights, noise and order of images")
 
 
 class RefineConfig(_ModulationConfig):
     """Training of the networks on one subject, from the pretrained ones."""
 
-    steps: Count = Field(250, description="training steps")
-    learning_rate: Positive = Field(2.0e-4, description="highest learning rate")
-    seed: Seed = Field(13, description="seed of noise and order of images")
+    steps: Count = Field(default=250, description="training steps")
+    learning_rate: Positive = Field(default=2.0e-4, description="highest learning rate")
+    seed: Seed = Field(default=13, description="seed of noise and order of images")

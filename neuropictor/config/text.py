@@ -38,7 +38,8 @@ def explain(problem: ErrorDetails, root: Model) -> str:
     if kind == "extra_forbidden":
         return _unknown_key(names, value, root)
     if kind == "value_error":
-        return f"{key} is wrong: {problem['ctx']['error']}" if key else str(problem["ctx"]["error"])
+        reason = problem.get("ctx", {})["error"]
+        return f"{key} is wrong: {reason}" if key else str(reason)
     text = f"{key} is {show(value)}; allowed: {_allowed(root, names)}; example: {_example(root, names)}"
     return text + _number_hint(value, _schema(root, names))
 
@@ -79,10 +80,11 @@ def _number_hint(value: Any, schema: dict[str, Any]) -> str:
     return ""
 
 
-def _model(root: Model, names: Names | list[str]) -> Model:
-    model = root
+def _model(root: Model, names: Names | list[str]) -> Any:
+    """Return what a key is annotated with: a model, or below one a type."""
+    model: Any = root
     for name in names:
-        model = model.model_fields[name].annotation  # type: ignore[assignment]
+        model = model.model_fields[name].annotation
     return model
 
 

@@ -188,6 +188,7 @@ def sampled_controls() -> list[str]:
 
 def conditions(name: str, config: ControlsConfig) -> list[Condition]:
     """Return the conditions of a control; ValueError if no control of this name samples images."""
-    if name not in sampled_controls():
+    make = CONTROLS[name].conditions if name in CONTROLS else None
+    if make is None:
         raise ValueError(f"control is {name!r}; allowed are {', '.join(sampled_controls())}, for example strengths")
-    return CONTROLS[name].conditions(config)
+    return make(config)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,11 @@ class _Altered:
         self, store: ResponseStore, components: ComponentStore | None, nsd_ids: np.ndarray, config: ControlsConfig
     ):
         self.store, self.components, self.nsd_ids, self.seed = store, components, nsd_ids, config.seed
-        self._mean: np.ndarray | None = None
+
+    @cached_property
+    def _mean(self) -> np.ndarray:
+        """Mean response to all training images, float32 [1, V]."""
+        return self.store.mean_response(self.store.images("train")).mean(0, keepdims=True)
 
     def others(self, condition: Condition) -> np.ndarray:
         """Return rows of the other test images, or -1 where there is none."""
@@ -65,12 +70,10 @@ class _Altered:
     def responses(self, condition: Condition, most: int | None) -> np.ndarray:
         """Return the responses that structure comes from, float32 [n, V]; `most` repeats unless the condition says."""
         if condition.responses == "mean":
-            if self._mean is None:
-                self._mean = self.store.mean_response(self.store.images("train")).mean(0, keepdims=True)
             return self._mean.repeat(len(self.nsd_ids), 0)
         most = condition.most_repeats or most
         responses = self.store.mean_response(self.nsd_ids, most)
-        others = responses[self.others(condition)] if condition.partner else None
+        others = responses[self.others(condition)]
         if condition.responses == "other":
             return others
         if not condition.areas:

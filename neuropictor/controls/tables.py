@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -68,7 +68,7 @@ def score_controls(
     """
     device = prepare_device(runtime)
     files = [*(path for kinds in drawn.values() for path in kinds.values()), *samples.values(), *stimuli.values()]
-    used = {"sheet_rows": config.sheet_rows, "bootstrap": evaluate.bootstrap, "seed": evaluate.seed}
+    used: dict[str, Any] = {"sheet_rows": config.sheet_rows, "bootstrap": evaluate.bootstrap, "seed": evaluate.seed}
     used["networks"] = evaluate.networks
     with RunRecord(
         record_path(out), "score_controls", config=used, seed=evaluate.seed, inputs=files, outputs=[out]
@@ -113,6 +113,7 @@ class _Subject:
 
     def score(self, kind: str, images: StoredReconstructions) -> dict[tuple, Scored]:
         """Score all conditions of a control by kind, name, row and column; a condition's partners together."""
+        assert images.others is not None
         rows = np.searchsorted(self.nsd_ids, images.nsd_id)
         together: dict[tuple, list[int]] = {}
         for place, label in enumerate(map(json.loads, images.labels)):
@@ -130,6 +131,7 @@ class _Subject:
         """Draw the contact sheet."""
         chosen = evenly_spaced(len(drawn.nsd_id), rows)
         seen = {"seen": self.stimuli.images(drawn.nsd_id[chosen])}
+        assert drawn.others is not None
         partner = np.flatnonzero((drawn.others >= 0).all(0))
         if len(partner):
             seen["seen in the other scan"] = self.stimuli.images(drawn.others[chosen, partner[0]])

@@ -95,7 +95,7 @@ class ImageResponses:
         ranked = np.take_along_axis(trials, order.argsort(1), 1)
         return [np.sort(row[:n]) for row, n in zip(ranked, count, strict=True)]
 
-    def read(self, items: np.ndarray, chosen: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    def read(self, items: np.ndarray, chosen: list[np.ndarray]) -> dict[str, np.ndarray]:
         """Return means over the chosen trials of each item, float32: ``responses [n, V]``, ``components [n, K]``."""
         files = self._file[items]
         read = {}
@@ -168,10 +168,11 @@ class TrainingBatches(Dataset):
         share: tuple[int, int] = (0, 1),
     ):
         self.captions = captions
-        self.responses, self.batch_size, self.averaging, self.seed = responses, batch_size, averaging, seed
+        self.responses, self.batch_size, self.seed = responses, batch_size, seed
+        self.averaging: TrialAveraging = averaging
         self.latents, self.scaling_factor, self.n_timesteps = latents, scaling_factor, n_timesteps
         self.rows = slice(share[0], None, share[1])
-        self._latent_rows = latents.rows(responses.nsd_id) if latents is not None else None
+        self._latent_rows = latents.rows(responses.nsd_id) if latents is not None else np.empty(0, np.int64)
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def _items(self, step: int) -> np.ndarray:

@@ -8,7 +8,7 @@ the mean text features and the tokens are kept: features of all five would be 0.
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -172,7 +172,8 @@ def cache_latents(
             for name in ("mean", "logvar"):
                 file.create_dataset(name, shape, "f2")
             length = model.context_shape[0]
-            towers = {"text": model.text_encoder} | ({TARGET: model.target_encoder} if model.target_encoder else {})
+            towers: dict[str, Any] = {"text": model.text_encoder}
+            towers |= {TARGET: model.target_encoder} if model.target_encoder else {}
             for name in towers:
                 file.create_dataset(name, (len(nsd_ids), *model.context_shape), "f2")
             tokens = file.create_dataset("caption_tokens", (len(nsd_ids), CAPTIONS_PER_IMAGE, length), "i4")

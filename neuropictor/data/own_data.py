@@ -12,6 +12,7 @@ import h5py
 import nibabel
 import numpy as np
 import pandas as pd
+from nibabel.filebasedimages import ImageFileError
 from PIL import Image, UnidentifiedImageError
 from scipy import sparse
 
@@ -165,11 +166,11 @@ class OwnSessions:
             if path.name.endswith(".npy"):
                 values = np.load(path, mmap_mode="r", allow_pickle=False)
             elif path.name.endswith(".func.gii"):
-                values = np.stack([array.data for array in nibabel.load(path).darrays])
+                values = np.stack([array.data for array in nibabel.load(path).darrays])  # pyright: ignore[reportAttributeAccessIssue] (GiftiImage)
             else:
-                values = np.asarray(nibabel.load(path).dataobj)
+                values = np.asarray(nibabel.load(path).dataobj)  # pyright: ignore[reportAttributeAccessIssue] (DataobjImage)
                 values = values.reshape(values.shape[0], -1).T
-        except (ValueError, EOFError, nibabel.filebasedimages.ImageFileError) as error:
+        except (ValueError, EOFError, ImageFileError) as error:
             raise ValueError(
                 f"{path} cannot be read ({error}); allowed: numbers without pickles, see docs/own_data.md"
             ) from None

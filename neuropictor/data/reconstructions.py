@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +159,7 @@ class StoredReconstructions:
         """Number of samples K of each image."""
         return self.shape[1]
 
-    def read(self, rows: np.ndarray, sample: int = 0) -> np.ndarray:
+    def read(self, rows: Sequence[int] | np.ndarray, sample: int = 0) -> np.ndarray:
         """Read one sample of some images, uint8 [n, S, S, 3]; rows in any order."""
         images = np.empty((len(rows), *self.shape[2:]), np.uint8)
         with open_store(self.path) as file:

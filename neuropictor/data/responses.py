@@ -67,7 +67,7 @@ class ResponseStore:
             trials, vertices = file["responses"].shape if len(file["responses"].shape) == 2 else (None, None)
             fields = dict.fromkeys(_TRIAL_FIELDS, ("iu", (trials,)))
             expect(file, {"responses": ("f", (trials, vertices)), "ncsnr": ("f", (vertices,)), **fields})
-            self.shape: tuple[int, int] = (trials, vertices)
+            self.shape: tuple[int, int] = file["responses"].shape
             self.nsd_id, self.session, self.repeat, self.split = (file[name][:] for name in _TRIAL_FIELDS)
             self.ncsnr = file["ncsnr"][:]
             self.subject = int(file.attrs["subject"])

@@ -107,7 +107,7 @@ class Rows:
     def close(self) -> None:
         """Close the file; the next read opens it again."""
         if self._process == os.getpid() and isinstance(self._held, h5py.Dataset):
-            self._held.file.close()
+            self._held.file.close()  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess] (h5py has no types)
         self._held, self._process = None, -1
 
     def __getstate__(self) -> dict:

@@ -172,8 +172,8 @@ class Scorer:
         self._by_images = {OURS: shown_in("main", by_images)}
         self._by_images |= {protocol.label: shown_in("published", by_images) for protocol in self.protocols}
         self.perceptual = PerceptualDistance(weights, device) if weights else None
-        networks = NETWORKS.values() if weights and self.protocols else ()
-        self.networks = [LoadedNetwork(network, weights, device) for network in networks]
+        networks = NETWORKS.values() if self.protocols else ()
+        self.networks = [LoadedNetwork(network, weights, device) for network in networks] if weights else []
         self._known: ByMetric = {}
         for rows in blocks(len(judge.seen)) if self.networks else ():
             seen = judge.seen.read(rows)
@@ -270,7 +270,7 @@ class Scorer:
                 scores[OURS, "lpips"][part] = self.perceptual(sized, seen)
             for protocol in self.protocols:
                 common = [common_images(side, protocol, self.device) for side in (made, seen)]
-                pairs[protocol.label] = tuple(pixel_images(side, protocol) for side in common)
+                pairs[protocol.label] = pixel_images(common[0], protocol), pixel_images(common[1], protocol)
                 self._see(common[0], protocol, features, part, count)
             for label, (left, right) in pairs.items():
                 for name in self._by_images[label]:

@@ -163,9 +163,10 @@ def _read_all(folder: Path, files: list[list[Path]]) -> np.ndarray:
                 raise PairingError(
                     f"{path} is {values.shape[1]} x {values.shape[0]} pixels; allowed: all images of {folder}"
                     f" square and of"
-                    f" one size, for example {out.shape[2]} x {out.shape[2]}; reduce or crop them all alike"
+                    f" one size, for example {out.shape[-2]} x {out.shape[-2]}; reduce or crop them all alike"
                 )
             out[row, place] = values
+    assert out is not None
     return out
 
 

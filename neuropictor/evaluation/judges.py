@@ -23,7 +23,10 @@ IMAGES_AT_ONCE = 32
 class Images(Protocol):
     """K samples of each of N images, for example `neuropictor.data.reconstructions.StoredReconstructions`."""
 
-    samples: int
+    @property
+    def samples(self) -> int:
+        """K."""
+        ...
 
     def __len__(self) -> int:
         """Return N."""
@@ -79,9 +82,13 @@ class Describer(Protocol):
     """A network that maps images and category names into one space: `Backbone` or `ClipDescriber`."""
 
     name: str
-    image_size: int
 
-    def image_features(self, images: np.ndarray) -> torch.Tensor:
+    @property
+    def image_size(self) -> int:
+        """Side of the images that it takes."""
+        ...
+
+    def image_features(self, images: np.ndarray, /) -> torch.Tensor:
         """Images uint8 [n, S, S, 3] of `image_size` -> unit vectors [n, E]."""
         ...
 

@@ -6,7 +6,7 @@ import logging
 import pickle
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -61,7 +61,7 @@ class LoadedNetwork:
 
     def __init__(self, network: JudgingNetwork, folder: Path, device: torch.device):
         self.network, self.device = network, device
-        model = load_network(network, folder, device)
+        model: Any = load_network(network, folder, device)
         names = {node: score for node, (score, _) in network.scores.items()}
         self._forward = (
             (lambda images: {names[""]: model.encode_image(images)})
@@ -130,7 +130,8 @@ class ClipDescriber:
     def __init__(self, folder: Path, device: torch.device):
         import open_clip
 
-        self.model, self.device = load_network(NETWORKS["clip"], folder, device), device
+        self.device = device
+        self.model: Any = load_network(NETWORKS["clip"], folder, device)
         self.image_size = self.model.visual.image_size[0]
         self.tokenizer = open_clip.get_tokenizer(networks.CLIP_ARCHITECTURE)
 

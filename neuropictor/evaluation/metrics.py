@@ -6,9 +6,10 @@ Definitions follow published evaluations (MindEye 1 and 2, NeuroPictor); docs/me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 
@@ -150,8 +151,8 @@ def two_way(
         are alone in their group.
     """
     _check_pair(reconstructed, seen)
-    known = [None] * reconstructed.shape[1] if known is None else known
-    return np.stack([identify(reconstructed[:, k], seen, groups, table) for k, table in enumerate(known)], axis=1)
+    tables = [None] * reconstructed.shape[1] if known is None else known
+    return np.stack([identify(reconstructed[:, k], seen, groups, table) for k, table in enumerate(tables)], axis=1)
 
 
 def groups_of(labels: np.ndarray) -> np.ndarray:
@@ -275,10 +276,10 @@ class Metric:
     name: str
     title: str
     about: str
-    function: Callable[..., np.ndarray] | None
+    function: Any  # callers know by `needs` that there is one
     needs: str
     shown: tuple[str, ...]
-    table: Callable[[Space], np.ndarray] | None = None
+    table: Any = None
     higher_is_better: bool = True
     chance: float | None = None
 

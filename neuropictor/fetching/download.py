@@ -47,7 +47,8 @@ CHUNK_BYTES = 2**18
 #: bytes after it may be zeros if the machine has crashed.
 BLOCK_BYTES = 32 * 2**20
 _EXAMPLE = "nsddata/experiments/nsd/nsd_expdesign.mat"
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class FetchError(RuntimeError):

@@ -66,7 +66,7 @@ def fetch_repository(repository: str, commit: str, out: Folder) -> None:
     info = HfApi().model_info(repository, revision=commit, files_metadata=True)
     if info.sha != commit:
         raise ValueError(f"backbone.revision: the hub answered {info.sha} for {commit}; allowed: a commit's full name")
-    listed = {file.rfilename: file for file in info.siblings}
+    listed = {file.rfilename: file for file in info.siblings or ()}
     needed = needed_files(list(listed))
     missing = sum(listed[name].size or 0 for name in needed if not (out / name).is_file())
     check_room(out, missing, f"{len(needed)} files of {repository} (paths.weights)")
@@ -76,7 +76,7 @@ def fetch_repository(repository: str, commit: str, out: Folder) -> None:
         with open(path, "rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
         files[name] = {"size": path.stat().st_size, "sha256": digest}
-        expected = {"size": listed[name].size, "sha256": listed[name].lfs.sha256 if listed[name].lfs else digest}
+        expected = {"size": listed[name].size, "sha256": lfs.sha256 if (lfs := listed[name].lfs) else digest}
         if files[name] != expected:
             path.unlink()
             raise ValueError(

@@ -10,7 +10,6 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from neuropictor.config import NsdConfig
 from neuropictor.fetching import manifest
@@ -40,7 +39,7 @@ ARCHIVES = {
 
 
 def keys_of(
-    kinds: Iterable[Literal["design", "images", "betas"]],
+    kinds: Iterable[str],
     subjects: Iterable[int],
     sessions: Sequence[int] | None,
     beta_version: str,
@@ -51,7 +50,7 @@ def keys_of(
     ----------
     kinds
         design: order of trials and table of images; images: all 73,000 images (39.6 GB); betas: of each subject,
-        0.98 GB a session.
+        0.98 GB a session; others have no keys.
     subjects
         1..8.
     sessions

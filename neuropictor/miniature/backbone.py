@@ -132,9 +132,11 @@ class Towers(Part):
 
     recipe: ClassVar = {"learning_rate": 1e-3, "weight_decay": 0.05, "validation_interval": 100}
     trained: ClassVar = ("text_encoder", "image_encoder")
+    module: nn.ModuleDict
 
     def __init__(self, backbone: Backbone, images: np.ndarray, scenes: list[Scene]):
         super().__init__(backbone, images, scenes)
+        assert backbone.text_encoder is not None and backbone.image_encoder is not None
         self.module = nn.ModuleDict({"text": backbone.text_encoder, "image": backbone.image_encoder})
         scale = torch.tensor(np.log(1 / 0.07), dtype=torch.float32, device=backbone.device)
         self.module.register_parameter("log_scale", nn.Parameter(scale))
@@ -148,7 +150,7 @@ class Towers(Part):
         lines = torch.cat([self.tokens[rows * CAPTIONS_PER_IMAGE + choice], names])
         words = F.normalize(self.module["text"](input_ids=lines).text_embeds, dim=-1)
         images = F.normalize(self.module["image"](self.backbone.to_tensor(self.images[rows])), dim=-1)
-        logits = images @ words.T * self.module.log_scale.exp().clamp(max=100)
+        logits = images @ words.T * self.module.get_parameter("log_scale").exp().clamp(max=100)
         logits, named = logits[:, : len(rows)], logits[:, len(rows) :]
         target = torch.arange(len(rows), device=logits.device)
         pairs = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
@@ -163,11 +165,12 @@ class Autoencoder(Part):
 
     recipe: ClassVar = {"learning_rate": 2e-3, "weight_decay": 0.0, "validation_interval": 200}
     trained: ClassVar = ("vae",)
+    module: Any  # AutoencoderKL, whose annotations ask for older kinds of tensors
     validated: ClassVar = 400
 
     def __init__(self, backbone: Backbone, images: np.ndarray, scenes: list[Scene]):
         super().__init__(backbone, images, scenes)
-        self.module = backbone.vae.to(memory_format=torch.channels_last)
+        self.module = backbone.vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (its decorator hides self)
 
     def _images(self, rows: np.ndarray) -> Tensor:
         return self.backbone.to_tensor(self.images[rows]).contiguous(memory_format=torch.channels_last)
@@ -182,6 +185,7 @@ class Autoencoder(Part):
     def _distance(self, decoded: Tensor, images: Tensor) -> Tensor:
         """L1, squared error, and a perceptual distance on the image tower's stages, of images in -1..1."""
         tower = self.backbone.image_encoder
+        assert tower is not None
         with torch.no_grad():
             target = tower.stages(images)
         perceptual = sum(
@@ -209,7 +213,7 @@ class Autoencoder(Part):
 def reconstruct(backbone: Backbone, images: np.ndarray) -> np.ndarray:
     """Encode and decode images by the VAE; uint8 ``[N, S, S, 3]`` both."""
     mean, _ = backbone.encode_images(images)
-    return backbone.decode(mean * backbone.vae.config.scaling_factor)
+    return backbone.decode(mean * backbone.vae.config["scaling_factor"])
 
 
 def psnr(images: np.ndarray, originals: np.ndarray) -> float:
@@ -263,17 +267,18 @@ class Unet(Part):
             self.contexts[start : start + 200] = backbone.encode_text(lines).reshape(-1, *shape).half()
 
     def _loss(self, rows: np.ndarray) -> Tensor:
-        backbone, count, to = self.backbone, len(rows), {"device": self.backbone.device}
+        backbone, count = self.backbone, len(rows)
+        to: dict[str, Any] = {"device": backbone.device}
         posterior, noise = torch.randn(2, count, *backbone.latent_shape, **to)
         pick = torch.randint(0, CAPTIONS_PER_IMAGE, (count,), **to)
         single, empty = torch.rand(2, count, 1, 1, **to) < torch.tensor([0.4, 0.1], **to)[:, None, None, None]
-        time = torch.randint(0, backbone.scheduler.config.num_train_timesteps, (count,), **to)
+        time = torch.randint(0, backbone.scheduler.config["num_train_timesteps"], (count,), **to)
         latents = backbone.latents(self.mean[rows], self.logvar[rows], posterior)
         context = self.contexts[rows].float()
         context = torch.where(single, context[torch.arange(count), pick], context.mean(1))
         context = torch.where(empty, backbone.null_context(), context)
-        noisy = backbone.scheduler.add_noise(latents, noise, time)
-        target = backbone.scheduler.get_velocity(latents, noise, time)
+        noisy = backbone.scheduler.add_noise(latents, noise, time)  # pyright: ignore[reportArgumentType] (diffusers asks for an IntTensor, which is no Tensor)
+        target = backbone.scheduler.get_velocity(latents, noise, time)  # pyright: ignore[reportArgumentType] (diffusers asks for an IntTensor, which is no Tensor)
         return F.mse_loss(self.module(noisy, time, context).sample, target)
 
     def _measures(self, rows: np.ndarray) -> dict[str, Tensor]:

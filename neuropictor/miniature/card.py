@@ -69,9 +69,9 @@ def write_card(folder: Path, settings: "MiniatureSettings", count: int = HELD_OU
     both = torch.cat([backbone.null_context().expand_as(context), context])
     latents = torch.randn(len(some), *backbone.latent_shape, generator=torch.Generator().manual_seed(0))
     backbone.scheduler.set_timesteps(25)
-    for step in backbone.scheduler.timesteps:
+    for step in backbone.scheduler.timesteps.tolist():
         empty, full = backbone.unet(torch.cat([latents, latents]), step, both).sample.chunk(2)
-        latents = backbone.scheduler.step(empty + 3 * (full - empty), step, latents).prev_sample
+        latents = backbone.scheduler.step(empty + 3 * (full - empty), step, latents, return_dict=False)[0]
     sizes = {
         name: sum(p.numel() for p in part.parameters()) / 1e6
         for name, part in zip(("unet", "vae", "text", "image"), backbone.modules, strict=True)

@@ -1,5 +1,8 @@
 """The miniature backbone before training: scenes to train on, its tokenizer, networks, and the writer of its folder."""
 
+# diffusers annotates tuples of any length as of one, and transformers a token's number as any of its attributes.
+# pyright: reportArgumentType=false
+
 import json
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial

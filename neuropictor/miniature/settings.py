@@ -16,45 +16,45 @@ class BackboneTraining(Section):
     """How the parts of the backbone are trained, one after the other."""
 
     scenes: Annotated[int, Field(ge=1200)] = Field(
-        42000, description="rendered scenes, the last 1000 of them held out; no subject sees them"
+        default=42000, description="rendered scenes, the last 1000 of them held out; no subject sees them"
     )
-    towers_steps: Count = Field(500, description="steps of the text and image towers")
-    towers_batch: Count = Field(192, description="scenes a step of the towers")
-    vae_steps: Count = Field(2300, description="steps of the VAE")
-    vae_batch: Count = Field(16, description="scenes a step of the VAE")
-    decoder_steps: Count = Field(4500, description="further steps of the VAE's decoder alone")
-    decoder_batch: Count = Field(16, description="scenes a step of the decoder")
-    unet_steps: Count = Field(4500, description="steps of the UNet")
-    unet_batch: Count = Field(64, description="scenes a step of the UNet")
-    seed: Seed = Field(777, description="seed of scenes, weights and noise")
+    towers_steps: Count = Field(default=500, description="steps of the text and image towers")
+    towers_batch: Count = Field(default=192, description="scenes a step of the towers")
+    vae_steps: Count = Field(default=2300, description="steps of the VAE")
+    vae_batch: Count = Field(default=16, description="scenes a step of the VAE")
+    decoder_steps: Count = Field(default=4500, description="further steps of the VAE's decoder alone")
+    decoder_batch: Count = Field(default=16, description="scenes a step of the decoder")
+    unet_steps: Count = Field(default=4500, description="steps of the UNet")
+    unet_batch: Count = Field(default=64, description="scenes a step of the UNet")
+    seed: Seed = Field(default=777, description="seed of scenes, weights and noise")
 
 
 class Population(Section):
     """Training of start weights for encoder and networks on simulated people who are no subjects."""
 
-    people: Count = Field(12, description="simulated people")
-    images: Annotated[int, Field(ge=40)] = Field(2250, description="scenes that each of them sees three times")
+    people: Count = Field(default=12, description="simulated people")
+    images: Annotated[int, Field(ge=40)] = Field(default=2250, description="scenes that each of them sees three times")
     folds: Annotated[int, Field(ge=2)] = Field(
-        2, description="as align.folds; with 2, components rest on about as many images as a subject's"
+        default=2, description="as align.folds; with 2, components rest on about as many images as a subject's"
     )
-    batch_size: Count = Field(64, description="images a step")
-    calibrate_steps: Count = Field(450, description="steps of calibration")
-    calibrate_rate: Positive = Field(1.0e-3, description="highest learning rate of calibration")
-    semantic_steps: Annotated[int, Field(ge=0)] = Field(1500, description="as pretrain.semantic_steps")
-    pretrain_steps: Count = Field(3500, description="steps of pretraining, those on the semantic loss included")
-    pretrain_rate: Positive = Field(8.0e-4, description="highest learning rate of pretraining")
-    seed: Seed = Field(1, description="seed of weights, noise and order of images")
+    batch_size: Count = Field(default=64, description="images a step")
+    calibrate_steps: Count = Field(default=450, description="steps of calibration")
+    calibrate_rate: Positive = Field(default=1.0e-3, description="highest learning rate of calibration")
+    semantic_steps: Annotated[int, Field(ge=0)] = Field(default=1500, description="as pretrain.semantic_steps")
+    pretrain_steps: Count = Field(default=3500, description="steps of pretraining, those on the semantic loss included")
+    pretrain_rate: Positive = Field(default=8.0e-4, description="highest learning rate of pretraining")
+    seed: Seed = Field(default=1, description="seed of weights, noise and order of images")
 
 
 class MiniatureSettings(Section):
     """All of them; sections shared with the workflow have its defaults."""
 
-    backbone: BackboneTraining = Field(BackboneTraining(), description="the latent diffusion model")
-    population: Population = Field(Population(), description="start weights of encoder and networks")
-    simulate: SimulateConfig = Field(SimulateConfig(), description="the people's brains")
-    encoder: EncoderConfig = Field(EncoderConfig(), description="sizes of the encoder")
-    align: AlignConfig = Field(AlignConfig(), description="sizes of the alignment")
-    runtime: RuntimeConfig = Field(RuntimeConfig(), description="how it runs")
+    backbone: BackboneTraining = Field(default=BackboneTraining(), description="the latent diffusion model")
+    population: Population = Field(default=Population(), description="start weights of encoder and networks")
+    simulate: SimulateConfig = Field(default=SimulateConfig(), description="the people's brains")
+    encoder: EncoderConfig = Field(default=EncoderConfig(), description="sizes of the encoder")
+    align: AlignConfig = Field(default=AlignConfig(), description="sizes of the alignment")
+    runtime: RuntimeConfig = Field(default=RuntimeConfig(), description="how it runs")
 
 
 def read(*paths: str | Path) -> MiniatureSettings:

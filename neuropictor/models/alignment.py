@@ -38,5 +38,5 @@ class AlignmentNetwork(ModelMixin, ConfigMixin):
 
     def forward(self, components: torch.Tensor) -> torch.Tensor:
         """Return tokens ``[B, n_tokens, width]`` of components ``[B, n_components]``."""
-        tokens = self.layers(components).unflatten(1, (self.config.n_tokens, self.config.width))
+        tokens = self.layers(components).unflatten(1, (self.config["n_tokens"], self.config["width"]))
         return self.norm(tokens)

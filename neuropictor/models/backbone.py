@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from neuropictor.models.layout import BACKBONE_PARTS
 MINIATURE = "miniature"
 PREDICTIONS = ("epsilon", "v_prediction")
 # Files only: no network, and no pickles.
-_LOCAL = {"local_files_only": True, "use_safetensors": True}
+_LOCAL: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
 # The mean over several prompts names a category better than one does (CLIP, arXiv 2103.00020, section 3.1.4).
 PROMPTS = ("a photo of a {}", "a close view of a {}", "a wide view of a {}")
 
@@ -54,6 +55,7 @@ class ImageTower(nn.Module):
     def __init__(self, config: ResNetConfig, projection_dim: int):
         super().__init__()
         self.resnet = ResNetModel(config)
+        assert config.hidden_sizes is not None
         self.projection = nn.Linear(config.hidden_sizes[-1], projection_dim, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -113,7 +115,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return kind.from_pretrained(folder, local_files_only=True)
 
 
-def _size(tower: nn.Module) -> tuple[int, int]:
+def _size(tower: CLIPTextModel | CLIPTextModelWithProjection | None) -> tuple[int, int]:
+    assert tower is not None  # `Backbone.drop_towers` comes later
     return tower.config.max_position_embeddings, tower.config.hidden_size
 
 
@@ -163,7 +166,7 @@ class Backbone:
             vae=AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32, **_LOCAL),
             text_encoder=load_text_tower(folder / "text_encoder"),
             tokenizer=load_tokenizer(folder / "tokenizer"),
-            scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"),
+            scheduler=cast("DDIMScheduler", DDIMScheduler.from_pretrained(folder / "scheduler")),
             image_encoder=ImageTower.from_pretrained(image_folder) if image_folder.is_dir() else None,
             target_encoder=load_text_tower(Path(target)) if target else None,
         )
@@ -180,14 +183,14 @@ class Backbone:
 
     def check(self) -> None:
         """Refuse parts that do not fit each other, before anything is trained on them."""
-        unet, kind, context = self.unet.config, self.scheduler.config.prediction_type, self.context_shape
+        unet, kind, context = self.unet.config, self.scheduler.config["prediction_type"], self.context_shape
         if kind not in PREDICTIONS:
             raise ValueError(
                 f"backbone {self.name}: scheduler/ has prediction_type {kind!r}; allowed: {', '.join(PREDICTIONS)}, "
                 "for example epsilon (Stable Diffusion 1.5 and 2.1-base) or v_prediction (2.1 with 768 pixels)"
             )
         fits = [
-            ("unet/ takes", (unet.in_channels,), "channels, vae/ makes", (self.vae.config.latent_channels,)),
+            ("unet/ takes", (unet["in_channels"],), "channels, vae/ makes", (self.vae.config["latent_channels"],)),
             ("unet/ reads", context, "(tokens, width), text_encoder/ makes", _size(self.text_encoder)),
         ]
         if self.target_encoder is not None:
@@ -214,17 +217,17 @@ class Backbone:
     @property
     def image_size(self) -> int:
         """Side of the decoded image in pixels."""
-        return self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.unet.config["sample_size"] * 2 ** (len(self.vae.config["block_out_channels"]) - 1)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, h, w) of the latents."""
-        return self.unet.config.in_channels, self.unet.config.sample_size, self.unet.config.sample_size
+        return self.unet.config["in_channels"], self.unet.config["sample_size"], self.unet.config["sample_size"]
 
     @cached_property
     def context_shape(self) -> tuple[int, int]:
         """(L, D): tokens and width of the text prompt's embedding."""
-        return self.text_encoder.config.max_position_embeddings, self.unet.config.cross_attention_dim
+        return _size(self.text_encoder)[0], self.unet.config["cross_attention_dim"]
 
     def tokens(self, captions: list[str]) -> Tensor:
         """Captions -> token numbers [B, L], cut or padded to the tower's length."""
@@ -236,6 +239,7 @@ class Backbone:
     @torch.no_grad()
     def encode_text(self, captions: list[str]) -> Tensor:
         """Captions -> context [B, L, D]: the text tower's last hidden state after its final norm."""
+        assert self.text_encoder is not None  # `drop_towers` comes later
         return self.text_encoder(input_ids=self.tokens(captions)).last_hidden_state
 
     @property
@@ -245,7 +249,9 @@ class Backbone:
         The official code takes the tower's last layer, while the UNet reads the last but one: that needs a
         `target_encoder` with one layer more.
         """
-        return self.text_encoder if self.target_encoder is None else self.target_encoder
+        tower = self.text_encoder if self.target_encoder is None else self.target_encoder
+        assert tower is not None  # `drop_towers` comes later
+        return tower
 
     @cached_property
     def _null(self) -> Tensor:
@@ -271,7 +277,7 @@ class Backbone:
 
     def latents(self, mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
         """Draw scaled latents [B, C, h, w] from the posterior with given standard normal noise."""
-        return self.vae.config.scaling_factor * (mean + torch.exp(0.5 * logvar) * noise)
+        return self.vae.config["scaling_factor"] * (mean + torch.exp(0.5 * logvar) * noise)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, memory: float = DECODE_MEMORY) -> np.ndarray:

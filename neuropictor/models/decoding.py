@@ -20,7 +20,7 @@ _SMALLEST_TILE = 16
 
 def latent_bytes(vae: AutoencoderKL) -> int:
     """Return the bytes of activations that decoding takes for each position of the latents, at most."""
-    channels = vae.config.block_out_channels
+    channels = vae.config["block_out_channels"]
     # At each level the image has 4 times the positions of the level before, and comes in with its channels.
     widest = max(max(channels[level : level + 2]) * 4 ** (len(channels) - 1 - level) for level in range(len(channels)))
     return _ALIVE * widest * vae.dtype.itemsize
@@ -37,9 +37,9 @@ def encode(
         Mean and log variance ``[B, C, h, w]`` of the posterior, unscaled. The encoder's widest layer is no wider than
         the decoder's, so the same bound holds.
     """
-    places = math.prod(images.shape[2:]) // 4 ** (len(vae.config.block_out_channels) - 1)
+    places = math.prod(images.shape[2:]) // 4 ** (len(vae.config["block_out_channels"]) - 1)
     count = max(1, int(min(len(images), memory * 2**30 // (latent_bytes(vae) * places))))
-    posteriors = [vae.encode(part.to(vae.device, vae.dtype)).latent_dist for part in images.split(count)]
+    posteriors = [vae.encode(part.to(vae.device, vae.dtype), return_dict=False)[0] for part in images.split(count)]
     return torch.cat([part.mean for part in posteriors]), torch.cat([part.logvar for part in posteriors])
 
 
@@ -68,7 +68,7 @@ def decode(vae: AutoencoderKL, latents: torch.Tensor, memory: float = DECODE_MEM
     if tiled:
         log.warning("decode_memory: %.2f GiB do not hold one image: decoding in tiles of %d latents", memory, side)
         vae.tile_latent_min_size = side
-        vae.tile_sample_min_size = side * 2 ** (len(vae.config.block_out_channels) - 1)
+        vae.tile_sample_min_size = side * 2 ** (len(vae.config["block_out_channels"]) - 1)
     vae.use_tiling = tiled
-    scaled = (latents / vae.config.scaling_factor).to(vae.dtype)
+    scaled = (latents / vae.config["scaling_factor"]).to(vae.dtype)
     return torch.cat([vae.decode(part, return_dict=False)[0].float() for part in scaled.split(count)])

@@ -221,7 +221,7 @@ class FMRIEncoder(ModelMixin, ConfigMixin):
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.blocks.apply(_initialise)
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.view(width, -1))
-        nn.init.zeros_(self.patch_embed.proj.bias)
+        nn.init.zeros_(self.patch_embed.proj.get_parameter("bias"))
 
     @property
     def n_tokens(self) -> int:
@@ -230,7 +230,7 @@ class FMRIEncoder(ModelMixin, ConfigMixin):
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """Return tokens ``[B, n_tokens, width]`` (class token at index 0) of maps ``[B, C, H, W]``."""
-        expected = (self.config.in_channels, *image_shape(self.config.image_size))
+        expected = (self.config["in_channels"], *image_shape(self.config["image_size"]))
         if maps.ndim != 4 or tuple(maps.shape[1:]) != expected:
             raise ValueError(
                 f"maps: shape {tuple(maps.shape)} does not fit this encoder; allowed: (batch, {expected[0]}, "
@@ -240,9 +240,9 @@ class FMRIEncoder(ModelMixin, ConfigMixin):
         tokens = self.patch_embed(maps) + table[:, 1:]
         first = (self.cls_token + table[:, :1]).expand(tokens.shape[0], -1, -1)
         tokens = torch.cat([first, tokens], dim=1)
-        recompute = self.gradient_checkpointing and torch.is_grad_enabled()
+        rerun = self._gradient_checkpointing_func if self.gradient_checkpointing and torch.is_grad_enabled() else None
         for block in self.blocks:
-            tokens = self._gradient_checkpointing_func(block, tokens) if recompute else block(tokens)
+            tokens = rerun(block, tokens) if rerun else block(tokens)
         return self.norm(tokens)
 
 
@@ -303,4 +303,4 @@ class FMRIAutoencoder(ModelMixin, ConfigMixin):
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """Return reconstructed maps ``[B, C, H, W]`` of maps ``[B, C, H, W]``."""
-        return unpatchify(self.decode(self.encode(maps)), self.config.image_size, self.config.patch_size)
+        return unpatchify(self.decode(self.encode(maps)), self.config["image_size"], self.config["patch_size"])

@@ -65,11 +65,11 @@ class GuidingNetwork(ModelMixin, ConfigMixin):
         self.extra = _Branch(n_tokens, width, context_length, context_width, hidden)
         self.extra_out = nn.Conv1d(context_length, context_length, kernel_size=3, padding=1)
         nn.init.zeros_(self.extra_out.weight)
-        nn.init.zeros_(self.extra_out.bias)
+        nn.init.zeros_(self.extra_out.get_parameter("bias"))
 
     def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return context and semantic feature ``[B, context_length, context_width]`` of ``[B, n_tokens, width]``."""
         semantic = self.text(tokens)
-        if self.config.variant == "pretrain":
+        if self.config["variant"] == "pretrain":
             return semantic, semantic
         return semantic + self.extra_out(self.extra(tokens)), semantic

@@ -1,7 +1,7 @@
 """The Low-Level Manipulation Network: a ControlNet whose hint is made from fMRI tokens."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import ConfigMixin, ControlNetModel, ModelMixin, UNet2DConditionModel
@@ -19,14 +19,14 @@ class HintMapper(nn.Module):
     convolution runs over the flattened positions, so neighbours wrap from one row to the next, as in the official code.
     """
 
-    def __init__(self, n_tokens: int, width: int, channels: int, latent_size: tuple[int, int], hidden: int):
+    def __init__(self, n_tokens: int, width: int, channels: int, latent_size: Sequence[int], hidden: int):
         super().__init__()
         self.latent_size = (int(latent_size[0]), int(latent_size[1]))
         self.token_mapper = token_mapper(n_tokens, hidden, channels)
         self.position_mapper = nn.Linear(width, self.latent_size[0] * self.latent_size[1])
         self.out = nn.Conv1d(channels, channels, kernel_size=3, padding=1)
         nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        nn.init.zeros_(self.out.get_parameter("bias"))
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the hint ``[B, channels, height, width]`` of tokens ``[B, n_tokens, width]``."""
@@ -60,16 +60,16 @@ class ManipulationNetwork(ModelMixin, ConfigMixin):
         self,
         n_tokens: int,
         width: int,
-        latent_size: tuple[int, int],
+        latent_size: Sequence[int],
         controlnet: dict[str, Any],
         hidden: int | None = None,
     ):
         super().__init__()
         channels = controlnet["block_out_channels"][0]
         self.hint_mapper = HintMapper(n_tokens, width, channels, latent_size, hidden or 2 * n_tokens)
-        self.control = ControlNetModel.from_config(dict(controlnet))
+        self.control = cast("ControlNetModel", ControlNetModel.from_config(dict(controlnet)))
         # diffusers adds the embedded condition to conv_in's output, which is where the hint belongs: nothing to embed.
-        self.control.controlnet_cond_embedding = nn.Identity()
+        self.control.add_module("controlnet_cond_embedding", nn.Identity())
 
     @classmethod
     def from_unet(
@@ -77,13 +77,13 @@ class ManipulationNetwork(ModelMixin, ConfigMixin):
         unet: UNet2DConditionModel,
         n_tokens: int,
         width: int,
-        latent_size: tuple[int, int],
+        latent_size: Sequence[int],
         hidden: int | None = None,
     ) -> "ManipulationNetwork":
         """Build the network with a ControlNet copied from `unet` (weights of its encoder half, zero output convs)."""
         copy = ControlNetModel.from_unet(unet)
         network = cls(n_tokens, width, [int(side) for side in latent_size], plain_config(copy), hidden)
-        copy.controlnet_cond_embedding = nn.Identity()
+        copy.add_module("controlnet_cond_embedding", nn.Identity())
         network.control.load_state_dict(copy.state_dict())
         return network
 

@@ -19,15 +19,18 @@ class MapOperator(nn.Module):
         Sparse ``[size * size, V]``, see ``Geometry.map_operator``.
     """
 
+    matrix: torch.Tensor
+
     def __init__(self, operator: sparse.csr_array):
         super().__init__()
         operator = sparse.csr_array(operator)
         self.size = round(operator.shape[0] ** 0.5)
         self.n_vertices = operator.shape[1]
         parts = (operator.indptr.astype(np.int64), operator.indices.astype(np.int64), operator.data.astype(np.float32))
+        rows, columns, values = map(torch.from_numpy, parts)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-            matrix = torch.sparse_csr_tensor(*map(torch.from_numpy, parts), operator.shape, check_invariants=True)
+            matrix = torch.sparse_csr_tensor(rows, columns, values, operator.shape, check_invariants=True)
         self.register_buffer("matrix", matrix, persistent=False)
 
     @classmethod

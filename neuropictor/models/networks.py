@@ -54,7 +54,7 @@ def join_tokens(
 
 def check_space(alignment: AlignmentNetwork | None, space: str | None) -> None:
     """Refuse components of another space than the networks were trained in; None: no components."""
-    expected = alignment.config.space if alignment is not None else None
+    expected = alignment.config["space"] if alignment is not None else None
     if space != expected:
         raise ValueError(
             f"components: from the shared space {str(space)[:12]}, the networks belong to {str(expected)[:12]} (None: "
@@ -95,9 +95,9 @@ class Networks(nn.Module):
         alignment: AlignmentNetwork | None = None,
     ) -> "Networks":
         """Build new guiding and manipulation networks; all sizes follow from the given parts."""
-        tokens, width = encoder.n_tokens, encoder.config.width
+        tokens, width = encoder.n_tokens, encoder.config["width"]
         if alignment is not None:
-            tokens += alignment.config.n_tokens
+            tokens += alignment.config["n_tokens"]
         guiding = GuidingNetwork(tokens, width, *backbone.context_shape, variant=variant)
         manipulation = ManipulationNetwork.from_unet(backbone.unet, tokens, width, backbone.latent_shape[1:])
         return cls(encoder, guiding, manipulation, alignment)
@@ -136,6 +136,7 @@ class Networks(nn.Module):
         tokens = self.tokens(maps, components)
         context, semantic = self.guiding(tokens)
         if dropped is not None:
+            assert null_context is not None
             context = torch.where(dropped[:, None, None], null_context.to(context.dtype), context)
         if latents is None:
             return Modulation(context, semantic, [], None)
@@ -161,11 +162,11 @@ def check_fit(networks: Networks, backbone: "Backbone", scheduler: Mapping[str, 
     guiding, control = networks.guiding.config, networks.manipulation.control.config
     unet, schedule = backbone.unet.config, backbone.scheduler.config
     fits = [
-        ("latent size", tuple(networks.manipulation.config.latent_size), backbone.latent_shape[1:]),
-        ("latent channels", control.in_channels, backbone.latent_shape[0]),
-        ("context (tokens, width)", (guiding.context_length, guiding.context_width), backbone.context_shape),
-        ("context width of the ControlNet", control.cross_attention_dim, unet.cross_attention_dim),
-        ("UNet widths", tuple(control.block_out_channels), tuple(unet.block_out_channels)),
+        ("latent size", tuple(networks.manipulation.config["latent_size"]), backbone.latent_shape[1:]),
+        ("latent channels", control["in_channels"], backbone.latent_shape[0]),
+        ("context (tokens, width)", (guiding["context_length"], guiding["context_width"]), backbone.context_shape),
+        ("context width of the ControlNet", control["cross_attention_dim"], unet["cross_attention_dim"]),
+        ("UNet widths", tuple(control["block_out_channels"]), tuple(unet["block_out_channels"])),
     ]
     for name in ("prediction_type", "beta_schedule", "beta_start", "beta_end", "num_train_timesteps"):
         fits.append((name, (scheduler or schedule)[name], schedule[name]))

@@ -19,7 +19,7 @@ from neuropictor.models.manipulation import ManipulationNetwork
 from neuropictor.models.maps import MapOperator
 from neuropictor.models.networks import Networks, join_tokens
 from neuropictor.models.null_context import NullContext
-from neuropictor.models.schedules import explicit
+from neuropictor.models.schedules import make_scheduler
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,14 +103,14 @@ class NeuroPictorPipeline(DiffusionPipeline):
     @classmethod
     def from_parts(cls, networks: Networks, backbone: "Backbone") -> "NeuroPictorPipeline":
         """Join trained networks and a backbone; the scheduler is copied, since sampling changes its state."""
-        scheduler = backbone.scheduler.from_config(explicit(backbone.scheduler.config))
+        scheduler = make_scheduler("ddim", backbone.scheduler.config)
         parts = (networks.encoder, networks.guiding, networks.manipulation, backbone.unet, backbone.vae, scheduler)
         return cls(*parts, NullContext.of(backbone.null_context()), networks.alignment)
 
     @classmethod
     def from_backbone(cls, backbone: "Backbone") -> "NeuroPictorPipeline":
         """Return a pipeline without networks, which draws from a ``context``, for baselines and ceilings."""
-        scheduler = backbone.scheduler.from_config(explicit(backbone.scheduler.config))
+        scheduler = make_scheduler("ddim", backbone.scheduler.config)
         return cls(None, None, None, backbone.unet, backbone.vae, scheduler, NullContext.of(backbone.null_context()))
 
     @classmethod
@@ -234,6 +234,7 @@ class NeuroPictorPipeline(DiffusionPipeline):
             None if part is None else part.to(self._execution_device).repeat_interleave(num_samples, 0)
             for part in (context, hint, initial_latents)
         )
+        assert context is not None
         latents = self._denoise(
             self._noise(count, generators),
             context,
@@ -285,8 +286,8 @@ class NeuroPictorPipeline(DiffusionPipeline):
         options = {}
         if "generator" in inspect.signature(self.scheduler.step).parameters:
             options["generator"] = generators
-        low, high = (share * self.scheduler.config.num_train_timesteps for share in guidance_interval)
-        for timestep, on_device in zip(self.progress_bar(timesteps), timesteps.to(noise.device), strict=True):
+        low, high = (share * self.scheduler.config["num_train_timesteps"] for share in guidance_interval)
+        for timestep, on_device in zip(self.progress_bar(timesteps), timesteps.to(noise.device), strict=True):  # pyright: ignore[reportCallIssue, reportArgumentType] (it is decorated)
             if on_device.is_cuda:  # where compiled, by recorded graphs: a step may overwrite the outputs of the last
                 torch.compiler.cudagraph_mark_step_begin()
             guided = guidance_scale != 1.0 and bool(low <= timestep <= high)
@@ -314,7 +315,7 @@ class NeuroPictorPipeline(DiffusionPipeline):
         """Return maps ``[B, 1, H, W]`` of responses ``[B, V]``, drawn through the shipped geometry."""
         device = self._execution_device
         if self._maps is None:
-            self._maps = MapOperator.shipped(self.encoder.config.image_size)
+            self._maps = MapOperator.shipped(self.encoder.config["image_size"])
         return self._maps.to(device)(responses.to(device))
 
     def _tokens(
@@ -328,7 +329,8 @@ class NeuroPictorPipeline(DiffusionPipeline):
             which = "neither" if maps is None else "both"
             raise ValueError(f"maps, responses: {which} given; allowed: one, for example pipeline(responses=responses)")
         to = {"device": self._execution_device, "dtype": self.encoder.dtype}
-        maps = self.draw(responses) if maps is None else maps
+        maps = maps if responses is None else self.draw(responses)
+        assert maps is not None
         components = None if components is None else components.to(**to)
         return join_tokens(self.encoder, self.alignment, maps.to(**to), components)
 
@@ -357,7 +359,7 @@ class NeuroPictorPipeline(DiffusionPipeline):
 
     def _noise(self, count: int, generators: list[torch.Generator] | None) -> torch.Tensor:
         """Return starting noise ``[count, C, h, w]``, drawn on the CPU: the same image on every device."""
-        shape = (self.unet.config.in_channels, *2 * (self.unet.config.sample_size,))
+        shape = (self.unet.config["in_channels"], *2 * (self.unet.config["sample_size"],))
         drawn = [torch.randn(shape, generator=generators[i] if generators else None) for i in range(count)]
         return torch.stack(drawn).to(self._execution_device)
 

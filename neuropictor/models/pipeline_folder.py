@@ -86,7 +86,7 @@ def read_networks(folder: str | Path, variant: Variant | None = None) -> Network
 
 def read_schedule(folder: str | Path) -> dict[str, Any]:
     """Return the configuration of the scheduler that a pipeline's networks were trained with."""
-    return DDIMScheduler.load_config(Path(folder) / "scheduler")
+    return DDIMScheduler.load_config(Path(folder) / "scheduler")  # pyright: ignore[reportReturnType] (it returns one dict)
 
 
 def part_checksum(part: Path) -> str:

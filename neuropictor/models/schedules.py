@@ -6,7 +6,7 @@ from typing import Any
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, SchedulerMixin, UniPCMultistepScheduler
 
 #: Second order is what DPM-Solver++ (arXiv 2211.01095) and UniPC (arXiv 2302.04867) advise for guided sampling.
-SOLVERS: dict[str, tuple[type[SchedulerMixin], dict[str, Any]]] = {
+SOLVERS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "ddim": (DDIMScheduler, {}),
     "dpm++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
     "unipc": (UniPCMultistepScheduler, {"solver_type": "bh2", "solver_order": 2}),

@@ -90,7 +90,7 @@ def _of_split(root: Path, split: str, info: pd.DataFrame) -> pd.DataFrame:
         for texts in (captions[int(coco_id)] for coco_id in info["cocoId"])
     ]
     crops = {int(coco_id): parse_crop_box(box) for coco_id, box in zip(info["cocoId"], info["cropBox"], strict=True)}
-    columns = {"captions": five}
+    columns: dict[str, list] = {"captions": five}
     for column, kind in (("category", "instances"), ("background", "stuff")):
         largest = _largest(_members(root, kind, split), crops)
         columns[column] = [largest.get(int(coco_id), "") for coco_id in info["cocoId"]]
@@ -198,7 +198,9 @@ class _Text:
     def next(self) -> str:
         """Return the next character that is not a space, without taking it."""
         while True:
-            self._place = _SPACE.match(self._text, self._place).end()
+            space = _SPACE.match(self._text, self._place)
+            assert space  # if only of length 0
+            self._place = space.end()
             if self._place < len(self._text):
                 return self._text[self._place]
             self._more()

@@ -313,7 +313,7 @@ def _write(kind: str, parts: Mapping[str, Any], out: Path, backbone: str | Path 
         )
     networks = {name: parts[name] for name in KINDS["neuropictor"]}
     pipeline = NeuroPictorPipeline(**networks, scheduler=scheduler(), null_context=NullContext.of(null))
-    if frozen is None:
+    if backbone is None:
         pipeline.save_pretrained(out)
         if "text" in parts:
             write_text_towers(parts["text"], out)

@@ -101,7 +101,8 @@ def convert(part: str, tensors: Tensors, network: nn.Module) -> dict[str, Tensor
     else:
         converted = {}
         if part == "manipulation":
-            control = diffusers_names.convert_controlnet_checkpoint(dict(tensors), network.control.config)
+            config = network.get_submodule("control").config
+            control = diffusers_names.convert_controlnet_checkpoint(dict(tensors), config)
             converted = {f"control.{name}": value for name, value in control.items()}
         for name, value in tensors.items():
             for official, ours in NAMES[part].items():
@@ -286,8 +287,9 @@ def without_last_block(tower: CLIPTextModelWithProjection) -> CLIPTextModelWithP
 def _fill_buffers(tower: CLIPTextModelWithProjection) -> None:
     """Make the position numbers, which no checkpoint holds and the meta device cannot make."""
     for module in tower.modules():
-        if getattr(module, "position_ids", None) is not None:
-            module.position_ids = torch.arange(module.position_ids.shape[-1])[None]
+        numbers = getattr(module, "position_ids", None)
+        if numbers is not None:
+            module.position_ids = torch.arange(numbers.shape[-1])[None]
 
 
 @torch.no_grad()

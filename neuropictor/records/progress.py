@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from types import TracebackType
 from typing import Any, Self
 
@@ -122,7 +122,7 @@ def progress(
     """
     if isinstance(items, int):
         return Progress(None, items, description, start, unit)
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     return Progress(items, total, description, start, unit)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ from neuropictor.surface import load_geometry
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.typing import RcKeyType
 
     from neuropictor.config import EvaluateConfig
 
@@ -32,7 +33,7 @@ INK, FAINT = "#1d2530", "#6a7583"
 COLOURS = ("#2563a8", "#c8551b", "#2c8a57", "#8a4fa3", "#b08a15", "#4a9aa8", "#a83a5c", "#5c6670")
 """Distinguishable in print and by most colour-blind readers."""
 
-STYLE = {
+STYLE: dict[RcKeyType, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,
     "text.color": INK,
@@ -91,7 +92,9 @@ def contact_sheet(samples: dict[str, Path], stimuli: Path, config: EvaluateConfi
         save_figure(image_grid(columns, labels, title), out)
 
 
-def image_grid(columns: dict[str, Sequence[np.ndarray | None]], labels: list[str], title: str) -> Figure:
+def image_grid(
+    columns: Mapping[str, Sequence[np.ndarray | None] | np.ndarray], labels: list[str], title: str
+) -> Figure:
     """Lay out images uint8 [S, S, 3] in a grid with column heads and row labels; None leaves a cell empty."""
     n_rows, n_columns = len(labels), len(columns)
     left, top = 1.0, 0.85

@@ -178,7 +178,7 @@ def _add_scores(data: dict, tables: Sequence[Path], ids: dict[str, np.ndarray]) 
                     continue
                 key = metric if protocol == OURS else f"{protocol}: {metric}"
                 columns.setdefault(key, metric)
-                aligned = [None] * len(ids[subject])
+                aligned: list[float | None] = [None] * len(ids[subject])
                 for row, value in zip(rows, values, strict=True):
                     aligned[row] = round(float(value), 4) if np.isfinite(value) else None
                 data["scores"].setdefault(subject, {}).setdefault(model, {})[key] = aligned

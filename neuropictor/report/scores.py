@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -117,7 +118,7 @@ def score_table(frame: pd.DataFrame, names: Sequence[str], counts: bool = False)
     return Table(["model", *map(with_arrow, names), *(["images"] if counts else [])], rows)
 
 
-def value_cell(row: tuple, mark: str = "") -> Cell:
+def value_cell(row: Any, mark: str = "") -> Cell:
     """Value with its interval below it, of a row of `metrics.csv`."""
     return Cell(f"{row.value:z.3f}", (f"{row.ci_low:z.3f} to {row.ci_high:z.3f}",), mark)
 
@@ -140,7 +141,7 @@ def with_arrow(name: str) -> str:
 def _metric_page(frame: pd.DataFrame, release: str, title: str, out: Path) -> None:
     proper, ours = without_ceilings(frame), frame[frame["protocol"] == OURS]
     subjects = [subject for subject in frame["subject"].unique() if subject != "mean"]
-    parts = [{"title": f"Mean over subjects {', '.join(subjects)}"}]
+    parts: list[dict[str, Any]] = [{"title": f"Mean over subjects {', '.join(subjects)}"}]
     parts += [
         {"title": f"Subject {s}, {count_test_images(frame[frame['subject'] == s])} test images"} for s in subjects
     ]

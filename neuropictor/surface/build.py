@@ -87,7 +87,7 @@ def existing(path: Path) -> Path:
 
 def read_surface(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Vertices (float64 [n, 3]) and faces (int64 [m, 3]) of a GIFTI surface."""
-    vertices, faces = nibabel.load(existing(path)).darrays
+    vertices, faces = nibabel.GiftiImage.from_filename(existing(path)).darrays
     return vertices.data.astype(np.float64), faces.data.astype(np.int64)
 
 

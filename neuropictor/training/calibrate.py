@@ -42,7 +42,7 @@ class CalibrationTask(Task):
 
     def __init__(self, module: FMRIAutoencoder, geometry: Geometry, device: torch.device):
         self.module = module
-        size = module.config.image_size
+        size = module.config["image_size"]
         self.maps = MapOperator(geometry.map_operator(size)).to(device)
         self.mask = torch.from_numpy(geometry.map_mask(size)).to(device)
 

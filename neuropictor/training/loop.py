@@ -134,7 +134,7 @@ def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int) -
     for group in optimizer.param_groups:
         group["initial_lr"] = (recipe.adaptation_rate if adapting else recipe.learning_rate) * group["factor"]
     name = {"constant": "constant_with_warmup"}.get(recipe.schedule, recipe.schedule)
-    counts = {"num_warmup_steps": recipe.warmup + 1, "num_training_steps": recipe.steps + 1}
+    counts: dict[str, Any] = {"num_warmup_steps": recipe.warmup + 1, "num_training_steps": recipe.steps + 1}
     return get_scheduler("constant" if adapting else name, optimizer, **counts, last_epoch=step)
 
 

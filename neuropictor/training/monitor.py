@@ -106,13 +106,14 @@ class Preview:
                 generators=seeds,
                 output_type="latent",
             ).images
+        assert isinstance(latents, torch.Tensor)
         vae = self.backbone.vae
         before = vae.device
-        vae.to(device)
+        vae.to(device)  # pyright: ignore[reportArgumentType] (its decorator hides self)
         if self._true is None:
             self._true = self._row(self.batch["latents"])
         rows = np.concatenate([self._true, self._row(latents)])
-        vae.to(before)
+        vae.to(before)  # pyright: ignore[reportArgumentType] (its decorator hides self)
         return rows
 
     def _row(self, latents: torch.Tensor) -> np.ndarray:

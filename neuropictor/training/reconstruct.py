@@ -81,7 +81,7 @@ class ModulationTask(Task):
         self.module, self.maps, self.config, self.tower = module, maps, config, tower
         self.unet, self.scheduler = backbone.unet, backbone.scheduler
         self.null_context = backbone.null_context()
-        if module.guiding.config.variant == "pretrain":
+        if module.guiding.config["variant"] == "pretrain":
             for part in (module.guiding.extra, module.guiding.extra_out):
                 part.requires_grad_(False)
 
@@ -106,7 +106,7 @@ class ModulationTask(Task):
             semantic = self._semantic(module(maps, None, None, components=components), batch)
             return {"loss": semantic, "semantic": semantic}
         latents, noise, timesteps = batch["latents"], batch["noise"], batch["timesteps"]
-        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        noisy = self.scheduler.add_noise(latents, noise, timesteps)  # pyright: ignore[reportArgumentType] (diffusers asks for an IntTensor, which is no Tensor)
         modulation = module(maps, noisy, timesteps, self.null_context, self._dropped(batch, step), components)
         dtype = self.unet.dtype
         with torch.autocast(noisy.device.type, enabled=False):
@@ -136,11 +136,11 @@ class ModulationTask(Task):
 
     def _target(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """Return what the UNet was trained to predict."""
-        kind = self.scheduler.config.prediction_type
+        kind = self.scheduler.config["prediction_type"]
         if kind == "epsilon":
             return noise
         if kind == "v_prediction":
-            return self.scheduler.get_velocity(latents, noise, timesteps)
+            return self.scheduler.get_velocity(latents, noise, timesteps)  # pyright: ignore[reportArgumentType] (diffusers asks for an IntTensor, which is no Tensor)
         raise ValueError(
             f"backbone scheduler: prediction_type {kind!r} cannot be trained; allowed: epsilon or v_prediction"
         )
@@ -182,12 +182,12 @@ def _train(
         frozen.unet.to(**to)
         if accelerator.device.type == "cuda":  # on a CPU the miniature's steps take 5 % longer with it
             for part in (frozen.unet, networks.manipulation.control):
-                part.to(memory_format=torch.channels_last)
+                part.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (its decorator hides self)
         if tower is not None:
             tower.to(**to)
         if runtime.gradient_checkpointing:
             recompute_activations(networks, frozen.unet)
-        maps = MapOperator.shipped(networks.encoder.config.image_size).to(accelerator.device)
+        maps = MapOperator.shipped(networks.encoder.config["image_size"]).to(accelerator.device)
         task = ModulationTask(networks, frozen, maps, config, tower)
         share = (accelerator.process_index, accelerator.num_processes)
         store = LatentStore(*latents)
@@ -199,8 +199,8 @@ def _train(
                 config.trial_averaging,
                 config.seed,
                 latents=store,
-                scaling_factor=frozen.vae.config.scaling_factor,
-                n_timesteps=frozen.scheduler.config.num_train_timesteps,
+                scaling_factor=frozen.vae.config["scaling_factor"],
+                n_timesteps=frozen.scheduler.config["num_train_timesteps"],
                 captions=config.captions if config.uses_text else None,
                 share=part,
             )
@@ -294,7 +294,7 @@ def pretrain(
         alignment = None
         if components is not None:
             aligned = ComponentStore(components[0], ResponseStore(responses[0]))
-            alignment = AlignmentNetwork(aligned.size, aligned_tokens, encoder.config.width, aligned.space)
+            alignment = AlignmentNetwork(aligned.size, aligned_tokens, encoder.config["width"], aligned.space)
         return Networks.build(encoder, frozen, "pretrain", alignment)
 
     files = (responses, components, latents, backbone)

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 SHOW_CALL = "NEUROPICTOR_SHOW_CALL"
 
 #: Snakemake's description of the job, which it puts before the script; None outside a job.
-_job = getattr(sys.modules["__main__"], "snakemake", None)
+_job: Any = getattr(sys.modules["__main__"], "snakemake", None)
 if _job is not None:
     gc.disable()
     start_log(_job.log[0])

@@ -8,6 +8,7 @@ import colorsys
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw
 
 RGB = tuple[int, int, int]
@@ -47,7 +48,7 @@ class Canvas:
         return np.asarray(self.image, dtype=np.float32)
 
     def polygon(
-        self, points: np.ndarray, colour: np.ndarray, outline: np.ndarray | None = None, width: float = 0
+        self, points: ArrayLike, colour: np.ndarray, outline: np.ndarray | None = None, width: float = 0
     ) -> None:
         """Fill a polygon given in 0..1; an outline of ``width`` (fraction of the image) if asked."""
         corners = [tuple(corner) for corner in (np.asarray(points) * self.size).tolist()]
