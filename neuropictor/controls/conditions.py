@@ -25,20 +25,20 @@ class Condition:
 
     Attributes
     ----------
-    column, row : str
+    column, row
         Place on the contact sheet; together they name the condition.
-    responses : str
+    responses
         Whose: "own", "other" (those of another test image) or "mean" (of all training images).
-    most_repeats : int or None
+    most_repeats
         Repeats that are averaged; None: all.
-    areas, keep : str
+    areas, keep
         A group of areas, and its use: "only" it is kept, it is left "out", or it comes from the "other" test
         image's responses.
-    semantics : str
+    semantics
         Whose responses give the context: "own" or "other".
-    partner : int
+    partner
         Which other test image, 1 to n - 1 (see `draw.partners`); 0: none.
-    strengths : dict
+    strengths
         Options of `Sampler.draw` that differ from those of stage sample.
     """
 
@@ -64,15 +64,15 @@ class Control:
 
     Attributes
     ----------
-    name, title : str
+    name, title
         In file names and tables, and for readers.
-    settings : tuple of str
+    settings
         Keys of `ControlsConfig` that its images depend on, besides those that all controls share.
-    conditions : callable or None
+    conditions
         Makes its conditions from the settings; None where nothing is sampled, as stage sample's images are scored.
-    joined : bool
+    joined
         Whether the columns are steps of one quantity, joined by lines in figures.
-    of_two : bool
+    of_two
         Whether an image is made of two scans, so that it matters which one it follows.
     """
 

@@ -30,17 +30,17 @@ def draw_sheet(
 
     Parameters
     ----------
-    kind : str
+    kind
         Name of the control.
-    drawn : StoredReconstructions
+    drawn
         With a label for each condition; without labels only `seen` is drawn.
-    chosen : int array [r]
-        Rows of `drawn`.
-    seen : dict of uint8 array [r, S, S, 3]
-        Columns before the conditions.
-    out : Path
+    chosen
+        int [r]: rows of `drawn`.
+    seen
+        dict of uint8 [r, S, S, 3]: columns before the conditions.
+    out
         PNG.
-    labels : list of str, optional
+    labels
         Of the rows; default: the image's number.
     """
     places: dict[tuple[str, str], int] = {}
@@ -69,9 +69,9 @@ def draw_scores(frame: pd.DataFrame, out: Path) -> None:
 
     Parameters
     ----------
-    frame : DataFrame
-        Rows of one subject and one control.
-    out : Path
+    frame
+        DataFrame: rows of one subject and one control.
+    out
         PNG.
     """
     kind, subject, data = (frame[name].iloc[0] for name in ("control", "subject", "data"))

@@ -44,11 +44,12 @@ class Scored:
 
     Attributes
     ----------
-    nsd_id : int array [n]
-    values : dict of float array [n]
-        By metric; NaN where an image has none.
-    nulls : dict of float array [repetitions]
-        Mean scores of random pairs; shares of two have none: their chance is a fair coin.
+    nsd_id
+        int [n].
+    values
+        dict of float [n]: by metric; NaN where an image has none.
+    nulls
+        dict of float [repetitions]: mean scores of random pairs; shares of two have none: their chance is a fair coin.
     """
 
     nsd_id: np.ndarray
@@ -61,11 +62,11 @@ class PairScores:
 
     Parameters
     ----------
-    judge : Judge
+    judge
         Of the subject's N test images.
-    nsd_id : int array [N]
-        Their numbers.
-    repetitions, seed : int
+    nsd_id
+        int [N]: their numbers.
+    repetitions, seed
         Random pairings.
     """
 
@@ -82,7 +83,8 @@ class PairScores:
 
         Parameters
         ----------
-        images : uint8 array [n, S, S, 3]
+        images
+            uint8 [n, S, S, 3].
         """
         judge = self.judge
         images = resize_images(images, judge.size)
@@ -105,10 +107,10 @@ class PairScores:
 
         Parameters
         ----------
-        tables : list of dict
+        tables
             Of `tables`.
-        rows : int array [n]
-            The seen images' rows in the judge.
+        rows
+            int [n]: the seen images' rows in the judge.
         """
         scored, places = Scored(self.nsd_id[rows]), np.arange(len(rows))
         for metric in (name for name in TABLE_METRICS if name in tables[0]):
@@ -126,8 +128,8 @@ class PairScores:
         ----------
         tables, rows
             As for `against_seen`; one table a partner.
-        others : list of int arrays [n]
-            Rows of what the other scan saw, one array a partner.
+        others
+            list of int [n]: rows of what the other scan saw, one array a partner.
 
         Returns
         -------
@@ -171,11 +173,11 @@ def table_rows(scored: dict[int, Scored], names: dict[str, str], repetitions: in
 
     Parameters
     ----------
-    scored : dict of Scored
-        By subject.
-    names : dict of str
+    scored
+        dict of Scored: by subject.
+    names
         control, condition, row, column and data.
-    repetitions, seed : int
+    repetitions, seed
         Of the bootstrap over images.
     """
     rows = []

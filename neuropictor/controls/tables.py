@@ -48,22 +48,23 @@ def score_controls(
 
     Parameters
     ----------
-    drawn : dict of dict of Path
-        `drawn[subject][kind]`: files of `neuropictor.controls.draw.steer_subject`.
-    samples : dict of Path
+    drawn
+        dict of dict of Path: `drawn[subject][kind]`: files of `neuropictor.controls.draw.steer_subject`.
+    samples
         Reconstructions of stage sample, for the control `nearest`; empty for none.
-    responses, stimuli : dict of Path
+    responses, stimuli
         Prepared stores of each subject.
-    backbone : str or Path
+    backbone
         Its image tower judges, unless published networks do.
-    config, evaluate : ControlsConfig, EvaluateConfig
+    config, evaluate
         `sheet_rows`; `bootstrap`, `seed` and `networks`.
-    runtime : RuntimeConfig
-    out : Path
+    runtime
+        Section of the configuration.
+    out
         `controls.csv`.
-    figures : Path
+    figures
         Folder for `<kind>_sub-<subject>.png`, the contact sheets, and `<kind>_sub-<subject>_scores.png`.
-    weights : Path, optional
+    weights
         Folder of `fetch_weights`; needed with `networks: published`.
     """
     device = prepare_device(runtime)

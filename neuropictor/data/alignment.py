@@ -64,10 +64,11 @@ class ComponentSpace:
 
     Attributes
     ----------
-    mean : dict of float32 array
-        "text" [L * D] and "latent" [C * h * w]: mean over images.
-    axes : dict of float32 array
-        "text" [Kt, L * D] and "latent" [Kl, C * h * w]: principal axes, divided by the standard deviation along them.
+    mean
+        dict of float32 array: "text" [L * D] and "latent" [C * h * w]: mean over images.
+    axes
+        dict of float32 array: "text" [Kt, L * D] and "latent" [Kl, C * h * w]: principal axes, divided by the standard
+        deviation along them.
     """
 
     mean: dict[str, np.ndarray]

@@ -41,16 +41,16 @@ def import_betas(table: Path, subject: int, config: PreprocessConfig, out: Path)
 
     Parameters
     ----------
-    table : Path
+    table
         CSV with one row a trial: ``session``, ``trial`` (its place in the session's files, from 0), ``image`` (a
         number) and ``split`` (train, validation or test). The betas lie beside it: ``lh.session{session}`` and
         ``rh.session{session}`` with one of `BETA_ENDINGS`.
-    subject : int
+    subject
         A number 1..8 to call the subject by.
-    config : PreprocessConfig
+    config
         `clip`, `z_score` and `statistics` are used; `validation_images` only where no image has the split
         validation.
-    out : Path
+    out
         `responses.h5` to write; a record is written beside it.
 
     Raises
@@ -102,10 +102,10 @@ class OwnSessions:
 
     Parameters
     ----------
-    folder : Path
+    folder
         Where the files lie.
-    trials : dict of int arrays
-        By session: rows to read from its files.
+    trials
+        dict of int arrays: by session: rows to read from its files.
     """
 
     def __init__(self, folder: Path, trials: dict[int, pd.Series]):
@@ -187,12 +187,12 @@ def import_images(table: Path, config: PreprocessConfig, out: Path) -> None:
 
     Parameters
     ----------
-    table : Path
+    table
         CSV with one row an image: ``image`` (its number), ``file`` (relative to the table), ``captions`` (up to
         five, separated by ``|``); where known ``category`` (main object) and ``background``.
-    config : PreprocessConfig
+    config
         `image_size` is used; images that are not square are cropped around their middle.
-    out : Path
+    out
         `stimuli.h5` to write; a record is written beside it.
 
     Raises

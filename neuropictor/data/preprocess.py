@@ -47,17 +47,17 @@ def preprocess_subject(
 
     Parameters
     ----------
-    nsd_root : Path
+    nsd_root
         Folder in NSD's layout, real or simulated.
-    subject : int
+    subject
         1..8.
-    config : PreprocessConfig
+    config
         All but `image_size` is used.
-    nsd : NsdConfig
+    nsd
         `beta_version`, `release` and `sessions` are used.
-    out : Path
+    out
         `responses.h5` to write; a record is written beside it.
-    kept : sequence of Path, optional
+    kept
         Files of `neuropictor.data.sessions.preprocess_session`, in order of sessions, instead of NSD's beta files.
 
     Raises
@@ -208,15 +208,15 @@ def preprocess_stimuli(
 
     Parameters
     ----------
-    nsd_root : Path
+    nsd_root
         Folder in NSD's layout, real or simulated, with COCO's annotation files.
-    subjects : list of int
+    subjects
         1..8; the union of their images is written.
-    config : PreprocessConfig
+    config
         `image_size` is used: images are shrunk to it by area averaging.
-    nsd : NsdConfig
+    nsd
         `release` and `sessions` are used: what was seen in sessions that do not count is left out.
-    out : Path
+    out
         `stimuli.h5` to write; a record is written beside it.
 
     Raises

@@ -20,19 +20,20 @@ class Reconstructions:
 
     Attributes
     ----------
-    images : uint8 array [N, K, S, S, 3]
-        K samples of each of N images.
-    nsd_id : int32 array [N]
-        0-based image numbers, ascending.
-    model : str
+    images
+        uint8 [N, K, S, S, 3]: K samples of each of N images.
+    nsd_id
+        int32 [N]: 0-based image numbers, ascending.
+    model
         For example "refined".
-    subject : int
-    data : str
+    subject
+        NSD's number of the person, 1 to 8.
+    data
         "simulated", "nsd" or "own".
-    labels : tuple of str
+    labels
         Of the K samples, where they differ in more than their noise, as in controls.
-    others : int32 array [N, K] or None
-        Other image whose response took part in a control's image; -1 where there is none.
+    others
+        int32 [N, K] or None: other image whose response took part in a control's image; -1 where there is none.
     """
 
     images: np.ndarray
@@ -49,11 +50,11 @@ class ReconstructionWriter:
 
     Parameters
     ----------
-    file : h5py.File
+    file
         Open for writing, empty; `writing` opens one that gets its name only when it is whole.
-    about : Reconstructions
+    about
         All but the images, which are not used.
-    samples : int
+    samples
         K.
     """
 
@@ -109,13 +110,14 @@ class StoredReconstructions:
 
     Parameters
     ----------
-    path : Path
+    path
+        HDF5 file.
 
     Attributes
     ----------
     nsd_id, model, subject, data, labels, others
         As in `Reconstructions`.
-    shape : tuple
+    shape
         (N, K, S, S, 3) of the images.
 
     Raises

@@ -26,22 +26,22 @@ class ResponseStore:
 
     Parameters
     ----------
-    path : Path
+    path
         File written by `neuropictor.data.preprocess.preprocess_subject`.
 
     Attributes
     ----------
-    subject : int
+    subject
         NSD's subject number, 1..8.
-    data : str
+    data
         "simulated", "nsd" or "own".
-    beta_version, mesh : str
+    beta_version, mesh
         Where the responses come from.
-    nsd_id, session, repeat, split : int arrays [T]
-        Of each trial: 0-based image number, 1-based session, 0-based repeat, index into `SPLITS`.
-    ncsnr : float32 array [V]
-        Noise ceiling signal-to-noise ratio of each vertex, unitless.
-    rows : Rows
+    nsd_id, session, repeat, split
+        int [T]: of each trial: 0-based image number, 1-based session, 0-based repeat, index into `SPLITS`.
+    ncsnr
+        float32 [V]: noise ceiling signal-to-noise ratio of each vertex, unitless.
+    rows
         Responses of the trials [T, V] as stored, float16.
 
     Raises
@@ -94,8 +94,8 @@ class ResponseStore:
 
         Parameters
         ----------
-        indices : int array [n]
-            Trial numbers in any order, repeats allowed.
+        indices
+            int [n]: trial numbers in any order, repeats allowed.
 
         Returns
         -------
@@ -140,9 +140,9 @@ class ResponseStore:
 
         Parameters
         ----------
-        nsd_ids : iterable of int, length n
+        nsd_ids
             0-based image numbers.
-        most : int, optional
+        most
             Average only the first `most` repeats; 1 gives single trials.
 
         Returns
@@ -158,14 +158,16 @@ class ResponseWriter:
 
     Parameters
     ----------
-    file : h5py.File
+    file
         Open for writing.
-    trials, n_vertices : int
+    trials, n_vertices
         Final numbers of rows and columns.
-    subject : int
-    data : str
+    subject
+        NSD's number of the person, 1 to 8.
+    data
         "simulated", "nsd" or "own".
-    beta_version, mesh : str
+    beta_version, mesh
+        Attributes of the file.
     """
 
     def __init__(

@@ -53,11 +53,12 @@ class Ridge:
 
     Attributes
     ----------
-    penalty : float64 array [D]
-        Chosen penalty of each target.
-    spread_ratio : float64 array [D]
-        Standard deviation of the training targets over that of the predictions for validation images: ridge shrinks
-        predictions towards the mean, and Brain-Diffuser (Ozcelik & VanRullen 2023) undoes this per dimension.
+    penalty
+        float64 [D]: chosen penalty of each target.
+    spread_ratio
+        float64 [D]: standard deviation of the training targets over that of the predictions for validation images:
+        ridge shrinks predictions towards the mean, and Brain-Diffuser (Ozcelik & VanRullen 2023) undoes this per
+        dimension.
     """
 
     decomposition: Decomposition
@@ -80,14 +81,18 @@ class Ridge:
 
         Parameters
         ----------
-        decomposition : Decomposition
+        decomposition
             Of the n training responses.
-        targets : array [n, D]
-        validation_responses : array [m, V]
-        validation_targets : array [m, D]
-        groups : int array [D]
-            Group of each target; a group shares one penalty (summed squared error on the validation images decides).
-        alphas : sequence of float
+        targets
+            [n, D].
+        validation_responses
+            [m, V].
+        validation_targets
+            [m, D].
+        groups
+            int [D]: group of each target; a group shares one penalty (summed squared error on the validation images
+            decides).
+        alphas
             Penalties to choose among.
         """
         size = targets.shape[1]
@@ -116,8 +121,9 @@ class Ridge:
 
         Parameters
         ----------
-        responses : array [m, V]
-        rescale : float
+        responses
+            [m, V].
+        rescale
             0: as regression gives them; 1: deviations from the mean rescaled to the training targets' spread; between:
             in between (the ratio to this power).
 

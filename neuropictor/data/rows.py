@@ -25,8 +25,10 @@ def read_rows(dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    dataset : h5py.Dataset [N, ...]
-    rows : int array [n], each in 0..N-1
+    dataset
+        H5py.Dataset [N, ...].
+    rows
+        int [n], each in 0..N-1.
 
     Returns
     -------
@@ -45,9 +47,10 @@ def mean_over_repeats(rows: Rows | np.ndarray, groups: Sequence[np.ndarray]) -> 
 
     Parameters
     ----------
-    rows : Rows or array [T, ...]
-    groups : sequence of int arrays
-        Rows of each group, at least one each; read for 256 groups at a time.
+    rows
+        Rows or [T, ...].
+    groups
+        sequence of int arrays: rows of each group, at least one each; read for 256 groups at a time.
 
     Returns
     -------

@@ -27,13 +27,13 @@ def preprocess_session(nsd_root: Path, subject: int, session: int, beta_version:
 
     Parameters
     ----------
-    nsd_root : Path
+    nsd_root
         Folder in NSD's layout, real or simulated; needed are the design and this session's betas.
-    subject, session : int
+    subject, session
         Numbers from 1.
-    beta_version : str
+    beta_version
         For example "betas_fithrf_GLMdenoise_RR".
-    out : Path
+    out
         HDF5 file to write: ``betas`` float32 [T, V], percent signal change, NaN where no source vertex is valid.
 
     Raises
@@ -55,20 +55,22 @@ class Sessions:
 
     Parameters
     ----------
-    nsd_root : Path
+    nsd_root
         Folder in NSD's layout.
-    subject : int
-    beta_version : str
-    trials : int
+    subject
+        NSD's number of the person, 1 to 8.
+    beta_version
+        NSD's name of the betas, e.g. betas_fithrf_GLMdenoise_RR.
+    trials
         Trials that a session must have.
-    kept : mapping of int to Path, optional
-        Files of `preprocess_session` by session; default: NSD's own files are read.
-    first : int
+    kept
+        mapping of int to Path: files of `preprocess_session` by session; default: NSD's own files are read.
+    first
         A session whose files exist; its number of vertices tells the mesh.
 
     Attributes
     ----------
-    mesh : str
+    mesh
         Mesh of NSD's files.
     """
 
@@ -185,8 +187,9 @@ class Resampler:
 
     Parameters
     ----------
-    weights : sparse array [V, n]
-        Rows sum to one and have few entries each, which are faster gathered than used in a sparse product.
+    weights
+        sparse [V, n]: rows sum to one and have few entries each, which are faster gathered than used in a sparse
+        product.
     """
 
     def __init__(self, weights: sparse.csr_array):
@@ -204,10 +207,10 @@ class Resampler:
 
         Parameters
         ----------
-        betas : float32 array [T, n]
-            Percent signal change at the n source vertices; NaN or infinite where invalid.
-        out : float32 array [T, V], optional
-            Where to put the result.
+        betas
+            float32 [T, n]: percent signal change at the n source vertices; NaN or infinite where invalid.
+        out
+            float32 [T, V]: where to put the result.
 
         Returns
         -------

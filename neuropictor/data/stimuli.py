@@ -22,8 +22,9 @@ def resize_images(images: np.ndarray, size: int) -> np.ndarray:
 
     Parameters
     ----------
-    images : uint8 array [..., S, S, 3]
-    size : int
+    images
+        uint8 [..., S, S, 3].
+    size
         New side in pixels.
 
     Returns
@@ -47,17 +48,17 @@ class StimulusStore:
 
     Parameters
     ----------
-    paths : Path
+    paths
         Files written by `neuropictor.data.preprocess.preprocess_stimuli`, one a subject; an image that several hold is
         read from the first.
 
     Attributes
     ----------
-    nsd_id : int32 array [P]
-        0-based image numbers, ascending.
-    size : int
+    nsd_id
+        int32 [P]: 0-based image numbers, ascending.
+    size
         Side of the images in pixels.
-    data : str
+    data
         "simulated", "nsd" or "own".
 
     Raises
@@ -153,13 +154,13 @@ class StimulusWriter:
 
     Parameters
     ----------
-    file : h5py.File
+    file
         Open for writing.
-    nsd_id : int array [P]
-        0-based image numbers, strictly ascending.
-    size : int
+    nsd_id
+        int [P]: 0-based image numbers, strictly ascending.
+    size
         Side of the images in pixels.
-    data : str
+    data
         "simulated", "nsd" or "own".
     """
 

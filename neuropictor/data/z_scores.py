@@ -24,12 +24,12 @@ class Statistics:
 
     Attributes
     ----------
-    trials : int
+    trials
         Trials that they are taken over.
-    number : int array [V]
-        Trials with a valid response.
-    mean, squares : float64 array [V]
-        Mean, and sum of squared deviations from it.
+    number
+        int [V]: trials with a valid response.
+    mean, squares
+        float64 [V]: mean, and sum of squared deviations from it.
     """
 
     def __init__(self, trials: int, number: np.ndarray, mean: np.ndarray, squares: np.ndarray):
@@ -85,11 +85,11 @@ def z_score(responses: np.ndarray, statistics: Statistics, where: str) -> np.nda
 
     Parameters
     ----------
-    responses : float32 array [T, V]
-        Percent signal change, NaN where missing; modified.
-    statistics : Statistics
+    responses
+        float32 [T, V]: percent signal change, NaN where missing; modified.
+    statistics
         Of this session, or of all of a subject's.
-    where : str
+    where
         Named in the error.
 
     Returns
@@ -119,15 +119,16 @@ def noise_ceiling(
 
     Parameters
     ----------
-    dataset : float16 data set [T, V]
-        Responses.
-    nsd_id : int array [T]
-    counted : bool array [T]
-        Trials of images that take part.
-    absent : bool array [sessions, V]
-        Vertices without data in a session (zero in the data set).
-    session_row : int array [T]
-        Row of `absent` for each trial.
+    dataset
+        float16 data set [T, V]: responses.
+    nsd_id
+        int [T].
+    counted
+        bool [T]: trials of images that take part.
+    absent
+        bool [sessions, V]: vertices without data in a session (zero in the data set).
+    session_row
+        int [T]: row of `absent` for each trial.
 
     Returns
     -------

@@ -71,17 +71,19 @@ def fit_baselines(
 
     Parameters
     ----------
-    responses, stimuli, latents : Path
+    responses, stimuli, latents
         Prepared stores.
-    backbone : str or Path
-    config : EvaluateConfig
+    backbone
+        Source of the backbone.
+    config
         `ridge_alphas`, `diffusion_strength` and `networks` are used.
-    sample : SampleConfig
+    sample
         All settings are used, so that the diffusion baseline is drawn as the networks' images are.
-    runtime : RuntimeConfig
-    out : dict of Path
+    runtime
+        Section of the configuration.
+    out
         Files to write for "mean_image", "ridge" and "ridge_diffusion"; one record `baselines.run.json` beside them.
-    weights : Path, optional
+    weights
         Folder of `fetch_weights`; needed with `networks: published`.
     """
     if sorted(out) != sorted(of_kind("baseline")):

@@ -78,18 +78,20 @@ def evaluate(
 
     Parameters
     ----------
-    samples : dict of dict of Path
-        `samples[subject][model]`; the model "null" is made here from "refined", and so are the ceilings.
-    stimuli : sequence of Path
+    samples
+        dict of dict of Path: `samples[subject][model]`; the model "null" is made here from "refined", and so are the
+        ceilings.
+    stimuli
         Prepared images of the subjects.
-    backbone : str or Path
+    backbone
         Judges the images, unless published networks do; its VAE and text tower give the ceilings.
-    config : EvaluateConfig
+    config
         The settings of `USED`.
-    runtime : RuntimeConfig
-    out : Path
+    runtime
+        Section of the configuration.
+    out
         `metrics.csv`; `scores.csv` and `statistics.csv` are written beside it.
-    weights : Path, optional
+    weights
         Folder of `fetch_weights`; needed with `networks: published`.
     """
     device = prepare_device(runtime)
@@ -156,13 +158,14 @@ class Scorer:
 
     Parameters
     ----------
-    judge : Judge
+    judge
         Of the N seen images.
-    protocols : sequence of str
+    protocols
         Names of published ones; others are left out.
-    weights : Path or None
+    weights
         Folder of `fetch_weights`; without it there is no LPIPS, and of published protocols only PixCorr and SSIM.
-    device : torch.device
+    device
+        Where it runs.
     """
 
     def __init__(self, judge: Judge, protocols: Sequence[str], weights: Path | None, device: torch.device):
@@ -187,11 +190,11 @@ class Scorer:
 
         Parameters
         ----------
-        images : Images
+        images
             K samples of each of n images.
-        rows : int array [n]
-            Rows of their seen images.
-        pairings : Pairings, optional
+        rows
+            int [n]: rows of their seen images.
+        pairings
             Of the null distributions; None for none.
 
         Returns
@@ -234,7 +237,7 @@ class Scorer:
         ----------
         images, rows, features
             Arguments and result of `score`.
-        seed : int
+        seed
             Of the wrong pairs.
         """
         wrong = derangements(len(rows), NULL_PAIRINGS, seed)
@@ -303,15 +306,17 @@ def score_all(
 
     Parameters
     ----------
-    scorer : Scorer
-    images : mapping
+    scorer
+        Scores each model.
+    images
         By subject and model: images, and their rows among the seen ones.
-    nsd_ids : array [N]
-        Numbers, or names, of the seen images.
-    pairings : Pairings
-    null_of : str or None
+    nsd_ids
+        [N]: numbers, or names, of the seen images.
+    pairings
+        Wrong pairings behind the null.
+    null_of
         Model whose images are paired with wrong ones, which makes the model "null"; None for no such model.
-    seed : int
+    seed
         Of the wrong pairs.
 
     Returns
@@ -359,16 +364,20 @@ def score_ceilings(
 
     Parameters
     ----------
-    judge : Judge
-    backbone : Backbone
-        Whose VAE and text tower are measured.
-    store : StimulusStore
-    nsd_ids : int array [N]
+    judge
         Of the seen images.
-    rows : mapping of int array
-        Rows of each subject's images in `nsd_ids`.
-    seed : int
-    runtime : RuntimeConfig
+    backbone
+        Whose VAE and text tower are measured.
+    store
+        The seen images.
+    nsd_ids
+        int [N]: of the seen images.
+    rows
+        mapping of int array: rows of each subject's images in `nsd_ids`.
+    seed
+        Of the random numbers.
+    runtime
+        Section of the configuration.
 
     Returns
     -------

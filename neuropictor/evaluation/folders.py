@@ -40,11 +40,12 @@ class Pairs:
 
     Attributes
     ----------
-    names : list of str
+    names
         Of the images, sorted.
-    seen : uint8 array [N, S, S, 3]
-    reconstructed : dict of uint8 arrays [N, K, s, s, 3]
-        By name of the folder; K and s may differ from folder to folder.
+    seen
+        uint8 [N, S, S, 3].
+    reconstructed
+        dict of uint8 [N, K, s, s, 3]: by name of the folder; K and s may differ from folder to folder.
     """
 
     names: list[str]
@@ -57,9 +58,9 @@ def read_pairs(reconstructions: Sequence[Path], images: Path) -> Pairs:
 
     Parameters
     ----------
-    reconstructions : sequence of Path
+    reconstructions
         Folders. The reconstruction of `dog.png` is `dog` with any suffix, or several samples are `dog_0`, `dog_1` ...
-    images : Path
+    images
         Folder of the seen images; all square and of one size.
 
     Raises
@@ -184,13 +185,14 @@ def evaluate_folders(
     ----------
     reconstructions, images
         As for `read_pairs`; with several folders, each is compared with the first.
-    config : EvaluateConfig
+    config
         `protocols`, `bootstrap`, `permutations` and `seed` are used.
-    runtime : RuntimeConfig
-    out : Path
+    runtime
+        Section of the configuration.
+    out
         Folder for metrics.csv, scores.csv (of every image), statistics.csv and metrics.json; `report.folder_page`
         makes a page of them.
-    weights : Path, optional
+    weights
         Folder of `fetch_weights`. Without it the miniature judges: `ours` says so, and for the published protocols only
         PixCorr and SSIM are given.
 

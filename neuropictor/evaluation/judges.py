@@ -56,9 +56,11 @@ class Seen:
 
     Parameters
     ----------
-    store : StimulusStore
-    nsd_ids : int array [N]
-    change : callable, optional
+    store
+        The seen images.
+    nsd_ids
+        int [N].
+    change
         From uint8 [n, S, S, 3] to uint8 [n, s, s, 3].
     """
 
@@ -102,12 +104,14 @@ def load_describer(networks: str, backbone: Backbone, weights: Path | None, devi
 
     Parameters
     ----------
-    networks : str
+    networks
         `evaluate.networks`: "published" for CLIP ViT-L/14, "miniature" for the backbone's own image tower.
-    backbone : Backbone
-    weights : Path or None
+    backbone
+        Source of the backbone.
+    weights
         Folder of `fetch_weights`.
-    device : torch.device
+    device
+        Where it runs.
 
     Raises
     ------
@@ -153,23 +157,24 @@ class Judge:
 
     Parameters
     ----------
-    describer : Describer
-    seen : Images
+    describer
+        Gives the features of images.
+    seen
         All test images, N.
-    category, background : str arrays [N]
-        Of the seen images; either may be empty.
-    categories : list of str
+    category, background
+        str [N]: of the seen images; either may be empty.
+    categories
         All main categories of the data set; may be empty.
-    seed : int
+    seed
         Of the pools of retrieval.
 
     Attributes
     ----------
-    features : float32 array [N, E]
-        Of the seen images.
-    size : int
+    features
+        float32 [N, E]: of the seen images.
+    size
         Side of the seen images in pixels.
-    metrics : list of Metric
+    metrics
         Scores by the judge's features for which the images' labels are known.
     """
 

@@ -53,10 +53,12 @@ class LoadedNetwork:
 
     Parameters
     ----------
-    network : JudgingNetwork
-    folder : Path
+    network
+        Entry of `NETWORKS`.
+    folder
         Folder of `fetch_weights`.
-    device : torch.device
+    device
+        Where it runs.
     """
 
     def __init__(self, network: JudgingNetwork, folder: Path, device: torch.device):
@@ -120,9 +122,10 @@ class ClipDescriber:
 
     Parameters
     ----------
-    folder : Path
+    folder
         Folder of `fetch_weights`.
-    device : torch.device
+    device
+        Where it runs.
     """
 
     name = "CLIP ViT-L/14 (OpenAI)"
@@ -163,9 +166,10 @@ class PerceptualDistance:
 
     Parameters
     ----------
-    folder : Path
+    folder
         Folder of `fetch_weights`; AlexNet's are used.
-    device : torch.device
+    device
+        Where it runs.
     """
 
     size = 256

@@ -41,9 +41,10 @@ def pixcorr(reconstructed: np.ndarray, seen: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    reconstructed : uint8 array [N, K, S, S, 3]
-        K samples per image.
-    seen : uint8 array [N, S, S, 3]
+    reconstructed
+        uint8 [N, K, S, S, 3]: K samples per image.
+    seen
+        uint8 [N, S, S, 3].
 
     Returns
     -------
@@ -68,11 +69,13 @@ def ssim(reconstructed: np.ndarray, seen: np.ndarray, reading: str = "2d") -> np
 
     Parameters
     ----------
-    reconstructed : uint8 array or float array in 0..1, [N, K, S, S, 3]
-    seen : the same [N, S, S, 3]
-    reading : "2d" or "columns"
-        What `multichannel=True` does to a gray image: scikit-image since 0.20 ignores it (2d); until 0.19 it took the
-        columns for channels, so that each column was a signal of its own (columns).
+    reconstructed
+        uint8 array or float array in 0..1, [N, K, S, S, 3].
+    seen
+        The same [N, S, S, 3].
+    reading
+        "2d" or "columns": what `multichannel=True` does to a gray image: scikit-image since 0.20 ignores it (2d); until
+        0.19 it took the columns for channels, so that each column was a signal of its own (columns).
 
     Returns
     -------
@@ -133,14 +136,15 @@ def two_way(
 
     Parameters
     ----------
-    reconstructed : array [N, K, E]
-        Features of K samples per image.
-    seen : array [N, E]
-        Features of the seen images.
-    groups : array [N], optional
-        Background kind or category of the seen images: only images of the same group are distractors. Default: all are.
-    known : array [K, N, N], optional
-        Their `correlations`, where these are known already.
+    reconstructed
+        [N, K, E]: features of K samples per image.
+    seen
+        [N, E]: features of the seen images.
+    groups
+        [N]: background kind or category of the seen images: only images of the same group are distractors. Default: all
+        are.
+    known
+        [K, N, N]: their `correlations`, where these are known already.
 
     Returns
     -------
@@ -218,15 +222,15 @@ class Space:
 
     Attributes
     ----------
-    reconstructed : array [N, K, E]
-        Features of K samples of each image; or its pixels, in one row.
-    seen : array [M, E]
-        In the order of the reconstructions to score them; in any order for tables of pairs.
-    category, background : int arrays [M], optional
-        Of the seen images, -1 where unknown.
-    prompts : array [categories, E], optional
-        Text features of the categories.
-    seed : int
+    reconstructed
+        [N, K, E]: features of K samples of each image; or its pixels, in one row.
+    seen
+        [M, E]: in the order of the reconstructions to score them; in any order for tables of pairs.
+    category, background
+        int [M]: of the seen images, -1 where unknown.
+    prompts
+        [categories, E]: text features of the categories.
+    seed
         Of the pools of retrieval.
     """
 
@@ -254,22 +258,23 @@ class Metric:
 
     Attributes
     ----------
-    name, title : str
+    name, title
         In tables, and where people read it.
-    about : str
+    about
         Short description; "{pool}" stands for the number of images in a pool of retrieval.
-    function : callable or None
+    function
         Score of every sample, float64 [N, K]: of a `Space`, or, where `needs` is "images", of reconstructed and seen
         images. None where a network gives the score itself.
-    needs : str
+    needs
         "features", "category" or "background": the judge's features of the images, and those labels too. "images": the
         images. "lpips", or a name of `networks.NETWORKS`: that published network.
-    shown : tuple of str
+    shown
         Tables that have it: "main" and "further" of the protocol `ours`, "published" of published protocols.
-    table : callable, optional
+    table
         From a `Space` to float64 [K, N, M]: the score of every reconstruction were image j the seen one.
-    higher_is_better : bool
-    chance : float, optional
+    higher_is_better
+        Direction.
+    chance
         Mean score of random pairs where it is known; those scores are tested against random pairings.
     """
 

@@ -29,23 +29,24 @@ class JudgingNetwork:
 
     Attributes
     ----------
-    name : str
+    name
         As in `Metric.needs`.
-    file : WeightFile
+    file
         Its weights.
-    scores : dict of pairs of str
-        Node of the network -> name and title of the score by its output; "": the network's whole output.
-    compared : str
+    scores
+        dict of pairs of str: node of the network -> name and title of the score by its output; "": the network's whole
+        output.
+    compared
         "two-way" identification among all seen images, or "distance" to the one that was seen.
-    image_size : int
+    image_size
         Side of the images that go into it; there is no crop (MindEye's and NeuroPictor's evaluation).
-    build : callable
+    build
         Without weights; a network of torchvision, or CLIP.
-    normalisation : pair of triples
+    normalisation
         Mean and standard deviation.
-    rename : callable
+    rename
         From names in the file to those of the network; "" for those only training used.
-    spare : tuple of str
+    spare
         Prefixes of parameters that the file need not have.
     """
 

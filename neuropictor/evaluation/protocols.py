@@ -14,15 +14,16 @@ class Protocol:
 
     Attributes
     ----------
-    name, version : str, int
-    saved_size : int or None
+    name, version
+        What tables call it.
+    saved_size
         Side to which images are brought first, bilinearly by Pillow (with antialias), as 8-bit images.
-    common_size : int
+    common_size
         Side to which all images are brought next, bilinearly without antialias.
-    pixel_size : int
+    pixel_size
         Side for PixCorr and SSIM, enlarged from `common_size` bilinearly.
-    clip_resize : "bicubic" or "bilinear"
-        How images are brought to CLIP's 224 pixels (without antialias).
+    clip_resize
+        "bicubic" or "bilinear": how images are brought to CLIP's 224 pixels (without antialias).
     """
 
     name: str

@@ -60,14 +60,14 @@ def identify(
 
     Parameters
     ----------
-    reconstructed : array [N, E]
-        Features of one reconstruction per image.
-    seen : array [N, E]
-        Features of the seen images, in the same order.
-    groups : array [N], optional
-        Only images of the same group are distractors; default: all.
-    similarity : array [N, N], optional
-        Their `correlation_matrix`, where it is known already.
+    reconstructed
+        [N, E]: features of one reconstruction per image.
+    seen
+        [N, E]: features of the seen images, in the same order.
+    groups
+        [N]: only images of the same group are distractors; default: all.
+    similarity
+        [N, N]: their `correlation_matrix`, where it is known already.
 
     Returns
     -------
@@ -118,10 +118,10 @@ def identification(similarity: np.ndarray, groups: np.ndarray | None = None) -> 
 
     Parameters
     ----------
-    similarity : array [N, M]
-        Similarity of reconstruction n to seen image m.
-    groups : array [M], optional
-        Only images of the same group are distractors of each other; default: all.
+    similarity
+        [N, M]: similarity of reconstruction n to seen image m.
+    groups
+        [M]: only images of the same group are distractors of each other; default: all.
 
     Returns
     -------
@@ -150,11 +150,11 @@ def retrieve(
 
     Parameters
     ----------
-    reconstructed, seen : array [N, E]
-        Features in the same order.
-    pool : int
+    reconstructed, seen
+        [N, E]: features in the same order.
+    pool
         Images in a pool; all of them, once, where there are no more.
-    repeats, seed : int
+    repeats, seed
         Number of random pools, and their seed.
 
     Returns

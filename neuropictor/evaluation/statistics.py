@@ -40,14 +40,15 @@ def bootstrap_mean(scores: np.ndarray, repetitions: int, seed: int, coverage: fl
 
     Parameters
     ----------
-    scores : array [N] or [subjects, N]
-        Scores per image; NaN where an image has none and is left out. With several subjects, column n must be the
-        same image for all: columns are resampled jointly and the mean over subjects of each subject's mean is taken.
-    repetitions : int
+    scores
+        [N] or [subjects, N]: scores per image; NaN where an image has none and is left out. With several subjects,
+        column n must be the same image for all: columns are resampled jointly and the mean over subjects of each
+        subject's mean is taken.
+    repetitions
         Bootstrap samples.
-    seed : int
+    seed
         Seed of the resampling; the same seed resamples the same images for every model and metric (paired).
-    coverage : float
+    coverage
         Share of the bootstrap distribution inside the interval.
 
     Returns
@@ -80,11 +81,12 @@ def derangements(images: int, repetitions: int, seed: int) -> np.ndarray:
 
     Parameters
     ----------
-    images : int
+    images
         At least 2.
-    repetitions : int
+    repetitions
         Number of orders.
-    seed : int
+    seed
+        Of the random numbers.
 
     Returns
     -------
@@ -109,9 +111,10 @@ class Pairings:
 
     Parameters
     ----------
-    images : int
+    images
         Number of test images of all subjects together.
-    repetitions, seed : int
+    repetitions, seed
+        Number of draws, and their seed.
     """
 
     def __init__(self, images: int, repetitions: int, seed: int):
@@ -130,10 +133,11 @@ class Pairings:
 
         Parameters
         ----------
-        tables : float array [K, n, n]
-            `similarity.identification` of each sample: entry (i, j) is the score of reconstruction i if j were right.
-        rows : int array [n]
-            The subject's images among all test images.
+        tables
+            float [K, n, n]: `similarity.identification` of each sample: entry (i, j) is the score of reconstruction i
+            if j were right.
+        rows
+            int [n]: the subject's images among all test images.
 
         Returns
         -------
@@ -164,10 +168,11 @@ def p_difference(differences: np.ndarray, repetitions: int, seed: int) -> float:
 
     Parameters
     ----------
-    differences : array [N] or [subjects, N]
-        NaN where an image has none. An image's sign changes for all subjects together, as images are what a score
-        generalises over.
-    repetitions, seed : int
+    differences
+        [N] or [subjects, N]: NaN where an image has none. An image's sign changes for all subjects together, as images
+        are what a score generalises over.
+    repetitions, seed
+        Number of draws, and their seed.
     """
     table = np.atleast_2d(np.asarray(differences, np.float64))
     defined = np.isfinite(table)
@@ -215,13 +220,13 @@ def summarise(scores: pd.DataFrame, data: str, config: EvaluateConfig, mean: boo
 
     Parameters
     ----------
-    scores : DataFrame
-        A row for each protocol, subject, model and image, a column for each score, as in `scores.csv`.
-    data : str
+    scores
+        DataFrame: A row for each protocol, subject, model and image, a column for each score, as in `scores.csv`.
+    data
         "simulated", "nsd", "own" or "folders".
-    config : EvaluateConfig
+    config
         `bootstrap`, `seed` and `networks` are used.
-    mean : bool
+    mean
         Whether there are rows of the mean (subject "mean").
 
     Returns
@@ -246,13 +251,15 @@ def tests_of(scores: pd.DataFrame, nulls: Nulls, first: str, data: str, config: 
 
     Parameters
     ----------
-    scores : DataFrame
-        As for `summarise`; with several subjects, their mean is tested too (subject "mean").
-    nulls : dict
-    first : str
+    scores
+        DataFrame: as for `summarise`; with several subjects, their mean is tested too (subject "mean").
+    nulls
+        Of each model and metric.
+    first
         Model that the others but "null" are compared with.
-    data : str
-    config : EvaluateConfig
+    data
+        Kind of data, e.g. simulated.
+    config
         `bootstrap`, `permutations` and `seed` are used.
 
     Returns

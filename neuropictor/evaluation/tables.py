@@ -129,9 +129,9 @@ def fill_readme(metrics: Path, readme: Path) -> None:
 
     Parameters
     ----------
-    metrics : Path
+    metrics
         `metrics.csv`.
-    readme : Path
+    readme
         File with the lines of `README_MARKERS`; what stands between them is replaced.
     """
     frame = without_ceilings(read_metrics(metrics))

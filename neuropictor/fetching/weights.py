@@ -38,10 +38,11 @@ def fetch_weights(files: Mapping[str, WeightFile], config: WeightsConfig, out: F
 
     Parameters
     ----------
-    files : mapping of WeightFile
-        By the networks' names.
-    config : WeightsConfig
-    out : Path
+    files
+        mapping of WeightFile: by the networks' names.
+    config
+        Section of the configuration.
+    out
         Folder; `weights.json` in it is written last.
 
     Raises

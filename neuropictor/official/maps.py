@@ -45,17 +45,17 @@ def import_maps(maps: Path, mask: Path, test_images: Path, subject: int, config:
 
     Parameters
     ----------
-    maps : Path
+    maps
         ``0{subject}_norm.h5``: ``images`` [N, 1023, 2514] and ``labels`` [N], NSD's image numbers from 0.
-    mask : Path
+    mask
         ``vc_roi.npz``: ``images`` [1, 1023, 2514], 1 in visual cortex, -1 in other cortex, 0 beside it.
-    test_images : Path
+    test_images
         ``sub1257_shared_triallabel.npy`` (their 982 test images), or NSD's ``nsd_expdesign.mat`` (all 1000).
-    subject : int
+    subject
         1..8.
-    config : PreprocessConfig
+    config
         `clip` and `validation_images` are used.
-    out : Path
+    out
         `responses.h5` to write; a record is written beside it.
 
     Raises

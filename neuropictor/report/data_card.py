@@ -46,21 +46,21 @@ def data_card(
 
     Parameters
     ----------
-    responses : dict of Path
+    responses
         Prepared responses by subject.
-    stimuli : sequence of Path
+    stimuli
         Prepared images of the subjects.
-    config : EvaluateConfig
+    config
         `seed` is used, for the choice of image pairs.
-    sample : SampleConfig
+    sample
         `trial_averaging` is shown.
-    out : Path
+    out
         HTML page, with all numbers as JSON at its end.
-    metrics : Path, optional
+    metrics
         `metrics.csv`, for what needs the backbone: mean-colour identification and ceilings.
-    release : str
+    release
         Which sessions of NSD count, see `neuropictor.nsd.constants.describe_release`.
-    preprocess : PreprocessConfig, optional
+    preprocess
         How the responses were z-scored; not shown without it.
     """
     verify(*responses.values(), *stimuli, *([metrics] if metrics else []))

@@ -62,13 +62,13 @@ def contact_sheet(samples: dict[str, Path], stimuli: Path, config: EvaluateConfi
 
     Parameters
     ----------
-    samples : dict of Path
+    samples
         Reconstructions of one subject by model.
-    stimuli : Path
+    stimuli
         Prepared images.
-    config : EvaluateConfig
+    config
         `contact_sheet_rows` is used.
-    out : Path
+    out
         PNG.
     """
     verify(*samples.values(), stimuli)
@@ -136,10 +136,10 @@ def training_curves(histories: Sequence[Path], out: Path) -> None:
 
     Parameters
     ----------
-    histories : sequence of Path
+    histories
         `history.csv` files (columns step, split, name, value) in folders of their stages, for example `pretrain` or
         `refine/sub-01`; subjects share the panels of a stage.
-    out : Path
+    out
         PNG. Its title says "simulated" if a `run.json` beside a history says so.
     """
     verify(*histories)
@@ -214,9 +214,9 @@ def response_map(responses: Path, out: Path) -> None:
 
     Parameters
     ----------
-    responses : Path
+    responses
         Prepared responses.
-    out : Path
+    out
         PNG.
     """
     verify(responses)

@@ -52,16 +52,16 @@ def gallery(
 
     Parameters
     ----------
-    samples : dict of dict of Path
-        `samples[subject][model]`: files of reconstructions; models may have any name.
-    stimuli : sequence of Path
+    samples
+        dict of dict of Path: `samples[subject][model]`: files of reconstructions; models may have any name.
+    stimuli
         Prepared images of the subjects.
-    scores : sequence of Path
+    scores
         Tables of the form of `scores.csv`; a model or control that has none is shown without scores.
-    out : Path
+    out
         HTML page, which needs no other file.
-    controls : mapping of mapping of Path, optional
-        `controls[subject][kind]`: files of stage control, of any of the subjects.
+    controls
+        mapping of mapping of Path: `controls[subject][kind]`: files of stage control, of any of the subjects.
 
     Raises
     ------
@@ -212,19 +212,20 @@ class ShownControl:
 
     Attributes
     ----------
-    kind : str
+    kind
         For example "areas".
-    file : StoredReconstructions
-    rows : int array [n]
-        Of the file: images shown.
-    columns : int array [C]
-        Of the file: conditions shown.
-    title : str
+    file
+        The images.
+    rows
+        int [n]: of the file: images shown.
+    columns
+        int [C]: of the file: conditions shown.
+    title
         Of the control.
-    names : list of str
+    names
         Of the conditions.
-    others : int array [n, C]
-        Other image whose response took part, -1 where there is none.
+    others
+        int [n, C]: other image whose response took part, -1 where there is none.
     """
 
     kind: str
@@ -268,10 +269,10 @@ def read_controls(
 
     Parameters
     ----------
-    files : mapping of mapping of Path
-        `files[subject][kind]`, as stage control writes them.
-    ids : mapping of int array
-        `ids[subject]`: the subject's images on the page, ascending.
+    files
+        mapping of mapping of Path: `files[subject][kind]`, as stage control writes them.
+    ids
+        mapping of int array: `ids[subject]`: the subject's images on the page, ascending.
 
     Returns
     -------

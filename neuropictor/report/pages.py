@@ -24,10 +24,11 @@ class Cell(NamedTuple):
 
     Attributes
     ----------
-    text : str
-    small : tuple of str
+    text
+        What is shown.
+    small
         Lines below it.
-    mark : str
+    mark
         "b" or "code" (elements), "good" or "bad" (colours), or none.
     """
 

@@ -63,21 +63,21 @@ def report_scores(
 
     Parameters
     ----------
-    metrics, scores, statistics : Path
+    metrics, scores, statistics
         `metrics.csv`, `scores.csv` and `statistics.csv` of stage evaluate.
-    stimuli : sequence of Path
+    stimuli
         Prepared images, for their categories.
-    release : str
+    release
         Which sessions of NSD count, see `neuropictor.nsd.constants.describe_release`; "" where that does not apply.
-    metric_page : Path
+    metric_page
         HTML: all scores, the mean over subjects, each subject, and ceilings.
-    test_page : Path
+    test_page
         HTML: all tests.
-    published_page : Path
+    published_page
         HTML: published results by test set, and this run among them or apart, with the reasons.
-    score_figure : Path
+    score_figure
         PNG: every score of every model, mean over subjects with its interval, and each subject as a small dot.
-    category_figure : Path
+    category_figure
         PNG: identification by category, among all images and among those of the same category.
     """
     verify(metrics, scores, statistics, *stimuli)
@@ -95,11 +95,11 @@ def score_table(frame: pd.DataFrame, names: Sequence[str], counts: bool = False)
 
     Parameters
     ----------
-    frame : DataFrame
-        Rows of `metrics.csv` of one subject and protocol.
-    names : sequence of str
+    frame
+        DataFrame: rows of `metrics.csv` of one subject and protocol.
+    names
         Of the scores.
-    counts : bool
+    counts
         Whether the last column gives the number of images.
     """
     cells = {(row.model, row.metric): row for row in frame.itertuples()}
@@ -214,8 +214,8 @@ def reasons_against(frame: pd.DataFrame) -> list[str]:
 
     Parameters
     ----------
-    frame : DataFrame
-        Rows of `metrics.csv`, without ceilings.
+    frame
+        DataFrame: rows of `metrics.csv`, without ceilings.
     """
     reasons, labels = [], {protocol.label for protocol in PROTOCOLS.values()}
     if data_of(frame) == "simulated":
@@ -292,9 +292,9 @@ def folder_page(scores: Path, out: Path) -> None:
 
     Parameters
     ----------
-    scores : Path
+    scores
         Folder with metrics.csv, statistics.csv and metrics.json.
-    out : Path
+    out
         HTML page.
     """
     facts = json.loads((scores / "metrics.json").read_text(encoding="utf-8"))

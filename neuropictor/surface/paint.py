@@ -50,13 +50,15 @@ def colour_image(
 
     Parameters
     ----------
-    geometry : Geometry
-    values : float [V]
-    limits : (float, float), optional
+    geometry
+        The flat cortex.
+    values
+        float [V].
+    limits
         Values at the ends of the colours; see `colour_limits`.
-    colours : str, optional
+    colours
         A matplotlib colormap; "RdBu_r" if the limits lie on both sides of zero, else "magma".
-    outlines : bool
+    outlines
         Whether to draw the borders of the areas.
 
     Returns
@@ -115,18 +117,20 @@ def paint(
 
     Parameters
     ----------
-    geometry : Geometry
-    values : float [V]
-        NaN is drawn as grey cortex.
-    axes : matplotlib.axes.Axes, optional
+    geometry
+        The flat cortex.
+    values
+        float [V]: NaN is drawn as grey cortex.
+    axes
         Where to draw; by default the axes of a new figure (``.figure``) without a window.
     limits, colours, outlines
         See `colour_image`.
-    names : iterable of str
+    names
         Areas whose names are written, of the 31 visual areas; () for none.
-    title, label : str
+    title, label
         Above the image; beside the colour bar.
-    colorbar : bool
+    colorbar
+        Whether to draw one.
 
     Returns
     -------
