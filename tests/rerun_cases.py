@@ -1,7 +1,9 @@
 """Kinds of changes to a finished tiny run of two subjects, and the jobs that each must cause."""
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections import Counter
@@ -10,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import yaml
-from tiny_chain import ROOT, command, own_copy
+from tiny_chain import ROOT, command
 
 from neuropictor.config import Config, load
 
@@ -73,13 +75,7 @@ OTHER_VALUES = {
 }
 #: Keys that say where files lie or which rules there are, or go only with another: they have tests of their own.
 NOT_HERE = {"experiment", "subjects", "paths", "nsd.source", "backbone.source", "calibrate.init", "pretrain.init"}
-NOT_HERE |= {
-    "runtime.track_code",
-    "runtime.nodes",
-    "nsd.beta_version",
-    "evaluate.networks",
-    "evaluate.protocols",
-}
+NOT_HERE |= {"runtime.track_code", "runtime.nodes", "nsd.beta_version", "evaluate.networks", "evaluate.protocols"}
 NOT_HERE |= {"backbone.revision", "backbone.target", "backbone.target_revision", "controls"}
 #: Controls are left out: they have rules and tests of their own.
 WITHOUT_CONTROLS = {"controls": {"made": []}}
@@ -90,7 +86,7 @@ def graph() -> tuple[dict[str, str], dict[str, list[str]]]:
     """Return all jobs of the tiny chain without controls, with their names, and what stands on each, from Snakemake."""
     with tempfile.TemporaryDirectory() as folder:
         changes = Path(folder) / "settings.yaml"
-        changes.write_text(yaml.safe_dump(WITHOUT_CONTROLS))
+        changes.write_text(yaml.safe_dump(WITHOUT_CONTROLS | {"runtime": {"track_code": False}}))
         plan = [*command(Path(folder), "--nolock", "--dag", "dot", further=[changes])]
         dot = subprocess.run(plan, capture_output=True, text=True, check=True).stdout
     labels = re.findall(r'(\d+)\[label = "(\w+)(?:[^"]*model: (\w+))?', dot)
@@ -170,14 +166,15 @@ def nested(key: str, value: object) -> dict:
     return value
 
 
-def one_key_each() -> dict[str, tuple[dict, Counter]]:
+def one_key_each() -> dict[str, tuple[dict, list[str]]]:
+    """Give each key a change of it, and the rules that read it."""
     found = {}
     for key, value in leaves(tiny_settings()):
         parts = key.split(".")
         beginnings = [".".join(parts[:depth]) for depth in range(len(parts), 0, -1)]
         if NOT_HERE.isdisjoint(beginnings):
             rules = next((READ_BY[name] for name in beginnings if name in READ_BY), ["say so in READ_BY"])
-            found[key] = (nested(key, another(key, value)), behind(rules))
+            found[key] = (nested(key, another(key, value)), rules)
     return found
 
 
@@ -222,6 +219,14 @@ def more_logic(module: str) -> Callable[[Path], None]:
         path.write_text(path.read_text() + "\n_ADDED = 1\n")
 
     return edit
+
+
+def own_copy(folder: Path, *parts: str) -> None:
+    """Replace shared parts of a variant by copies; files in them are linked, so replace them, never write into them."""
+    for part in parts:
+        shared = (folder / part).resolve()
+        (folder / part).unlink()
+        shutil.copytree(shared, folder / part, copy_function=os.link)
 
 
 def damaged(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
@@ -335,11 +340,7 @@ CASES: dict[str, tuple[dict, Callable[[Path], None], Counter]] = {
         nothing,
         behind(["evaluate"]),
     ),
-    "one subject's responses deleted": (
-        {},
-        deleted("data/prepared/sub-02/responses.h5"),
-        Counter(),
-    ),
+    "one subject's responses deleted": ({}, deleted("data/prepared/sub-02/responses.h5"), Counter()),
     "networks deleted, and new sampling steps": (
         {"sample": {"steps": 3}},
         deleted("results/refine/sub-02/model_index.json"),
@@ -351,11 +352,7 @@ CASES: dict[str, tuple[dict, Callable[[Path], None], Counter]] = {
         damaged("results/sample/sub-02/refined.h5", flipped),
         behind(["evaluate"]) + Counter(contact_sheet=1),
     ),
-    "the scores edited by hand": (
-        {},
-        damaged("results/metrics.csv", flipped),
-        Counter(["data_card", "report_scores"]),
-    ),
+    "the scores edited by hand": ({}, damaged("results/metrics.csv", flipped), Counter(["data_card", "report_scores"])),
 }
 
 

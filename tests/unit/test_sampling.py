@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from small_pipeline import refined_pipeline
 from small_stores import first_test_trials
 
 from neuropictor import sampling
@@ -11,34 +12,32 @@ from neuropictor.data.alignment import ComponentStore
 from neuropictor.data.reconstructions import read_reconstructions
 from neuropictor.data.responses import ResponseStore
 from neuropictor.models.alignment import AlignmentNetwork
-from neuropictor.models.backbone import Backbone
-from neuropictor.models.encoder import FMRIEncoder
-from neuropictor.models.networks import Networks
 from neuropictor.models.pipeline import NeuroPictorPipeline
 from neuropictor.sampling import image_generator, most_agreed, sample_subject, to_bytes
 
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory, tiny_backbone):
-    torch.manual_seed(0)
-    path, backbone = tmp_path_factory.mktemp("networks"), Backbone.load(tiny_backbone)
-    networks = Networks.build(FMRIEncoder(32, 16, width=16, depth=1, heads=2), backbone, "refine")
-    for parameter in networks.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.1)
-    NeuroPictorPipeline.from_parts(networks, backbone).save_trained(path, tiny_backbone)
+    path = tmp_path_factory.mktemp("networks")
+    refined_pipeline(tiny_backbone).save_trained(path, tiny_backbone)
     return path
 
 
-def run(networks, backbone, prepared, runtime, out, responses=None, **settings):
-    config = SampleConfig(**({"steps": 2, "samples": 2, "batch_size": 4} | settings))
-    responses = responses or prepared / "sub-01" / "responses.h5"
-    sample_subject(networks, responses, config, runtime, "refined", out, backbone=backbone)
-    return read_reconstructions(out)
+@pytest.fixture
+def draw(networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path):
+    """Sample into a file of the test's folder."""
+
+    def run(name, responses=None, runtime=tiny_runtime, **settings):
+        config = SampleConfig(**({"steps": 2, "samples": 2, "batch_size": 4} | settings))
+        responses = responses or tiny_prepared / "sub-01" / "responses.h5"
+        sample_subject(networks, responses, config, runtime, "refined", tmp_path / name, backbone=tiny_backbone)
+        return read_reconstructions(tmp_path / name)
+
+    return run
 
 
-def test_all_test_images_in_order(networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path):
-    result = run(networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path / "refined.h5")
+def test_all_test_images_in_order(draw, tiny_prepared, tmp_path):
+    result = draw("refined.h5")
     assert result.images.shape == (3, 2, 8, 8, 3)
     np.testing.assert_array_equal(result.nsd_id, ResponseStore(tiny_prepared / "sub-01/responses.h5").images("test"))
     assert (result.model, result.subject, result.data) == ("refined", 1, "simulated")
@@ -46,48 +45,38 @@ def test_all_test_images_in_order(networks, tiny_backbone, tiny_prepared, tiny_r
     assert sorted(path.name for path in tmp_path.iterdir()) == ["refined.h5", "refined.run.json"]
 
 
-def test_batch_size_does_not_change_images(networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path):
-    args = (networks, tiny_backbone, tiny_prepared, tiny_runtime)
-    one = run(*args, tmp_path / "a.h5", batch_size=1)
-    all_ = run(*args, tmp_path / "b.h5", batch_size=50)
-    assert np.abs(one.images.astype(int) - all_.images).max() <= 1  # last-digit differences may cross a rounding step
+def test_batch_size_does_not_change_images(draw):
+    one, all_ = draw("a.h5", batch_size=1), draw("b.h5", batch_size=50)
+    # Last-digit differences may cross a rounding step.
+    assert np.abs(one.images.astype(int) - all_.images).max() <= 1
 
 
-def test_a_last_smaller_batch_is_padded_where_networks_are_compiled(
-    networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path, monkeypatch
-):
+def test_a_last_smaller_batch_is_padded_where_networks_are_compiled(draw, tiny_runtime, monkeypatch):
     """Another size would be compiled once more, for minutes."""
-    args, sizes = (networks, tiny_backbone, tiny_prepared), []
+    sizes, call = [], NeuroPictorPipeline.__call__
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: None)
-    call = NeuroPictorPipeline.__call__
 
     def counted(self, **options):
         sizes.append((len(options["responses"]), len(options["generators"])))
         return call(self, **options)
 
-    expected = run(*args, tiny_runtime, tmp_path / "a.h5")
+    expected = draw("a.h5")
     monkeypatch.setattr(NeuroPictorPipeline, "__call__", counted)
-    compiled = run(*args, tiny_runtime.model_copy(update={"compile": True}), tmp_path / "b.h5")
+    compiled = draw("b.h5", runtime=tiny_runtime.model_copy(update={"compile": True}))
     assert sizes == [(4, 4), (4, 4)]  # of six images
     assert np.abs(expected.images.astype(int) - compiled.images).max() <= 1
 
 
-def test_single_trials_are_the_first_of_each_image(networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path):
-    args = (networks, tiny_backbone, tiny_prepared, tiny_runtime)
+def test_single_trials_are_the_first_of_each_image(draw, tiny_prepared, tmp_path):
     reduced = first_test_trials(tiny_prepared / "sub-01" / "responses.h5", tmp_path / "responses.h5")
-    expected = run(*args, tmp_path / "expected.h5", responses=reduced)
-    single = run(*args, tmp_path / "single.h5", trial_averaging="single")
+    expected = draw("expected.h5", responses=reduced)
+    single = draw("single.h5", trial_averaging="single")
     np.testing.assert_array_equal(single.images, expected.images)
-    assert not np.array_equal(single.images, run(*args, tmp_path / "mean.h5").images)
+    assert not np.array_equal(single.images, draw("mean.h5").images)
 
 
-def test_continues_where_it_was_stopped(
-    networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path, monkeypatch, caplog
-):
-    args = (networks, tiny_backbone, tiny_prepared, tiny_runtime)
-    whole = run(*args, tmp_path / "whole.h5")
-    made = []
-    original = sampling.Sampler.draw
+def test_continues_where_it_was_stopped(draw, tmp_path, monkeypatch):
+    whole, made, original = draw("whole.h5"), [], sampling.Sampler.draw
 
     def stop_after_one(self, jobs, inputs):
         if len(made) == 1:
@@ -97,7 +86,7 @@ def test_continues_where_it_was_stopped(
 
     monkeypatch.setattr(sampling.Sampler, "draw", stop_after_one)
     with pytest.raises(KeyboardInterrupt):
-        run(*args, tmp_path / "cut.h5")
+        draw("cut.h5")
     assert not (tmp_path / "cut.h5").exists()
     assert (tmp_path / "cut.chunks" / "00000.npy").is_file()
     resumed = []
@@ -107,7 +96,7 @@ def test_continues_where_it_was_stopped(
         return original(self, jobs, inputs)
 
     monkeypatch.setattr(sampling.Sampler, "draw", count)
-    again = run(*args, tmp_path / "cut.h5")
+    again = draw("cut.h5")
     assert len(resumed) == 1
     assert not set(resumed[0]) & set(made[0])
     np.testing.assert_array_equal(again.images, whole.images)
@@ -115,12 +104,9 @@ def test_continues_where_it_was_stopped(
 
 
 def test_components_reach_the_networks(tiny_backbone, tiny_prepared, tiny_components, tiny_runtime, tmp_path):
-    torch.manual_seed(0)
     space = ComponentStore(tiny_components[0], ResponseStore(tiny_prepared / "sub-01" / "responses.h5")).space
     alignment = AlignmentNetwork(7, 2, 16, space)
-    encoder = FMRIEncoder(32, 16, width=16, depth=1, heads=2)
-    backbone = Backbone.load(tiny_backbone)
-    aligned = NeuroPictorPipeline.from_parts(Networks.build(encoder, backbone, "refine", alignment), backbone)
+    aligned = refined_pipeline(tiny_backbone, alignment)
     aligned.save_trained(tmp_path / "refined", tiny_backbone)
     responses = tiny_prepared / "sub-01" / "responses.h5"
     args = (tmp_path / "refined", responses, SampleConfig(steps=2), tiny_runtime, "refined")
@@ -137,24 +123,18 @@ def test_components_reach_the_networks(tiny_backbone, tiny_prepared, tiny_compon
         sample_subject(*args, tmp_path / "wrong.h5", components=tiny_components[1])
 
 
-def test_parts_made_with_other_settings_are_not_used(
-    networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path, caplog
-):
+def test_parts_made_with_other_settings_are_not_used(draw, tmp_path, caplog):
     folder = tmp_path / "refined.chunks"
     folder.mkdir()
     (folder / "guard.json").write_text("{}")
     np.save(folder / "00000.npy", np.zeros((4, 8, 8, 3), np.uint8))
-    result = run(networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path / "refined.h5")
+    result = draw("refined.h5")
     assert "starting afresh" in caplog.text
     assert result.images[0].any()
 
 
-def test_the_sample_that_others_resemble_is_chosen_without_a_look_at_the_seen_image(
-    networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path
-):
-    args = (networks, tiny_backbone, tiny_prepared, tiny_runtime)
-    all_ = run(*args, tmp_path / "all.h5", samples=3)
-    chosen = run(*args, tmp_path / "chosen.h5", samples=3, choose="consensus")
+def test_the_sample_that_others_resemble_is_chosen_without_a_look_at_the_seen_image(draw, tmp_path):
+    all_, chosen = draw("all.h5", samples=3), draw("chosen.h5", samples=3, choose="consensus")
     assert chosen.images.shape == (3, 1, 8, 8, 3)
     for samples, (kept,) in zip(all_.images, chosen.images, strict=True):
         table = np.corrcoef(samples.reshape(3, -1).astype(float))
@@ -183,8 +163,6 @@ def test_rounding_is_to_the_nearest_level_or_down_as_in_the_official_code():
     np.testing.assert_array_equal(to_bytes(colours, "down"), [0, 0, 0, 254, 255])
 
 
-def test_rounding_reaches_the_images(networks, tiny_backbone, tiny_prepared, tiny_runtime, tmp_path):
-    args = (networks, tiny_backbone, tiny_prepared, tiny_runtime)
-    nearest = run(*args, tmp_path / "nearest.h5").images.astype(int)
-    difference = nearest - run(*args, tmp_path / "down.h5", rounding="down").images
+def test_rounding_reaches_the_images(draw):
+    difference = draw("nearest.h5").images.astype(int) - draw("down.h5", rounding="down").images
     assert set(np.unique(difference)) == {0, 1}

@@ -7,14 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
+from small_pipeline import refined_pipeline
 
 from neuropictor.config import RuntimeConfig, SampleConfig
 from neuropictor.data.reconstructions import read_reconstructions
-from neuropictor.models.backbone import Backbone
-from neuropictor.models.encoder import FMRIEncoder
-from neuropictor.models.networks import Networks
-from neuropictor.models.pipeline import NeuroPictorPipeline
 from neuropictor.sampling import sample_subject
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,10 +38,7 @@ SETTINGS = {"steps": 2, "samples": 2, "batch_size": 2}
 
 @pytest.fixture
 def given(tmp_path, tiny_backbone, tiny_prepared):
-    torch.manual_seed(0)
-    backbone = Backbone.load(tiny_backbone)
-    networks = Networks.build(FMRIEncoder(32, 16, width=16, depth=1, heads=2), backbone, "refine")
-    NeuroPictorPipeline.from_parts(networks, backbone).save_trained(tmp_path / "networks", tiny_backbone)
+    refined_pipeline(tiny_backbone).save_trained(tmp_path / "networks", tiny_backbone)
     responses = tiny_prepared / "sub-01" / "responses.h5"
     return {"pipeline": str(tmp_path / "networks"), "backbone": str(tiny_backbone), "responses": str(responses)}
 

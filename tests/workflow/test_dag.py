@@ -1,26 +1,26 @@
 """What would run: dry runs of the real workflow in empty and in finished folders."""
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
-import yaml
-from copied_workflow import CONTROLS, PER_SUBJECT, chain, copy_workflow, image_files, planned, refused, snakemake
+from dry_runs import CONTROLS, PER_SUBJECT, chain, copy_workflow, done, image_files, planned, refused
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.workflow
+#: What a dry run takes half its time for, and in an empty folder is without effect.
+UNTRACKED = {"runtime": {"track_code": False}}
 
 
-@pytest.fixture
-def checkout(tmp_path):
-    return copy_workflow(tmp_path)
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A checkout in which nothing was made; not to be edited."""
+    return copy_workflow(tmp_path_factory.mktemp("checkout"))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A checkout whose results all exist, as far as Snakemake can tell; not to be edited."""
     folder = copy_workflow(tmp_path_factory.mktemp("finished"))
-    for line in snakemake(folder, "-n", "--summary").splitlines()[1:]:
+    for line in done(folder, "-n", "--summary").splitlines()[1:]:
         name = line.split("\t")[0]
         path = folder / name
         if path.name.startswith("betas_"):
@@ -30,25 +30,48 @@ def finished(tmp_path_factory):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
     (folder / "data/nsd/SIMULATED.json").touch()
-    snakemake(folder, "--touch")
+    done(folder, "--touch")
     return folder
 
 
-def test_default_chain(checkout):
-    assert planned(checkout, {}) == chain(3)
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+FETCHED = {"source": "owner/name", "revision": COMMIT, "target_text_encoder": "owner/tower"}
+FETCHED |= {"target_revision": COMMIT[::-1]}
+SCRATCH = {"init": "scratch"}
+PLANS = {
+    "as shipped": ({}, chain(3)),
+    "a subject that only pretrains": (
+        {"subjects": {"pretrain": [1, 2], "refine": [2]}},
+        chain(1) + Counter(["simulate_subject", "preprocess_subject", "preprocess_stimuli", "cache_latents", "align"]),
+    ),
+    "weights of a commit": (
+        {"backbone": FETCHED, "calibrate": SCRATCH, "pretrain": SCRATCH},
+        chain(3) + Counter(fetch_hub=2),
+    ),
+    "the paper's networks": ({"align": {"tokens": 0}}, chain(3) - Counter(align_space=1, align=3)),
+    "no controls": ({"controls": {"made": []}}, chain(3) - Counter(control=CONTROLS, score_controls=1)),
+    "one control that draws, of two subjects": (
+        {"controls": {"made": ["nearest", "steps"], "subjects": 2}},
+        chain(3) - Counter(control=CONTROLS - 2),
+    ),
+}
 
 
-def test_tiny_preset(checkout):
-    assert planned(checkout, {}, "presets/tiny.yaml") == chain(2) - Counter(control=3)
+@pytest.mark.parametrize("name", PLANS)
+def test_jobs_follow_from_the_settings(checkout, name):
+    settings, jobs = PLANS[name]
+    assert planned(checkout, UNTRACKED | settings) == jobs
 
 
-def test_subjects_that_only_pretrain_are_not_sampled(checkout):
-    jobs = planned(checkout, {"subjects": {"pretrain": [1, 2], "refine": [2]}})
-    assert jobs["preprocess_subject"] == 2
-    assert (jobs["refine"], jobs["sample"], jobs["baselines"]) == (1, 2, 1)
+def test_jobs_of_presets(checkout):
+    assert planned(checkout, UNTRACKED, "presets/tiny.yaml") == chain(2) - Counter(control=3)
+    jobs = planned(checkout, UNTRACKED, "presets/controls.yaml", targets=["controls"])
+    assert jobs["control"] == 21  # all seven that draw, of all three subjects
+    assert not jobs["evaluate"]
 
 
-def test_local_source_simulates_nothing(checkout):
+def test_local_source_simulates_nothing(tmp_path):
+    checkout = copy_workflow(tmp_path)
     root = checkout / "real"
     for name in image_files():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +89,8 @@ def test_local_source_simulates_nothing(checkout):
     assert "No betas of subject 2 in real/" in refused(checkout, settings)
 
 
-def test_simulation_never_writes_over_what_may_be_nsd(checkout):
+def test_simulation_never_writes_over_what_may_be_nsd(tmp_path):
+    checkout = copy_workflow(tmp_path)
     (checkout / "data/nsd/nsddata_betas").mkdir(parents=True)
     message = refused(checkout, {})
     assert "may be the real NSD" in message
@@ -74,21 +98,8 @@ def test_simulation_never_writes_over_what_may_be_nsd(checkout):
     assert "nsd.source: local" in message
 
 
-def test_pinned_weights_are_fetched_first(checkout):
-    start = {"init": "scratch"}
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    source = {"source": "owner/name", "revision": commit, "target_text_encoder": "owner/tower"}
-    settings = {"backbone": {**source, "target_revision": commit[::-1]}, "calibrate": start, "pretrain": start}
-    assert planned(checkout, settings) == chain(3) + Counter(fetch_hub=2)
-
-
-def test_the_papers_networks_need_no_alignment(checkout):
-    jobs = planned(checkout, {"align": {"tokens": 0}})
-    assert jobs == chain(3) - Counter(align_space=1, align=3)
-
-
 def test_a_mistake_in_the_settings_shows_its_message_and_nothing_from_the_depths(checkout):
-    message = refused(checkout, yaml.safe_load("{pretrain: {learning_rate: 1e-4}, sample: {step: 3}}"))
+    message = refused(checkout, {"pretrain": {"learning_rate": "1e-4"}, "sample": {"step": 3}})
     assert 'pretrain.learning_rate is "1e-4"' in message
     assert "did you mean sample.steps?" in message
     for word in ("Traceback", "pydantic", "site-packages"):
@@ -96,30 +107,22 @@ def test_a_mistake_in_the_settings_shows_its_message_and_nothing_from_the_depths
 
 
 def test_a_subject_that_is_only_refined_is_no_reason_to_pretrain(finished):
-    own = {rule: count for rule, count in PER_SUBJECT.items()}
-    shared = [
-        "simulate_own_images",
-        "evaluate",
-        "data_card",
-        "report_scores",
-        "gallery",
-        "training_curves",
-        "all",
-    ]
+    shared = ["simulate_own_images", "evaluate", "data_card", "report_scores", "gallery", "training_curves"]
     found = planned(finished, {"subjects": {"pretrain": [1, 2, 5], "refine": [1, 2, 5, 7]}})
-    assert found == Counter(own | dict.fromkeys(shared, 1))
+    assert found == Counter(PER_SUBJECT | dict.fromkeys(shared, 1))
 
 
-AFTER_SAMPLING = dict.fromkeys(["evaluate", "report_scores", "data_card", "all", "score_controls", "gallery"], 1)
+AFTER_SAMPLING = dict.fromkeys(["evaluate", "report_scores", "data_card", "score_controls", "gallery"], 1)
 AFTER_REFINING = AFTER_SAMPLING | {"refine": 3, "sample": 3, "contact_sheet": 3, "training_curves": 1}
 
 
 @pytest.mark.parametrize(
     ("settings", "jobs"),
     [
+        ({}, {}),
         ({"evaluate": {"bootstrap": 77}}, AFTER_SAMPLING),
-        ({"controls": {"sheet_rows": 2}}, {"score_controls": 1, "all": 1}),
-        ({"controls": {"repeats": [2]}}, {"control": 1, "score_controls": 1, "gallery": 1, "all": 1}),
+        ({"controls": {"sheet_rows": 2}}, {"score_controls": 1}),
+        ({"controls": {"repeats": [2]}}, {"control": 1, "score_controls": 1, "gallery": 1}),
         ({"refine": {"weight_decay": 0.5}}, AFTER_REFINING | {"control": CONTROLS}),
     ],
     ids=str,
@@ -128,29 +131,15 @@ def test_what_runs_again_of_the_controls(finished, settings, jobs):  # of all el
     assert planned(finished, settings) == Counter(jobs)
 
 
-def test_controls_are_those_of_the_settings(checkout):
-    jobs = planned(checkout, {"controls": {"made": []}})
-    assert jobs == chain(3) - Counter(control=CONTROLS, score_controls=1)
-    jobs = planned(checkout, {"controls": {"made": ["nearest", "steps"], "subjects": 2}})
-    assert (jobs["control"], jobs["score_controls"]) == (2, 1)
-    jobs = planned(checkout, {}, "presets/controls.yaml", "--", "controls")
-    assert jobs["control"] == 21  # all seven that draw, of all three subjects
-    assert not jobs["evaluate"]
-
-
 def test_a_named_experiment_takes_over_what_is_prepared_and_keeps_results_apart(finished):
     before = sorted(finished.rglob("results/**"))
     settings = {"experiment": "short", "refine": {"steps": 7}}
-    jobs = planned(finished, settings)
     shared = {"simulate_images", "simulate_subject", "preprocess_stimuli", "preprocess_subject"}
-    assert not shared & jobs.keys()
-    assert jobs == Counter({rule: count for rule, count in chain(3).items() if rule not in shared})
-    table = snakemake(finished, "--summary", "--configfile", "settings.yaml")
-    assert "results/experiments/short/pretrain/run.json\t" in table
-    assert planned(finished, {}) == Counter()
+    jobs = Counter({rule: count for rule, count in chain(3).items() if rule not in shared})
+    assert planned(finished, settings) == jobs
+    assert "results/experiments/short/pretrain/run.json\t" in done(finished, "--summary", settings=settings)
     assert sorted(finished.rglob("results/**")) == before
 
 
 def test_code_is_tracked_unless_it_is_turned_off(finished):
-    assert planned(finished, {}) == Counter()
-    assert planned(finished, {"runtime": {"track_code": False}})["refine"] == 3
+    assert planned(finished, UNTRACKED)["refine"] == 3

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from stand_in_bucket import Mischief, packed, serving
+from tiny_chain import command
 
 from neuropictor.config import NsdConfig, PreprocessConfig, SimulateConfig
 from neuropictor.data.preprocess import preprocess_subject
@@ -20,7 +20,6 @@ from neuropictor.fetching import nsd as fetch
 from neuropictor.nsd import keys
 from neuropictor.simulation.writer.nsd import write_images, write_subject
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.workflow
 SUBJECTS = [1, 2]
 SIMULATED = SimulateConfig(sessions=2, trials_per_session=150, shared_images=12)
@@ -39,12 +38,8 @@ def original(tmp_path_factory):
 
 
 def workflow(folder: Path, *arguments: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
-    command += ["--workflow-profile", str(ROOT / "profiles/default"), "--cores", "2", *arguments]
-    command += ["--configfile", str(ROOT / "config.yaml"), str(folder / "settings.yaml")]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+    asked = command(folder, *arguments, further=[folder / "settings.yaml"])
+    return subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
 
 def finished(process: subprocess.Popen) -> str:
@@ -55,19 +50,8 @@ def finished(process: subprocess.Popen) -> str:
 
 def write_settings(folder: Path, address: str) -> None:
     """Write settings that fetch from the local server."""
-    nsd = {
-        "source": "fetch",
-        "terms_accepted": True,
-        "sessions": 1,
-        "endpoint": address,
-        "coco_endpoint": address,
-    }
-    settings = {
-        "subjects": {"pretrain": SUBJECTS, "refine": SUBJECTS},
-        "nsd": nsd,
-        "preprocess": {"validation_images": PREPROCESS.validation_images},
-    }
-    (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+    nsd = {"source": "fetch", "terms_accepted": True, "sessions": 1, "endpoint": address, "coco_endpoint": address}
+    (folder / "settings.yaml").write_text(yaml.safe_dump({"nsd": nsd}))
 
 
 def test_fetched_killed_and_continued_responses_are_those_of_the_original(original, tmp_path, monkeypatch):

@@ -2,12 +2,11 @@
 
 import os
 import re
-import shutil
 from collections import Counter
 
 import pytest
 import yaml
-from copied_workflow import chain, copy_workflow, planned, refused, snakemake
+from dry_runs import chain, copy_workflow, done, planned, refused
 from stand_in_bucket import Stored, serving
 
 from neuropictor.fetching import manifest
@@ -39,21 +38,19 @@ def test_a_dry_run_needs_no_network(checkout):
 
 
 def test_the_preset_asks_for_the_agreement(checkout):
-    shutil.copy(checkout / "presets/nsd.yaml", checkout / "mine.yaml")
-    message = refused(checkout, {}, "mine.yaml")
+    message = refused(checkout, {}, "presets/nsd.yaml")
     assert "nsd.terms_accepted is false" in message
     assert "https://forms.gle/xue2bCdM9LaFNMeb7" in message
     assert "Traceback" not in message
 
 
 def test_the_presets_plan_the_sessions_of_their_release_offline(checkout):
-    accepted = {"nsd": {"terms_accepted": True, "endpoint": "http://127.0.0.1:9"}}
-    (checkout / "accepted.yaml").write_text(yaml.safe_dump(accepted))
+    accepted = {"nsd": {"terms_accepted": True, "endpoint": "http://127.0.0.1:9"}, "runtime": {"track_code": False}}
     for presets, sessions in (
         (["presets/nsd.yaml"], 4 * 37 + 2 * 29 + 2 * 27),
         (["presets/nsd.yaml", "presets/nsd-1-session.yaml"], 284),
     ):
-        jobs = planned(checkout, {}, *presets, "accepted.yaml", "--", "preprocess")
+        jobs = planned(checkout, accepted, *presets, targets=["preprocess"])
         assert jobs["fetch_betas"] == jobs["preprocess_session"] == sessions
         assert jobs["preprocess_subject"] == 8
         assert not {"calibrate", "simulate_images", "cache_latents"} & set(jobs)
@@ -68,15 +65,15 @@ def test_files_are_planned_fetched_and_not_fetched_again(checkout, monkeypatch):
     with serving(objects) as server:
         settings = {"nsd": {**NOWHERE, "endpoint": server.address, "coco_endpoint": server.address}, "subjects": ONE}
         targets = [f"data/nsd/{key}" for key in (keys.EXPERIMENT_DESIGN, beta)]
-        assert planned(checkout, settings, "--", *targets) == Counter(fetch_plan=1, fetch_design=1, fetch_betas=1)
-        snakemake(checkout, "--configfile", "settings.yaml", "--notemp", "--", *targets)
+        assert planned(checkout, settings, targets=targets) == Counter(fetch_plan=1, fetch_design=1, fetch_betas=1)
+        done(checkout, "--notemp", "--", *targets, settings=settings)
         assert sum(method == "GET" for method, *_ in server.requests) == 4
     assert set(manifest.read(checkout / "data/nsd")) == {*shared[:2], beta, beta.replace("rh.", "lh.")}
     assert (checkout / "data/nsd" / beta).read_bytes() == objects[beta].content
     edit = checkout / "neuropictor/fetching/nsd.py"
     edit.write_text(edit.read_text().replace("if not missing:", "if len(missing) == 0:"))
     other = {"nsd": {**NOWHERE, "connections": 3}, "subjects": {"pretrain": [4, 8], "refine": [4]}}
-    assert planned(checkout, other, "--", *targets) == Counter()
+    assert planned(checkout, other, targets=targets) == Counter()
 
 
 def test_profiles_keep_to_the_room_that_the_plan_reserves(checkout):

@@ -1,22 +1,19 @@
 """A lab's own scans, imported, then the workflow without any of NSD's files."""
 
 import re
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from copied_workflow import chain, copy_workflow, planned, refused
+from dry_runs import chain, copy_workflow, planned, refused
 from PIL import Image
+from tiny_chain import ROOT, WARM, snakemake
 from typer.testing import CliRunner
 
 from neuropictor.cli.app import app
 from neuropictor.surface.atlas import MESH_VERTICES
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.workflow
 ONE = {"nsd": {"source": "prepared"}, "subjects": {"pretrain": [1], "refine": [1]}}
 IMAGES, TRIALS = 60, 90
@@ -72,18 +69,9 @@ def test_the_chain_runs_on_imported_stores_and_never_writes_them(tmp_path):
     before = {path.name: path.read_bytes() for path in stores.iterdir()}
     copy_workflow(tmp_path)
     skipped = Counter({rule: n for rule, n in chain(1).items() if not re.match("simulate|preprocess", rule)})
-    assert planned(tmp_path, ONE) == planned(tmp_path, ONE, "--forceall") == skipped
-    arguments = ["--snakefile", ROOT / "Snakefile", "--directory", tmp_path, "--cores", "2", "--forceall"]
-    arguments += ["--workflow-profile", ROOT / "profiles/default"]
+    assert planned(tmp_path, ONE) == planned(tmp_path, ONE, forced=True) == skipped
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(ONE))
-    settings = ["--configfile", ROOT / "config.yaml", ROOT / "presets/tiny.yaml", tmp_path / "own.yaml"]
-    done = subprocess.run(
-        [str(part) for part in [sys.executable, "-m", "snakemake", *arguments, CARD, *settings]],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    snakemake(tmp_path, "--forceall", CARD, further=[tmp_path / "own.yaml"], program=WARM)
     assert {path.name: path.read_bytes() for path in stores.iterdir()} == before
     card = (tmp_path / CARD).read_text()
     assert "SIMULATED" not in card and "own on fsaverage5" in card

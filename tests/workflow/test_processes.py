@@ -13,22 +13,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from small_backbone import TINY_ENCODER
+from small_training import arguments, inputs
+from tiny_chain import ROOT
 
-from neuropictor.config import EncoderConfig
-from neuropictor.models.encoder import FMRIAutoencoder
-from neuropictor.models.networks import save_autoencoder
+from neuropictor.training.reconstruct import pretrain
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.workflow
 PROGRAM = """
 import gc, json, sys
-from pathlib import Path
 import torch
-from neuropictor.config import ReconstructConfig, RuntimeConfig
 from neuropictor.records.log import start_log
-from neuropictor.workflow.launch import launch
 from neuropictor.training.reconstruct import pretrain
+from neuropictor.workflow.launch import launch
+from small_training import arguments
 
 destroy = torch.distributed.destroy_process_group
 
@@ -37,33 +34,12 @@ def alone(*arguments):  # a wrapper that outlives its process group may hang the
     destroy(*arguments)
 
 torch.distributed.destroy_process_group = alone
-given = json.loads(sys.argv[1])
-out = Path(given["out"])
-start_log(out / "train.log")
-prepared = Path(given["prepared"])
-launch(
-    pretrain,
-    responses=[prepared / "sub-01" / "responses.h5", prepared / "sub-02" / "responses.h5"],
-    latents=[prepared / "latents.h5"],
-    backbone=given["backbone"],
-    autoencoder=given["autoencoder"],
-    config=ReconstructConfig(**given["config"]),
-    runtime=RuntimeConfig(device="cpu", threads=2, checkpoint_interval=10_000, log_interval=1, **given["runtime"]),
-    out=out,
-)
+given = arguments(json.loads(sys.argv[1]))
+start_log(given["out"] / "train.log")
+launch(pretrain, **given)
 """
 # The first steps leave some weights without a gradient.
-SETTINGS = {
-    "init": "scratch",
-    "steps": 60,
-    "semantic_steps": 3,
-    "batch_size": 8,
-    "warmup": 2,
-    "ema": 0.9,
-    "validation_interval": 15,
-    "guidance_dropout": 0.2,
-    "learning_rate": 1e-3,
-}
+CONFIG = {"steps": 40, "semantic_steps": 3, "batch_size": 8, "validation_interval": 10}
 #: Sums over a batch are taken in another order, and all steps carry the difference on.
 LOSS_TOLERANCE = 1e-4
 
@@ -72,22 +48,23 @@ LOSS_TOLERANCE = 1e-4
 def start(tiny_prepared, tiny_latents, tiny_backbone, tmp_path_factory):
     folder = tmp_path_factory.mktemp("start")
     (folder / "train.py").write_text(PROGRAM)
-    save_autoencoder(FMRIAutoencoder(**EncoderConfig(**TINY_ENCODER).model_dump()), folder / "autoencoder.safetensors")
-    inputs = {"prepared": str(tiny_prepared), "backbone": str(tiny_backbone)}
-    return folder, inputs | {"autoencoder": str(folder / "autoencoder.safetensors")}
+    return folder, inputs(tiny_prepared, tiny_backbone, folder, dropout=0.0)
 
 
-def train(start, out: Path, processes: int, runtime: dict | None = None, **changes) -> subprocess.Popen:
-    folder, inputs = start
-    given = {**inputs, "out": str(out), "config": SETTINGS | changes}
-    given["runtime"] = {"processes": processes, **(runtime or {})}
+def asked(start, out: Path, processes: int, runtime: dict | None = None, **changes) -> dict:
+    usual = {"threads": processes, "checkpoint_interval": 10_000, "log_interval": 1, "processes": processes}
+    return {**start[1], "out": str(out), "config": CONFIG | changes, "runtime": usual | (runtime or {})}
+
+
+def train(start, *given, **changes) -> subprocess.Popen:
+    """Start a training in two processes."""
     return subprocess.Popen(
-        [sys.executable, folder / "train.py", json.dumps(given)],
+        [sys.executable, start[0] / "train.py", json.dumps(asked(start, *given, **changes))],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
     )
 
 
@@ -110,7 +87,7 @@ def weights(out: Path) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def alone(start, tmp_path_factory):
     out = tmp_path_factory.mktemp("alone") / "pretrain"
-    finished(train(start, out, 1))
+    pretrain(**arguments(asked(start, out, 1)))
     return out
 
 
@@ -124,7 +101,7 @@ def together(start, tmp_path_factory):
 def test_two_processes_have_the_loss_curve_of_one(alone, together):
     one, two = curve(alone), curve(together)
     assert one.keys() == two.keys()
-    assert len([key for key in one if key[1] == "train"]) > 60
+    assert len([key for key in one if key[1] == "train"]) > 40
     for key, value in one.items():
         assert two[key] == pytest.approx(value, rel=LOSS_TOLERANCE), key
     before, after = weights(alone), weights(together)
@@ -138,8 +115,9 @@ def test_two_processes_have_the_loss_curve_of_one(alone, together):
 def test_a_step_that_uses_all_weights_is_the_same_in_parts(start, tmp_path):
     """Without steps on the semantic loss alone no process searches for weights without gradient."""
     runtime = {"accumulation": 2, "gradient_checkpointing": True, "tensorboard": False}
-    for processes in (1, 2):
-        finished(train(start, tmp_path / str(processes), processes, runtime, steps=5, semantic_steps=0))
+    changes = {"steps": 5, "semantic_steps": 0}
+    pretrain(**arguments(asked(start, tmp_path / "1", 1, runtime, **changes)))
+    finished(train(start, tmp_path / "2", 2, runtime, **changes))
     one, two = curve(tmp_path / "1"), curve(tmp_path / "2")
     assert one.keys() == two.keys()
     for key, value in one.items():
@@ -150,7 +128,7 @@ def test_one_record_one_log_and_nothing_left(together):
     assert json.loads((together / "run.json").read_text())["stage"] == "pretrain"
     assert {path.name for path in together.iterdir()} >= {"model_index.json", "history.csv", "train.log"}
     assert not list(together.glob("*checkpoints*"))
-    assert (together / "train.log").read_text().count("Pretraining: 60 of 60 steps") == 1
+    assert (together / "train.log").read_text().count("Pretraining: 40 of 40 steps") == 1
 
 
 def test_stopped_and_continued_ends_in_the_same_weights(start, together, tmp_path):
@@ -158,7 +136,7 @@ def test_stopped_and_continued_ends_in_the_same_weights(start, together, tmp_pat
     log = out / "train.log"
     process = train(start, out, 2)
     deadline = time.monotonic() + 120
-    while not (log.is_file() and "Step 15, validation" in log.read_text()):
+    while not (log.is_file() and "Step 10, validation" in log.read_text()):
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline, log.read_text() if log.is_file() else "no log"
         time.sleep(0.1)

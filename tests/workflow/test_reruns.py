@@ -12,12 +12,11 @@ from functools import reduce
 from pathlib import Path
 
 import pytest
-from dry_runs import plan_all
-from rerun_cases import CASES, KEYS, ORDER, TINY, WITHOUT_CONTROLS, behind, leaves, nothing, tiny_settings
-from tiny_chain import ROOT, snakemake, variant
+from dry_runs import copy_workflow, done, picture_files, planned, snakemake_all, variant
+from rerun_cases import CASES, KEYS, ORDER, TINY, WITHOUT_CONTROLS, behind, jobs, leaves, nothing, tiny_settings
+from tiny_chain import ROOT, snakemake
 
 pytestmark = pytest.mark.workflow
-UNREAD = "all keys that no stage reads"
 ALONE = {"runtime.gpus"}  # must be the number of processes, which is changed too
 TABLE = ROOT / "docs/reliability.md"
 
@@ -31,26 +30,33 @@ def without_controls(chain: Path, folder: Path) -> Path:
     return folder
 
 
+def together(keys: Iterable[str]) -> dict:
+    """Settings in which all these keys are changed."""
+    return reduce(laid_over, (KEYS[key][0] for key in keys if key not in ALONE))
+
+
+#: Keys that the same rules read are changed at once: each job that runs again because of them names them all.
+GROUPS: dict[str, list[str]] = {}
+for _key, (_, _readers) in KEYS.items():
+    GROUPS.setdefault(f"read by {', '.join(_readers) or 'none'}", []).append(_key)
+
+
 @pytest.fixture(scope="module")
 def plans(chain, tmp_path_factory):
-    """What dry runs say to all cases and to all keys, planned together."""
+    """What dry runs say to all cases and to all groups of keys, planned together."""
     folder = tmp_path_factory.mktemp("reruns")
     chain = without_controls(chain, folder / "finished")
     unedited = variant(chain, folder / "unedited")
-    # What makes nothing run again is changed at once: one of them that did would show.
-    unread = {key: settings for key, (settings, jobs) in KEYS.items() if not jobs and key not in ALONE}
-    read = {key: settings for key, (settings, _) in KEYS.items() if key not in unread}
-    wanted = {key: (unedited, settings | WITHOUT_CONTROLS, TINY, ()) for key, settings in read.items()}
-    together = reduce(laid_over, unread.values())
-    wanted[UNREAD] = (unedited, together | WITHOUT_CONTROLS, TINY, ())
+    wanted = {name: (unedited, together(keys)) for name, keys in GROUPS.items()}
     for number, (name, (settings, change, _)) in enumerate(CASES.items()):
         place = unedited
         if change is not nothing:
             place = variant(chain, folder / str(number))
             change(place)
-        wanted[name] = (place, settings | WITHOUT_CONTROLS, TINY, ())
-    found = plan_all(wanted)
-    return found | dict.fromkeys(unread, found[UNREAD])
+        wanted[name] = (place, settings)
+    return snakemake_all(
+        {name: (place, ["-n"], settings | WITHOUT_CONTROLS, TINY) for name, (place, settings) in wanted.items()}
+    )
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -58,19 +64,24 @@ def test_exactly_what_depends_on_a_change_runs_again(plans, name):
     assert plans[name].jobs == CASES[name][2]
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_a_key_runs_again_what_reads_it_and_is_named_as_the_reason(plans, key):
-    _, expected = KEYS[key]
-    assert plans[key].jobs == expected
-    if expected:
-        before, now = (
-            dict(leaves(settings))[key] for settings in (tiny_settings(), laid_over(tiny_settings(), KEYS[key][0]))
-        )
-        top = ".".join(key.split(".")[:2])
-        for moment, value in (("before", before), ("now", now)):
-            told = re.search(rf"{moment}: (.*?)(?: now:|$)", plans[key].reasons(), re.MULTILINE).group(1)
-            assert top in told, told
-            assert str(value) in told, told
+@pytest.mark.parametrize("name", GROUPS)
+def test_keys_run_again_what_reads_them_and_are_named_as_the_reason(plans, name):
+    readers = KEYS[GROUPS[name][0]][1]
+    assert plans[name].jobs == behind(readers)
+    found = [
+        (rule, *re.search(r"before: (.*) now: (.*)", told).groups())
+        for rule, told in plans[name].reasons
+        if "now: " in told
+    ]
+    assert {rule for rule, *_ in found} <= jobs(dict.fromkeys(readers, 1)).keys()
+    assert found or not readers
+    changed = laid_over(tiny_settings(), together(GROUPS[name]))
+    before, now = dict(leaves(tiny_settings())), dict(leaves(changed))
+    for key in GROUPS[name]:
+        top = re.escape(".".join(key.split(".")[:2]))
+        for _, *told in found:
+            for said, value in zip(told, (before[key], now[key]), strict=True):
+                assert str(value) in re.search(rf"(['\"]){top}: (.*?)\1(?:,| |$)", said)[2]
 
 
 def laid_over(below: dict, above: dict) -> dict:
@@ -108,8 +119,8 @@ def table() -> str:
     lines += [f"| {name} | {told(expected)} |" for name, (_, _, expected) in CASES.items()]
     lines += [f"| {name} | {told(expected)} |" for name, expected in OTHER_SOURCES.items()]
     groups: dict[str, list[str]] = {}
-    for key, (_, expected) in KEYS.items():
-        groups.setdefault(told(expected), []).append(f"`{key}`")
+    for key, (_, readers) in KEYS.items():
+        groups.setdefault(told(behind(readers)), []).append(f"`{key}`")
     lines += [f"| one of {', '.join(names)} | {runs} |" for runs, names in groups.items()]
     return "\n".join([*lines, ""])
 
@@ -127,34 +138,25 @@ OTHER_SOURCES = {
 }
 
 
-def pretend(folder: Path, settings: dict, names: Iterable[str] = ()) -> None:
+def pretend(folder: Path, settings: dict) -> None:
     """Make all results exist, as far as Snakemake can tell."""
-    from copied_workflow import snakemake
-
-    (folder / "settings.yaml").write_text(json.dumps(settings))
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    given = ["--configfile", "settings.yaml"]
-    for line in snakemake(folder, "-n", "--summary", *given).splitlines()[1:]:
-        name = line.split("\t")[0]
+    made = [line.split("\t")[0] for line in done(folder, "-n", "--summary", settings=settings).splitlines()[1:]]
+    for name in made:
         if "/" in name:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).touch()
-    snakemake(folder, "--touch", "--forceall", *given)
+    done(folder, "--touch", "--forceall", settings=settings)
     for path in folder.glob("data/nsd/**/*.betas_session*"):
         if settings["nsd"]["source"] == "fetch":
             path.unlink()
 
 
 def test_a_session_more_is_fetched_and_prepared_at_once(tmp_path):
-    from copied_workflow import copy_workflow, planned
-
     folder = copy_workflow(tmp_path)
     pretend(folder, NSD | {"nsd": FETCHED})
     assert planned(folder, NSD | {"nsd": FETCHED}) == Counter()
     found = planned(folder, NSD | {"nsd": FETCHED | {"sessions": 3}})
-    assert found - Counter(all=1) == OTHER_SOURCES["a session more of NSD, fetched (`nsd.sessions`), for two subjects"]
+    assert found == OTHER_SOURCES["a session more of NSD, fetched (`nsd.sessions`), for two subjects"]
 
 
 def local_betas(subject: int, session: int) -> list[str]:
@@ -164,16 +166,14 @@ def local_betas(subject: int, session: int) -> list[str]:
 
 
 def test_a_session_more_in_a_folder_is_noticed(tmp_path):
-    from copied_workflow import copy_workflow, image_files, planned
-
     folder = copy_workflow(tmp_path)
     files = [f"data/nsd/{name}" for name in image_files()]
-    for subject in (1, 2):
-        files += local_betas(subject, 1)
+    for name in [*files, *local_betas(1, 1), *local_betas(2, 1)]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
     settings = NSD | {"nsd": {"source": "local"}}
-    pretend(folder, settings, files)
+    pretend(folder, settings)
     assert planned(folder, settings) == Counter()
     for name in local_betas(2, 2):
         (folder / name).touch()
-    found = planned(folder, settings)
-    assert found - Counter(all=1) == OTHER_SOURCES["a session more of one subject in a local folder"]
+    assert planned(folder, settings) == OTHER_SOURCES["a session more of one subject in a local folder"]

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny_chain import snakemake
+from tiny_chain import WARM, snakemake
 
 pytestmark = pytest.mark.workflow
 SUBJECTS = {"1", "2", "mean"}
@@ -93,7 +93,10 @@ def test_nothing_half_written_is_left(chain):
 
 
 def test_a_second_chain_has_the_same_results_to_the_byte(chain, tmp_path):
+    """On the same data, of which `test_writer.py` and `test_preprocess.py` say it."""
+    (tmp_path / "data").symlink_to(chain / "data")
     names = ("sample/sub-01/refined.h5", "sample/sub-02/pretrained.h5")
-    snakemake(tmp_path, *(f"results/{name}" for name in names))
+    said = snakemake(tmp_path, *(f"results/{name}" for name in names), program=WARM)
+    assert "preprocess_subject" not in said and "pretrain" in said
     for name in names:
         assert (tmp_path / "results" / name).read_bytes() == (chain / "results" / name).read_bytes()

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from small_pipeline import refined_pipeline
 
 from neuropictor.config import ControlsConfig, SampleConfig
 from neuropictor.controls import draw as steering
@@ -14,9 +15,6 @@ from neuropictor.data.alignment import ComponentStore
 from neuropictor.data.reconstructions import read_reconstructions
 from neuropictor.data.responses import ResponseStore
 from neuropictor.models.alignment import AlignmentNetwork
-from neuropictor.models.backbone import Backbone
-from neuropictor.models.encoder import FMRIEncoder
-from neuropictor.models.networks import Networks
 from neuropictor.models.pipeline import NeuroPictorPipeline
 from neuropictor.sampling import sample_subject
 from neuropictor.surface import load_geometry
@@ -39,15 +37,9 @@ SAMPLE = SampleConfig(scheduler="ddim", steps=2, batch_size=2)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tiny_backbone, tiny_prepared, tiny_components):
-    torch.manual_seed(0)
-    path, backbone = tmp_path_factory.mktemp("pipeline"), Backbone.load(tiny_backbone)
+    path = tmp_path_factory.mktemp("pipeline")
     space = ComponentStore(tiny_components[0], ResponseStore(tiny_prepared / "sub-01" / "responses.h5")).space
-    alignment = AlignmentNetwork(7, 2, 16, space)
-    networks = Networks.build(FMRIEncoder(32, 16, width=16, depth=1, heads=2), backbone, "refine", alignment)
-    for parameter in networks.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.3)
-    NeuroPictorPipeline.from_parts(networks, backbone).save_trained(path, tiny_backbone)
+    refined_pipeline(tiny_backbone, AlignmentNetwork(7, 2, 16, space), std=0.3).save_trained(path, tiny_backbone)
     return path
 
 

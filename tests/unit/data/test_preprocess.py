@@ -5,13 +5,7 @@ import nibabel
 import numpy as np
 import pytest
 from scipy import sparse
-from small_nsd import (
-    BETAS,
-    PER_SESSION,
-    SLOTS,
-    config,
-    write_root,
-)
+from small_nsd import BETAS, PER_SESSION, SLOTS, config, write_root
 
 from neuropictor.config import NsdConfig
 from neuropictor.data.preprocess import preprocess_stimuli, preprocess_subject

@@ -119,8 +119,7 @@ def test_each_epoch_shows_all_scenes_in_another_order_and_none_that_is_held_out(
 
 
 @pytest.mark.parametrize(
-    ("name", "frozen"),
-    [("towers", ()), ("vae", ()), ("decoder", ("encoder.", "quant_conv.")), ("unet", ())],
+    ("name", "frozen"), [("towers", ()), ("vae", ()), ("decoder", ("encoder.", "quant_conv.")), ("unet", ())]
 )
 def test_a_part_trains_its_weights_alone(name, frozen):
     torch.manual_seed(0)

@@ -2,6 +2,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from small_backbone import TINY_ENCODER
+from small_pipeline import stirred
 
 from neuropictor.models.backbone import Backbone
 from neuropictor.models.encoder import FMRIAutoencoder, FMRIEncoder
@@ -25,15 +26,6 @@ def networks(backbone):
 
 def inputs():
     return torch.randn(2, 1, 16, 16), torch.randn(2, 4, 4, 4), torch.tensor([3, 700])
-
-
-def awaken(networks):
-    """Give the zero-initialised layers weights, as training does."""
-    torch.manual_seed(2)
-    for parameter in networks.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.1)
-    return networks
 
 
 def predict(unet, latents, timesteps, modulation):
@@ -83,7 +75,7 @@ def test_control_is_a_copy_of_the_unet_with_the_hint_behind_its_first_convolutio
 
 @torch.no_grad()
 def test_scale_is_a_factor_on_all_residuals(networks, backbone):
-    awaken(networks)
+    stirred(networks)
     maps, latents, timesteps = inputs()
     tokens = networks.encoder(maps)
     context, hint = networks.guiding(tokens)[0], networks.manipulation.hint(tokens)
@@ -101,7 +93,7 @@ def test_refine_takes_pretrained_weights_over_exactly(networks, backbone, tiny_b
     maps, latents, timesteps = inputs()
     before, after = networks(maps, latents, timesteps), refined(maps, latents, timesteps)
     assert torch.equal(before.context, after.context)
-    awaken(refined)
+    stirred(refined)
     context, semantic = refined.guiding(refined.encoder(maps))
     assert not torch.equal(context, semantic)
 

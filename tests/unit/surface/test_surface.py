@@ -15,35 +15,8 @@ from neuropictor.surface.geometry import ASSET
 
 MESHES = list(MESH_VERTICES)
 SIZES = [32, 64, 128, 256]
-VISUAL_IDS = [
-    1,
-    4,
-    5,
-    13,
-    19,
-    158,
-    6,
-    20,
-    21,
-    159,
-    22,
-    156,
-    3,
-    152,
-    16,
-    7,
-    138,
-    18,
-    146,
-    23,
-    2,
-    157,
-    163,
-    153,
-    160,
-    154,
-]
-VISUAL_IDS += [126, 155, 127, 136, 17]
+VISUAL_IDS = [1, 4, 5, 13, 19, 158, 6, 20, 21, 159, 22, 156, 3, 152, 16, 7, 138, 18, 146, 23, 2, 157, 163, 153, 160]
+VISUAL_IDS += [154, 126, 155, 127, 136, 17]
 
 
 @pytest.fixture(scope="module")

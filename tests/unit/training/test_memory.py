@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from small_pipeline import stirred
 from small_task import batch, make_task
 
 from neuropictor.data.datasets import ImageResponses, TrainingBatches
@@ -19,10 +20,7 @@ def stirred_task(folder, variant="refine", **settings):
     """A task whose zero-initialised outputs are not zero, so that every parameter matters."""
     torch.manual_seed(0)
     task = make_task(Backbone.load(folder), variant, **settings)
-    with torch.no_grad():
-        for parameter in task.module.parameters():
-            if not parameter.any():
-                parameter.normal_(std=0.1)
+    stirred(task.module)
     return task
 
 

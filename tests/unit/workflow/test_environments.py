@@ -124,12 +124,7 @@ def test_jobs_of_the_networks_say_what_they_need():
     ("rule", "settings", "size", "processes"),
     [
         ("pretrain", {}, "miniature", 1),
-        (
-            "pretrain",
-            {"runtime": {"processes": 4, "gpus": 4, "nodes": 2}},
-            "miniature",
-            2,
-        ),  # of a node
+        ("pretrain", {"runtime": {"processes": 4, "gpus": 4, "nodes": 2}}, "miniature", 2),  # of a node
         ("baselines", {"runtime": {"processes": 4, "gpus": 4, "nodes": 2}}, "miniature", 1),
         ("sample", {"backbone": {"source": "owner/name", "revision": "0" * 40}}, "paper", 1),
         ("evaluate", {"evaluate": {"networks": "published"}}, "paper", 1),
