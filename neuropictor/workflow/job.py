@@ -9,7 +9,7 @@ The function's parameters are filled by name, and converted as they are annotate
 a function that writes its own record; for all others the record is written here, beside the log.
 
 Importing this starts the job's log before all libraries, to catch their warnings. Garbage is not collected until the
-stage begins: and then without the objects of imports: most of them stay, and checking them took 1.2 s of a job's
+stage begins, and then without the objects of imports: most of them stay, and checking them took 1.2 s of a job's
 start and 0.3 s of a training's end.
 """
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_pipeline import refined_pipeline
 
-from neuropictor.config import ControlsConfig, SampleConfig
+from neuropictor.config import ControlsConfig, RuntimeConfig, SampleConfig
 from neuropictor.controls import draw as steering
 from neuropictor.controls.conditions import CONTROLS, Condition, conditions, sampled_controls
 from neuropictor.controls.draw import partners, steer_subject
@@ -43,15 +43,28 @@ def folder(tmp_path_factory, tiny_backbone, tiny_prepared, tiny_components):
     return path
 
 
-@pytest.fixture
-def steer(folder, tiny_prepared, tiny_components, tiny_runtime, tmp_path):
-    def run(kind, sample=SAMPLE, **settings):
-        responses, out = tiny_prepared / "sub-01" / "responses.h5", tmp_path / f"{kind}.h5"
-        config = ControlsConfig(**SETTINGS | settings)
-        steer_subject(folder, responses, kind, config, sample, tiny_runtime, out, components=tiny_components[0])
+@pytest.fixture(scope="module")
+def draw(folder, tiny_prepared, tiny_components):
+    runtime = RuntimeConfig(device="cpu", threads=1, track_code=False)
+
+    def run(kind, out, sample=SAMPLE):
+        responses, config = tiny_prepared / "sub-01" / "responses.h5", ControlsConfig(**SETTINGS)
+        steer_subject(folder, responses, kind, config, sample, runtime, out, components=tiny_components[0])
         return read_reconstructions(out)
 
     return run
+
+
+@pytest.fixture
+def steer(draw, tmp_path):
+    return lambda kind, **sample: draw(kind, tmp_path / f"{kind}.h5", **sample)
+
+
+@pytest.fixture(scope="module")
+def drawn(draw, tmp_path_factory):
+    """Every kind once, in folders of their own."""
+    folders = {kind: tmp_path_factory.mktemp(kind) for kind in sampled_controls()}
+    return {kind: (draw(kind, folder / f"{kind}.h5"), folder) for kind, folder in folders.items()}
 
 
 def names(found):
@@ -68,31 +81,31 @@ def test_the_settings_name_the_same_kinds():
 
 
 @pytest.mark.parametrize("kind", sampled_controls())
-def test_every_kind_draws_the_test_images_under_all_conditions(steer, kind, tmp_path):
-    found = steer(kind)
+def test_every_kind_draws_the_test_images_under_all_conditions(drawn, kind):
+    found, folder = drawn[kind]
     chosen = conditions(kind, ControlsConfig(**SETTINGS))
     assert found.images.shape == (3, len(chosen), 8, 8, 3)
     assert names(found) == [condition.name for condition in chosen]
     assert (found.others >= 0).all(0).tolist() == [condition.partner > 0 for condition in chosen]
     assert len({found.images[:, place].tobytes() for place in range(len(chosen))}) >= len(set(names(found))) - 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{kind}.h5", f"{kind}.run.json"]
-    assert json.loads((tmp_path / f"{kind}.run.json").read_text())["results"]["control"] == kind
+    assert sorted(path.name for path in folder.iterdir()) == [f"{kind}.h5", f"{kind}.run.json"]
+    assert json.loads((folder / f"{kind}.run.json").read_text())["results"]["control"] == kind
 
 
 def test_untouched_conditions_are_the_images_of_stage_sample(
-    steer, folder, tiny_prepared, tiny_components, tiny_runtime, tmp_path
+    drawn, folder, tiny_prepared, tiny_components, tiny_runtime, tmp_path
 ):
     responses = tiny_prepared / "sub-01" / "responses.h5"
     components = {"components": tiny_components[0]}
     sample_subject(folder, responses, SAMPLE, tiny_runtime, "refined", tmp_path / "refined.h5", **components)
     expected = read_reconstructions(tmp_path / "refined.h5").images[:, 0].astype(int)
     for kind, place in (("strengths", 3), ("areas", 0), ("area_swap", 0), ("steps", 1), ("guidance", 1)):
-        found = steer(kind)
+        found, _ = drawn[kind]
         assert np.abs(found.images[:, place] - expected).max() <= 1, (kind, names(found)[place])
     single = SampleConfig(scheduler="ddim", steps=2, batch_size=2, trial_averaging="single")
     sample_subject(folder, responses, single, tiny_runtime, "refined", tmp_path / "single.h5", **components)
     one_repeat = read_reconstructions(tmp_path / "single.h5").images[:, 0].astype(int)
-    assert np.abs(steer("responses").images[:, 0] - one_repeat).max() <= 1
+    assert np.abs(drawn["responses"][0].images[:, 0] - one_repeat).max() <= 1
 
 
 @pytest.fixture
@@ -161,14 +174,13 @@ def test_semantic_swap_takes_the_context_alone_from_the_other(steer, monkeypatch
         assert (given["structure_scale"], given["guidance_scale"], given["num_inference_steps"]) == (1.0, 2.0, 2)
 
 
-def test_a_control_goes_on_where_it_was_stopped(steer, monkeypatch, tmp_path):
-    whole, drawn, original = steer("strengths"), [], steering._draw
-    (tmp_path / "strengths.h5").unlink()
+def test_a_control_goes_on_where_it_was_stopped(steer, drawn, monkeypatch, tmp_path):
+    whole, made, original = drawn["strengths"][0], [], steering._draw
 
     def stop(sampler, scans, condition, *rest):
-        if len(drawn) == 2:
+        if len(made) == 2:
             raise KeyboardInterrupt
-        drawn.append(condition.name)
+        made.append(condition.name)
         return original(sampler, scans, condition, *rest)
 
     monkeypatch.setattr(steering, "_draw", stop)
@@ -177,10 +189,10 @@ def test_a_control_goes_on_where_it_was_stopped(steer, monkeypatch, tmp_path):
     assert not (tmp_path / "strengths.h5").exists()
 
     def go_on(sampler, scans, condition, *rest):
-        drawn.append(condition.name)
+        made.append(condition.name)
         return original(sampler, scans, condition, *rest)
 
     monkeypatch.setattr(steering, "_draw", go_on)
     again = steer("strengths")
-    assert drawn == [name for name in names(again) for _ in range(2)]  # each of two batches once
+    assert made == [name for name in names(again) for _ in range(2)]  # each of two batches once
     np.testing.assert_array_equal(again.images, whole.images)
