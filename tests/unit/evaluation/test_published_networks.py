@@ -133,7 +133,7 @@ def test_each_network_is_loaded_once_and_each_image_read_once_for_all_protocols(
     drawn = {
         "good": (noisy[:2], everything[:2]),
         "part": (noisy[1:, :1], everything[1:]),
-        "same": (seen[:1, None], everything[:1]),
+        "same": (seen[:2, None], everything[:2]),
     }
     protocols, none = list(PROTOCOLS.values()), np.full(3, "")
     judge = Judge(load_describer("published", None, folder, CPU), Held(seen[:, None]), none, none, [])
