@@ -14,37 +14,36 @@ from neuropictor.evaluation.tables import METRIC_COLUMNS, of_kind, order_models,
 MAIN = shown_in("main")
 
 
-@pytest.fixture
-def samples(tmp_path):
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
     """Two subjects; subject 2 saw only 18 of the 20 test images."""
     generator = np.random.default_rng(5)
-    found = {}
+    folder, found = tmp_path_factory.mktemp("samples"), {}
     for subject, ids in ((1, list(TEST)), (2, list(TEST)[2:])):
         seen = smooth_images(ids).astype(float)
         found[subject] = {}
         for model, noise in (("refined", 40), ("pretrained", 90), ("ridge", 200)):
             drawn = np.clip(seen[:, None] + noise * generator.standard_normal((len(ids), 1, *seen.shape[1:])), 0, 255)
-            path = tmp_path / f"sub-{subject:02d}" / f"{model}.h5"
+            path = folder / f"sub-{subject:02d}" / f"{model}.h5"
             found[subject][model] = write_samples(path, model, subject, drawn.astype(np.uint8), ids)
     return found
 
 
-def run(samples, folder, monkeypatch):
-    monkeypatch.setattr(stage.Backbone, "load", PretendBackbone.load)
+def run(samples, folder):
     out = folder / "metrics.csv"
-    stage.evaluate(
-        samples=samples,
-        stimuli=[write_stimuli(folder / "stimuli.h5")],
-        backbone="miniature",
-        config=EvaluateConfig(bootstrap=50, permutations=99, seed=3),
-        runtime=RuntimeConfig(device="cpu", threads=1),
-        out=out,
-    )
+    config, runtime = EvaluateConfig(bootstrap=50, permutations=99, seed=3), RuntimeConfig(device="cpu", threads=1)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(stage.Backbone, "load", PretendBackbone.load)
+        stage.evaluate(samples, [write_stimuli(folder / "stimuli.h5")], "miniature", config, runtime, out)
     return out
 
 
-def test_evaluate_writes_the_tidy_table(samples, tmp_path, monkeypatch):
-    out = run(samples, tmp_path, monkeypatch)
+@pytest.fixture(scope="module")
+def out(samples, tmp_path_factory):
+    return run(samples, tmp_path_factory.mktemp("out"))
+
+
+def test_evaluate_writes_the_tidy_table(out):
     frame = read_metrics(out)
     assert list(frame) == list(METRIC_COLUMNS)
     assert set(frame["subject"]) == {"1", "2", "mean"}
@@ -60,21 +59,16 @@ def test_evaluate_writes_the_tidy_table(samples, tmp_path, monkeypatch):
         assert value["mean", "refined", metric] == pytest.approx(
             (value["1", "refined", metric] + value["2", "refined", metric]) / 2, abs=2e-6
         )
-    assert (count["1", "refined", "ssim"], count["2", "refined", "ssim"], count["mean", "refined", "ssim"]) == (
-        20,
-        18,
-        20,
-    )
+    assert [count[subject, "refined", "ssim"] for subject in ("1", "2", "mean")] == [20, 18, 20]
     assert value["mean", "refined", "two_way"] > value["mean", "ridge", "two_way"] > 0.5
     assert 0.35 < value["mean", "null", "two_way"] < 0.65
     for subject in ("1", "2", "mean"):
         assert value[subject, "vae", "pixcorr"] > 0.99
         assert value[subject, "seen", "two_way"] == 1
-    assert json.loads((tmp_path / "metrics.run.json").read_text())["results"]["categories"] == list(CATEGORIES)
+    assert json.loads(out.with_name("metrics.run.json").read_text())["results"]["categories"] == list(CATEGORIES)
 
 
-def test_scores_of_single_images_make_up_the_means(samples, tmp_path, monkeypatch):
-    out = run(samples, tmp_path, monkeypatch)
+def test_scores_of_single_images_make_up_the_means(out):
     scores = read_scores(out.with_name("scores.csv"))
     assert len(scores) == 8 * (20 + 18)
     means = scores[scores["subject"] == "2"].groupby("model")[list(MAIN)].mean()
@@ -85,8 +79,8 @@ def test_scores_of_single_images_make_up_the_means(samples, tmp_path, monkeypatc
     assert set(scores["nsd_id"]) == {str(number) for number in TEST}
 
 
-def test_tests_say_what_is_above_chance_and_what_differs(samples, tmp_path, monkeypatch):
-    tests = read_tests(run(samples, tmp_path, monkeypatch).with_name("statistics.csv"))
+def test_tests_say_what_is_above_chance_and_what_differs(out):
+    tests = read_tests(out.with_name("statistics.csv"))
     assert set(tests["test"]) == {"above chance", "difference"}
     above = tests[tests["test"] == "above chance"].set_index(["subject", "model", "metric"])
     assert set(above.index.get_level_values("subject")) == {"1", "2", "mean"}
@@ -100,20 +94,18 @@ def test_tests_say_what_is_above_chance_and_what_differs(samples, tmp_path, monk
     assert not {"null", *of_kind("ceiling")} & (set(tests["model"]) | set(tests["other"]))
 
 
-def test_equal_runs_give_equal_bytes(samples, tmp_path, monkeypatch):
-    (tmp_path / "again").mkdir()
-    first = run(samples, tmp_path, monkeypatch)
-    again = run(samples, tmp_path / "again", monkeypatch)
+def test_equal_runs_give_equal_bytes(samples, out, tmp_path):
+    again = run(samples, tmp_path)
     for name in ("metrics.csv", "scores.csv", "statistics.csv"):
-        assert again.with_name(name).read_bytes() == first.with_name(name).read_bytes()
+        assert again.with_name(name).read_bytes() == out.with_name(name).read_bytes()
 
 
-def test_wrong_files_are_refused(samples, tmp_path, monkeypatch):
+def test_wrong_files_are_refused(samples, tmp_path):
     swapped = {1: samples[2], 2: samples[1]}
     with pytest.raises(ValueError, match="is of subject 2, but was given as subject 1"):
-        run(swapped, tmp_path, monkeypatch)
+        run(swapped, tmp_path)
     path = tmp_path / "other.h5"
     write_samples(path, "ridge", 1, np.zeros((2, 1, 16, 16, 3), np.uint8), (100, 101))
     with pytest.raises(ValueError, match=r"other\.h5: 2 images that differ from the 20"):
-        run({1: {**samples[1], "ridge": path}}, tmp_path, monkeypatch)
+        run({1: {**samples[1], "ridge": path}}, tmp_path)
     assert not (tmp_path / "metrics.csv").exists()

@@ -1,4 +1,4 @@
-"""The scores of images against references from their definitions (loops, float64, nothing shared), scikit-image, numpy."""
+"""Scores of images against references from their definitions (loops, float64, nothing shared), scikit-image, numpy."""
 
 import math
 

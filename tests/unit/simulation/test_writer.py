@@ -207,7 +207,7 @@ def ncsnr(betas, trials, chosen=slice(None)):
 
 @pytest.mark.filterwarnings("ignore:Mean of empty slice")
 def test_noise_ceiling_lies_where_nsds_does(tmp_path):
-    settings = config(sessions=2, trials_per_session=450, shared_images=12)
+    settings = config(sessions=2, trials_per_session=750, shared_images=20)
     write(tmp_path, [1], settings)
     trials = load_design(tmp_path).trials(1)
     chosen = np.arange(0, 20_484, 3)
