@@ -107,12 +107,3 @@ def test_damaged_text_is_valid_or_named(tmp_path):
         refused += bool(message)
         assert "Traceback" not in message
     assert refused > 10
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"\xff\xfe\x00", b"\x80\x04\x95", b"- 1\n", b"!!python/object/apply:os.system ['true']\n"]
-)
-def test_files_that_are_no_settings_are_named(tmp_path, content):
-    path = tmp_path / "my.yaml"
-    path.write_bytes(content)
-    assert str(path) in outcome(path)
