@@ -12,7 +12,7 @@ from functools import reduce
 from pathlib import Path
 
 import pytest
-from dry_runs import copy_workflow, done, picture_files, planned, snakemake_all, variant
+from dry_runs import copy_workflow, done, image_files, planned, snakemake_all, variant
 from rerun_cases import CASES, KEYS, ORDER, TINY, WITHOUT_CONTROLS, behind, jobs, leaves, nothing, tiny_settings
 from tiny_chain import ROOT, snakemake
 

@@ -34,8 +34,8 @@ def two_way(drawn, seen, groups=None):
     return np.array(scores)
 
 
-def gray(picture):
-    r, g, b = (picture[..., c].astype(float) / 255 for c in range(3))
+def gray(image):
+    r, g, b = (image[..., c].astype(float) / 255 for c in range(3))
     return 0.2125 * r + 0.7154 * g + 0.0721 * b
 
 
@@ -108,17 +108,17 @@ def test_ssim_does_not_depend_on_blocks(images, monkeypatch):
         measures.ssim(images[0][:, :, :8, :8], images[1][:, :8, :8])
 
 
-def test_ssim_of_columns(pictures):
-    drawn, seen = pictures
+def test_ssim_of_columns(images):
+    drawn, seen = images
     expected = [[ssim_of_columns(gray(drawn[i, k]), gray(seen[i])) for k in range(K)] for i in range(N)]
     assert np.allclose(measures.ssim(drawn, seen, "columns"), expected, rtol=0, atol=SSIM)
     assert np.allclose(measures.ssim(drawn / 255, seen / 255, "columns"), expected, rtol=0, atol=SSIM)
 
 
-def test_the_two_readings_differ_and_others_are_refused(pictures):
-    assert np.abs(measures.ssim(*pictures) - measures.ssim(*pictures, "columns")).min() > 1e-3
+def test_the_two_readings_differ_and_others_are_refused(images):
+    assert np.abs(measures.ssim(*images) - measures.ssim(*images, "columns")).min() > 1e-3
     with pytest.raises(ValueError, match='reading is "rows"; allowed are 2d and columns'):
-        measures.ssim(*pictures, "rows")
+        measures.ssim(*images, "rows")
 
 
 def test_two_way_with_ties_and_undefined_correlations(features):
@@ -187,7 +187,7 @@ def test_correlation_matrix_is_numpys(features):
     assert np.allclose(correlation_matrix(drawn[:, 0], seen), expected, atol=1e-12)
 
 
-def test_two_way_within_category_leaves_lonely_and_unknown_pictures_out(features):
+def test_two_way_within_category_leaves_lonely_and_unknown_images_out(features):
     drawn, seen = features
     main = np.array([0, 0, 1, 0, 1, -1, -1, 2])
     found = measures.two_way(drawn, seen, measures.groups_of(main))
