@@ -18,7 +18,7 @@ export UV_HTTP_TIMEOUT ?= 300
 help: ## Say what there is.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 18
 
-install: $(INSTALLED) ## Install the locked packages and the project into .venv (6.0 GB).
+install: $(INSTALLED) ## Install the locked packages and the project into .venv (5.7 GB).
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -54,7 +54,7 @@ lint: $(INSTALLED) ## Style of Python and Snakemake files, and types of the libr
 	$(BIN)/ruff format --check
 	$(BIN)/snakefmt --check --compact-diff Snakefile rules
 	$(BIN)/snakemake --lint
-	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/uv tool run basedpyright@1.40.2 --pythonpath $(BIN)/python
 
 clean: ## Remove what was made, not the environment and never NSD itself.
 	rm -rf results logs .snakemake data/prepared
