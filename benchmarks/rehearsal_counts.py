@@ -226,7 +226,7 @@ def make_everyone(work: Path) -> None:
 def preprocess_subject(work: Path) -> dict:
     from neuropictor.data.preprocess import preprocess_subject
 
-    out, kept = folder(work) / "preprocessed/responses.h5", kept_sessions(work)
+    out, kept = folder(work) / "preprocessed/responses.h5", list(kept_sessions(work).values())
     preprocess_subject(folder(work) / "nsd", SUBJECT, PreprocessConfig(validation_images=0), _nsd(), out, kept)
     return {"sessions": RELEASE, "trials": RELEASE * TRIALS_PER_SESSION, "vertices": VERTICES}
 
