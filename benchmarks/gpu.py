@@ -339,7 +339,7 @@ def sampling_equals_cpu(run: Run) -> dict:
         pipeline.set_progress_bar_config(disable=True)
         maps, generators = sampling.inputs(pipeline.encoder, 3)
         options = {"num_inference_steps": 5, "guidance_scale": 3.0, "output_type": "latent"}
-        latents[device] = pipeline(maps=maps, generators=generators, **options).images.cpu()
+        latents[device] = pipeline(maps=maps, generator=generators, **options).images.cpu()
     return {"bars": {"latents": at_most(relative(latents[run.device.type], latents["cpu"]), CLOSE)}}
 
 
@@ -449,7 +449,7 @@ def waits_for_gpu(run: Run) -> dict:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 warn(True)
-                drawing(maps=maps, generators=generators, num_inference_steps=steps, output_type="latent")
+                drawing(maps=maps, generator=generators, num_inference_steps=steps, output_type="latent")
                 warn(False)
             in_sampling[steps] = sum(places(caught).values())
     finally:

@@ -157,7 +157,7 @@ def measure(way: str, size: str, device: torch.device, batch: int, steps: int) -
 
         def run(maps, generators, steps):
             options = {"num_inference_steps": steps, "guidance_scale": GUIDANCE, "output_type": "latent"}
-            return pipeline(maps=maps, generators=generators, **options).images
+            return pipeline(maps=maps, generator=generators, **options).images
 
     def timed(steps: int) -> tuple[float, float, torch.Tensor]:
         maps, generators = inputs(networks.encoder, batch)

@@ -272,7 +272,7 @@ class Sampler:
             For the pipeline, and ``scheduler``, where they differ from the section.
         """
         config, missing = self.config, self.config.batch_size - len(jobs) if self.padded else 0
-        generators = [image_generator(config.seed, self.subject, *job) for job in (*jobs, *list(jobs[-1:]) * missing)]
+        generator = [image_generator(config.seed, self.subject, *job) for job in (*jobs, *list(jobs[-1:]) * missing)]
         usual = {
             "num_inference_steps": config.steps,
             "guidance_scale": config.guidance_scale,
@@ -280,7 +280,7 @@ class Sampler:
         }
         self.pipeline.scheduler = make_scheduler(options.pop("scheduler", config.scheduler), self.schedule)
         options = _padded(inputs | options, missing)
-        images = self.pipeline(**usual | options, generators=generators, output_type="np").images
+        images = self.pipeline(**usual | options, generator=generator, output_type="np").images
         return to_bytes(np.asarray(images[: len(jobs)]), config.rounding)
 
 

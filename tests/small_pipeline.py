@@ -43,4 +43,4 @@ def generators(*seeds):
 
 def sample(pipeline, maps, seeds=(1, 2, 3), **options):
     options = {"num_inference_steps": 5, "guidance_scale": 3.0, "output_type": "latent"} | options
-    return pipeline(maps, generators=generators(*seeds), **options).images
+    return pipeline(maps, generator=generators(*seeds), **options).images

@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
 
 from neuropictor.models import pipeline_folder
 from neuropictor.models.alignment import AlignmentNetwork
@@ -172,11 +173,11 @@ class NeuroPictorPipeline(DiffusionPipeline):
         structure_scale: float | Sequence[float] = 1.0,
         semantics_scale: float = 1.0,
         semantics_from: Mapping[str, torch.Tensor] | None = None,
-        num_samples: int = 1,
-        generators: list[torch.Generator] | None = None,
+        num_images_per_scan: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
     ) -> NeuroPictorOutput:
-        """Reconstruct images, ``num_samples`` of each scan, those of one scan in a row.
+        """Reconstruct images, ``num_images_per_scan`` of each scan, those of one scan in a row.
 
         Parameters
         ----------
@@ -208,11 +209,11 @@ class NeuroPictorPipeline(DiffusionPipeline):
         semantics_from
             ``maps`` or ``responses``, and ``components``, of equally many other scans, which give the context;
             structure stays that of the call's own scans (the paper's semantic swap). Default: the same scans.
-        num_samples
+        num_images_per_scan
             Images a scan, which differ in their starting noise.
-        generators
-            One CPU generator an image for its noise, so that it depends on nothing else in the batch. Default:
-            torch's global generator.
+        generator
+            A CPU generator for each image's noise, so that it depends on nothing else in the batch; or one for all.
+            Default: torch's global generator.
         output_type
             ``pil``, ``np``, ``pt`` or ``latent``, see `NeuroPictorOutput`.
 
@@ -228,15 +229,15 @@ class NeuroPictorPipeline(DiffusionPipeline):
             hint = self.manipulation.hint(tokens)  # the same for all steps
         elif any(value is not None for value in (maps, responses, components, semantics_from)):
             raise ValueError("context: given beside scans; allowed: one of them, for example pipeline(context=context)")
-        count = len(context) * num_samples
-        _check_call(count, generators, output_type)
+        count = len(context) * num_images_per_scan
+        _check_call(count, generator, output_type)
         context, hint, start = (
-            None if part is None else part.to(self._execution_device).repeat_interleave(num_samples, 0)
+            None if part is None else part.to(self._execution_device).repeat_interleave(num_images_per_scan, 0)
             for part in (context, hint, initial_latents)
         )
         assert context is not None
         latents = self._denoise(
-            self._noise(count, generators),
+            self._noise(count, generator),
             context,
             hint,
             num_inference_steps,
@@ -245,7 +246,7 @@ class NeuroPictorPipeline(DiffusionPipeline):
             structure_scale=structure_scale,
             start=start,
             strength=strength,
-            generators=generators,
+            generator=generator,
         )
         if output_type == "latent":
             return NeuroPictorOutput(images=latents)
@@ -263,9 +264,9 @@ class NeuroPictorPipeline(DiffusionPipeline):
         structure_scale: float | Sequence[float],
         start: torch.Tensor | None,
         strength: float,
-        generators: list[torch.Generator] | None,
+        generator: torch.Generator | list[torch.Generator] | None,
     ) -> torch.Tensor:
-        """Return latents ``[B, C, h, w]`` in float32; `generators` are for schedulers with noise of their own."""
+        """Return latents ``[B, C, h, w]`` in float32; `generator` is for schedulers with noise of their own."""
         context = context.to(self.unet.dtype)
         structured = any(structure_scale) if isinstance(structure_scale, Sequence) else structure_scale != 0.0
         hint = hint.to(self.unet.dtype) if structured and hint is not None else None
@@ -285,7 +286,7 @@ class NeuroPictorPipeline(DiffusionPipeline):
             latents = self.scheduler.add_noise(start.float(), noise, timesteps[:1].expand(len(start)))
         options = {}
         if "generator" in inspect.signature(self.scheduler.step).parameters:
-            options["generator"] = generators
+            options["generator"] = generator
         low, high = (share * self.scheduler.config["num_train_timesteps"] for share in guidance_interval)
         for timestep, on_device in zip(self.progress_bar(timesteps), timesteps.to(noise.device), strict=True):  # pyright: ignore[reportCallIssue, reportArgumentType] (it is decorated)
             if on_device.is_cuda:  # where compiled, by recorded graphs: a step may overwrite the outputs of the last
@@ -357,19 +358,19 @@ class NeuroPictorPipeline(DiffusionPipeline):
             context = torch.lerp(self.null_context().to(context).expand_as(context), context, semantics_scale)
         return context
 
-    def _noise(self, count: int, generators: list[torch.Generator] | None) -> torch.Tensor:
+    def _noise(self, count: int, generator: torch.Generator | list[torch.Generator] | None) -> torch.Tensor:
         """Return starting noise ``[count, C, h, w]``, drawn on the CPU: the same image on every device."""
-        shape = (self.unet.config["in_channels"], *2 * (self.unet.config["sample_size"],))
-        drawn = [torch.randn(shape, generator=generators[i] if generators else None) for i in range(count)]
-        return torch.stack(drawn).to(self._execution_device)
+        shape = (count, self.unet.config["in_channels"], *2 * (self.unet.config["sample_size"],))
+        return randn_tensor(shape, generator=generator).to(self._execution_device)
 
 
-def _check_call(count: int, generators: list[torch.Generator] | None, output_type: str) -> None:
+def _check_call(count: int, generator: torch.Generator | list[torch.Generator] | None, output_type: str) -> None:
     """Refuse wrong arguments before the first step."""
-    if generators is not None and len(generators) != count:
+    if isinstance(generator, list) and len(generator) != count:
         raise ValueError(
-            f"generators: {len(generators)} given for {count} images; allowed: one an image (scans x num_samples), "
-            f"for example [torch.Generator().manual_seed(i) for i in range({count})], or None"
+            f"generator: {len(generator)} given for {count} images; allowed: one an image (scans x"
+            f" num_images_per_scan), for example [torch.Generator().manual_seed(i) for i in range({count})], one for"
+            " all, or None"
         )
     if output_type not in OUTPUT_TYPES:
         raise ValueError(

@@ -103,7 +103,7 @@ class Preview:
                 components=self.batch.get("components"),
                 num_inference_steps=STEPS,
                 guidance_scale=GUIDANCE,
-                generators=seeds,
+                generator=seeds,
                 output_type="latent",
             ).images
         assert isinstance(latents, torch.Tensor)

@@ -57,7 +57,7 @@ def test_a_last_smaller_batch_is_padded_where_networks_are_compiled(draw, tiny_r
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: None)
 
     def counted(self, **options):
-        sizes.append((len(options["responses"]), len(options["generators"])))
+        sizes.append((len(options["responses"]), len(options["generator"])))
         return call(self, **options)
 
     expected = draw("a.h5")

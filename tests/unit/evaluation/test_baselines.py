@@ -93,7 +93,7 @@ def test_the_start_leaves_its_mark_and_only_its_share_of_steps_is_run():
     def draw(rows, **options):
         seeds = [torch.Generator().manual_seed(i) for i in range(5)][rows]
         options = {"num_inference_steps": 8, "guidance_scale": 3.0, "initial_latents": start[rows]} | options
-        return pipeline(context=context[rows], generators=seeds, output_type="np", **options).images
+        return pipeline(context=context[rows], generator=seeds, output_type="np", **options).images
 
     whole = draw(slice(None), strength=0.75)
     assert backbone.unet.calls == 6

@@ -86,7 +86,7 @@ def test_a_image_does_not_depend_on_its_batch(pipeline, maps):
 
 
 def test_samples_of_a_scan_differ_in_their_noise_alone(pipeline, maps):
-    several = sample(pipeline, maps[:2], seeds=(1, 2, 3, 4), num_samples=2)
+    several = sample(pipeline, maps[:2], seeds=(1, 2, 3, 4), num_images_per_scan=2)
     single = sample(pipeline, maps[[0, 0, 1, 1]], seeds=(1, 2, 3, 4))
     torch.testing.assert_close(several, single, atol=1e-4, rtol=1e-4)
 
@@ -95,8 +95,8 @@ def test_responses_are_drawn_through_the_shipped_geometry(backbone):
     pipe = make_pipeline(backbone, 32)
     responses = torch.randn(2, 8921, generator=torch.Generator().manual_seed(4))
     options = {"num_inference_steps": 2, "output_type": "latent"}
-    drawn = pipe(responses=responses, generators=generators(1, 2), **options).images
-    assert torch.equal(drawn, pipe(MapOperator.shipped(32)(responses), generators=generators(1, 2), **options).images)
+    drawn = pipe(responses=responses, generator=generators(1, 2), **options).images
+    assert torch.equal(drawn, pipe(MapOperator.shipped(32)(responses), generator=generators(1, 2), **options).images)
 
 
 def test_components_count_where_there_is_an_alignment(backbone, maps):
@@ -155,6 +155,13 @@ def test_steps_read_nothing_from_the_device(tiny_backbone, solver):
     assert latents.is_meta
 
 
+def test_one_generator_draws_the_noise_of_all_images(pipeline, maps):
+    options = {"num_inference_steps": 2, "output_type": "latent"}
+    once, again = (pipeline(maps, generator=torch.Generator().manual_seed(5), **options).images for _ in range(2))
+    assert torch.equal(once, again)
+    assert not torch.equal(once, pipeline(maps, generator=torch.Generator().manual_seed(6), **options).images)
+
+
 @pytest.fixture(scope="module")
 def trained():
     """The shipped start weights, and 100 steps of DDIM with them."""
@@ -193,7 +200,7 @@ def test_output_types(pipeline, backbone, maps):
     latents = sample(pipeline, maps, **options)
     expected = backbone.decode(latents)
     assert expected.shape == (3, 8, 8, 3)
-    images = pipeline(maps, generators=generators(1, 2, 3), guidance_scale=3.0, **options).images
+    images = pipeline(maps, generator=generators(1, 2, 3), guidance_scale=3.0, **options).images
     np.testing.assert_array_equal(np.stack([np.asarray(image) for image in images]), expected)
     floats = sample(pipeline, maps, output_type="np", **options)
     np.testing.assert_array_equal((floats * 255).round(), expected)
@@ -214,7 +221,7 @@ def test_half_precision_comes_near(pipeline, maps, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seeds": (1,)}, "generators: 1 given for 3 images"),
+        ({"seeds": (1,)}, "generator: 1 given for 3 images"),
         ({"output_type": "image"}, "output_type: 'image'; allowed: 'pil', 'np', 'pt', 'latent', for example 'pil'"),
         ({"responses": torch.zeros(3, 8921)}, "maps, responses: both given; allowed: one"),
         ({"semantics_from": {"map": torch.zeros(3)}}, "semantics_from: map given; allowed: maps or responses"),

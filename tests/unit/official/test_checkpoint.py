@@ -43,7 +43,7 @@ def sample(pipeline):
     maps = torch.randn(2, 1, 16, 32, generator=torch.Generator().manual_seed(5))
     generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
     options = {"num_inference_steps": 3, "guidance_scale": 2.0, "output_type": "pt"}
-    return pipeline(maps, generators=generators, **options).images
+    return pipeline(maps, generator=generators, **options).images
 
 
 def written(state, path):
