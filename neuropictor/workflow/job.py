@@ -20,7 +20,7 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -114,7 +114,8 @@ def convert(value: Any, kind: Any) -> Any:
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        if value is None or (len(value) == 0 and type(None) in arguments):
+        empty = isinstance(value, Sized) and len(value) == 0
+        if value is None or (empty and type(None) in arguments):
             return None
         kinds = [item for item in arguments if item is not type(None)]
         return convert(value, str if str in kinds else kinds[0])
@@ -145,4 +146,4 @@ def convert(value: Any, kind: Any) -> Any:
 
 
 def _several(value: Any) -> list[Any]:
-    return [value] if isinstance(value, str | int) else list(value)
+    return [value] if isinstance(value, str | int | Path) else list(value)

@@ -58,6 +58,9 @@ def test_a_rule_that_lacks_something_is_told_what():
     [
         ("7", int, 7),
         ("a.h5", Path, Path("a.h5")),
+        (Path("a.h5"), Path, Path("a.h5")),
+        (Path("a.h5"), Path | None, Path("a.h5")),
+        (7, int | None, 7),
         ("miniature", str | Path, "miniature"),
         ([], Path | None, None),
         ("", str | Path | None, None),
