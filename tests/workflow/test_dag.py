@@ -1,9 +1,11 @@
 """What would run: dry runs of the real workflow in empty and in finished folders."""
 
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
-from dry_runs import CONTROLS, PER_SUBJECT, chain, copy_workflow, done, image_files, planned, refused
+from dry_runs import CONTROLS, PER_SUBJECT, ROOT, chain, copy_workflow, done, image_files, planned, refused
 
 pytestmark = pytest.mark.workflow
 #: What a dry run takes half its time for, and in an empty folder is without effect.
@@ -143,3 +145,33 @@ def test_a_named_experiment_takes_over_what_is_prepared_and_keeps_results_apart(
 
 def test_code_is_tracked_unless_it_is_turned_off(finished):
     assert planned(finished, UNTRACKED)["refine"] == 3
+
+
+FILLED = """
+import ast, contextlib, importlib, sys
+from pathlib import Path
+from snakemake import cli
+from snakemake.workflow import Workflow
+workflows, execute = [], Workflow.execute
+Workflow.execute = lambda self, *given, **options: workflows.append(self) or execute(self, *given, **options)
+with contextlib.suppress(SystemExit):
+    cli.main(sys.argv[1:])
+from neuropictor.workflow.job import fill
+rules = set()
+for job in workflows[0].dag.jobs:
+    if job.rule.script:
+        script = ast.parse((Path(job.rule.basedir) / job.rule.script).read_text())
+        stage = next(node for node in script.body if isinstance(node, ast.ImportFrom) and node.names[0].name != "run")
+        fill(getattr(importlib.import_module(stage.module), stage.names[0].name), job)
+        rules.add(job.rule.name)
+print(*sorted(rules))
+"""
+
+
+def test_the_default_settings_give_every_stage_what_it_takes(tmp_path):
+    """No job is run: the demo's settings differ from those of the chains that are (start weights, for one)."""
+    command = [sys.executable, "-c", FILLED, "--snakefile", ROOT / "Snakefile", "--directory", tmp_path, "-n"]
+    command += ["--configfile", ROOT / "config.yaml", ROOT / "presets/controls.yaml", "--quiet", "all", "--cores", "1"]
+    told = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    assert set(told.stdout.splitlines()[-1].split()) >= set(chain(3))
