@@ -1,5 +1,7 @@
 """Curves and sample images for TensorBoard: complete, and without any influence on the training."""
 
+import time
+
 import numpy as np
 import pytest
 from small_backbone import TINY_ENCODER
@@ -64,6 +66,7 @@ def test_a_continued_training_writes_on_and_another_one_anew(tmp_path):
         for step in steps:
             monitor.scalars(step, "train", {"loss": float(10 * start + step)})
         monitor.close()
+        time.sleep(1)  # event files are read in the order of their names, which tell the second they were begun in
     events = EventAccumulator(str(tmp_path / "monitor")).Reload().Scalars("loss/train")
     assert [(event.step, event.value) for event in events] == [(1, 1.0), (2, 2.0), (3, 23.0), (4, 24.0)]
     monitor = Monitor(tmp_path / "monitor", "nsd", lambda: np.zeros((4, 4, 3), np.uint8))
