@@ -73,7 +73,13 @@ def build(tokenizer: PreTrainedTokenizerFast) -> Backbone:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    image = ResNetConfig(embedding_size=32, hidden_sizes=[32, 64, 128, 192], depths=[1, 2, 2, 1], layer_type="basic")
+    image = ResNetConfig(
+        embedding_size=32,
+        hidden_sizes=[32, 64, 128, 192],
+        depths=[1, 2, 2, 1],
+        layer_type="basic",
+        projection_dim=WIDTH,
+    )
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -108,9 +114,7 @@ def build(tokenizer: PreTrainedTokenizerFast) -> Backbone:
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
     )
-    return Backbone(
-        "miniature", unet, vae, CLIPTextModelWithProjection(text), tokenizer, scheduler, ImageTower(image, WIDTH)
-    )
+    return Backbone("miniature", unet, vae, CLIPTextModelWithProjection(text), tokenizer, scheduler, ImageTower(image))
 
 
 def save(backbone: Backbone, folder: Path) -> None:

@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
+    CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     ResNetConfig,
@@ -27,11 +28,11 @@ from transformers import (
 
 from neuropictor.models.decoding import DECODE_MEMORY, decode, encode
 from neuropictor.models.layout import BACKBONE_PARTS
+from neuropictor.models.parts import load_part
+from neuropictor.models.schedules import load_schedule
 
 MINIATURE = "miniature"
 PREDICTIONS = ("epsilon", "v_prediction")
-# Files only: no network, and no pickles.
-_LOCAL: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
 # The mean over several prompts names a category better than one does (CLIP, arXiv 2103.00020, section 3.1.4).
 PROMPTS = ("a photo of a {}", "a close view of a {}", "a wide view of a {}")
 
@@ -41,22 +42,23 @@ def backbone_folder(source: str | Path) -> Path:
     return Path(str(files("neuropictor") / "assets" / MINIATURE)) if str(source) == MINIATURE else Path(source)
 
 
-class ImageTower(nn.Module):
+class ImageTower(PreTrainedModel):
     """A ResNet with a linear projection into the text tower's space.
 
     Parameters
     ----------
     config
-        Of transformers' ``ResNetModel``.
-    projection_dim
-        Width of the shared space.
+        Of transformers' ``ResNetModel``, with the width of the shared space as ``projection_dim``.
     """
 
-    def __init__(self, config: ResNetConfig, projection_dim: int):
-        super().__init__()
+    config_class = ResNetConfig
+
+    def __init__(self, config: ResNetConfig):
+        super().__init__(config)
         self.resnet = ResNetModel(config)
         assert config.hidden_sizes is not None
-        self.projection = nn.Linear(config.hidden_sizes[-1], projection_dim, bias=False)
+        self.projection = nn.Linear(config.hidden_sizes[-1], config.projection_dim, bias=False)
+        self.post_init()
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, 3, S, S] in -1..1 -> [B, projection_dim], not normalised."""
@@ -66,28 +68,6 @@ class ImageTower(nn.Module):
         """The outputs of stem and stages, fine to coarse: a perceptual distance is measured on them."""
         return list(self.resnet(images, output_hidden_states=True).hidden_states)
 
-    def save_pretrained(self, folder: Path) -> None:
-        """Write ``config.json``, with the projection's width as ``projection_dim``, and ``model.safetensors``."""
-        from safetensors.torch import save_file
-
-        folder.mkdir(parents=True, exist_ok=True)
-        self.resnet.config.projection_dim = self.projection.out_features
-        self.resnet.config.save_pretrained(folder)
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors")
-
-    @classmethod
-    def from_pretrained(cls, folder: Path) -> "ImageTower":
-        """Read what :meth:`save_pretrained` wrote."""
-        from safetensors.torch import load_file
-
-        config = ResNetConfig.from_pretrained(folder)
-        tower = cls(config, config.projection_dim)
-        weights = {
-            k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / "model.safetensors").items()
-        }
-        tower.load_state_dict(weights)
-        return tower
-
 
 def load_text_tower(folder: Path) -> CLIPTextModel | CLIPTextModelWithProjection:
     """Read a CLIP text tower, alone (as in Stable Diffusion's folders) or from a complete CLIP's folder.
@@ -96,23 +76,35 @@ def load_text_tower(folder: Path) -> CLIPTextModel | CLIPTextModelWithProjection
     ------
     FileNotFoundError
         If there is no such folder.
+    ValueError
+        If it holds another kind of network, or not exactly this one's tensors.
     """
+    allowed = (
+        "allowed: the config.json and model.safetensors of transformers' CLIP, for example backbone: "
+        "{target_text_encoder: official/sub-01/target_text_encoder}"
+    )
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no text tower (config.json and model.safetensors of transformers' CLIP); allowed: such a "
-            "folder, for example backbone: {target_text_encoder: official/sub-01/target_text_encoder}"
-        )
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    config = getattr(config, "text_config", config)
+        raise FileNotFoundError(f"{folder} holds no text tower of CLIP; {allowed}")
+    config = PreTrainedConfig.get_config_dict(folder, local_files_only=True)[0]
+    if config.get("model_type") not in ("clip", "clip_text_model"):
+        raise ValueError(f"{folder}/config.json: model_type is {config.get('model_type')!r}; {allowed}")
+    config = CLIPTextConfig.from_pretrained(folder, local_files_only=True)
     projected = "CLIPTextModelWithProjection" in (config.architectures or ())
-    kind = CLIPTextModelWithProjection if projected else CLIPTextModel
-    return kind.from_pretrained(folder, config=config, dtype=torch.float32, **_LOCAL)
+    return load_part(
+        CLIPTextModelWithProjection if projected else CLIPTextModel, folder, config=config, dtype=torch.float32
+    )
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Read a tokenizer: CLIP's byte pairs, as Stable Diffusion has them, or the miniature's words."""
     kind = CLIPTokenizer if (folder / "vocab.json").is_file() else PreTrainedTokenizerFast
-    return kind.from_pretrained(folder, local_files_only=True)
+    try:
+        return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{folder}: not read as a tokenizer ({str(error).splitlines()[0][:300]}); allowed: CLIP's vocab.json and "
+            "merges.txt, or a tokenizer.json"
+        ) from error
 
 
 def _size(tower: CLIPTextModel | CLIPTextModelWithProjection | None) -> tuple[int, int]:
@@ -152,6 +144,12 @@ class Backbone:
             If its parts do not fit each other.
         """
         folder = backbone_folder(source)
+        if folder.is_file():
+            raise ValueError(
+                f"backbone.source: {source!s} is one file; allowed: a folder, which neuropictor import-official "
+                f"{source!s} --out FOLDER makes of a .ckpt, and of .safetensors diffusers' "
+                "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)"
+            )
         for part in BACKBONE_PARTS:
             if not (folder / part).is_dir():
                 raise FileNotFoundError(
@@ -162,12 +160,12 @@ class Backbone:
         image_folder = folder / "image_encoder"
         backbone = cls(
             name=folder.name,
-            unet=UNet2DConditionModel.from_pretrained(folder / "unet", dtype=torch.float32, **_LOCAL),
-            vae=AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32, **_LOCAL),
+            unet=load_part(UNet2DConditionModel, folder / "unet", dtype=torch.float32),
+            vae=load_part(AutoencoderKL, folder / "vae", dtype=torch.float32),
             text_encoder=load_text_tower(folder / "text_encoder"),
             tokenizer=load_tokenizer(folder / "tokenizer"),
-            scheduler=cast("DDIMScheduler", DDIMScheduler.from_pretrained(folder / "scheduler")),
-            image_encoder=ImageTower.from_pretrained(image_folder) if image_folder.is_dir() else None,
+            scheduler=load_schedule(folder / "scheduler"),
+            image_encoder=load_part(ImageTower, image_folder, dtype=torch.float32) if image_folder.is_dir() else None,
             target_encoder=load_text_tower(Path(target)) if target else None,
         )
         backbone.check()

@@ -1,6 +1,7 @@
 """From responses to images: the sampling loop of the modulated backbone, as a diffusers pipeline."""
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,8 +144,8 @@ class NeuroPictorPipeline(DiffusionPipeline):
         ValueError
             If it is not the one that the networks were trained with.
         """
-        frozen = pipeline_folder.read_frozen(folder, backbone, dtype)
-        return super().from_pretrained(str(folder), dtype=dtype, **{**frozen, **options})
+        parts: dict[str, Any] = {**pipeline_folder.read_parts(folder, backbone, dtype), **options}
+        return super().from_pretrained(str(folder), dtype=dtype, local_files_only=True, **parts)
 
     def save_trained(self, folder: str | Path, backbone: str | Path) -> None:
         """Write the trained parts, and the backbone's name and checksums instead of its weights.
@@ -161,9 +162,9 @@ class NeuroPictorPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        maps: torch.Tensor | None = None,
-        responses: torch.Tensor | None = None,
-        components: torch.Tensor | None = None,
+        maps: "torch.Tensor | np.ndarray | None" = None,
+        responses: "torch.Tensor | np.ndarray | None" = None,
+        components: "torch.Tensor | np.ndarray | None" = None,
         context: torch.Tensor | None = None,
         initial_latents: torch.Tensor | None = None,
         strength: float = 1.0,
@@ -229,6 +230,13 @@ class NeuroPictorPipeline(DiffusionPipeline):
             hint = self.manipulation.hint(tokens)  # the same for all steps
         elif any(value is not None for value in (maps, responses, components, semantics_from)):
             raise ValueError("context: given beside scans; allowed: one of them, for example pipeline(context=context)")
+        longest = self.scheduler.config["num_train_timesteps"]
+        for name, value, high in (
+            ("num_inference_steps", num_inference_steps, longest),
+            ("num_images_per_scan", num_images_per_scan, math.inf),
+        ):
+            if value != int(value) or not 1 <= value <= high:
+                raise ValueError(f"{name}: {value}; allowed: a whole number from 1 to {high}, for example 50")
         count = len(context) * num_images_per_scan
         _check_call(count, generator, output_type)
         context, hint, start = (
@@ -312,27 +320,31 @@ class NeuroPictorPipeline(DiffusionPipeline):
             latents = self.scheduler.step(output, timestep, latents, return_dict=False, **options)[0]
         return latents
 
-    def draw(self, responses: torch.Tensor) -> torch.Tensor:
+    def draw(self, responses: "torch.Tensor | np.ndarray") -> torch.Tensor:
         """Return maps ``[B, 1, H, W]`` of responses ``[B, V]``, drawn through the shipped geometry."""
         device = self._execution_device
         if self._maps is None:
             self._maps = MapOperator.shipped(self.encoder.config["image_size"])
-        return self._maps.to(device)(responses.to(device))
+        return self._maps.to(device)(_scans("responses", responses, self._maps.n_vertices).to(device))
 
     def _tokens(
         self,
-        maps: torch.Tensor | None = None,
-        responses: torch.Tensor | None = None,
-        components: torch.Tensor | None = None,
+        maps: "torch.Tensor | np.ndarray | None" = None,
+        responses: "torch.Tensor | np.ndarray | None" = None,
+        components: "torch.Tensor | np.ndarray | None" = None,
     ) -> torch.Tensor:
         """Return tokens ``[B, n_tokens, width]``."""
         if (maps is None) == (responses is None):
             which = "neither" if maps is None else "both"
             raise ValueError(f"maps, responses: {which} given; allowed: one, for example pipeline(responses=responses)")
         to = {"device": self._execution_device, "dtype": self.encoder.dtype}
-        maps = maps if responses is None else self.draw(responses)
-        assert maps is not None
-        components = None if components is None else components.to(**to)
+        size = self.encoder.config["image_size"]
+        sides = (size, size) if isinstance(size, int) else size
+        maps = _scans("maps", maps, 1, *sides) if responses is None else self.draw(responses)
+        if components is not None and self.alignment is not None:
+            components = _scans("components", components, self.alignment.config["n_components"]).to(**to)
+            if len(components) != len(maps):
+                raise ValueError(f"components: of {len(components)} scans for {len(maps)} responses; allowed: as many")
         return join_tokens(self.encoder, self.alignment, maps.to(**to), components)
 
     def _context(
@@ -362,6 +374,21 @@ class NeuroPictorPipeline(DiffusionPipeline):
         """Return starting noise ``[count, C, h, w]``, drawn on the CPU: the same image on every device."""
         shape = (count, self.unet.config["in_channels"], *2 * (self.unet.config["sample_size"],))
         return randn_tensor(shape, generator=generator).to(self._execution_device)
+
+
+def _scans(name: str, values: "torch.Tensor | np.ndarray", *shape: int) -> torch.Tensor:
+    """Return an argument of the call as a tensor ``[B, *shape]``; refuse other shapes and what are no numbers."""
+    values = torch.as_tensor(values)
+    if tuple(values.shape[1:]) != shape or not len(values):
+        sizes = ", ".join(map(str, ("scans", *shape)))
+        raise ValueError(f"{name}: shape {tuple(values.shape)} does not fit; allowed: ({sizes}) of these networks")
+    bad = int((~values.isfinite()).sum())
+    if bad:
+        raise ValueError(
+            f"{name}: {bad} of {values.numel()} values are NaN or infinite; allowed: finite numbers, for example "
+            f"torch.nan_to_num({name}), where 0 is a vertex's mean"
+        )
+    return values
 
 
 def _check_call(count: int, generator: torch.Generator | list[torch.Generator] | None, output_type: str) -> None:

@@ -29,6 +29,8 @@ from neuropictor.models.guiding import GuidingNetwork, Variant
 from neuropictor.models.layout import INDEX
 from neuropictor.models.manipulation import ManipulationNetwork
 from neuropictor.models.networks import Networks
+from neuropictor.models.null_context import NullContext
+from neuropictor.models.parts import load_part, weight_file
 from neuropictor.records.checksums import checksum
 from neuropictor.records.files import atomic_path
 
@@ -43,17 +45,41 @@ TRAINED = {
     "manipulation": ManipulationNetwork,
     "alignment": AlignmentNetwork,
 }
+NETWORKS = {**TRAINED, "null_context": NullContext, **FROZEN}
 
 
 def read_index(folder: str | Path) -> dict[str, Any]:
-    """Return the content of a pipeline folder's index; raise ``FileNotFoundError`` where there is none."""
+    """Return the content of a pipeline folder's index.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    ValueError
+        If it is damaged, or does not say how the frozen parts are checked.
+    """
     path = Path(folder) / INDEX
     if not path.is_file():
         raise FileNotFoundError(
             f"{folder} holds no {INDEX}; allowed: the folder of a pipeline, as the stages pretrain and refine or "
             "NeuroPictorPipeline.save_pretrained write it, for example results/refine/sub-01"
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        parts = {name: value for name, value in index.items() if not name.startswith("_")}
+        whole = all(isinstance(value, list) and len(value) == 2 for value in parts.values())  # library and class
+        if BACKBONE in index:
+            whole = (
+                whole and {*index[BACKBONE]["checksums"]} == {*FROZEN} and isinstance(index[BACKBONE]["source"], str)
+            )
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        whole, index = False, {}
+    if not whole:
+        raise ValueError(
+            f"{path}: not the index of a pipeline; allowed: what the stages pretrain and refine or "
+            f"NeuroPictorPipeline.save_pretrained write, with checksums of {' and '.join(FROZEN)} where those are named"
+        )
+    return index
 
 
 def pipeline_paths(folder: str | Path) -> list[Path]:
@@ -78,7 +104,7 @@ def read_networks(folder: str | Path, variant: Variant | None = None) -> Network
     for name, kind in TRAINED.items():
         if index.get(name, (None,))[0] is None:
             continue
-        parts[name] = kind.from_pretrained(folder / name, dtype=torch.float32, use_safetensors=True)
+        parts[name] = load_part(kind, folder / name, dtype=torch.float32)
     if variant is not None:
         parts["guiding"].register_to_config(variant=variant)
     return Networks(**parts).eval()
@@ -89,16 +115,11 @@ def read_schedule(folder: str | Path) -> dict[str, Any]:
     return DDIMScheduler.load_config(Path(folder) / "scheduler")  # pyright: ignore[reportReturnType] (it returns one dict)
 
 
-def part_checksum(part: Path) -> str:
+def part_checksum(name: str, part: Path) -> str:
     """Return the checksum of the files that a frozen part is read from; other formats and variants are ignored."""
+    weights = weight_file(FROZEN[name], part)
     shards = sorted(part.glob("diffusion_pytorch_model-*-of-*.safetensors"))
-    files = [part / "config.json", *(shards or [part / "diffusion_pytorch_model.safetensors"])]
-    missing = [file for file in files if not file.is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{missing[0]} is missing; allowed: a backbone in the layout of diffusers' Stable Diffusion with weights "
-            "as safetensors, for example unet/config.json and unet/diffusion_pytorch_model.safetensors"
-        )
+    files = [part / "config.json", *(shards or [weights])]
     lines = "".join(f"{file.name} {checksum(file)}\n" for file in files)
     return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
 
@@ -109,11 +130,11 @@ def _describe(backbone: str | Path, folder: Path) -> dict[str, Any]:
     if source != MINIATURE:
         source = source if os.path.isabs(source) else os.path.relpath(Path(source).resolve(), folder.resolve())
     parts = backbone_folder(backbone)
-    return {"source": source, "checksums": {name: part_checksum(parts / name) for name in FROZEN}}
+    return {"source": source, "checksums": {name: part_checksum(name, parts / name) for name in FROZEN}}
 
 
-def read_frozen(folder: str | Path, backbone: str | Path | None, dtype: torch.dtype) -> dict[str, torch.nn.Module]:
-    """Read the frozen parts of a pipeline folder that only names them, after checking their checksums.
+def read_parts(folder: str | Path, backbone: str | Path | None, dtype: torch.dtype) -> dict[str, torch.nn.Module]:
+    """Read all networks of a pipeline folder; a backbone that it only names is compared with its checksums.
 
     Parameters
     ----------
@@ -127,35 +148,35 @@ def read_frozen(folder: str | Path, backbone: str | Path | None, dtype: torch.dt
     Returns
     -------
     dict
-        UNet and VAE by name; empty for a complete folder.
+        By the names of the pipeline's parts.
     """
-    folder, named = Path(folder), read_index(folder).get(BACKBONE)
-    if named is None:
-        if backbone is not None:
-            raise ValueError(
-                f"backbone: {backbone} given, but {folder} is complete and names none; allowed: no backbone, for "
-                f"example NeuroPictorPipeline.from_pretrained('{folder}')"
-            )
-        return {}
-    source = backbone
-    if source is None:
-        source = named["source"] if named["source"] == MINIATURE else folder / named["source"]
-    parts = backbone_folder(source)
-    for name, noted in named["checksums"].items():
-        if not (parts / name).is_dir():
-            raise FileNotFoundError(
-                f"{folder}: the frozen part {name}/ is looked for in {parts} and not there; allowed: the backbone's "
-                f"folder, for example NeuroPictorPipeline.from_pretrained('{folder}', backbone='/data/backbone')"
-            )
-        if part_checksum(parts / name) != noted:
-            raise ValueError(
-                f"backbone: {name} in {parts} is not the one that {folder} was trained with (checksum {noted[:19]}); "
-                "allowed: the same backbone, for example backbone='miniature' for networks of the shipped one"
-            )
-    return {
-        name: kind.from_pretrained(parts / name, dtype=dtype, use_safetensors=True).eval()
-        for name, kind in FROZEN.items()
-    }
+    folder, index = Path(folder), read_index(folder)
+    places = dict.fromkeys([name for name in NETWORKS if index.get(name, (None,))[0] is not None], folder)
+    named = index.get(BACKBONE)
+    if named is None and backbone is not None:
+        raise ValueError(
+            f"backbone: {backbone} given, but {folder} is complete and names none; allowed: no backbone, for "
+            f"example NeuroPictorPipeline.from_pretrained('{folder}')"
+        )
+    if named is not None:
+        source = backbone
+        if source is None:
+            source = named["source"] if named["source"] == MINIATURE else folder / named["source"]
+        places |= dict.fromkeys(FROZEN, backbone_folder(source))
+        for name, noted in named["checksums"].items():
+            if not (places[name] / name).is_dir():
+                raise FileNotFoundError(
+                    f"{folder}: the frozen part {name}/ is looked for in {places[name]} and not there; allowed: the "
+                    f"backbone's folder, for example NeuroPictorPipeline.from_pretrained('{folder}', "
+                    "backbone='/data/backbone')"
+                )
+            if part_checksum(name, places[name] / name) != noted:
+                raise ValueError(
+                    f"backbone: {name} in {places[name]} is not the one that {folder} was trained with (checksum "
+                    f"{str(noted)[:19]}); allowed: the same backbone, for example backbone='miniature' for networks of "
+                    "the shipped one"
+                )
+    return {name: load_part(NETWORKS[name], place / name, dtype=dtype).eval() for name, place in places.items()}
 
 
 def write_trained(pipeline: "NeuroPictorPipeline", folder: str | Path, backbone: str | Path) -> None:

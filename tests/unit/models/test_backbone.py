@@ -1,10 +1,12 @@
 import json
 import shutil
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from safetensors.torch import load_file, save_file
 from small_backbone import TINY_ENCODER, make_tiny_backbone
 from stable_diffusion_folder import make_clip, make_stable_diffusion
 from transformers import CLIPModel
@@ -19,8 +21,9 @@ from neuropictor.config import (
 )
 from neuropictor.data.latents import LatentStore, cache_latents
 from neuropictor.data.reconstructions import read_reconstructions
-from neuropictor.models.backbone import Backbone
+from neuropictor.models.backbone import Backbone, backbone_folder
 from neuropictor.models.pipeline import NeuroPictorPipeline
+from neuropictor.models.schedules import READ
 from neuropictor.official.parts import scheduler
 from neuropictor.sampling import sample_subject
 from neuropictor.training.calibrate import calibrate
@@ -165,6 +168,97 @@ def test_pickled_weights_are_not_read(folder, tmp_path):
     (copy / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     torch.save({}, copy / "unet" / "diffusion_pytorch_model.bin")
     with pytest.raises(OSError, match="safetensors"):
+        Backbone.load(copy)
+
+
+def renamed(tensors):
+    return {f"cond_stage_model.{name}": tensor for name, tensor in tensors.items()}
+
+
+def without_one(tensors):
+    return {name: tensors[name] for name in sorted(tensors)[1:]}
+
+
+def with_another(tensors):
+    return tensors | {"lora.up": torch.zeros(2)}
+
+
+def of_another_shape(tensors):
+    return tensors | {min(tensors): torch.zeros(7)}
+
+
+@pytest.mark.parametrize("change", [renamed, without_one, with_another, of_another_shape])
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "image_encoder"])
+def test_a_file_that_does_not_hold_exactly_its_networks_tensors_is_refused(change, part, tmp_path):
+    folder = shutil.copytree(make_tiny_backbone(tmp_path / "whole"), tmp_path / "backbone")
+    if part == "image_encoder":
+        shutil.copytree(backbone_folder("miniature") / part, folder / part)
+        Backbone.load(folder)
+    (file,) = (folder / part).glob("*.safetensors")
+    tensors = load_file(file)
+    changed = change(tensors)
+    save_file(changed, file, metadata={"format": "pt"})
+    one = min(changed.keys() ^ tensors.keys() or tensors)
+    with pytest.raises(ValueError, match=rf"{part}/{file.name}: .*{one}.* allowed: "):
+        Backbone.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        (
+            "model.fp16.safetensors",
+            "found: model.fp16.safetensors.* after mv .*model.fp16.safetensors .*/model.safetensors",
+        ),
+        ("pytorch_model.bin", r"only if you trust .* import CLIPTextModel as M; M.from_pretrained\("),
+        (None, "found: no weights"),
+    ],
+)
+def test_weights_in_another_form_are_refused_with_the_way_to_make_them(folder, name, way, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "backbone")
+    file = copy / "text_encoder" / "model.safetensors"
+    file.rename(file.with_name(name)) if name else file.unlink()
+    with pytest.raises(FileNotFoundError, match=rf"text_encoder/model.safetensors is missing .*{way}"):
+        Backbone.load(copy)
+
+
+def test_one_file_is_no_folder(tmp_path):
+    (tmp_path / "v1-5.ckpt").touch()
+    with pytest.raises(
+        ValueError, match=r"is one file; allowed: .* neuropictor import-official .*v1-5.ckpt --out FOLDER"
+    ):
+        Backbone.load(tmp_path / "v1-5.ckpt")
+
+
+def test_a_text_tower_of_another_kind_is_refused_and_none_of_its_code_runs(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "backbone")
+    (copy / "text_encoder" / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    edit(copy, "text_encoder/config.json", model_type="evil", auto_map={"AutoConfig": "evil.Config"})
+    with pytest.raises(ValueError, match=r"text_encoder/config.json: model_type is 'evil'; allowed: "):
+        Backbone.load(copy)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("kind", sorted({*READ} - {"DPMSolverSDEScheduler"}))  # which needs another library
+def test_a_schedule_is_read_as_its_own_class_means_it(folder, kind, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "backbone")
+    shutil.rmtree(copy / "scheduler")
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    saved = getattr(diffusers, kind)(**betas, **({"clip_sample": False} if kind.startswith("DD") else {}))
+    saved.save_pretrained(copy / "scheduler")
+    read = Backbone.load(copy).scheduler
+    assert torch.allclose(read.alphas_cumprod, scheduler().alphas_cumprod)
+    assert not read.config["clip_sample"]  # Stable Diffusion's latents are not in -1..1
+    read.set_timesteps(25)
+    assert set(read.timesteps.diff().tolist()) == {-40}, "DDIM goes by whole steps"
+    assert (read.timesteps[0] == 999) == (saved.config.get("timestep_spacing") in ("linspace", "trailing"))
+
+
+@pytest.mark.parametrize("kind", ["FlowMatchEulerDiscreteScheduler", "LCMScheduler", "EDMEulerScheduler"])
+def test_what_ddim_cannot_sample_is_refused(folder, kind, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "backbone")
+    getattr(diffusers, kind)().save_pretrained(copy / "scheduler")
+    with pytest.raises(ValueError, match=rf"scheduler_config.json: _class_name is '{kind}'; allowed: .*PNDMScheduler"):
         Backbone.load(copy)
 
 

@@ -227,11 +227,37 @@ def test_half_precision_comes_near(pipeline, maps, tmp_path):
         ({"semantics_from": {"map": torch.zeros(3)}}, "semantics_from: map given; allowed: maps or responses"),
         ({"semantics_from": {"maps": torch.zeros(2, 1, 16, 16)}}, "2 scans for the context of 3; allowed: as many"),
         ({"components": torch.zeros(3, 5)}, "components: components given; allowed: none"),
+        (
+            {"num_inference_steps": -1},
+            "num_inference_steps: -1; allowed: a whole number from 1 to 1000, for example 50",
+        ),
+        ({"num_inference_steps": 1001}, "num_inference_steps: 1001; allowed: a whole number from 1 to 1000"),
+        ({"num_images_per_scan": 0}, "num_images_per_scan: 0; allowed: a whole number"),
     ],
 )
 def test_errors(pipeline, maps, options, message):
     with pytest.raises(ValueError, match=message):
         sample(pipeline, maps, **options)
+
+
+@pytest.mark.parametrize(
+    ("scans", "message"),
+    [
+        ({"responses": torch.full((2, 8921), torch.nan)}, "responses: 17842 of 17842 values are NaN or infinite"),
+        ({"responses": np.zeros((2, 100))}, r"responses: shape \(2, 100\) .* allowed: \(scans, 8921\)"),
+        ({"responses": torch.zeros(8921)}, r"responses: shape \(8921,\) .* allowed: \(scans, 8921\)"),
+        ({"maps": np.full((1, 1, 16, 16), np.inf)}, "maps: 256 of 256 values are NaN"),
+        ({"maps": np.zeros((1, 16, 16))}, r"maps: shape \(1, 16, 16\) .* allowed: \(scans, 1, 16, 16\)"),
+        ({"maps": np.zeros((0, 1, 16, 16))}, r"maps: shape \(0, 1, 16, 16\)"),
+    ],
+)
+def test_scans_that_say_nothing_or_do_not_fit(pipeline, scans, message):
+    with pytest.raises(ValueError, match=message):
+        pipeline(**scans)
+
+
+def test_arrays_are_taken_as_tensors(pipeline, maps):
+    assert torch.equal(sample(pipeline, maps), sample(pipeline, maps.numpy().astype(np.float64)))
 
 
 def test_neither_maps_nor_responses(pipeline):

@@ -139,19 +139,28 @@ def test_frozen_parts_are_named_where_the_backbone_is_at_hand(small, tmp_path):
         import_official(written(state, tmp_path / "other.pth"), tmp_path / "again", SMALL, tmp_path / "backbone")
 
 
-def test_stable_diffusion_alone_becomes_a_backbone(small, tmp_path):
+@pytest.mark.parametrize("form", ["plain", "float16", "moving averages"])
+def test_stable_diffusion_alone_becomes_a_backbone(small, tmp_path, form):
     pipeline, text = small
     state = official_state(pipeline, text)
     state = {
         key: value for key, value in state.items() if not key.startswith(("cond_stage.", "fmri_", "control_model.fmri"))
     }
+    unet = pipeline.unet.state_dict()
+    if form == "float16":
+        state, unet = ({key: value.half() for key, value in values.items()} for values in (state, unet))
+    if form == "moving averages":
+        averages = {key.replace(".", ""): value + 1 for key, value in state.items() if ".diffusion_model." in key}
+        state |= {f"model_ema.{key}": value for key, value in averages.items()}
     options = Options(head_width=8, latent_size=8)
     import_official(written({"state_dict": state}, tmp_path / "control_sd21_ini.ckpt"), tmp_path / "out", options)
     shutil.copytree(tiny_tokenizer(tmp_path), tmp_path / "out" / "tokenizer")
     backbone = Backbone.load(tmp_path / "out")
     assert backbone.latent_shape == (4, 8, 8)
-    assert all(torch.equal(value, backbone.unet.state_dict()[key]) for key, value in pipeline.unet.state_dict().items())
+    assert all(torch.equal(value.float(), backbone.unet.state_dict()[key]) for key, value in unet.items())
     assert backbone.text_encoder.config.num_hidden_layers == 2
+    reasons = json.loads((tmp_path / "out" / "run.json").read_text())["results"]["reasons"]
+    assert any("moving average" in reason for reason in reasons) == (form == "moving averages")
 
 
 def test_the_autoencoders_own_file(tmp_path):
@@ -179,11 +188,11 @@ def test_missing_and_unexpected_keys_are_listed(small, tmp_path):
     }
     for key in gone:
         del state[key]
-    state |= {"cond_stage.surprise": torch.zeros(1), "model_ema.decay": torch.zeros(1)}
+    state |= {"cond_stage.surprise": torch.zeros(1), "optimizer.decay": torch.zeros(1)}
     state["cond_stage_model.model.transformer.surprise"] = torch.zeros(1)
     with pytest.raises(ValueError, match=r"6 missing: .* 3 unexpected: ") as error:
         import_official(written(state, tmp_path / "cut.pth"), tmp_path / "out", SMALL)
-    for words in (*gone.values(), "cond_stage.surprise", "model_ema.decay", "transformer.surprise", "for example"):
+    for words in (*gone.values(), "cond_stage.surprise", "optimizer.decay", "transformer.surprise", "for example"):
         assert words in str(error.value), words
     assert not (tmp_path / "out").exists()
 
