@@ -78,7 +78,7 @@ def build(tokenizer: PreTrainedTokenizerFast) -> Backbone:
         hidden_sizes=[32, 64, 128, 192],
         depths=[1, 2, 2, 1],
         layer_type="basic",
-        projection_dim=WIDTH,
+        **{"projection_dim": WIDTH},  # the image tower's own
     )
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,

@@ -338,14 +338,19 @@ class NeuroPictorPipeline(DiffusionPipeline):
             which = "neither" if maps is None else "both"
             raise ValueError(f"maps, responses: {which} given; allowed: one, for example pipeline(responses=responses)")
         to = {"device": self._execution_device, "dtype": self.encoder.dtype}
-        size = self.encoder.config["image_size"]
-        sides = (size, size) if isinstance(size, int) else size
-        maps = _scans("maps", maps, 1, *sides) if responses is None else self.draw(responses)
-        if components is not None and self.alignment is not None:
-            components = _scans("components", components, self.alignment.config["n_components"]).to(**to)
-            if len(components) != len(maps):
-                raise ValueError(f"components: of {len(components)} scans for {len(maps)} responses; allowed: as many")
-        return join_tokens(self.encoder, self.alignment, maps.to(**to), components)
+        if responses is None:
+            assert maps is not None
+            size = self.encoder.config["image_size"]
+            drawn = _scans("maps", maps, 1, *((size, size) if isinstance(size, int) else size))
+        else:
+            drawn = self.draw(responses)
+        aligned = None
+        if components is not None:
+            sizes = () if self.alignment is None else (self.alignment.config["n_components"],)
+            aligned = _scans("components", components, *sizes).to(**to)
+            if len(aligned) != len(drawn):
+                raise ValueError(f"components: of {len(aligned)} scans for {len(drawn)} responses; allowed: as many")
+        return join_tokens(self.encoder, self.alignment, drawn.to(**to), aligned)
 
     def _context(
         self, tokens: torch.Tensor, semantics_from: Mapping[str, torch.Tensor] | None, semantics_scale: float
@@ -377,9 +382,9 @@ class NeuroPictorPipeline(DiffusionPipeline):
 
 
 def _scans(name: str, values: "torch.Tensor | np.ndarray", *shape: int) -> torch.Tensor:
-    """Return an argument of the call as a tensor ``[B, *shape]``; refuse other shapes and what are no numbers."""
+    """Return an argument as a tensor ``[B, *shape]`` (any, if none is given); refuse other shapes and no numbers."""
     values = torch.as_tensor(values)
-    if tuple(values.shape[1:]) != shape or not len(values):
+    if (shape and tuple(values.shape[1:]) != shape) or not len(values):
         sizes = ", ".join(map(str, ("scans", *shape)))
         raise ValueError(f"{name}: shape {tuple(values.shape)} does not fit; allowed: ({sizes}) of these networks")
     bad = int((~values.isfinite()).sum())

@@ -109,6 +109,10 @@ def test_components_count_where_there_is_an_alignment(backbone, maps):
     assert torch.equal(first, sample(pipe, maps, components=one, semantics_from={"maps": maps, "components": one}))
     with pytest.raises(ValueError, match="components: none given"):
         sample(pipe, maps)
+    with pytest.raises(ValueError, match=r"components: shape \(3, 4\) does not fit; allowed: \(scans, 5\)"):
+        sample(pipe, maps, components=one[:, :4])
+    with pytest.raises(ValueError, match="components: of 2 scans for 3 responses"):
+        sample(pipe, maps, components=one[:2])
 
 
 def test_without_guidance_the_null_context_does_not_matter(backbone, maps):
