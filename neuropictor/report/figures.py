@@ -169,6 +169,11 @@ def training_curves(histories: Sequence[Path], out: Path) -> None:
             for axes in row[len(panels[stage]) :]:
                 axes.set_visible(False)
         figure.suptitle("Training" + title_mark(_data_of(histories)), size=13)
+        figure.supxlabel(
+            "Training: of the repeats that a step draws, with dropout and left-out contexts. "
+            "Validation: of means over repeats, without.",
+            size=9,
+        )
         save_figure(figure, out)
 
 

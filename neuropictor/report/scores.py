@@ -197,7 +197,7 @@ def _test_table(frame: pd.DataFrame, different: bool) -> Table:
                 row.append(NOTHING)
                 continue
             p = "p < 0.001" if cell.p_corrected < 0.001 else f"p = {cell.p_corrected:.3f}"
-            interval = f"{cell.low:{sign}z.3f} to {cell.high:{sign}z.3f}"
+            interval = f"{'' if different else 'chance '}{cell.low:{sign}z.3f} to {cell.high:{sign}z.3f}"
             row.append(Cell(f"{cell.value:{sign}z.3f}", (interval, p), "b" if cell.p_corrected < 0.05 else ""))
         rows.append(row)
     return Table(["difference" if different else "model", *map(metric_title, names)], rows)
@@ -257,12 +257,12 @@ def _published_page(frame: pd.DataFrame, out: Path) -> None:
     test_sets = {}
     for number, name in TEST_SETS.items():
         rows = [
-            [row["method"], *(f"{row[n]:.{scales[n][1]}f}" for n in names), row["protocol"], row["source"]]
+            [row["method"], *(f"{row[n]:.{scales[n][1]}f}" for n in names), Cell(row["source"], (row["protocol"],))]
             for _, row in published[published["test_images"] == number].iterrows()
         ]
         if not reasons and number == mean["n_images"].max():
             rows += _own_rows(mean, scales)
-        test_sets[name] = Table(["method", *map(with_arrow, names), "protocol", "source"], rows)
+        test_sets[name] = Table(["method", *map(with_arrow, names), "source, protocol"], rows)
     mark = title_mark(data_of(frame))
     title = "Published results" + (f", and why this run stands apart{mark}" if reasons else " and this run")
     write_page("published.html", out, title, reasons=reasons, apart=apart, test_sets=test_sets)
@@ -283,7 +283,9 @@ def _own_rows(mean: pd.DataFrame, scales: dict[str, tuple[int, int]]) -> list[li
                 )
                 for name, (scale, digits) in scales.items()
             ]
-            rows.append([Cell(f"this run: {model_title(model)}", mark="b"), *values, protocol.label, "this run"])
+            rows.append(
+                [Cell(f"this run: {model_title(model)}", mark="b"), *values, Cell("this run", (protocol.label,))]
+            )
     return rows
 
 

@@ -83,7 +83,7 @@ def test_different_numbers_of_test_images_are_told(report):
 def test_page_of_tests_shows_values_intervals_and_corrected_p(report):
     text = report()["test_page"]
     assert "Tests of the scores (SIMULATED data)" in text
-    assert "<b>0.900</b><small>0.450 to 0.550</small><small>p &lt; 0.001" in text
+    assert "<b>0.900</b><small>chance 0.450 to 0.550</small><small>p &lt; 0.001" in text
     assert "refined - ridge</td><td>-0.020<small>-0.050 to +0.010</small><small>p = 0.400</small>" in text
     assert text.index("Mean over subjects 1, 2, 150 images") < text.index("Subject 1, 150 images")
 
