@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from neuropictor.models.decoding import DECODE_MEMORY, decode, encode
-from neuropictor.models.layout import BACKBONE_PARTS
+from neuropictor.models.layout import check_backbone
 from neuropictor.models.parts import load_part
 from neuropictor.models.schedules import load_schedule
 
@@ -150,13 +150,7 @@ class Backbone:
                 f"{source!s} --out FOLDER makes of a .ckpt, and of .safetensors diffusers' "
                 "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)"
             )
-        for part in BACKBONE_PARTS:
-            if not (folder / part).is_dir():
-                raise FileNotFoundError(
-                    f"backbone.source: {source!s} has no folder {part}/. Allowed: 'miniature', a folder in "
-                    "the layout of diffusers' Stable Diffusion, or a repository of the Hugging Face hub with its "
-                    "revision, for example backbone: {source: /data/stable-diffusion-2-1-base}."
-                )
+        check_backbone(folder)
         image_folder = folder / "image_encoder"
         backbone = cls(
             name=folder.name,

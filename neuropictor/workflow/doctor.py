@@ -16,8 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from neuropictor.config import ConfigError, check_imported
 from neuropictor.fetching import agreement
-from neuropictor.models.layout import BACKBONE_PARTS
+from neuropictor.models.layout import check_backbone
 from neuropictor.nsd import constants, keys
 from neuropictor.records.record import versions
 
@@ -174,7 +175,10 @@ def _data(config: "Config") -> list[Finding]:
         if source == "fetch":
             agreement.check_terms(config.nsd.terms_accepted)
             return [Finding("ok", "data", f"NSD from {config.nsd.endpoint}, terms accepted")]
-    except (FileExistsError, agreement.AgreementError) as error:
+        if source == "prepared":
+            check_imported(config)
+            return [Finding("ok", "data", f"imported stores in {config.paths.prepared}")]
+    except (FileExistsError, agreement.AgreementError, ConfigError) as error:
         return [Finding("problem", "data", str(error), "change the settings as said")]
     required = [keys.STIMULI, keys.STIMULUS_INFO, keys.EXPERIMENT_DESIGN]
     required += [
@@ -263,13 +267,11 @@ def _weights(config: "Config") -> list[Finding]:
     from neuropictor.models.population import AUTOENCODER, population_file
 
     source = config.backbone.source
-    if source != "miniature":
-        missing = [part for part in BACKBONE_PARTS if not (Path(source) / part).is_dir()]
-        if missing:
-            advice = (
-                "download Stable Diffusion 2.1-base in the layout of diffusers, and name its folder in backbone.source"
-            )
-            return [Finding("problem", "weights", f"{source} has no {', '.join(missing)}", advice)]
+    if source != "miniature" and not config.backbone.revision:  # others are shipped, or fetched
+        try:
+            check_backbone(source)
+        except FileNotFoundError as error:
+            return [Finding("problem", "weights", str(error), "get the backbone, or change the settings as said")]
     findings = [Finding("ok", "weights", f"backbone {source}")]
     started = [stage for stage in ("calibrate", "pretrain") if getattr(config, stage).init == "population"]
     try:

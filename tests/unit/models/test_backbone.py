@@ -263,7 +263,7 @@ def test_what_ddim_cannot_sample_is_refused(folder, kind, tmp_path):
 
 
 def test_a_missing_part_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"has no folder unet/.* or a repository of the Hugging Face hub"):
+    with pytest.raises(FileNotFoundError, match=r"has no unet, .* or a repository of the Hugging Face hub"):
         Backbone.load(tmp_path)
 
 

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from neuropictor.cli import app as cli
 from neuropictor.config import Config, load
+from neuropictor.models.layout import BACKBONE_PARTS
 from neuropictor.workflow import doctor
 from neuropictor.workflow.doctor import examine, needed_bytes
 
@@ -101,11 +102,29 @@ def test_weights_that_are_not_there(tmp_path):
     (finding,) = find({"backbone": {"source": str(tmp_path / "sd21")}}, "weights")
     assert finding.verdict == "problem"
     assert "has no unet, vae, text_encoder, tokenizer, scheduler" in finding.found
-    for part in doctor.BACKBONE_PARTS:
+    for part in BACKBONE_PARTS:
         (tmp_path / "sd21" / part).mkdir(parents=True)
     found = find({"backbone": {"source": str(tmp_path / "sd21")}}, "weights")
     assert [finding.verdict for finding in found] == ["ok", "problem"]
     assert found[1].do == "calibrate: {init: scratch}, pretrain: {init: scratch}"
+
+
+def test_what_the_workflow_fetches_or_somebody_imported_is_no_problem(tmp_path):
+    hub = {"backbone": {"source": "somebody/stable-diffusion-2-1-base", "revision": 40 * "a"}}
+    scratch = {"calibrate": {"init": "scratch"}, "pretrain": {"init": "scratch"}}
+    assert [finding.verdict for finding in find(hub | scratch, "weights")] == ["ok"]
+    own = {
+        "nsd": {"source": "prepared"},
+        "paths": {"prepared": str(tmp_path)},
+        "subjects": {"pretrain": [1], "refine": [1]},
+    }
+    (finding,) = find(own, "data")
+    assert finding.verdict == "problem" and "neuropictor import-betas" in finding.found
+    for store in ("responses.h5", "stimuli.h5"):
+        (tmp_path / "sub-01").mkdir(exist_ok=True)
+        (tmp_path / "sub-01" / store).touch()
+    (finding,) = find(own, "data")
+    assert (finding.verdict, finding.found) == ("ok", f"imported stores in {tmp_path}")
 
 
 def test_the_command_says_all_and_fails_on_a_problem(tmp_path: Path):
