@@ -1,5 +1,6 @@
 # Functions: inputs of rules, and paths.
 import fcntl
+import functools
 import os
 import shutil
 from pathlib import Path
@@ -218,12 +219,25 @@ def own_components(wildcards):
     return component_files([wildcards.subject])
 
 
+@functools.cache
+def warn(message):
+    """Tell something once."""
+    logger.warning(message)
+
+
 def backbone_files(wildcards):
     """Files that change with the backbone."""
     if settings.backbone.source == "miniature":
         return []
     if settings.backbone.revision:
         return f"{backbone()}/fetched.json"
+    try:
+        layout.check_backbone(backbone())
+    except FileNotFoundError as error:
+        if not workflow.dryrun:
+            raise WorkflowError(str(error)) from None
+        warn(str(error))  # what would run can be planned without it
+        return []
     return [f"{settings.backbone.source}/{part}" for part in layout.BACKBONE_PARTS]
 
 

@@ -5,7 +5,7 @@ import sys
 from collections import Counter
 
 import pytest
-from dry_runs import CONTROLS, PER_SUBJECT, ROOT, chain, copy_workflow, done, image_files, planned, refused
+from dry_runs import CONTROLS, PER_SUBJECT, ROOT, chain, copy_workflow, done, image_files, planned, refused, snakemake
 
 pytestmark = pytest.mark.workflow
 #: What a dry run takes half its time for, and in an empty folder is without effect.
@@ -70,6 +70,14 @@ def test_jobs_of_presets(checkout):
     jobs = planned(checkout, UNTRACKED, "presets/controls.yaml", targets=["controls"])
     assert jobs["control"] == 21  # all seven that draw, of all three subjects
     assert not jobs["evaluate"]
+
+
+def test_a_plan_needs_no_backbone_and_says_that_it_is_missing(checkout):
+    settings = UNTRACKED | {"nsd": {"terms_accepted": True}}
+    said = snakemake(checkout, "-n", settings=settings, presets=["presets/nsd.yaml"])
+    assert said.jobs["pretrain"] == 1 and said.jobs["cache_latents"] == 8
+    assert said.output.count("weights/stable-diffusion-2-1-base has no unet, vae") == 1
+    assert "docs/backbones.md" in said.output
 
 
 def test_local_source_simulates_nothing(tmp_path):
