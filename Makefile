@@ -35,6 +35,7 @@ demo: $(INSTALLED) ## From simulated fMRI to reconstructed images and a report.
 	@$(MAKE) --no-print-directory $(REPORT)
 	@echo "Report: $(CURDIR)/$(REPORT)"
 	@echo "All test images: $(CURDIR)/results/gallery.html"
+	@echo "Next: source .venv/bin/activate, then snakemake --configfile my.yaml or neuropictor --help"
 
 # A second make reads which results there are after the chain has run.
 $(REPORT): $(RESULTS)
