@@ -82,11 +82,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
             if "mmap" not in str(error):
                 raise
             content = torch.load(path, map_location="cpu", weights_only=True)  # written by torch before 1.6
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError) as error:
+        # torch advises to load it all the same
+        reason = str(error).partition("WeightsUnpickler error: ")[2] or type(error).__name__
         raise ValueError(
             f"{path}: not read, since it holds other objects than tensors, which could run any code, or is damaged "
-            f"({str(error).splitlines()[0][:200]}); allowed: torch.save of tensors, for example epoch_015.pth of the "
-            "authors' finetuned weights"
+            f"({reason.strip().splitlines()[0][:200]}); allowed: torch.save of tensors, for example epoch_015.pth of "
+            "the authors' finetuned weights"
         ) from None
     for nested in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(nested), Mapping):

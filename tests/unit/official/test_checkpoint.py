@@ -224,8 +224,9 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(small, tmp_path):
     evil = written(state | {"evil": Malicious(str(tmp_path / "ran"))}, tmp_path / "evil.pth")
     (tmp_path / "plain.pth").write_bytes(pickle.dumps({"evil": Malicious(str(tmp_path / "ran"))}))
     for path in (evil, tmp_path / "plain.pth"):
-        with pytest.raises(ValueError, match=r"could run any code, .* for example epoch_015.pth"):
+        with pytest.raises(ValueError, match=r"could run any code, .* for example epoch_015.pth") as error:
             import_official(path, tmp_path / "out", SMALL)
+        assert "weights_only" not in str(error.value)  # torch's advice to run it all the same
     assert not (tmp_path / "ran").exists()
 
 
@@ -239,6 +240,13 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(small, tmp_path):
 def test_other_files_are_refused(content, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         import_official(written(content, tmp_path / "other.pth"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", b"PK\x03\x04", b"version https://git-lfs.github.com/spec/v1\n"])
+def test_what_is_no_checkpoint_is_refused_by_name(content, tmp_path):
+    (tmp_path / "cut.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=r"cut.pth: not read, .* or is damaged .* for example epoch_015.pth"):
+        import_official(tmp_path / "cut.pth", tmp_path / "out")
 
 
 def test_files_of_old_torch_are_read_too(small, tmp_path):
