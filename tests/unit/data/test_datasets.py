@@ -176,6 +176,10 @@ def test_a_batch_is_a_function_of_seed_and_step(paths, tiny_latents):
         assert_same(one, other)
 
 
+def test_batches_for_a_gpu_lie_in_pinned_memory(paths):
+    assert [make(paths).loader(0, 1, pinned=pinned).pin_memory for pinned in (True, False)] == [True, False]
+
+
 def test_an_epoch_shows_every_image_once(paths, tiny_latents):
     batches = make(paths, tiny_latents)
     count = len(batches.responses)

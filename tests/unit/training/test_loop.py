@@ -1,6 +1,7 @@
 import csv
 import os
 import signal
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -192,6 +193,11 @@ def test_several_processes_ask_each_other_every_ten_steps_and_with_checkpoints(t
     task = Task({step: lambda: done.append(1) or 1.0 for step in range(33)})
     make(tmp_path, runtime, steps=33, task=task).run("Fitting")
     assert asked == [8, 10, 16, 20, 24, 30, 32]
+
+
+def test_processes_wait_for_a_checkpoint_on_a_slow_disk(tiny_runtime):
+    """8 GB at the paper's size; by default they give up after ten minutes."""
+    assert make_accelerator(tiny_runtime).init_handler.timeout >= timedelta(hours=1)
 
 
 def test_each_step_of_each_process_draws_its_own_dropout(tmp_path, tiny_runtime, monkeypatch):
