@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from small_stores import CATEGORIES, TEST, PretendBackbone, smooth_images, write_samples, write_stimuli
 
+from neuropictor import sampling
 from neuropictor.config import EvaluateConfig, RuntimeConfig
 from neuropictor.evaluation import evaluate as stage
 from neuropictor.evaluation import judges
@@ -30,9 +31,10 @@ def samples(tmp_path_factory):
     return found
 
 
-def run(samples, folder):
+def run(samples, folder, precision="fp32"):
     out = folder / "metrics.csv"
-    config, runtime = EvaluateConfig(bootstrap=50, permutations=99, seed=3), RuntimeConfig(device="cpu", threads=1)
+    config = EvaluateConfig(bootstrap=50, permutations=99, seed=3)
+    runtime = RuntimeConfig(device="cpu", threads=1, precision=precision)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(stage.Backbone, "load", PretendBackbone.load)
         stage.evaluate(samples, [write_stimuli(folder / "stimuli.h5")], "miniature", config, runtime, out)
@@ -122,10 +124,11 @@ def test_ceilings_are_made_in_blocks_within_the_memory(samples, tmp_path, monkey
     for name in ("encode_images", "decode"):
         noted(name)
     monkeypatch.setattr(stage.Sampler, "draw", drawing)
-    run(samples, tmp_path)
+    monkeypatch.setattr(sampling, "prepare_sampling", lambda pipeline, runtime: drawn.append(runtime.precision))
+    run(samples, tmp_path, "bf16")
     memory = RuntimeConfig().decode_memory
     assert asked == [(name, count, memory) for count in (6, 6, 6, 2) for name in ("encode_images", "decode")]
-    assert drawn == [8, 8, 4]
+    assert drawn == ["bf16", 8, 8, 4]
 
 
 def test_wrong_files_are_refused(samples, tmp_path):
