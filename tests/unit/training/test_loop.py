@@ -197,7 +197,8 @@ def test_several_processes_ask_each_other_every_ten_steps_and_with_checkpoints(t
 
 def test_processes_wait_for_a_checkpoint_on_a_slow_disk(tiny_runtime):
     """8 GB at the paper's size; by default they give up after ten minutes."""
-    assert make_accelerator(tiny_runtime).init_handler.timeout >= timedelta(hours=1)
+    handler = make_accelerator(tiny_runtime).init_handler
+    assert handler is not None and handler.timeout >= timedelta(hours=1)
 
 
 def test_each_step_of_each_process_draws_its_own_dropout(tmp_path, tiny_runtime, monkeypatch):
