@@ -25,6 +25,7 @@ import torch
 from neuropictor.records.log import start_log
 from neuropictor.training.reconstruct import pretrain
 from neuropictor.workflow.launch import launch
+from neuropictor.training.loop import Trainer
 from small_training import arguments
 
 destroy = torch.distributed.destroy_process_group
@@ -34,6 +35,14 @@ def alone(*arguments):  # a wrapper that outlives its process group may hang the
     destroy(*arguments)
 
 torch.distributed.destroy_process_group = alone
+train = Trainer._train
+
+def told(self, *arguments):
+    names = ("find_unused_parameters", "gradient_as_bucket_view", "broadcast_buffers")
+    print("exchange", *(name for name in names if getattr(self.module, name)), flush=True)
+    train(self, *arguments)
+
+Trainer._train = told
 given = arguments(json.loads(sys.argv[1]))
 start_log(given["out"] / "train.log")
 launch(pretrain, **given)
@@ -117,7 +126,8 @@ def test_a_step_that_uses_all_weights_is_the_same_in_parts(start, tmp_path):
     runtime = {"accumulation": 2, "gradient_checkpointing": True, "tensorboard": False}
     changes = {"steps": 5, "semantic_steps": 0}
     pretrain(**arguments(asked(start, tmp_path / "1", 1, runtime, **changes)))
-    finished(train(start, tmp_path / "2", 2, runtime, **changes))
+    said = finished(train(start, tmp_path / "2", 2, runtime, **changes)).splitlines()
+    assert {line for line in said if line.startswith("exchange")} == {"exchange gradient_as_bucket_view"}
     one, two = curve(tmp_path / "1"), curve(tmp_path / "2")
     assert one.keys() == two.keys()
     for key, value in one.items():

@@ -13,6 +13,7 @@ from neuropictor.controls import tables as control_tables
 from neuropictor.controls.scores import COLUMNS, TABLE_METRICS, PairScores, Scored, rank_correlations, table_rows
 from neuropictor.data.reconstructions import Reconstructions, write_reconstructions
 from neuropictor.data.stimuli import StimulusStore
+from neuropictor.evaluation import judging
 from neuropictor.evaluation.judges import Judge, Seen, look
 
 IDS = np.array(TEST)
@@ -196,3 +197,20 @@ def test_the_stage_writes_table_and_images(tmp_path, monkeypatch):
     }
     record = json.loads((tmp_path / "controls.run.json").read_text())
     assert record["results"]["controls"] == sorted(kinds)
+
+
+def test_clip_judges_controls_of_a_backbone_without_image_tower(tmp_path, monkeypatch):
+    """As Stable Diffusion has none."""
+    judge, samples = PretendBackbone(), tmp_path / "refined.h5"
+    judge.name = "CLIP"
+    monkeypatch.setattr(PretendBackbone, "image_encoder", None)
+    monkeypatch.setattr(control_tables, "Backbone", PretendBackbone)
+    monkeypatch.setattr(judging, "ClipDescriber", lambda folder, device: judge)
+    images = Reconstructions(smooth_images(IDS)[:, None], IDS, "refined", 1, "simulated")
+    write_reconstructions(samples, images)
+    responses, stimuli = write_responses(tmp_path / "responses.h5"), write_stimuli(tmp_path / "stimuli.h5")
+    config, evaluate = ControlsConfig(sheet_rows=2), EvaluateConfig(bootstrap=20, networks="published")
+    runtime, out = RuntimeConfig(device="cpu", threads=1), tmp_path / "controls.csv"
+    stores = ({1: responses}, {1: stimuli}, "bare")
+    control_tables.score_controls({}, {1: samples}, *stores, config, evaluate, runtime, out, tmp_path, tmp_path)
+    assert json.loads((tmp_path / "controls.run.json").read_text())["results"]["judge"] == "CLIP"

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import h5py
 import numpy as np
 import pytest
@@ -178,3 +180,15 @@ def test_components_and_axes_take_features_in_parts(stores, monkeypatch):
     monkeypatch.setattr(alignment, "_FEATURES_AT_ONCE", 8192)
     found = ComponentSpace.fit(latents, few, {"text": 3, "latent": 4}, seed=0).components(latents, few)
     np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-4)
+
+
+def test_axes_are_found_without_a_copy_of_all_features_in_float64(monkeypatch):
+    """Of 4096 images in Stable Diffusion it would take 2.6 GB beside the features' 1.3."""
+    features = np.random.default_rng(0).standard_normal((60, 100_000), dtype=np.float32)
+    monkeypatch.setattr(alignment, "_FEATURES", {"text": lambda *_: features})
+    tracemalloc.start()
+    try:
+        ComponentSpace.fit(None, np.arange(len(features)), {"text": 1}, seed=0)
+        assert tracemalloc.get_traced_memory()[1] < features.nbytes
+    finally:
+        tracemalloc.stop()

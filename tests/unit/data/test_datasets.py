@@ -7,13 +7,15 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 
 from neuropictor.data.datasets import ImageResponses, TrainingBatches
-from neuropictor.data.latents import LatentStore, Rows
+from neuropictor.data.latents import LatentStore, Rows, cache_latents
 from neuropictor.data.responses import ResponseStore
 from neuropictor.data.rows import evenly_spaced
 from neuropictor.data.stimuli import StimulusStore
 from neuropictor.models.backbone import Backbone
+from neuropictor.models.decoding import latent_bytes
 from neuropictor.models.maps import MapOperator
 from neuropictor.surface import load_geometry
 
@@ -53,6 +55,21 @@ def test_latents_are_the_backbones(tiny_latents, tiny_prepared, tiny_backbone):
     assert (tiny_latents.parent / "latents.run.json").is_file()
     with pytest.raises(KeyError, match="nsd_id 7 is not among its 26"):
         store.rows(np.array([103, 7]))
+
+
+def test_images_are_encoded_within_the_memory(tiny_prepared, tiny_backbone, tiny_runtime, tmp_path, monkeypatch):
+    """64 images of 512 pixels at once took 32 GiB."""
+    sizes, encode = [], AutoencoderKL.encode
+
+    def noted(self, images, **options):
+        sizes.append(len(images))
+        return encode(self, images, **options)
+
+    monkeypatch.setattr(AutoencoderKL, "encode", noted)
+    two = 2.5 * 16 * latent_bytes(Backbone.load(tiny_backbone).vae) / 2**30
+    runtime = tiny_runtime.model_copy(update={"decode_memory": two})
+    cache_latents(tiny_prepared / "stimuli.h5", tiny_backbone, runtime, tmp_path / "latents.h5")
+    assert sizes == [2] * 13
 
 
 def test_several_latents_files_are_read_as_one(tiny_latents, tmp_path):
@@ -157,6 +174,10 @@ def test_a_batch_is_a_function_of_seed_and_step(paths, tiny_latents):
     workers = list(make(paths, tiny_latents).loader(2, 5, workers=2))
     for one, other in zip(workers, straight[2:5], strict=True):
         assert_same(one, other)
+
+
+def test_batches_for_a_gpu_lie_in_pinned_memory(paths):
+    assert [make(paths).loader(0, 1, pinned=pinned).pin_memory for pinned in (True, False)] == [True, False]
 
 
 def test_an_epoch_shows_every_image_once(paths, tiny_latents):

@@ -130,7 +130,7 @@ def run(tmp_path, monkeypatch):
     responses = write_responses(tmp_path / "responses.h5", subject=2)
     latents = write_latents(tmp_path / "latents.h5", stimuli)
 
-    def go(folder, responses=responses, **changes):
+    def go(folder, responses=responses, precision="fp32", **changes):
         out = {name: tmp_path / folder / f"{name}.h5" for name in of_kind("baseline")}
         baselines.fit_baselines(
             responses=responses,
@@ -139,7 +139,7 @@ def run(tmp_path, monkeypatch):
             backbone="miniature",
             config=EvaluateConfig(ridge_alphas=[0.1, 10.0, 1000.0], diffusion_strength=0.5),
             sample=SampleConfig(steps=4, **changes),
-            runtime=RuntimeConfig(device="cpu", threads=1),
+            runtime=RuntimeConfig(device="cpu", threads=1, precision=precision),
             out=out,
         )
         return out
@@ -197,12 +197,27 @@ def test_the_diffusion_baseline_is_drawn_as_the_networks_images_are(run, monkeyp
     )
     monkeypatch.setattr(sampling, "prepare_sampling", prepared)
     monkeypatch.setattr(sampling, "to_bytes", down)
-    out = run("first", samples=3, choose="consensus", rounding="down", scheduler="dpm++", batch_size=7, seed=9)
+    settings = {"samples": 3, "choose": "consensus", "rounding": "down", "scheduler": "dpm++", "seed": 9}
+    out = run("first", precision="bf16", batch_size=7, **settings)
     assert set(seeds) >= {(9, 2, nsd_id, sample) for nsd_id in TEST for sample in range(3)}
-    assert dtypes == ["fp32"]
+    assert dtypes == ["bf16"]
     assert set(solvers) == {"dpm++"}
     assert set(whole) == {"down"}
     assert read_reconstructions(out["ridge_diffusion"]).images.shape == (len(TEST), 1, SIZE, SIZE, 3)
+
+
+def test_ridge_is_decoded_batch_by_batch_within_the_memory(run, monkeypatch):
+    """All at once, 256 images of 512 pixels took 256 GiB."""
+    asked, decode = [], PretendBackbone.decode
+
+    def noted(self, latents, memory=None):
+        asked.append((len(latents), memory))
+        return decode(self, latents, memory)
+
+    monkeypatch.setattr(PretendBackbone, "decode", noted)
+    run("first", batch_size=7)
+    memory = RuntimeConfig().decode_memory
+    assert asked == [(7, memory), (7, memory), (6, memory)]
 
 
 def test_baselines_see_the_same_single_trials(run, tmp_path):

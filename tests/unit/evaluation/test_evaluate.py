@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from small_stores import CATEGORIES, TEST, PretendBackbone, smooth_images, write_samples, write_stimuli
 
+from neuropictor import sampling
 from neuropictor.config import EvaluateConfig, RuntimeConfig
 from neuropictor.evaluation import evaluate as stage
+from neuropictor.evaluation import judges
 from neuropictor.evaluation.metrics import shown_in
 from neuropictor.evaluation.tables import METRIC_COLUMNS, of_kind, order_models, read_metrics, read_scores, read_tests
 
@@ -29,9 +31,10 @@ def samples(tmp_path_factory):
     return found
 
 
-def run(samples, folder):
+def run(samples, folder, precision="fp32"):
     out = folder / "metrics.csv"
-    config, runtime = EvaluateConfig(bootstrap=50, permutations=99, seed=3), RuntimeConfig(device="cpu", threads=1)
+    config = EvaluateConfig(bootstrap=50, permutations=99, seed=3)
+    runtime = RuntimeConfig(device="cpu", threads=1, precision=precision)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(stage.Backbone, "load", PretendBackbone.load)
         stage.evaluate(samples, [write_stimuli(folder / "stimuli.h5")], "miniature", config, runtime, out)
@@ -98,6 +101,34 @@ def test_equal_runs_give_equal_bytes(samples, out, tmp_path):
     again = run(samples, tmp_path)
     for name in ("metrics.csv", "scores.csv", "statistics.csv"):
         assert again.with_name(name).read_bytes() == out.with_name(name).read_bytes()
+
+
+def test_ceilings_are_made_in_blocks_within_the_memory(samples, tmp_path, monkeypatch):
+    """128 images of 512 pixels, encoded and decoded at once, took 128 GiB."""
+    monkeypatch.setattr(judges, "IMAGES_AT_ONCE", 6)
+    asked, drawn, draw = [], [], stage.Sampler.draw
+
+    def noted(name):
+        method = getattr(PretendBackbone, name)
+
+        def asking(self, given, memory=None):
+            asked.append((name, len(given), memory))
+            return method(self, given, memory)
+
+        monkeypatch.setattr(PretendBackbone, name, asking)
+
+    def drawing(self, jobs, inputs, **options):
+        drawn.append(len(jobs))
+        return draw(self, jobs, inputs, **options)
+
+    for name in ("encode_images", "decode"):
+        noted(name)
+    monkeypatch.setattr(stage.Sampler, "draw", drawing)
+    monkeypatch.setattr(sampling, "prepare_sampling", lambda pipeline, runtime: drawn.append(runtime.precision))
+    run(samples, tmp_path, "bf16")
+    memory = RuntimeConfig().decode_memory
+    assert asked == [(name, count, memory) for count in (6, 6, 6, 2) for name in ("encode_images", "decode")]
+    assert drawn == ["bf16", 8, 8, 4]
 
 
 def test_wrong_files_are_refused(samples, tmp_path):

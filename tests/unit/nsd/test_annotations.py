@@ -1,5 +1,6 @@
 import io
 import json
+import tracemalloc
 
 import pandas as pd
 import pytest
@@ -118,3 +119,19 @@ def test_text_that_is_no_json_is_not_read_to_its_end(monkeypatch):
     with pytest.raises(ValueError, match="Expecting value"):
         list(stream_members(file))
     assert file.tell() < 200
+
+
+def test_annotation_files_are_never_held_whole(root, info, monkeypatch):
+    """COCO's instances take gigabytes as Python's objects."""
+    monkeypatch.setattr(annotations, "_AT_ONCE", 2**14)
+    path = root / keys.annotations("instances", "train2017")
+    content = json.loads(path.read_text())
+    other = {"image_id": -1, "category_id": 1, "bbox": [0, 0, 1, 1], "area": 1, "segmentation": [list(range(500))]}
+    content["annotations"] += [other] * 1000
+    path.write_text(json.dumps(content))
+    tracemalloc.start()
+    try:
+        load_annotations(root, info)
+        assert tracemalloc.get_traced_memory()[1] < path.stat().st_size / 4
+    finally:
+        tracemalloc.stop()

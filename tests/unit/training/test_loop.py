@@ -1,6 +1,7 @@
 import csv
 import os
 import signal
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -179,10 +180,25 @@ def test_an_adaptation_starts_with_a_fresh_optimizer_also_when_it_is_continued(t
 
 
 def test_several_processes_ask_each_other_every_ten_steps_and_with_checkpoints(tmp_path, tiny_runtime, monkeypatch):
-    trainer, asked = make(tmp_path, tiny_runtime.model_copy(update={"checkpoint_interval": 8}), steps=33), []
-    monkeypatch.setattr(loop._Termination, "agreed", lambda self, due: asked.append(due))
-    trainer.run("Fitting")
-    assert [step for step, due in enumerate(asked, start=1) if due] == [8, 10, 16, 20, 24, 30, 32]
+    done, asked, reduce = [], [], loop.Accelerator.reduce
+
+    def noted(self, value, *mean):
+        if not mean:
+            asked.append(len(done))
+        return reduce(self, value, *mean)
+
+    monkeypatch.setattr(loop.Accelerator, "num_processes", 2)
+    monkeypatch.setattr(loop.Accelerator, "reduce", noted)
+    runtime = tiny_runtime.model_copy(update={"checkpoint_interval": 8})
+    task = Task({step: lambda: done.append(1) or 1.0 for step in range(33)})
+    make(tmp_path, runtime, steps=33, task=task).run("Fitting")
+    assert asked == [8, 10, 16, 20, 24, 30, 32]
+
+
+def test_processes_wait_for_a_checkpoint_on_a_slow_disk(tiny_runtime):
+    """8 GB at the paper's size; by default they give up after ten minutes."""
+    handler = make_accelerator(tiny_runtime).init_handler
+    assert handler is not None and handler.timeout >= timedelta(hours=1)
 
 
 def test_each_step_of_each_process_draws_its_own_dropout(tmp_path, tiny_runtime, monkeypatch):

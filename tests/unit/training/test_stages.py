@@ -9,6 +9,7 @@ from small_backbone import TINY_ENCODER, make_tiny_backbone
 from small_task import SHORT, batch, make_task
 
 from neuropictor.config import CalibrateConfig, EncoderConfig, GuidanceAdaptationConfig, ReconstructConfig, RefineConfig
+from neuropictor.data.rows import Rows
 from neuropictor.models.backbone import Backbone
 from neuropictor.models.networks import autoencoder_start, load_autoencoder, save_autoencoder
 from neuropictor.models.pipeline_folder import read_networks
@@ -176,8 +177,10 @@ def test_population_start_is_used_and_must_fit(chain, responses, tiny_components
 
 
 def test_refining_in_little_memory_and_low_precision(
-    chain, responses, tiny_components, tiny_latents, tiny_backbone, tiny_runtime, tmp_path
+    chain, responses, tiny_components, tiny_latents, tiny_backbone, tiny_runtime, tmp_path, monkeypatch
 ):
+    frozen, load = [], Backbone.load
+    monkeypatch.setattr(Backbone, "load", lambda *given: frozen.append(load(*given)) or frozen[-1])
     small = {"precision": "bf16", "accumulation": 3, "gradient_checkpointing": True}
     config = RefineConfig(guidance_adaptation=GuidanceAdaptationConfig(steps=2), **SHORT)
     files = (responses[0], tiny_latents, tiny_backbone, chain["pretrained"])
@@ -187,6 +190,8 @@ def test_refining_in_little_memory_and_low_precision(
         refine(*files, config, tiny_runtime.model_copy(update=small), out, tiny_components[0])
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
+    assert frozen[0].unet.dtype == torch.bfloat16
+    assert frozen[0].text_encoder is None
     losses = []
     for folder in (chain["refined"], out):
         results = json.loads((folder / "run.json").read_text())["results"]
@@ -198,7 +203,9 @@ def test_refining_in_little_memory_and_low_precision(
 def test_the_target_tower_is_an_input_where_random_captions_have_a_weight(
     chain, responses, tiny_components, tiny_latents, tiny_backbone, tiny_runtime, tmp_path, monkeypatch
 ):
-    """And the backbone is read once, without the target where nothing asks for it."""
+    """And the backbone is read once, without the target where nothing asks for it, and no text without need."""
+    names, rows = set(), Rows.__getitem__
+    monkeypatch.setattr(Rows, "__getitem__", lambda self, places: names.add(self.name) or rows(self, places))
     target, read, load = tiny_backbone / "text_encoder", [], Backbone.load
     monkeypatch.setattr(Backbone, "load", lambda source, target=None: read.append(target) or load(source, target))
     files = (responses[0], tiny_latents, tiny_backbone, chain["pretrained"])
@@ -207,6 +214,8 @@ def test_the_target_tower_is_an_input_where_random_captions_have_a_weight(
         out, config = tmp_path / str(weight), RefineConfig(semantic_weight=weight, **settings)
         refine(*files, config, tiny_runtime, out, tiny_components[0], target)
         assert read.pop() == wanted and not read
+        assert names & {"text", "caption_tokens"} == ({"caption_tokens"} if weight else set())
+        names.clear()
         record = json.loads((out / "run.json").read_text())
         assert (str(target) in record["inputs"]) is (weight > 0)
         assert record["results"]["precision"] == "fp32"
