@@ -27,9 +27,11 @@ Source = Annotated[str, typer.Option(help="miniature, or a folder in the layout 
 
 
 @app.callback()
-def begin() -> None:
+def begin(
+    debug: Annotated[bool, typer.Option("--debug", help="show where in the code an error arose")] = False,
+) -> None:
     """Run the stages one by one, for those who do not want the workflow."""
-    start_log()  # before a command imports libraries, some of which read their verbosity on import
+    start_log(debug=debug)  # before a command imports libraries, some of which read their verbosity on import
 
 
 def start(settings: Path | None) -> tuple[Config, RuntimeConfig]:

@@ -150,7 +150,7 @@ def test_tables_json_and_page(root):
 
 @pytest.mark.usefixtures("_pretended")
 def test_command(root, monkeypatch):
-    monkeypatch.setattr(cli_options, "start_log", lambda: None)
+    monkeypatch.setattr(cli_options, "start_log", lambda **given: None)
     given = ["evaluate", "--reconstructions", root / "good", "--images", root / "seen", "--out", root / "out"]
     done = CliRunner().invoke(cli.app, [str(item) for item in given])
     assert done.exit_code == 0, done.output
@@ -159,7 +159,7 @@ def test_command(root, monkeypatch):
     (root / "good/p00.png").unlink()
     done = CliRunner().invoke(cli.app, [str(item) for item in given])
     assert done.exit_code == 1
-    assert "no reconstruction of p00" in done.output
+    assert "no reconstruction of p00" in str(done.exception)
     done = CliRunner().invoke(cli.app, [str(item) for item in [*given, "--protocol", "theirs"]])
     assert done.exit_code != 0
     assert "mindeye2" in done.output

@@ -44,14 +44,23 @@ def test_prefix_of_a_rule_without_subject(tmp_path, capsys):
     assert capsys.readouterr().err == "[pretrain] x\n"
 
 
-def test_uncaught_error_is_logged_with_its_traceback(tmp_path):
+@pytest.mark.parametrize(
+    ("error", "options", "shown"),
+    [
+        ("RuntimeError('no file x.h5')", "", "[job] no file x.h5\n"),
+        ("ValueError('x\\x1b[2J.h5')", "", "[job] x\\x1b[2J.h5\n"),
+        ("RuntimeError('no file x.h5')", ", debug=True", "Traceback"),
+        ("TypeError('a fault')", "", "Traceback"),
+        ("MemoryError()", "", "[job] MemoryError: \n"),
+    ],
+)
+def test_uncaught_errors_show_their_message_and_leave_their_traceback_in_the_log(tmp_path, error, options, shown):
     path = tmp_path / "job.log"
-    code = f"from neuropictor.records.log import start_log\nstart_log({str(path)!r})\nraise RuntimeError('lost')"
+    code = f"from neuropictor.records.log import start_log\nstart_log({str(path)!r}{options})\nraise {error}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    for text in (done.stderr, path.read_text()):
-        assert "RuntimeError: lost" in text
-        assert "Traceback" in text
+    assert done.stderr == shown or (shown == "Traceback" and "Traceback" in done.stderr)
+    assert "Traceback" in path.read_text()
 
 
 def test_atomic_path_writes_whole_files(tmp_path):
