@@ -1,6 +1,5 @@
 """What was fetched or simulated: ``manifest.jsonl`` beside the data, a line a file, appended to by many processes."""
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -11,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from neuropictor.records.checksums import WHOLE_HASH_LIMIT, DamagedFileError, checksum
+from neuropictor.records.files import lock
 from neuropictor.records.progress import progress
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def note(root: Path, key: str, sha256: str, etag: str, checked: str) -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     line = json.dumps(asdict(Entry(key, (root / key).stat().st_size, etag, sha256, now, checked))).encode() + b"\n"
     with open(root / NAME, "a+b", buffering=0) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file, wait=True)
         end = file.seek(0, os.SEEK_END)
         if end and os.pread(file.fileno(), 1, end - 1) != b"\n":
             line = b"\n" + line

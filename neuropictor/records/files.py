@@ -2,12 +2,13 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated, Any
 
 FOLDER = "folder of a file"
 #: A folder that the workflow tracks by a file in it, such as a pipeline's by its ``model_index.json``.
@@ -26,6 +27,21 @@ _CANNOT_WRITE = {
     errno.EACCES: "Make it possible to write",
     errno.EPERM: "Make it possible to write",
 }
+
+
+def lock(file: IO[Any], wait: bool = False) -> None:
+    """Keep other processes from an open file, where its file system has locks (those of some clusters have none).
+
+    Raises
+    ------
+    BlockingIOError
+        If another process has it, unless this one shall `wait`.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
 
 
 @contextlib.contextmanager
