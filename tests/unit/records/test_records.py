@@ -66,8 +66,9 @@ def test_uncaught_errors_show_their_message_and_leave_their_traceback_in_the_log
 def test_atomic_path_writes_whole_files(tmp_path):
     final = tmp_path / "deep" / "table.csv"
     with files.atomic_path(final) as temporary:
-        assert temporary.parent == final.parent
-        assert temporary.suffix == ".csv"
+        assert temporary.parent.parent == final.parent
+        assert temporary.parent.stat().st_mode & 0o777 == 0o700
+        assert temporary.name == "table.csv"
         temporary.write_text("a")
         assert not final.exists()
     assert final.read_text() == "a"
@@ -79,6 +80,26 @@ def test_atomic_path_gives_the_usual_permissions(tmp_path):
     with files.atomic_path(tmp_path / "whole") as temporary:
         temporary.touch(mode=0o600)
     assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_links_that_others_lay_are_never_written_through(tmp_path):
+    precious, final = tmp_path / "precious", tmp_path / "a.csv"
+    precious.write_text("of somebody else")
+    precious.chmod(0o604)
+    for name in ("a.csv", f".a.{os.getpid()}.partial.csv", f".a.csv.{os.getpid()}.partial", ".a.csv.4194999.partial"):
+        (tmp_path / name).symlink_to(precious)
+    with files.atomic_path(final) as temporary:
+        temporary.write_text("1")
+    assert (precious.read_text(), final.read_text()) == ("of somebody else", "1")
+    assert not final.is_symlink()
+    assert final.stat().st_mode & 0o777 != 0o604
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".csv", "\u00e9" * 125 + ".csv", "[a*].csv"])
+def test_whatever_may_be_a_name_may_be_written(tmp_path, name):
+    with files.atomic_path(tmp_path / name) as temporary:
+        temporary.write_text("1")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_atomic_path_leaves_the_old_file_after_an_error(tmp_path):
@@ -235,9 +256,10 @@ def test_what_cannot_be_written_says_why_and_what_to_do(tmp_path, monkeypatch, n
 
 
 def test_what_killed_processes_left_is_removed_and_that_of_running_ones_is_not(tmp_path):
-    dead, alive, other = (tmp_path / f".{name}.partial.csv" for name in ("a.4194999", "a.1", "b.4194999"))
+    dead, alive, other = (tmp_path / f".{name}.x.partial" for name in ("a.csv.4194999", "a.csv.1", "b.csv.4194999"))
     for path in (dead, alive, other):
-        path.touch()
+        path.mkdir()
+        (path / "half").touch()
     with files.atomic_path(tmp_path / "a.csv") as temporary:
         temporary.write_text("1")
     assert sorted(path.name for path in tmp_path.iterdir()) == [alive.name, other.name, "a.csv"]
