@@ -142,7 +142,7 @@ def _read_table(path: Path) -> dict[str, Any]:
             )
         count, size = len(file["images"]) if file["images"].shape else None, int(file.attrs["size"])
         texts = dict.fromkeys(("category", "background"), ("O", (count,))) | {"captions": ("O", (count, None))}
-        expect(file, {"images": ("u", (count, size, size, 3)), "nsd_id": ("iu", (count,)), **texts})
+        expect(file, {"images": ("B", (count, size, size, 3)), "nsd_id": ("iu", (count,)), **texts})
         table = {name: file[name].asstr()[:].astype(str) for name in ("category", "background")}
         described = (str(file.attrs["data"]), size)
         captions = file["captions"].asstr()[:]
