@@ -1,6 +1,9 @@
 """The lock, the conda environment and the project's file name the same packages."""
 
+import json
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -145,3 +148,34 @@ def test_at_the_miniature_size_every_job_fits_a_machine_of_8_gb():
     assert max(sizes["miniature"]["mem_mb"] for sizes in needs.values()) <= 8000
     text = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
     assert max(int(amount) for amount in re.findall(r"mem_mb=growing\((\d+)\)", text)) <= 8000
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="there is no make")
+@pytest.mark.parametrize("linked", [False, True])
+def test_cleaning_removes_what_is_simulated_and_nothing_else(tmp_path, linked):
+    work = tmp_path / "work"
+    data = tmp_path / "elsewhere" if linked else work / "data"
+    kept = ["prepared/sub-02/responses.h5", "prepared/sub-02/responses.run.json", "nsd/nsddata_betas/real.mgh"]
+    made = ["prepared/sub-01/responses.h5", "prepared/sub-01/responses.run.json", "nsd/nsddata_betas/made.mgh"]
+    for name in (*kept, *made):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_text("")
+    work.mkdir(exist_ok=True)
+    if linked:
+        (work / "data").symlink_to(data)
+    (work / "results").mkdir()
+    (work / "precious").touch()
+    for subject, origin in ((1, "simulated"), (2, "own")):
+        (data / f"prepared/sub-0{subject}/responses.run.json").write_text(json.dumps({"data": origin}))
+    (data / "nsd/SIMULATED.json").touch()
+    lines = [{"key": key, "checked": "simulated"} for key in ("nsddata_betas/made.mgh", "../../precious")]
+    (data / "nsd/manifest.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    done = subprocess.run(
+        ["make", "-f", ROOT / "Makefile", "clean"], cwd=work, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert [name for name in kept if (data / name).exists()] == kept
+    assert [name for name in made if (data / name).exists()] == (made if linked else [])
+    assert ("data is a link" if linked else "kept: data/nsd/nsddata_betas/real.mgh") in done.stdout
+    assert not (work / "results").exists()
+    assert (work / "precious").exists()
