@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from neuropictor.records.checksums import WHOLE_HASH_LIMIT, DamagedFileError, checksum
 from neuropictor.records.files import lock
@@ -56,11 +56,15 @@ def read(root: Path) -> dict[str, Entry]:
     """Return the last entry of each key; empty where nothing has been fetched."""
     path = root / NAME
     entries: dict[str, Entry] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], 1):
+    for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else [], 1):
         try:
             values = json.loads(line)
             entry = Entry(**{field.name: values[field.name] for field in fields(Entry)})
-        except (ValueError, KeyError, TypeError):
+            if not all(isinstance(getattr(entry, field.name), field.type) for field in fields(Entry)):
+                raise TypeError
+            if ".." in (parts := PurePosixPath(entry.key).parts) or "/" in parts:
+                raise ValueError  # of another folder
+        except (ValueError, KeyError, TypeError, RecursionError):
             log.warning("%s, line %d is cut off or damaged, and left out", path, number)
             continue
         entries[entry.key] = entry

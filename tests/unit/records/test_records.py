@@ -181,6 +181,14 @@ def test_no_record_of_a_stage_that_failed(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("text", ['{"outputs": []}', '{"outputs": {"a": 1}}', "[" * 10**5, "\xff", "null"])
+def test_records_that_are_none_are_refused_by_name(tmp_path, text):
+    (tmp_path / "a.csv").touch()
+    (tmp_path / "a.run.json").write_text(text, encoding="latin-1")
+    with pytest.raises(checksums.DamagedFileError, match=r"a\.run\.json is damaged: it is not the JSON"):
+        checksums.verify(tmp_path / "a.csv")
+
+
 def test_large_files_are_known_by_size_and_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(checksums, "WHOLE_HASH_LIMIT", 100)
     monkeypatch.setattr(checksums, "_EDGE", 10)
