@@ -124,6 +124,8 @@ def test_tables_json_and_page(root):
     config = EvaluateConfig(bootstrap=50, permutations=199)
     config = config.model_copy(update={"protocols": ["ours", "mindeye2"]})
     evaluate_folders([root / "good", root / "bad"], root / "seen", config, RuntimeConfig(device="cpu"), root / "out")
+    record = json.loads((root / "out/metrics.run.json").read_text())
+    assert set(record["outputs"]) == {"metrics.csv", "scores.csv", "statistics.csv", "metrics.json"}
     folder_page(root / "out", root / "out/index.html")
     frame = read_metrics(root / "out/metrics.csv").set_index(["protocol", "model", "metric"])
     pairs = read_pairs([root / "good", root / "bad"], root / "seen")

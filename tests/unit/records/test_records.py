@@ -162,7 +162,7 @@ def test_record_says_what_was_made_from_what(tmp_path):
     source.write_bytes(b"abc")
     path = tmp_path / "out" / "run.json"
     config = SampleConfig(steps=3)
-    with record.RunRecord(path, stage="sample", config=config, seed=config.seed, inputs=[source]) as entry:
+    with record.RunRecord(path, stage="sample", config=config, seed=config.seed, inputs=[source], outputs=[]) as entry:
         entry.add(images=7)
         assert not path.exists()
     found = json.loads(path.read_text())
@@ -175,8 +175,13 @@ def test_record_says_what_was_made_from_what(tmp_path):
     assert {"seed", "revision", "started", "wall_seconds", "python"} <= found.keys()
 
 
+def test_whoever_keeps_a_record_says_what_it_wrote(tmp_path):
+    with pytest.raises(TypeError, match="outputs"):
+        record.RunRecord(tmp_path / "run.json", stage="sample")
+
+
 def test_no_record_of_a_stage_that_failed(tmp_path):
-    with pytest.raises(ZeroDivisionError), record.RunRecord(tmp_path / "run.json", stage="sample"):
+    with pytest.raises(ZeroDivisionError), record.RunRecord(tmp_path / "run.json", stage="sample", outputs=[]):
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
 
