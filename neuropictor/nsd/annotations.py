@@ -154,7 +154,8 @@ def _members(root: Path, kind: str, split: str) -> Iterator[Iterator[tuple[str, 
             yield stream_members(file)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(
-                f"{path} is cut off or damaged ({type(error).__name__}: {error}); unpack COCO's annotations of 2017 again"
+                f"{path} is cut off or damaged ({type(error).__name__}: {error}); unpack COCO's annotations of 2017"
+                " again"
             ) from error
 
 
