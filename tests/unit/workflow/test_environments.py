@@ -77,20 +77,36 @@ def test_the_cluster_profile_runs_again_what_the_default_one_does():
     assert "code" not in default["rerun-triggers"]
 
 
+def assert_installs(text: str, project: str) -> None:
+    """All that is installed has its hashes, and the project is built by what was installed."""
+    bootstrap, lock, last = re.findall(r"pip install.*", text)
+    assert bootstrap.endswith("--require-hashes --requirement " + re.search(r"\S*bootstrap.lock$", bootstrap)[0])
+    assert lock.endswith("--require-hashes --requirements requirements.lock")
+    assert last.endswith(project)
+
+
+def test_make_installs_the_locks_and_nothing_beside_them():
+    assert_installs((ROOT / "Makefile").read_text(), "--no-deps --no-build-isolation --editable .")
+
+
+def test_what_builds_the_project_is_locked():
+    bootstrap = (ROOT / "envs/bootstrap.lock").read_text()
+    pins = dict(re.findall(r"^([\w.-]+)==([^\s;\\]+)", bootstrap, re.MULTILINE))
+    built = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    assert {re.split(r"[^\w.-]", requirement)[0] for requirement in built} | {"uv", "editables"} <= pins.keys()
+    assert bootstrap.count("--hash=sha256:") >= 2 * len(pins)
+    locked = locked_for_python_311()
+    assert {name: version for name, version in pins.items() if locked.get(name, version) != version} == {}
+
+
 @pytest.mark.parametrize("recipe", ["Dockerfile", "neuropictor.def"])
 def test_containers_install_the_lock_and_nothing_beside_it(recipe):
     text = (ROOT / "envs" / recipe).read_text()
-    installs = re.findall(r"pip install.*", text)
-    assert [line for line in installs if "--require-hashes --requirements requirements.lock" in line]
-    others = [line for line in installs if "requirements.lock" not in line]
-    assert len(others) == 2  # uv, of the Makefile's range, and the project without its requirements
-    uv = re.search(r"'uv[^']*'", (ROOT / "Makefile").read_text())[0]
-    assert any(uv in line for line in others)
-    assert any("--no-deps ." in line for line in others)
+    assert_installs(text, "--no-deps --no-build-isolation .")
     python = re.search(r"python:([\d.]+)-", text)[1]
     environment = yaml.safe_load((ROOT / "envs/neuropictor.yaml").read_text())
     assert f"python={python}" in environment["dependencies"]
-    for path in ("requirements.lock", "pyproject.toml", "README.md", "LICENSE", "neuropictor"):
+    for path in ("envs/bootstrap.lock", "requirements.lock", "pyproject.toml", "README.md", "LICENSE", "neuropictor"):
         assert path in text
         assert (ROOT / path).exists()
 
