@@ -174,7 +174,8 @@ def reference(root: Model) -> str:
         "",
         "Made from the models in `neuropictor/config/` by `neuropictor config --write`; do not edit.",
         "`config.yaml` holds the defaults; put what you change into a file of your own and give it with",
-        "`snakemake --configfile my.yaml` (mappings merge, all else replaces).",
+        "`snakemake --configfile my.yaml` (mappings merge, all else replaces). Files of others may be programs:",
+        "look at them with `neuropictor config --settings theirs.yaml` first (docs/security.md).",
     ]
     for section, field in root.model_fields.items():
         text = field.description or ""

@@ -62,8 +62,8 @@ def read(root: Path) -> dict[str, Entry]:
             entry = Entry(**{field.name: values[field.name] for field in fields(Entry)})
             if not all(isinstance(getattr(entry, field.name), field.type) for field in fields(Entry)):
                 raise TypeError
-            if ".." in (parts := PurePosixPath(entry.key).parts) or "/" in parts:
-                raise ValueError  # of another folder
+            if {"..", "/"} & set(PurePosixPath(entry.key).parts) or not entry.key.isprintable():
+                raise ValueError  # of another folder, or no name
         except (ValueError, KeyError, TypeError, RecursionError):
             log.warning("%s, line %d is cut off or damaged, and left out", path, number)
             continue

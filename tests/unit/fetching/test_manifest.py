@@ -31,6 +31,7 @@ def test_it_bears_many_writers_and_a_cut_line(tmp_path, caplog):
         {"key": "/etc/passwd"},
         {"key": ["a"]},
         {"key": None},
+        {"key": "\x1b[2J"},
         {"size": "6"},
         b"[" * 10**5,
         b'{"key": "\xff"}',
