@@ -20,14 +20,14 @@ help: ## Say what there is.
 
 install: $(INSTALLED) ## Install the locked packages and the project into .venv (5.7 GB).
 
-$(INSTALLED): requirements.lock pyproject.toml
+$(INSTALLED): envs/bootstrap.lock requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) --version 2>&1); name another one, e.g. make $(or $(MAKECMDGOALS),demo) PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { \
 	  rm -rf .venv; echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: sudo apt-get install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
-	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --requirements requirements.lock
-	$(BIN)/uv pip install --python $(BIN)/python --no-deps --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement envs/bootstrap.lock
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --require-hashes --requirements requirements.lock
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: $(INSTALLED) ## From simulated fMRI to reconstructed images and a report.
@@ -57,6 +57,16 @@ lint: $(INSTALLED) ## Style of Python and Snakemake files, and types of the libr
 	$(BIN)/snakemake --lint
 	$(BIN)/uv tool run basedpyright@1.40.2 --pythonpath $(BIN)/python
 
-clean: ## Remove what was made, not the environment and never NSD itself.
-	rm -rf results logs .snakemake data/prepared
-	@if [ -e data/nsd/SIMULATED.json ]; then rm -rf data/nsd; fi
+# Of data, what records and manifest say is simulated; links are not followed.
+clean: ## Remove what was made of simulated data, not the environment; never NSD itself, scans of your own or what links lead to.
+	rm -rf results logs .snakemake
+	@for folder in data data/prepared data/nsd; do if [ -L $$folder ]; then echo "$$folder is a link: data are kept"; exit 0; fi; done; \
+	[ -d data ] || exit 0; \
+	{ grep -rls --include='*.run.json' '"data": "simulated"' data/prepared || true; } | while IFS= read -r record; do \
+	  rm -f "$$record" "$${record%.run.json}.h5"; done; \
+	if [ -e data/nsd/SIMULATED.json ] && [ -e data/nsd/manifest.jsonl ]; then \
+	  sed -nE '/"checked": "simulated"/ s/^\{"key": "([^"]+)".*/\1/p' data/nsd/manifest.jsonl | { grep -vF .. || true; } | while IFS= read -r key; do \
+	    rm -f "data/nsd/$$key"; done; \
+	  [ "$$(find data/nsd ! -type d | wc -l)" -gt 2 ] || rm data/nsd/SIMULATED.json data/nsd/manifest.jsonl; fi; \
+	find data -mindepth 1 -type d -empty -delete; \
+	find data ! -type d | sort | sed 's/^/kept: /'

@@ -4,7 +4,8 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 
-configfile: "config.yaml"
+# The checkout's, from wherever it is called, unless the working directory has one.
+configfile: "config.yaml" if Path("config.yaml").is_file() else f"{workflow.basedir}/config.yaml"
 
 
 report: "report/workflow.rst"

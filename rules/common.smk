@@ -1,8 +1,8 @@
 # Functions: inputs of rules, and paths.
-import fcntl
 import functools
 import os
 import shutil
+import socket
 from pathlib import Path
 
 import yaml
@@ -11,7 +11,7 @@ from snakemake.exceptions import WorkflowError
 import neuropictor
 from neuropictor import config as configuration
 from neuropictor.workflow import doctor
-from neuropictor.records import fingerprint
+from neuropictor.records import files, fingerprint
 from neuropictor.records.checksums import checksum
 from neuropictor.controls.conditions import CONTROLS
 from neuropictor.evaluation.networks import WEIGHT_FILES
@@ -39,6 +39,8 @@ if shutil.which("sbatch") and not shutil.which("sacct"):
 def checked(values):
     """Check settings, agreement, and that nothing real would be overwritten; on a mistake show its message alone."""
     try:
+        for file in workflow.configfiles:
+            configuration.read_file(file)
         loaded = configuration.load(values)
         if loaded.nsd.source == "simulated":
             keys.check_free_for_simulation(loaded.paths.nsd)
@@ -54,17 +56,26 @@ def checked(values):
 
 def work_alone(folder):
     """Keep other workflows from a folder of results as long as this process lives, however it ends."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    HELD.append(open(Path(folder) / ".lock", "a"))
+    path = Path(folder) / ".lock"
     try:
-        fcntl.flock(HELD[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        HELD.append(open(path, "a+", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)))
+        files.lock(HELD[-1])
     except BlockingIOError:
+        HELD[-1].seek(0)
         raise WorkflowError(
             f"Another workflow is writing to {folder}; wait until it has ended, or keep results apart, e.g."
-            " --config experiment=second"
+            f" --config experiment=second. It is {HELD[-1].read() or 'unknown'}; if that has ended, whoever may read"
+            f" {path} may hold it: fuser {path} tells"
         ) from None
-    except OSError:
-        pass  # A file system without locks: Snakemake's own lock, of the working directory, must do.
+    except OSError as error:
+        raise WorkflowError(
+            f"{error.filename} cannot be written ({error.strerror}), and results lie there. Allowed: a folder that you may"
+            " write to, e.g. paths: {results: results}; others' results after chmod g+w of it and of its .lock"
+        ) from None
+    HELD[-1].truncate(0)
+    HELD[-1].write(f"process {os.getpid()} on {socket.gethostname()}")
+    HELD[-1].flush()
 
 
 def tracked(name, section, *only):

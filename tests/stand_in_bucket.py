@@ -41,7 +41,7 @@ class Stored:
 class Mischief:
     """What goes wrong, and how often a request for bytes.
 
-    drop, reset, stall, short, wrong, swap, whole (the range is ignored), or a status code.
+    drop, reset, stall, short, wrong, swap, whole (the range is ignored), endless, or a status code.
     """
 
     rates: dict[str, float] = field(default_factory=dict)
@@ -80,6 +80,8 @@ class StandInBucket(ThreadingHTTPServer):
         self.objects, self.mischief = objects, mischief or Mischief()
         self.requests: list[tuple[str, str, str, str]] = []
         self.next_version: dict[str, Stored] = {}
+        self.sent_on: dict[str, str] = {}
+        self.credentials: list[str] = []
         self.sent, self.lock = 0, threading.Lock()
 
     def server_bind(self) -> None:
@@ -143,7 +145,9 @@ class _Handler(BaseHTTPRequestHandler):
             content = bytes(content[:place]) + bytes([content[place] ^ 1]) + bytes(content[place + 1 :])
         if action == "short":
             content = content[: mischief.below(len(content))]
-        self._head(status, stored, len(content), extra)
+        self._head(status, stored, len(content), extra | {"Content-Length": ""} if action == "endless" else extra)
+        while action == "endless":
+            self._send(content)
         if action in {"drop", "reset", "stall"}:
             self._send(content[: mischief.below(len(content))])
             if action == "stall":
@@ -165,21 +169,25 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(step / rate)
 
     def _asked(self, key: str, method: str) -> Stored | None:
+        self.server.credentials += filter(None, [self.headers.get("Authorization")])
         self.server.requests.append((method, key, self.headers.get("Range", ""), self.headers.get("If-Range", "")))
         stored = self.server.objects.get(key)
         if isinstance(stored, Stored):
             return stored
-        self._empty(stored or 404)
+        self._empty(stored or 404, self.server.sent_on.get(key, ""))
         return None
 
     def _head(self, status: int, stored: Stored, length: int, extra: dict[str, str] | None = None) -> None:
         self.send_response(status)
         for name, value in {"ETag": f'"{stored.etag}"', "Content-Length": str(length), **(extra or {})}.items():
-            self.send_header(name, value)
+            if value:
+                self.send_header(name, value)
         self.end_headers()
 
-    def _empty(self, status: int) -> None:
+    def _empty(self, status: int, to: str = "") -> None:
         self.send_response(status)
+        if to:
+            self.send_header("Location", to)
         self.send_header("Content-Length", "0")
         self.end_headers()
 

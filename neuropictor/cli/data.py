@@ -52,22 +52,18 @@ def fetch(
     from neuropictor.fetching.agreement import check_terms
 
     loaded, _ = start(settings)
-    try:
-        if verify:
-            _verify(nsd)
-            return
-        check_terms(loaded.nsd.terms_accepted)
-        kinds, section = set(kind or Kind), loaded.nsd
-        required = stage.keys_of(kinds, subject or [], session, section.beta_version)
-        if Kind.BETAS in kinds and not subject:
-            raise ValueError("no subject given; betas are a subject's, e.g. --subject 1")
-        if required:
-            stage.fetch(required, nsd, section)
-        if Kind.ANNOTATIONS in kinds:
-            stage.fetch_annotations(nsd, section)
-    except (stage.FetchError, OSError, ValueError) as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
+    if verify:
+        _verify(nsd)
+        return
+    check_terms(loaded.nsd.terms_accepted)
+    kinds, section = set(kind or Kind), loaded.nsd
+    required = stage.keys_of(kinds, subject or [], session, section.beta_version)
+    if Kind.BETAS in kinds and not subject:
+        raise ValueError("no subject given; betas are a subject's, e.g. --subject 1")
+    if required:
+        stage.fetch(required, nsd, section)
+    if Kind.ANNOTATIONS in kinds:
+        stage.fetch_annotations(nsd, section)
 
 
 def _verify(nsd: Path) -> None:

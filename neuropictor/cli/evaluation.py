@@ -29,15 +29,10 @@ def fetch_weights(out: Out = Path("data/weights"), settings: Settings = None) ->
     Example: neuropictor fetch-weights --out data/weights
     """
     from neuropictor.evaluation.networks import WEIGHT_FILES
-    from neuropictor.fetching.weights import WeightsError
     from neuropictor.fetching.weights import fetch_weights as stage
 
     loaded, _ = start(settings)
-    try:
-        stage(files=WEIGHT_FILES, config=loaded.weights, out=out)
-    except (WeightsError, OSError) as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
+    stage(files=WEIGHT_FILES, config=loaded.weights, out=out)
 
 
 @app.command()
@@ -61,18 +56,13 @@ def evaluate(
     Example: neuropictor evaluate --images seen --reconstructions mine --protocol neuropictor --weights data/weights
     --out scores
     """
-    from neuropictor.evaluation.folders import PairingError, evaluate_folders
-    from neuropictor.fetching.weights import WeightsError
+    from neuropictor.evaluation.folders import evaluate_folders
     from neuropictor.report.scores import folder_page
 
     loaded, runtime = start(settings)
     names = ["ours", *dict.fromkeys(name.value for name in protocol or [] if name is not ProtocolName.OURS)]
     chosen = loaded.evaluate.model_copy(update={"protocols": names})
-    try:
-        table = evaluate_folders(reconstructions, images, chosen, runtime, out, weights)
-    except (PairingError, WeightsError) as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
+    table = evaluate_folders(reconstructions, images, chosen, runtime, out, weights)
     folder_page(out, out / "index.html")
     typer.echo(table)
     typer.echo(f"Page: {out / 'index.html'}")

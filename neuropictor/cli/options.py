@@ -20,22 +20,27 @@ Pipeline = Annotated[
 ]
 Out = Annotated[Path, typer.Option(help="what is written; replaced if it exists")]
 Subject = Annotated[int, typer.Option(min=1, max=8, help="NSD's subject number")]
-Settings = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="YAML laid over the defaults")]
+Settings = Annotated[
+    list[Path] | None,
+    typer.Option(exists=True, dir_okay=False, help="YAML laid over the defaults; may be repeated, later over earlier"),
+]
 Component = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="file of align, unless tokens: 0")]
 Components = Annotated[list[Path] | None, typer.Option(exists=True, dir_okay=False, help="files of align")]
 Source = Annotated[str, typer.Option(help="miniature, or a folder in the layout of diffusers' Stable Diffusion")]
 
 
 @app.callback()
-def begin() -> None:
+def begin(
+    debug: Annotated[bool, typer.Option("--debug", help="show where in the code an error arose")] = False,
+) -> None:
     """Run the stages one by one, for those who do not want the workflow."""
-    start_log()  # before a command imports libraries, some of which read their verbosity on import
+    start_log(debug=debug)  # before a command imports libraries, some of which read their verbosity on import
 
 
-def start(settings: Path | None) -> tuple[Config, RuntimeConfig]:
+def start(settings: list[Path] | None) -> tuple[Config, RuntimeConfig]:
     """Read the settings, and fit the threads to this machine."""
     try:
-        loaded = configuration.read(settings) if settings else Config()
+        loaded = configuration.read(*settings or [])
     except configuration.ConfigError as error:
         raise typer.BadParameter(str(error), param_hint="--settings") from None
     threads = min(loaded.runtime.threads, os.cpu_count() or 1)

@@ -126,6 +126,17 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_folders(self) -> "Config":
+        nsd = Path(self.paths.nsd).absolute()
+        for name in ("prepared", "results"):
+            if Path(getattr(self.paths, name)).absolute().is_relative_to(nsd):
+                raise ValueError(
+                    f"paths.{name} is {getattr(self.paths, name)}, in paths.nsd, {self.paths.nsd}, whose files are"
+                    f" NSD's own; allowed: a folder elsewhere, e.g. {name}: {PathsConfig.model_fields[name].default}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _check_simulation(self) -> "Config":
         if self.nsd.source == "simulated":
             if self.nsd.beta_version != "betas_fithrf_GLMdenoise_RR":
@@ -221,19 +232,49 @@ def read(*paths: str | Path, model: type[Settings] = Config) -> Settings:
     ConfigError
         As `load`; also for a file that is not a YAML mapping.
     """
-    import yaml
-
     settings: dict[str, Any] = {}
     for path in paths:
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not valid YAML: {error}; allowed: text, e.g. sample: {{steps: 25}}") from None
-        if not isinstance(content, dict):
-            shown = config_text.show(content)
-            raise ConfigError(f"{path} holds {shown}; a mapping of sections is expected, e.g. sample: {{steps: 25}}")
-        _lay_over(settings, content)
+        _lay_over(settings, read_file(path))
     return load(settings, model)
+
+
+def read_file(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file of settings.
+
+    Raises
+    ------
+    ConfigError
+        If it is no YAML mapping, has a key twice, of which the first would be lost, or holds code for Snakemake.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            lines: dict[tuple[str, str], int] = {}
+            for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+                line, first = key.start_mark.line + 1, lines.get((key.tag, key.value))
+                if first:
+                    raise ConfigError(
+                        f"{path} has {key.value} in line {first} and again in line {line}, and the first would be lost."
+                        f" Allowed: each key once, e.g. all of {key.value} below line {first}"
+                    )
+                lines[key.tag, key.value] = line
+            return super().construct_mapping(node, deep)
+
+    try:
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}; allowed: text, e.g. sample: {{steps: 25}}") from None
+    if not isinstance(content, dict):
+        shown = config_text.show(content)
+        raise ConfigError(f"{path} holds {shown}; a mapping of sections is expected, e.g. sample: {{steps: 25}}")
+    if "__use_yte__" in content:
+        raise ConfigError(
+            f"{path} has __use_yte__, by which Snakemake runs what the file holds as a program, with your rights, even"
+            " in a dry run. Allowed: settings alone, e.g. sample: {steps: 25}; if Snakemake has read this file, look at"
+            " what it did (docs/security.md)"
+        )
+    return content
 
 
 def _lay_over(settings: dict[str, Any], overlay: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from neuropictor.config.types import Count, NotNegative, Section, Seed, Share
+from neuropictor.config.types import Few, NotNegative, SamplingSteps, Section, Seed, Share, Size
 
 
 def _each_once(values: list) -> list:
@@ -19,7 +19,8 @@ def _each_once(values: list) -> list:
 Control = Literal["nearest", "responses", "areas", "strengths", "semantic_swap", "area_swap", "guidance", "steps"]
 Scales = Annotated[list[NotNegative], Field(min_length=1), AfterValidator(_each_once)]
 GuidanceScales = Annotated[list[Annotated[float, Field(ge=1)]], Field(min_length=1), AfterValidator(_each_once)]
-Counts = Annotated[list[Count], Field(min_length=1), AfterValidator(_each_once)]
+Repeats = Annotated[list[Few], Field(min_length=1), AfterValidator(_each_once)]
+StepCounts = Annotated[list[SamplingSteps], Field(min_length=1), AfterValidator(_each_once)]
 Scheduler = Literal["ddim", "dpm++", "unipc"]
 
 
@@ -38,14 +39,14 @@ class SampleConfig(Section):
     scheduler: Scheduler = Field(
         default="dpm++", description="solver of the noise schedule: ddim as in the paper; the others need fewer steps"
     )
-    steps: Count = Field(default=6, description="denoising steps")
+    steps: SamplingSteps = Field(default=6, description="denoising steps")
     guidance_scale: Annotated[float, Field(ge=1)] = Field(default=3.0, description="classifier-free guidance; 1: none")
     guidance_interval: Interval = Field(
         default=[0.0, 1.0],
         description="shares of the noise schedule (0 clean, 1 pure noise) between which guidance is used; outside, a"
         " step costs half as much",
     )
-    samples: Count = Field(default=1, description="images drawn a test image")
+    samples: Few = Field(default=1, description="images drawn a test image")
     choose: Literal["all", "consensus"] = Field(
         default="all",
         description="samples that are kept: all, or the one that an image's other samples resemble most, without"
@@ -59,7 +60,7 @@ class SampleConfig(Section):
         default="nearest",
         description="from colours to whole numbers of 0 to 255: the nearest, or, as the official code, the next lower",
     )
-    batch_size: Count = Field(default=50, description="images at a time; changes them by rounding at most")
+    batch_size: Size = Field(default=50, description="images at a time; changes them by rounding at most")
     seed: Seed = Field(default=14, description="seed from which each image's noise seed is derived")
 
     @property
@@ -75,14 +76,14 @@ class ControlsConfig(Section):
         default=["nearest", "responses", "areas", "strengths", "semantic_swap"],
         description="controls to make, docs/controls.md; []: none",
     )
-    subjects: Count = Field(default=1, description="number of subjects, the first of subjects.refine")
-    images: Annotated[int, Field(ge=2)] = Field(
+    subjects: Few = Field(default=1, description="number of subjects, the first of subjects.refine")
+    images: Annotated[int, Field(ge=2, le=73_000)] = Field(
         default=24, description="test images of each control, evenly spaced; all if there are no more"
     )
-    sampling_steps: Count = Field(
+    sampling_steps: SamplingSteps = Field(
         default=6, description="denoising steps of all controls but steps, in place of sample.steps"
     )
-    repeats: Counts = Field(default=[1, 2, 3], description="responses: repeats of a test image that are averaged")
+    repeats: Repeats = Field(default=[1, 2, 3], description="responses: repeats of a test image that are averaged")
     structure_scales: Scales = Field(
         default=[0.0, 1.0, 2.0], description="strengths: factors on the manipulation network's residuals"
     )
@@ -92,17 +93,17 @@ class ControlsConfig(Section):
     )
     swap_structure_scales: Scales = Field(default=[1.0, 2.0, 3.0], description="semantic_swap: factors on structure")
     swap_guidance_scales: GuidanceScales = Field(default=[2.0], description="semantic_swap: classifier-free guidance")
-    swap_partners: Count = Field(
+    swap_partners: Size = Field(
         default=1, description="semantic_swap: other test images that give an image its semantics"
     )
     guidance_scales: GuidanceScales = Field(
         default=[1.0, 2.0, 3.0, 5.0, 8.0], description="guidance: classifier-free guidance"
     )
-    steps: Counts = Field(default=[2, 5, 10, 25], description="steps: denoising steps")
+    steps: StepCounts = Field(default=[2, 5, 10, 25], description="steps: denoising steps")
     schedulers: Annotated[list[Scheduler], Field(min_length=1), AfterValidator(_each_once)] = Field(
         default=["ddim", "dpm++", "unipc"], description="steps: solvers of the noise schedule"
     )
-    sheet_rows: Count = Field(default=4, description="test images on a contact sheet")
+    sheet_rows: Few = Field(default=4, description="test images on a contact sheet")
     seed: Seed = Field(default=16, description="seed of wrong responses and of pairs")
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from neuropictor.config.sections import Address, Alphas, Count, Section, Seed
+from neuropictor.config.types import Address, Alphas, Few, Section, Seed
 
 
 def _each_once(names: list[str]) -> list[str]:
@@ -23,10 +23,10 @@ Protocols = Annotated[list[Literal["ours", "neuropictor", "mindeye2"]], Field(mi
 class EvaluateConfig(Section):
     """Scores, baselines and figures."""
 
-    bootstrap: Annotated[int, Field(ge=10)] = Field(
+    bootstrap: Annotated[int, Field(ge=10, le=10**6)] = Field(
         default=1000, description="bootstrap samples behind the 95 % intervals"
     )
-    permutations: Annotated[int, Field(ge=99)] = Field(
+    permutations: Annotated[int, Field(ge=99, le=10**6)] = Field(
         default=9999,
         description="random pairings and sign flips behind p values, whose least is 1 / (permutations + 1)",
     )
@@ -46,7 +46,7 @@ class EvaluateConfig(Section):
     diffusion_strength: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.75, description="ridge_diffusion: share of the noise schedule that is run, as in Brain-Diffuser"
     )
-    contact_sheet_rows: Count = Field(default=12, description="test images on a contact sheet")
+    contact_sheet_rows: Few = Field(default=12, description="test images on a contact sheet")
 
     @model_validator(mode="after")
     def _check_protocols(self) -> "EvaluateConfig":

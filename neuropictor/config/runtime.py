@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from neuropictor.config.types import Count, Positive, Section
+from neuropictor.config.types import Count, Machines, Positive, Section, Size
 
 
 class RuntimeConfig(Section):
@@ -23,13 +23,13 @@ class RuntimeConfig(Section):
         default=False,
         description="the same bytes each time on the same type of GPU, by slower algorithms; on CPUs always",
     )
-    threads: Annotated[int, Field(ge=0)] = Field(
+    threads: Annotated[int, Field(ge=0, le=4096)] = Field(
         default=8, description="most CPU cores for one job (fewer if --cores is fewer)"
     )
-    workers: Annotated[int, Field(ge=0)] = Field(
+    workers: Annotated[int, Field(ge=0, le=1024)] = Field(
         default=0, description="processes that load data; 0: none besides the main one"
     )
-    accumulation: Count = Field(
+    accumulation: Size = Field(
         default=1,
         description="parts in which a training step's batch is computed, one after the other: less memory, same step"
         " (last digits and draws of dropout differ)",
@@ -49,16 +49,16 @@ class RuntimeConfig(Section):
         description="GiB for decoding images, which decides how many are decoded at a time; one that does not fit is"
         " decoded in tiles, whose colours may differ a little",
     )
-    gpus: Annotated[int, Field(ge=0)] = Field(
+    gpus: Annotated[int, Field(ge=0, le=4096)] = Field(
         default=0,
         description="GPUs that a training or sampling job reserves with Snakemake and on a cluster; others reserve one",
     )
-    processes: Count = Field(
+    processes: Machines = Field(
         default=1,
         description="processes that train together, each with its share of every batch and a GPU of its own if any, and"
         " over which sampling spreads its batches",
     )
-    nodes: Count = Field(default=1, description="machines for the processes; more than one only with Slurm")
+    nodes: Machines = Field(default=1, description="machines for the processes; more than one only with Slurm")
     checkpoint_interval: Count = Field(default=200, description="training steps between two checkpoints")
     log_interval: Count = Field(default=20, description="training steps between two entries in history.csv")
     tensorboard: bool = Field(

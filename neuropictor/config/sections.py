@@ -14,12 +14,16 @@ from neuropictor.config.types import (
     Commit,
     Count,
     Dropout,
+    Few,
     FolderName,
+    FolderOrNone,
     NotNegative,
     Positive,
     Section,
     Seed,
     Share,
+    Side,
+    Size,
     Start,
     Subjects,
 )
@@ -112,7 +116,9 @@ class SimulateConfig(Section):
     shared_images: Annotated[int, Field(ge=1, le=1000)] = Field(
         default=150, description="images that all subjects see: the test images"
     )
-    image_size: Annotated[int, Field(ge=32)] = Field(default=425, description="side of the images in pixels; NSD: 425")
+    image_size: Annotated[int, Field(ge=32, le=4096)] = Field(
+        default=425, description="side of the images in pixels; NSD: 425"
+    )
     ncsnr: Annotated[float, Field(gt=0, le=2)] = Field(
         default=0.42,
         description="median noise-ceiling signal-to-noise ratio over visual cortex; NSD's subjects: 0.32-0.54",
@@ -145,7 +151,7 @@ class PreprocessConfig(Section):
         default="session",
         description="what shares a mean and a standard deviation: a session's trials, or all of a subject",
     )
-    validation_images: Annotated[int, Field(ge=0)] = Field(
+    validation_images: Annotated[int, Field(ge=0, le=73_000)] = Field(
         default=60,
         description="images a subject taken out of the training images for validation; 0: train on all, and choose"
         " penalties on training images that a fit leaves out",
@@ -157,9 +163,7 @@ class PreprocessConfig(Section):
         default=40,
         description="as training_sessions, for subjects that refine without having pretrained: few-session work",
     )
-    image_size: Annotated[int, Field(ge=8)] = Field(
-        default=64, description="side of the stored images in pixels; the backbone's image size"
-    )
+    image_size: Side = Field(default=64, description="side of the stored images in pixels; the backbone's image size")
     statistics: Literal["non_test", "all"] = Field(
         default="non_test",
         description="trials behind mean and standard deviation; non_test: not those of test images",
@@ -169,14 +173,14 @@ class PreprocessConfig(Section):
 class BackboneConfig(Section):
     """The frozen latent diffusion model."""
 
-    source: Annotated[str, Field(min_length=1)] = Field(
+    source: FolderName = Field(
         default="miniature",
         description="miniature: comes with the project; a folder in the layout of diffusers' Stable Diffusion; or, with"
         " revision, a repository of the Hugging Face hub",
         examples=["weights/stable-diffusion-2-1-base"],
     )
     revision: Commit = Field(default="", description="commit of that repository, which is fetched into paths.weights")
-    target_text_encoder: str = Field(
+    target_text_encoder: FolderOrNone = Field(
         default="",
         description="text tower of the semantic loss: a folder of transformers' CLIP, or, with target_revision, a"
         " repository; empty: the backbone's own, as its UNet reads it. Paper: all 24 blocks of OpenCLIP ViT-H/14",
@@ -201,15 +205,15 @@ class BackboneConfig(Section):
 class EncoderConfig(Section):
     """Sizes of the calibrated encoder; those of the other networks follow from it and from the backbone."""
 
-    image_size: Count = Field(default=128, description="side of the map in pixels; paper: 256")
-    patch_size: Count = Field(default=16, description="side of a patch in pixels; paper: 16")
-    width: Count = Field(default=128, description="width of the tokens; paper: 1024")
-    depth: Count = Field(default=4, description="transformer blocks; paper: 24")
-    heads: Count = Field(default=4, description="attention heads; paper: 16")
+    image_size: Side = Field(default=128, description="side of the map in pixels; paper: 256")
+    patch_size: Size = Field(default=16, description="side of a patch in pixels; paper: 16")
+    width: Size = Field(default=128, description="width of the tokens; paper: 1024")
+    depth: Few = Field(default=4, description="transformer blocks; paper: 24")
+    heads: Size = Field(default=4, description="attention heads; paper: 16")
     dropout: Dropout = Field(default=0.0, description="dropout in the blocks")
-    decoder_width: Count = Field(default=64, description="width of the autoencoder's decoder; paper: 512")
-    decoder_depth: Count = Field(default=2, description="blocks of the autoencoder's decoder; paper: 8")
-    bottleneck: Count = Field(default=256, description="width of the vector between encoder and decoder in calibration")
+    decoder_width: Size = Field(default=64, description="width of the autoencoder's decoder; paper: 512")
+    decoder_depth: Few = Field(default=2, description="blocks of the autoencoder's decoder; paper: 8")
+    bottleneck: Size = Field(default=256, description="width of the vector between encoder and decoder in calibration")
 
     @model_validator(mode="after")
     def _check_sizes(self) -> "EncoderConfig":
@@ -229,12 +233,12 @@ class EncoderConfig(Section):
 class AlignConfig(Section):
     """A linear map from each subject's responses to components that all share; not in the paper."""
 
-    tokens: Annotated[int, Field(ge=0)] = Field(
+    tokens: Annotated[int, Field(ge=0, le=4096)] = Field(
         default=16, description="tokens made of the components, beside the encoder's; 0: no alignment, as in the paper"
     )
-    text_components: Count = Field(default=64, description="principal components of the captions' text features")
-    latent_components: Count = Field(default=128, description="principal components of the images' latents")
-    folds: Annotated[int, Field(ge=2)] = Field(
+    text_components: Size = Field(default=64, description="principal components of the captions' text features")
+    latent_components: Size = Field(default=128, description="principal components of the images' latents")
+    folds: Annotated[int, Field(ge=2, le=1000)] = Field(
         default=10, description="parts of the training images, each predicted from the others"
     )
     ridge_alphas: Alphas = Field(
@@ -247,13 +251,13 @@ class _TrainingConfig(Section):
     """What all training stages have in common."""
 
     steps: Count = Field(default=500, description="training steps")
-    batch_size: Count = Field(default=48, description="images a step, over all devices together")
+    batch_size: Size = Field(default=48, description="images a step, over all devices together")
     learning_rate: Positive = Field(default=3.0e-4, description="highest learning rate")
     weight_decay: NotNegative = Field(default=0.01, description="weight decay of AdamW")
     schedule: Literal["constant", "cosine"] = Field(
         default="cosine", description="course of the learning rate after the warm-up; paper: constant"
     )
-    warmup: Annotated[int, Field(ge=0)] = Field(
+    warmup: Annotated[int, Field(ge=0, le=10**8)] = Field(
         default=20, description="steps in which the learning rate rises from zero"
     )
     ema: Dropout = Field(
@@ -283,7 +287,7 @@ class CalibrateConfig(_TrainingConfig):
 class GuidanceAdaptationConfig(Section):
     """A short adaptation to classifier-free guidance at the end of a training, with fresh optimizer state."""
 
-    steps: Annotated[int, Field(ge=0)] = Field(default=0, description="steps; 0: none")
+    steps: Annotated[int, Field(ge=0, le=10**8)] = Field(default=0, description="steps; 0: none")
     learning_rate: Positive = Field(default=1.0e-5, description="learning rate")
     dropout: Dropout = Field(
         default=0.05, description="share of the samples whose context is replaced by the empty prompt"
@@ -297,7 +301,7 @@ class _ModulationConfig(_TrainingConfig):
         default=1.0,
         description="weight of the loss between the guiding network's feature and the captions' text embedding",
     )
-    semantic_steps: Annotated[int, Field(ge=0)] = Field(
+    semantic_steps: Annotated[int, Field(ge=0, le=10**8)] = Field(
         default=0, description="first steps, of all, that train on the semantic loss alone, without the UNet; paper: 0"
     )
     captions: Literal["mean", "random"] = Field(

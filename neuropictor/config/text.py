@@ -21,7 +21,7 @@ _PATTERNS = {
     "{40}": "of 40 hexadecimal digits, or empty",
     "a-f": "of 8 to 64 hexadecimal digits, or empty",
     "A-Z": "of letters, digits, points, dashes and underscores",
-    "<>": "without braces or angle brackets",
+    "<>": "without braces, angle brackets, backquotes and control characters",
 }
 _KINDS = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text"}
 
@@ -74,6 +74,8 @@ def _number_hint(value: Any, schema: dict[str, Any]) -> str:
         sign = "" if exponent[0] in "+-" else "+"
         reason = "it wants a point and a sign of the exponent"
         return f" (YAML reads {value} as text, as {reason}: write {mantissa}{point}e{sign}{exponent})"
+    if re.fullmatch(r"0\d+", value):
+        return f" (YAML reads {value} as text, as numbers do not begin with 0: write {int(value)})"
     if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", value):
         advice = "values nested in --config are always text, so put them into a file for --configfile"
         return f" ({show(value)} is text: write it without quotes; {advice})"
@@ -172,7 +174,8 @@ def reference(root: Model) -> str:
         "",
         "Made from the models in `neuropictor/config/` by `neuropictor config --write`; do not edit.",
         "`config.yaml` holds the defaults; put what you change into a file of your own and give it with",
-        "`snakemake --configfile my.yaml` (mappings merge, all else replaces).",
+        "`snakemake --configfile my.yaml` (mappings merge, all else replaces). Files of others may be programs:",
+        "look at them with `neuropictor config --settings theirs.yaml` first (docs/security.md).",
     ]
     for section, field in root.model_fields.items():
         text = field.description or ""

@@ -71,8 +71,11 @@ def score_controls(
     files = [*(path for kinds in drawn.values() for path in kinds.values()), *samples.values(), *stimuli.values()]
     used: dict[str, Any] = {"sheet_rows": config.sheet_rows, "bootstrap": evaluate.bootstrap, "seed": evaluate.seed}
     used["networks"] = evaluate.networks
+    shown = [(kind, subject) for subject, kinds in drawn.items() for kind in kinds]
+    shown += [(NEAREST, subject) for subject in samples]
+    sheets = [figures / f"{kind}_sub-{subject:02d}{end}.png" for kind, subject in shown for end in ("", "_scores")]
     with RunRecord(
-        record_path(out), "score_controls", config=used, seed=evaluate.seed, inputs=files, outputs=[out]
+        record_path(out), "score_controls", config=used, seed=evaluate.seed, inputs=files, outputs=[out, *sheets]
     ) as record:
         describer = load_describer(evaluate.networks, Backbone.load(backbone).to(device), weights, device)
         scored: dict[tuple, dict[int, Scored]] = {}

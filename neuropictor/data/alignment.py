@@ -330,7 +330,7 @@ class ComponentStore:
 
     def predict(self, responses: np.ndarray) -> np.ndarray:
         """Return components ``[n, K]`` of any responses ``[n, V]``, from the regression on all training images."""
-        with h5py.File(self.path) as file:
+        with open_store(self.path) as file:
             if "weights" not in file:
                 raise ValueError(
                     f"{self.path}: holds no weights; allowed: a file with the regression that made its components, as "

@@ -109,12 +109,12 @@ class LatentStore:
         return kinds.pop()
 
     def rows(self, nsd_ids: np.ndarray) -> np.ndarray:
-        """Return the row of each image; raise ``KeyError`` naming the first one that is missing."""
+        """Return the row of each image; raise ``ValueError`` naming the first one that is missing."""
         places = np.searchsorted(self.nsd_id, nsd_ids).clip(max=len(self.nsd_id) - 1)
         missing = self.nsd_id[places] != nsd_ids
         if missing.any():
             where = ", ".join(map(str, self.paths))
-            raise KeyError(
+            raise ValueError(
                 f"{where}: nsd_id {np.asarray(nsd_ids)[missing][0]} is not among its {len(self.nsd_id)} images; "
                 "allowed: images of the stimuli file that the latents were made from"
             )

@@ -16,6 +16,7 @@ from neuropictor.data.responses import SPLITS, ResponseWriter
 from neuropictor.data.rows import read_rows
 from neuropictor.data.sessions import Sessions
 from neuropictor.data.stimuli import StimulusWriter, resize_images
+from neuropictor.data.stores import open_store
 from neuropictor.data.z_scores import Statistics, noise_ceiling, z_score
 from neuropictor.fetching import manifest
 from neuropictor.nsd import keys
@@ -239,7 +240,7 @@ def preprocess_stimuli(
     inputs = [bank, nsd_root / keys.STIMULUS_INFO]
     with (
         RunRecord(record_path(out), "preprocess", config=config, inputs=inputs, outputs=[out]) as record,
-        h5py.File(bank, "r") as source,
+        open_store(bank, spread=True) as source,
         atomic_path(out) as temporary,
         h5py.File(temporary, "w") as file,
     ):

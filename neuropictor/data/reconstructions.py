@@ -140,7 +140,7 @@ class StoredReconstructions:
                     f"{self.path}: {', '.join(missing)} missing, found {sorted(file)} and {sorted(file.attrs)}"
                 )
             count = len(file["images"]) if file["images"].shape else None
-            expect(file, {"images": ("u", (count, None, None, None, 3)), "nsd_id": ("iu", (count,))})
+            expect(file, {"images": ("B", (count, None, None, None, 3)), "nsd_id": ("iu", (count,))})
             self.nsd_id, self.shape = file["nsd_id"][:], file["images"].shape
             self.model, self.data = str(file.attrs["model"]), str(file.attrs["data"])
             self.subject = int(file.attrs["subject"])

@@ -132,7 +132,7 @@ class ResponseStore:
         """Return the trials in which an image was shown, in order, int64 [repeats]."""
         first, last = np.searchsorted(self._sorted_ids, [nsd_id, nsd_id + 1])
         if first == last:
-            raise KeyError(f"{self.path}: subject {self.subject} never saw image {nsd_id} (nsd_id is 0-based)")
+            raise ValueError(f"{self.path}: subject {self.subject} never saw image {nsd_id} (nsd_id is 0-based)")
         return self._order[first:last]
 
     def mean_response(self, nsd_ids: Iterable[int], most: int | None = None) -> np.ndarray:

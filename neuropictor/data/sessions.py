@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 from scipy import sparse
 
+from neuropictor.data.stores import check_contained
 from neuropictor.nsd import keys
 from neuropictor.nsd.betas import check_session, mesh_of, session_blocks
 from neuropictor.nsd.constants import HEMISPHERES
@@ -161,6 +162,7 @@ class Sessions:
             )
         try:
             file = h5py.File(path, "r")
+            check_contained(file)
         except OSError as error:
             raise ValueError(
                 f"{path} cannot be read ({error}): it is empty, cut off or damaged. Remove it and run "

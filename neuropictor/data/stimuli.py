@@ -96,13 +96,13 @@ class StimulusStore:
         return sorted(set(self._category) - {""})
 
     def rows(self, nsd_ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Return the rows of the given images, int64 [n]; KeyError names the first that is missing."""
+        """Return the rows of the given images, int64 [n]; ValueError names the first that is missing."""
         nsd_ids = np.asarray(nsd_ids, dtype=np.int64).reshape(-1)
         rows = np.searchsorted(self.nsd_id, nsd_ids)
         present = self.nsd_id[np.minimum(rows, len(self) - 1)] == nsd_ids
         if not present.all():
             where = ", ".join(map(str, self.paths))
-            raise KeyError(f"{where}: no image {nsd_ids[~present][0]} among {len(self)} (nsd_id is 0-based)")
+            raise ValueError(f"{where}: no image {nsd_ids[~present][0]} among {len(self)} (nsd_id is 0-based)")
         return rows
 
     def images(self, nsd_ids: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -142,7 +142,7 @@ def _read_table(path: Path) -> dict[str, Any]:
             )
         count, size = len(file["images"]) if file["images"].shape else None, int(file.attrs["size"])
         texts = dict.fromkeys(("category", "background"), ("O", (count,))) | {"captions": ("O", (count, None))}
-        expect(file, {"images": ("u", (count, size, size, 3)), "nsd_id": ("iu", (count,)), **texts})
+        expect(file, {"images": ("B", (count, size, size, 3)), "nsd_id": ("iu", (count,)), **texts})
         table = {name: file[name].asstr()[:].astype(str) for name in ("category", "background")}
         described = (str(file.attrs["data"]), size)
         captions = file["captions"].asstr()[:]

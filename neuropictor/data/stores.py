@@ -1,4 +1,7 @@
-"""Opening prepared stores: data that are cut off, of a wrong shape or type, or not finite are refused by name."""
+"""Opening stores, the one place where HDF5 files of others are opened.
+
+Data that are cut off, of a wrong shape or type, not finite, or elsewhere than in the file are refused by name.
+"""
 
 from __future__ import annotations
 
@@ -9,29 +12,78 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from neuropictor.records.files import NotWrittenError
+
+_MOST_COMPRESSED = 2000
+"""Bytes of data for one in the file that are believed; deflate's best is 1032."""
+
 
 @contextmanager
-def open_store(path: str | Path) -> Iterator[h5py.File]:
+def open_store(path: str | Path, spread: bool = False) -> Iterator[h5py.File]:
     """Open an HDF5 file for reading.
+
+    Parameters
+    ----------
+    path
+        The file.
+    spread
+        Whether data may lie in other files of its folder, as a simulated bank's images do.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If it is missing or cannot be read; with its name.
+        If it is missing, cannot be read, or does not hold its data itself; with its name.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; allowed: a store that a stage has written")
     try:
         with h5py.File(path, "r") as file:
+            check_contained(file, spread)
             yield file
-    except (OSError, RuntimeError, KeyError) as error:
-        if str(path) in str(error):
+    except (OSError, RuntimeError, KeyError, UnicodeDecodeError) as error:
+        if str(path) in str(error) or isinstance(error, NotWrittenError):
             raise
         raise ValueError(
             f"{path} cannot be read ({error}): it is empty, cut off, damaged or no HDF5 file. Allowed: the file as its "
             "stage wrote it; remove it and run snakemake again"
         ) from error
+
+
+def check_contained(file: h5py.File, spread: bool = False) -> None:
+    """Make sure that all data sets lie in an open file, and are as large as they say.
+
+    HDF5 would follow links to any file, take any file's bytes for data, and make up what was never written.
+
+    Raises
+    ------
+    ValueError
+        Naming file and data set.
+    """
+    path = Path(file.filename)
+    for name in file:
+        link = file.get(name, getlink=True)
+        dataset = file[name] if isinstance(link, h5py.HardLink) else None
+        if isinstance(dataset, h5py.Group):
+            continue
+        sources = set()
+        if dataset is not None and dataset.is_virtual:
+            sources = {source.file_name for source in dataset.virtual_sources()} - {"."}
+        elsewhere = dataset is None or dataset.external or (dataset.is_virtual and not spread)
+        if elsewhere or any(source != Path(source).name for source in sources):
+            raise ValueError(
+                f"{path}: {name} lies in another file or under another name; whoever made it may mean you to read, and "
+                "show to others, what is not theirs. Allowed: a file that holds its data itself, as its stage wrote it"
+            )
+        if not dataset.is_virtual and dataset.nbytes > _MOST_COMPRESSED * dataset.id.get_storage_size():
+            raise ValueError(
+                f"{path}: {name} is said to be {dataset.dtype} {dataset.shape}, {dataset.nbytes:,} bytes, but the file "
+                f"holds {dataset.id.get_storage_size():,} of it; allowed: the file as its stage wrote it"
+            )
+        for source in sources:
+            if (beside := path.parent / source).is_file():
+                with open_store(beside):
+                    pass
 
 
 def expect(file: h5py.File, expected: Mapping[str, tuple[str, Sequence[int | None]]]) -> None:
@@ -42,7 +94,7 @@ def expect(file: h5py.File, expected: Mapping[str, tuple[str, Sequence[int | Non
     file
         Open store.
     expected
-        By data set: kinds of numpy types (``f``, ``iu``) and shape; None for any length.
+        By data set: kinds of numpy types (``f``, ``iu``; ``B``: uint8) and shape; None for any length.
 
     Raises
     ------
@@ -54,8 +106,8 @@ def expect(file: h5py.File, expected: Mapping[str, tuple[str, Sequence[int | Non
         fits = len(dataset.shape) == len(shape) and all(
             length in (None, have) for length, have in zip(shape, dataset.shape, strict=True)
         )
-        if not fits or dataset.dtype.kind not in kinds:
-            types = {"f": "floating", "i": "integer", "u": "unsigned integer", "O": "text"}
+        if not fits or not {dataset.dtype.kind, dataset.dtype.char} & set(kinds):
+            types = {"f": "floating", "i": "integer", "u": "unsigned integer", "B": "uint8", "O": "text"}
             lengths = ", ".join("any" if length is None else str(length) for length in shape)
             raise ValueError(
                 f"{file.filename}: {name} is {dataset.dtype} {dataset.shape}; allowed: "

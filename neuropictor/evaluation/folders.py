@@ -207,7 +207,10 @@ def evaluate_folders(
     config = config.model_copy(update={"networks": "published" if weights else "miniature"})
     used = {name: getattr(config, name) for name in USED}
     files = sorted(path for folder in (images, *reconstructions) for path in _by_name(folder).values())
-    with RunRecord(out / "metrics.run.json", "evaluate", config=used, seed=config.seed, inputs=files) as record:
+    outputs = [out / name for name in ("metrics.csv", "scores.csv", STATISTICS, "metrics.json")]
+    with RunRecord(
+        out / "metrics.run.json", "evaluate", config=used, seed=config.seed, inputs=files, outputs=outputs
+    ) as record:
         describer = load_describer(config.networks, Backbone.load(MINIATURE).to(device), weights, device)
         unknown = np.full(len(rows), "")
         judge = Judge(describer, Held(pairs.seen[:, None]), unknown, unknown, [], config.seed)

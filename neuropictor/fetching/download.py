@@ -7,7 +7,6 @@ only after its size and checksum have been compared.
 
 import contextlib
 import errno
-import fcntl
 import glob
 import hashlib
 import logging
@@ -15,6 +14,7 @@ import os
 import random
 import re
 import shutil
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
-from neuropictor.records.files import atomic_path
+from neuropictor.records.files import atomic_path, lock
 from neuropictor.records.progress import progress
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,9 @@ ATTEMPTS = 8
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 #: Seconds to wait for a connection, or for a byte.
 TIMEOUT = 30.0
-#: Bytes read from a connection at a time.
+#: Bytes a second below which, over so many seconds, a server counts as none: NSD would take years.
+SLOWEST, PATIENCE = 1000, 300.0
+#: Most bytes read from a connection at a time.
 CHUNK_BYTES = 2**18
 #: A part is flushed to disk after each block of this many bytes, and a later process continues from the last block:
 #: bytes after it may be zeros if the machine has crashed.
@@ -89,6 +91,9 @@ class Client:
     def __init__(self, connections: int):
         self.connections, self._stop = connections, threading.Event()
         self._session = requests.Session()
+        # Neither on the way nor after a redirect does anybody get what ~/.netrc has for their host.
+        self._session.auth = lambda request: request
+        self._session.rebuild_auth = lambda prepared_request, response: None
         for scheme in ("https://", "http://"):
             self._session.mount(scheme, HTTPAdapter(pool_maxsize=connections, max_retries=0))
 
@@ -213,12 +218,25 @@ class Client:
                 log.info("%s: %s only sends whole files, so it starts anew", remote.key, remote.endpoint)
                 report(-start)
                 file.truncate(start := file.seek(0))
-            flushed = start
+            flushed = counted = start
+            began = time.monotonic()
             for data in _chunks(answer):
                 if self._stop.is_set():
                     raise FetchError(f"{remote.key}: stopped, since another file could not be fetched")
+                if file.tell() + len(data) > remote.size:
+                    raise WrongBytesError(
+                        f"{remote.key}: {remote.endpoint} sends more than the {remote.size} bytes told"
+                    )
                 file.write(data)
                 report(len(data))
+                if time.monotonic() - began > PATIENCE:
+                    if file.tell() - counted < SLOWEST * PATIENCE:
+                        raise FetchError(
+                            f"{remote.key}: given up, as only {file.tell() - counted} bytes came in {PATIENCE:.0f} s."
+                            f" Allowed: {SLOWEST} bytes a second or more; bytes fetched so far are kept, and the same"
+                            " command goes on from there. Check the network and nsd.endpoint"
+                        )
+                    began, counted = time.monotonic(), file.tell()
                 if file.tell() - flushed >= BLOCK_BYTES:
                     file.flush()
                     os.fsync(file.fileno())
@@ -247,8 +265,8 @@ class Client:
 
     def _describe(self, endpoint: str, key: str) -> Remote:
         with self._ask("HEAD", endpoint, key, {}) as answer:
-            size, etag = answer.headers.get("Content-Length"), answer.headers.get("ETag", "")
-        if size is None or not re.fullmatch('".+"', etag):
+            size, etag = answer.headers.get("Content-Length", ""), answer.headers.get("ETag", "")
+        if not re.fullmatch("[0-9]+", size) or not re.fullmatch('".+"', etag):
             raise FetchError(
                 f"{key}: {endpoint} tells the size {size or 'not at all'} and the ETag {etag or 'not at all'};"
                 " without both, an interrupted file cannot go on. Allowed: a server that sends Content-Length and a"
@@ -268,6 +286,15 @@ class Client:
             )
         except requests.RequestException as error:
             raise _PassingError(f"no answer ({error})") from error
+        hops = [step.url for step in (*answer.history, answer)]
+        if endpoint.startswith("https://") and not all(hop.startswith("https://") for hop in hops):
+            answer.close()
+            raise FetchError(
+                f"{key}: {endpoint} sends on to {hops[-1]}, where anybody on the way could change the bytes. Allowed:"
+                " an endpoint that stays with https://, e.g. https://natural-scenes-dataset.s3.amazonaws.com"
+            )
+        if len(hops) > 1:
+            log.info("%s: %s sends on to %s", key, endpoint, hops[-1])
         status = answer.status_code
         if status in {200, 206}:
             return answer
@@ -290,9 +317,10 @@ class Client:
 
 
 def _chunks(answer: requests.Response) -> Iterator[bytes]:
-    """Yield the bytes of an answer."""
+    """Yield the bytes of an answer as they come."""
     try:
-        yield from answer.raw.stream(CHUNK_BYTES, decode_content=False)
+        while data := answer.raw.read1(CHUNK_BYTES, decode_content=False):
+            yield data
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise _PassingError(f"the connection failed ({error})") from error
 
@@ -311,10 +339,19 @@ def arrived(target: Path, remote: Remote) -> int:
 
 @contextlib.contextmanager
 def _locked(part: Path) -> Iterator[BinaryIO]:
-    """Open a part, unchanged, for this process alone."""
-    with open(part, "a+b") as file:
+    """Open a part, unchanged, for this process alone; never another file, which a link of this name leads to."""
+    try:
+        file = open(part, "a+b", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))  # noqa: SIM115
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, None):  # none: a pipe
+            raise
+        raise _led_astray(part) from None
+    with file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            raise _led_astray(part)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
             alone = os.path.samefile(part, file.fileno())  # else another process has renamed it before the lock
         except (BlockingIOError, FileNotFoundError):
             alone = False
@@ -324,6 +361,13 @@ def _locked(part: Path) -> Iterator[BinaryIO]:
                 " wait for it, e.g. until the .part file is gone, and give the command again"
             )
         yield file
+
+
+def _led_astray(part: Path) -> FetchError:
+    return FetchError(
+        f"{part} is a link or no file, which somebody else has laid there: what is fetched would overwrite another"
+        " file. Allowed: a folder that only you and those you trust can write to; remove it, and give the command again"
+    )
 
 
 def compare(path: Path, remote: Remote, sha256: str = "") -> tuple[str, str]:

@@ -1,6 +1,5 @@
 """What was fetched or simulated: ``manifest.jsonl`` beside the data, a line a file, appended to by many processes."""
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -8,9 +7,10 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from neuropictor.records.checksums import WHOLE_HASH_LIMIT, DamagedFileError, checksum
+from neuropictor.records.files import lock
 from neuropictor.records.progress import progress
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def note(root: Path, key: str, sha256: str, etag: str, checked: str) -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     line = json.dumps(asdict(Entry(key, (root / key).stat().st_size, etag, sha256, now, checked))).encode() + b"\n"
     with open(root / NAME, "a+b", buffering=0) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file, wait=True)
         end = file.seek(0, os.SEEK_END)
         if end and os.pread(file.fileno(), 1, end - 1) != b"\n":
             line = b"\n" + line
@@ -56,11 +56,15 @@ def read(root: Path) -> dict[str, Entry]:
     """Return the last entry of each key; empty where nothing has been fetched."""
     path = root / NAME
     entries: dict[str, Entry] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], 1):
+    for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else [], 1):
         try:
             values = json.loads(line)
             entry = Entry(**{field.name: values[field.name] for field in fields(Entry)})
-        except (ValueError, KeyError, TypeError):
+            if not all(isinstance(getattr(entry, field.name), field.type) for field in fields(Entry)):
+                raise TypeError
+            if {"..", "/"} & set(PurePosixPath(entry.key).parts) or not entry.key.isprintable():
+                raise ValueError  # of another folder, or no name
+        except (ValueError, KeyError, TypeError, RecursionError):
             log.warning("%s, line %d is cut off or damaged, and left out", path, number)
             continue
         entries[entry.key] = entry

@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,8 @@ ARCHIVES = {
     "annotations/annotations_trainval2017.zip": ("captions", "instances"),
     "annotations/stuff_annotations_trainval2017.zip": ("stuff",),
 }
+#: Bytes of the longest annotation file that is unpacked; COCO's have some 700 MB.
+LARGEST = 2 * 10**9
 
 
 def keys_of(
@@ -156,26 +159,42 @@ def fetch_annotations(root: str | Path, config: NsdConfig) -> None:
     remotes = client.find_all(config.coco_endpoint, _archives_to_come(root))
     _download(client, remotes, root)
     for remote in remotes:
-        archive, targets = root / remote.key, _unpacked(root, remote.key)
-        with zipfile.ZipFile(archive) as packed:
-            members = {Path(info.filename).name: info for info in packed.infolist()}
-            lacking = [target.name for target in targets if target.name not in members]
-            if lacking:
-                raise FetchError(
-                    f"{archive} lacks {lacking[0]}; allowed: COCO's archive of 2017 as it is at"
-                    f" {NsdConfig().coco_endpoint}; check nsd.coco_endpoint"
-                )
-            check_room(root, sum(members[target.name].file_size for target in targets), remote.key)
-            for target in targets:
-                with (
-                    packed.open(members[target.name]) as source,
-                    atomic_path(target) as temporary,
-                    open(temporary, "wb") as file,
-                ):
-                    shutil.copyfileobj(source, file, 2**20)
-                key, digest = target.relative_to(root).as_posix(), checksum(target).partition(":")[2]
-                manifest.note(root, key, digest, remote.etag, f"crc32 in {archive.name}")
+        archive = root / remote.key
+        try:
+            _unpack(archive, root, remote)
+        except FetchError:
+            raise  # no room: the archive stays
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
+            archive.unlink()
+            raise FetchError(
+                f"{archive} cannot be unpacked ({error}), though it came as it is at {config.coco_endpoint}; it was"
+                f" removed. Allowed: COCO's archive of 2017 as it is at {NsdConfig().coco_endpoint}; check"
+                " nsd.coco_endpoint, and give the same command again"
+            ) from error
         archive.unlink()
+
+
+def _unpack(archive: Path, root: Path, remote: Remote) -> None:
+    """Write the files used of one of COCO's archives, each with a line in the manifest."""
+    targets = {f"{keys.ANNOTATION_FOLDER}/{path.name}": path for path in _unpacked(root, remote.key)}
+    with zipfile.ZipFile(archive) as packed:
+        members = {info.filename: info for info in packed.infolist() if info.filename in targets}
+        lacking = [name for name in targets if name not in members]
+        if lacking:
+            raise zipfile.BadZipFile(f"it lacks {lacking[0]}")
+        largest = max(members.values(), key=lambda info: info.file_size)
+        if largest.file_size > LARGEST:
+            raise zipfile.BadZipFile(f"{largest.filename} has {largest.file_size:,} bytes, more than {LARGEST:,}")
+        check_room(root, sum(info.file_size for info in members.values()), remote.key)
+        for name, target in targets.items():
+            with (
+                packed.open(members[name]) as source,
+                atomic_path(target) as temporary,
+                open(temporary, "wb") as file,
+            ):
+                shutil.copyfileobj(source, file, 2**20)
+            digest = checksum(target).partition(":")[2]
+            manifest.note(root, target.relative_to(root).as_posix(), digest, remote.etag, f"crc32 in {archive.name}")
 
 
 def _archives_to_come(root: Path) -> list[str]:

@@ -102,7 +102,18 @@ def _expected(file: WeightFile, config: WeightsConfig) -> str:
 
 def _notes(folder: Path) -> dict[str, dict]:
     path = folder / NOTES
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        notes = json.loads(path.read_text(encoding="utf-8"))
+        if all(isinstance(note["sha256"], str) for note in notes.values()):
+            return notes
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        pass
+    raise WeightsError(
+        f"{path} is damaged: it is not the JSON that `neuropictor fetch-weights` writes. Allowed: none, or a whole one;"
+        " remove it and fetch the weights again"
+    )
 
 
 def _checked(path: Path, expected: str) -> str:

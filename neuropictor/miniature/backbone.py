@@ -333,7 +333,7 @@ def train_backbone(config: "BackboneTraining", runtime: "RuntimeConfig", out: st
     """
     out = Path(out)
     work = out / "checkpoints" / hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12]
-    with RunRecord(out / "run.json", "backbone", config=config, seed=config.seed) as record:
+    with RunRecord(out / "run.json", "backbone", config=config, seed=config.seed, outputs=[out]) as record:
         images, scenes = render_scenes(range(config.scenes), config.seed, max(1, runtime.threads))
         torch.manual_seed(config.seed)
         backbone = build(build_tokenizer([line for item in scenes for line in captions(item)]))

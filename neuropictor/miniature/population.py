@@ -130,7 +130,7 @@ def train_population(backbone: str | Path, settings: MiniatureSettings, out: str
     config, encoder, runtime = settings.population, settings.encoder, settings.runtime
     align = settings.align.model_copy(update={"folds": config.folds})
     sections = {"population": config, "simulate": settings.simulate, "encoder": encoder, "align": align}
-    with RunRecord(out / "run.json", "population", config=sections, seed=config.seed):
+    with RunRecord(out / "run.json", "population", config=sections, seed=config.seed, outputs=[out]):
         responses = _simulate_people(settings, work)
         latents = work / "latents.h5"
         if not latents.is_file():

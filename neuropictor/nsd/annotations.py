@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,7 +15,13 @@ from neuropictor.nsd.constants import CAPTIONS_PER_IMAGE
 # Characters read at a time, and most that one annotation may have: COCO's longest are some 100,000.
 _AT_ONCE, _LONGEST = 2**20, 2**24
 _SPACE = re.compile(r"[ \t\n\r]*")
-_decode = json.JSONDecoder().raw_decode
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON's")
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse).raw_decode
 
 
 def load_annotations(root: str | Path, stimulus_info: pd.DataFrame, nsd_ids: list[int] | None = None) -> pd.DataFrame:
@@ -76,9 +83,10 @@ def parse_crop_box(text: str) -> tuple[float, float, float, float]:
 
 def _of_split(root: Path, split: str, info: pd.DataFrame) -> pd.DataFrame:
     captions: dict[int, list[str]] = {int(coco_id): [] for coco_id in info["cocoId"]}
-    for key, item in _members(root, "captions", split):
-        if key == "annotations" and item["image_id"] in captions:
-            captions[item["image_id"]].append(item["caption"].strip())
+    with _members(root, "captions", split) as members:
+        for key, item in members:
+            if key == "annotations" and item["image_id"] in captions:
+                captions[item["image_id"]].append(item["caption"].strip())
     bare = [coco_id for coco_id, texts in captions.items() if not texts]
     if bare:
         raise ValueError(
@@ -92,7 +100,8 @@ def _of_split(root: Path, split: str, info: pd.DataFrame) -> pd.DataFrame:
     crops = {int(coco_id): parse_crop_box(box) for coco_id, box in zip(info["cocoId"], info["cropBox"], strict=True)}
     columns: dict[str, list] = {"captions": five}
     for column, kind in (("category", "instances"), ("background", "stuff")):
-        largest = _largest(_members(root, kind, split), crops)
+        with _members(root, kind, split) as members:
+            largest = _largest(members, crops)
         columns[column] = [largest.get(int(coco_id), "") for coco_id in info["cocoId"]]
     return pd.DataFrame(columns, index=info.index)
 
@@ -128,8 +137,12 @@ def _visible_share(box: list[float], width: int, height: int, crop: tuple[float,
     return max(0.0, across) * max(0.0, down) / max(box[2] * box[3], 1e-9)
 
 
-def _members(root: Path, kind: str, split: str) -> Iterator[tuple[str, Any]]:
-    """Yield an annotation file's list entries one by one: read at once, a file takes gigabytes."""
+@contextmanager
+def _members(root: Path, kind: str, split: str) -> Iterator[Iterator[tuple[str, Any]]]:
+    """Give an annotation file's list entries one by one: read at once, a file takes gigabytes.
+
+    What goes wrong with an entry is told with the file's name.
+    """
     path = root / keys.annotations(kind, split)
     if not path.is_file():
         raise FileNotFoundError(
@@ -138,10 +151,11 @@ def _members(root: Path, kind: str, split: str) -> Iterator[tuple[str, Any]]:
         )
     with open(path, encoding="utf-8") as file:
         try:
-            yield from stream_members(file)
-        except ValueError as error:
+            yield stream_members(file)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(
-                f"{path} is cut off or damaged ({error}); unpack COCO's annotations of 2017 again"
+                f"{path} is cut off or damaged ({type(error).__name__}: {error}); unpack COCO's annotations of 2017"
+                " again"
             ) from error
 
 

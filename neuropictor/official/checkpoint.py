@@ -278,7 +278,7 @@ def import_official(
     if out.exists():
         raise FileExistsError(f"{out} exists; allowed: a new folder, for example --out {out}-2")
     work = out.with_name(f".{out.name}.partial")
-    with RunRecord(out / "run.json", "import_official", inputs=[checkpoint]) as record:
+    with RunRecord(out / "run.json", "import_official", inputs=[checkpoint], outputs=[out]) as record:
         tensors = read_checkpoint(checkpoint)
         plan = make_plan(tensors, options)
         plan.check(checkpoint)

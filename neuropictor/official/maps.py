@@ -18,6 +18,7 @@ import scipy.io
 from neuropictor.config import PreprocessConfig
 from neuropictor.data.preprocess import count_splits
 from neuropictor.data.responses import ResponseWriter
+from neuropictor.data.stores import open_store
 from neuropictor.nsd.constants import IMAGES
 from neuropictor.nsd.design import TEST, TRAIN, VALIDATION, choose_validation
 from neuropictor.records.files import atomic_path
@@ -71,7 +72,7 @@ def import_maps(maps: Path, mask: Path, test_images: Path, subject: int, config:
         raise FileNotFoundError(f"{maps} is missing; expected the authors' 0{subject}_norm.h5")
     with (
         RunRecord(record_path(out), "import_maps", config=config, inputs=inputs, outputs=[out]) as record,
-        h5py.File(maps, "r") as source,
+        open_store(maps) as source,
         atomic_path(out) as temporary,
         h5py.File(temporary, "w") as file,
     ):

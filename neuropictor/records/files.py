@@ -2,12 +2,15 @@
 
 import contextlib
 import errno
+import fcntl
+import glob
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated, Any
 
 FOLDER = "folder of a file"
 #: A folder that the workflow tracks by a file in it, such as a pipeline's by its ``model_index.json``.
@@ -28,12 +31,28 @@ _CANNOT_WRITE = {
 }
 
 
+def lock(file: IO[Any], wait: bool = False) -> None:
+    """Keep other processes from an open file, where its file system has locks (those of some clusters have none).
+
+    Raises
+    ------
+    BlockingIOError
+        If another process has it, unless this one shall `wait`.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Write a file whole or not at all.
 
-    Yields a temporary path in the same folder, with the same suffix; when the body ends well the file is flushed to
-    disk and renamed to ``path``, otherwise it is removed and ``path`` stays unchanged.
+    Yields a path of the same name in a temporary folder beside it, where nobody else can lay links that would lead
+    astray; when the body ends well the file is flushed to disk and renamed to ``path``, otherwise it is removed and
+    ``path`` stays unchanged.
 
     Parameters
     ----------
@@ -47,11 +66,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     NotWrittenError
         If the disk or a quota is full, or the folder is read-only.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    path, folder = Path(path), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_behind(path)
+        folder = tempfile.mkdtemp(".partial", f"{_start(path)}{os.getpid()}.", path.parent)
+        temporary = Path(folder, path.name)
         temporary.touch()
         mode = temporary.stat().st_mode  # by the umask: some writers make files that only their owner may read
         temporary.unlink()
@@ -60,11 +80,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.chmod(mode)
         os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
+        parent = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(parent)
         finally:
-            os.close(folder)
+            os.close(parent)
     except Exception as error:
         number = _system_error(error)
         if number not in _CANNOT_WRITE or isinstance(error, NotWrittenError):
@@ -75,11 +95,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             " again; what was there before is untouched, and trainings go on from their last checkpoint",
         ) from error
     finally:
-        with contextlib.suppress(OSError):
-            if temporary.is_dir():
-                shutil.rmtree(temporary, ignore_errors=True)
-            else:
-                temporary.unlink(missing_ok=True)
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _system_error(error: BaseException) -> int | None:
@@ -90,10 +107,14 @@ def _system_error(error: BaseException) -> int | None:
     return int(match.group(1)) if match else None
 
 
+def _start(path: Path) -> str:
+    """Return how the names of a file's temporary folders begin, shortened so that they may be names."""
+    return f".{path.name.encode()[:200].decode(errors='ignore')}."
+
+
 def _remove_left_behind(path: Path) -> None:
     """Remove unfinished copies of a file left by killed processes of this machine."""
-    for old in path.parent.glob(f".{path.stem}.*.partial{path.suffix}"):
-        number = old.name.removeprefix(f".{path.stem}.").removesuffix(f".partial{path.suffix}")
+    for old in path.parent.glob(f"{glob.escape(_start(path))}*.partial"):
+        number = old.name.removeprefix(_start(path)).partition(".")[0]
         if number.isdigit() and not Path(f"/proc/{number}").exists() and Path("/proc/self").exists():
-            with contextlib.suppress(OSError):
-                old.unlink()
+            shutil.rmtree(old, ignore_errors=True)

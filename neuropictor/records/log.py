@@ -2,9 +2,11 @@
 
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from neuropictor.records.progress import show_bars
 
@@ -12,6 +14,9 @@ log = logging.getLogger(__name__)
 
 #: Silences the bars and advice of Hugging Face's libraries, which read this on import.
 _QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error"}
+#: Errors whose message tells what is wrong, and where; all others are faults of the program.
+EXPLAINED = (ValueError, OSError, RuntimeError, MemoryError)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def launched() -> bool:
@@ -29,8 +34,24 @@ def process_share() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def start_log(path: str | Path | None = None, prefix: str | None = None) -> None:
+class _Lines(logging.Formatter):
+    """Lines whose control characters, which servers and names of files may bring in, command no terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _CONTROL.sub(lambda found: repr(found[0])[1:-1], super().format(record))
+
+
+class _Messages(_Lines):
+    """Lines for people: what is wrong with files or settings needs no traceback."""
+
+    def formatException(self, ei: Any) -> str:
+        return "" if issubclass(ei[0], EXPLAINED) else super().formatException(ei)
+
+
+def start_log(path: str | Path | None = None, prefix: str | None = None, debug: bool = False) -> None:
     """Send log messages, warnings and uncaught errors to standard error and, where given, to a file.
+
+    Tracebacks of `EXPLAINED` errors are written to the file alone.
 
     Parameters
     ----------
@@ -39,6 +60,8 @@ def start_log(path: str | Path | None = None, prefix: str | None = None) -> None
         ``None``: standard error only, with progress drawn as a bar if that is a terminal.
     prefix
         Put before each line on standard error; default: from ``path`` (``logs/refine/sub-01.log``: ``refine sub-01``).
+    debug
+        Show these tracebacks, too.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -49,14 +72,15 @@ def start_log(path: str | Path | None = None, prefix: str | None = None) -> None
     if prefix is None:
         prefix = _prefix(Path(path)) if path else ""
     screen = logging.StreamHandler(sys.stderr)
-    screen.setFormatter(logging.Formatter(f"[{prefix}] %(message)s" if prefix else "%(message)s"))
+    kind = _Lines if debug else _Messages
+    screen.setFormatter(kind(f"[{prefix}] %(message)s" if prefix else "%(message)s"))
     root.addHandler(screen)
     if path and is_first():
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         if not launched():
             Path(path).write_text("")
         file = logging.FileHandler(path, mode="a", encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
+        file.setFormatter(_Lines("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
         root.addHandler(file)
     root.setLevel(logging.WARNING)
     logging.getLogger("neuropictor").setLevel(logging.INFO if is_first() else logging.WARNING)
@@ -72,8 +96,10 @@ def _prefix(path: Path) -> str:
 
 
 def _log_exception(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Log an uncaught error with its traceback; an interruption only by name."""
+    """Log an uncaught error; an interruption only by name."""
     if issubclass(kind, KeyboardInterrupt):
         log.error("Interrupted.")
     else:
-        log.critical("%s: %s", kind.__name__, error, exc_info=(kind, error, traceback))
+        explained = issubclass(kind, EXPLAINED) and str(error)
+        text = str(error) if explained else f"{kind.__name__}: {error}"
+        log.critical("%s", text, exc_info=(kind, error, traceback))

@@ -64,7 +64,7 @@ class RunRecord:
 
     Examples
     --------
-    >>> with RunRecord(out.parent / "run.json", "pretrain", config=config, inputs=[latents]) as record:
+    >>> with RunRecord(out.parent / "run.json", "pretrain", config=config, inputs=[latents], outputs=[out]) as record:
     ...     record.add(steps=3000, validation_loss=0.31)
     """
 
@@ -76,7 +76,7 @@ class RunRecord:
         config: Any = None,
         seed: int | None = None,
         inputs: Iterable[str | Path] = (),
-        outputs: Iterable[str | Path] = (),
+        outputs: Iterable[str | Path],
     ):
         self.path, self.stage, self.config, self.seed = Path(path), stage, config, seed
         self.inputs, self.outputs = [Path(item) for item in inputs], list(outputs)

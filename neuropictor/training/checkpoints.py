@@ -9,6 +9,7 @@ import json
 import logging
 import pickle
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 #: Checkpoints that are kept: one that a full disk or a crash has damaged leaves the one before.
 KEPT = 2
 _GUARD = "guard.json"
+_UNREADABLE = (RuntimeError, EOFError, LookupError, ValueError, TypeError, pickle.UnpicklingError, zipfile.BadZipFile)
 
 
 def make_guard(
@@ -98,10 +100,13 @@ class CheckpointFolder:
         """Read the newest checkpoint that can be read, on the CPU; None where there is none."""
         for path in reversed(self.files()):
             try:
+                with zipfile.ZipFile(path) as packed:  # torch writes checksums, and reads without them
+                    if damaged := packed.testzip():
+                        raise ValueError(f"{damaged} in it is damaged")
                 state = torch.load(path, map_location="cpu", weights_only=True)
                 log.info("Continuing after step %d, from %s", state["step"], path)
                 return state
-            except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+            except _UNREADABLE as error:
                 log.warning("%s cannot be read (%s): trying the one before", path, error)
         return None
 

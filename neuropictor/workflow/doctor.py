@@ -243,21 +243,21 @@ def _disk(config: "Config") -> list[Finding]:
     """Compare free space with the estimate, for all roots on one disk together."""
     disks: dict[int, tuple[Path, list[str], float]] = {}
     findings = []
-    for name, needed in needed_bytes(config).items():
+    for name, in_all in needed_bytes(config).items():
         path = Path(getattr(config.paths, name))
         place = _existing(path)
         if not os.access(place, os.W_OK) and not (name == "nsd" and config.nsd.source == "local"):
             advice = f"choose another folder, e.g. paths: {{{name}: /scratch/{os.environ.get('USER', 'you')}/{name}}}"
             findings.append(Finding("problem", "disk", f"paths.{name}: {place} cannot be written", advice))
+        needed = max(0.0, in_all - sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
         device = place.stat().st_dev
         first, names, sum_ = disks.get(device, (place, [], 0.0))
         disks[device] = (first, [*names, f"{name} {needed / GB:.1f}"], sum_ + needed)
     for place, names, needed in disks.values():
         free = shutil.disk_usage(place).free
-        found = f"{free / GB:.0f} GB free at {place}, about {needed / GB:.1f} GB needed in all ({', '.join(names)})"
+        found = f"{free / GB:.0f} GB free at {place}, about {needed / GB:.1f} GB more needed ({', '.join(names)})"
         if free < needed:
-            advice = "put some of paths on another disk, unless what is missing is there already"
-            findings.append(Finding("warning", "disk", found, advice))
+            findings.append(Finding("problem", "disk", found, "make room, or put some of paths on another disk"))
         else:
             findings.append(Finding("ok", "disk", found))
     return findings

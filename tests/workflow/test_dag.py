@@ -7,6 +7,8 @@ from collections import Counter
 import pytest
 from dry_runs import CONTROLS, PER_SUBJECT, ROOT, chain, copy_workflow, done, image_files, planned, refused, snakemake
 
+from neuropictor.nsd import keys
+
 pytestmark = pytest.mark.workflow
 #: What a dry run takes half its time for, and in an empty folder is without effect.
 UNTRACKED = {"runtime": {"track_code": False}}
@@ -114,6 +116,42 @@ def test_a_mistake_in_the_settings_shows_its_message_and_nothing_from_the_depths
     assert "did you mean sample.steps?" in message
     for word in ("Traceback", "pydantic", "site-packages"):
         assert word not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sample: {steps: 2}\nsample: {seed: 1}\n", "has sample in line 1 and again in line 2"),
+        ('__use_yte__: true\nexperiment: ?"a" + "b"\n', "runs what the file holds as a program"),
+    ],
+)
+def test_what_snakemake_would_lose_or_run_in_settings_is_refused(checkout, tmp_path, text, words):
+    (tmp_path / "my.yaml").write_text(text)
+    assert f"{tmp_path / 'my.yaml'} has" in (message := refused(checkout, {}, str(tmp_path / "my.yaml")))
+    assert words in message
+
+
+def test_it_runs_from_elsewhere(tmp_path):
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "-n", "--quiet", "--cores", "1"]
+    for place in ({"cwd": tmp_path}, {"cwd": ROOT / "docs"}):
+        told = subprocess.run([*command, "--directory", tmp_path], capture_output=True, text=True, check=False, **place)
+        assert told.returncode == 0, told.stderr
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_results_that_cannot_be_written_are_named(checkout, tmp_path, kind):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "precious").write_text("of somebody else")
+    if kind == "link":
+        (tmp_path / "results/.lock").symlink_to(tmp_path / "precious")
+    place = {"file": "precious", "link": "results"}[kind]
+    paths = {name: str(tmp_path / name) for name in ("nsd", "prepared")} | {"results": str(tmp_path / place)}
+    said = snakemake(checkout, "--", str(tmp_path / "nsd" / keys.EXPERIMENT_DESIGN), settings={"paths": paths})
+    assert said.status != 0
+    assert "cannot be written" in said.output
+    assert "others' results after chmod g+w" in said.output
+    assert (tmp_path / "precious").read_text() == "of somebody else"
 
 
 def test_a_subject_that_is_only_refined_is_no_reason_to_pretrain(finished):

@@ -3,6 +3,7 @@
 And two workflows that would write the same results: one refuses.
 """
 
+import socket
 import subprocess
 import time
 
@@ -38,6 +39,7 @@ def test_of_two_workflows_on_one_results_folder_one_refuses(tmp_path):
         time.sleep(0.05)
     other, _ = started("other").communicate(timeout=300)
     assert f"Another workflow is writing to {results}; wait until it has ended" in other
+    assert f"on {socket.gethostname()}" in other
     assert "Traceback" not in other
     assert not list((tmp_path / "other").rglob("*.hdf5"))
     output, _ = one.communicate(timeout=300)

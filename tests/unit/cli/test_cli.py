@@ -21,12 +21,24 @@ def run(*arguments):
 
 @pytest.fixture(autouse=True)
 def _no_log(monkeypatch):
-    monkeypatch.setattr(cli_options, "start_log", lambda: None)
+    monkeypatch.setattr(cli_options, "start_log", lambda **given: None)
 
 
 def test_the_package_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "neuropictor", "config"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "The default settings are valid.\n", "")
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_mistakes_are_told_without_a_traceback_unless_asked_for(tmp_path, debug):
+    (tmp_path / "trials.csv").write_text("session,trial,image\n1,0,3\n")
+    given = [*["--debug"] * debug, "import-betas", "--table", "trials.csv", "--subject", "1", "--out", "out.h5"]
+    command = [sys.executable, "-m", "neuropictor", *given]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "trials.csv" in done.stderr
+    assert ("Traceback" in done.stderr) is debug
+    assert debug or len(done.stderr.splitlines()) == 1
 
 
 def test_help_lists_the_stages():

@@ -95,6 +95,25 @@ def test_text_from_the_command_line_names_the_way_out():
         ({"experiment": "wide net"}, ['experiment is "wide net"', "of letters, digits", "experiment: no-alignment"]),
         ({"paths": {"results": ""}}, ['paths.results is ""', "results: results"]),
         ({"calibrate": {"learning_rate": float("nan")}}, ["calibrate.learning_rate"]),
+        ({"paths": {"nsd": "x``\n\n.. include:: /etc/passwd"}}, ["paths.nsd", "backquotes and control characters"]),
+        ({"backbone": {"source": "a\x1b[2J"}}, ["backbone.source", "control characters"]),
+        ({"backbone": {"target_text_encoder": "``"}}, ["backbone.target_text_encoder", "backquotes"]),
+        ({"paths": {"nsd": "~nobody-of-this-name/x"}}, ["paths.nsd is wrong", "has ~nobody-of-this-name", "$HOME/nsd"]),
+        ({"paths": {"nsd": "$NO_SUCH_NAME/x"}}, ["paths.nsd is wrong", "has $NO_SUCH_NAME", "$HOME/nsd"]),
+        ({"paths": {"results": "x" * 256}}, ["paths.results is wrong", "longer than 255 bytes", "data/nsd"]),
+        ({"paths": {"results": "./"}}, ["paths.results is wrong", "'./' is the working directory", "data/nsd"]),
+        ({"paths": {"results": "/"}}, ["paths.results is wrong", "the whole disk", "data/nsd"]),
+        ({"paths": {"results": "data/nsd"}}, ["paths.results is data/nsd, in paths.nsd", "results: results"]),
+        ({"paths": {"prepared": "n/x", "nsd": "./n"}}, ["paths.prepared is n/x, in paths.nsd, ./n", "data/prepared"]),
+        ({"sample": {"steps": 242}}, ["sample.steps is wrong", "do not divide the 1,000 noise levels", "e.g. 241"]),
+        ({"sample": {"steps": 1001}}, ["sample.steps is 1001", "at least 1 and at most 1000"]),
+        ({"controls": {"steps": [10, 1001]}}, ["controls.steps.1 is 1001", "at most 1000"]),
+        ({"refine": {"steps": 10**400}}, ["refine.steps is", "at most 100000000"]),
+        ({"calibrate": {"batch_size": 10**9}}, ["calibrate.batch_size is 1000000000", "at most 65536"]),
+        ({"preprocess": {"image_size": 10**6}}, ["preprocess.image_size is 1000000", "at most 4096"]),
+        ({"evaluate": {"bootstrap": 10**9}}, ["evaluate.bootstrap is", "at most 1000000"]),
+        ({"runtime": {"threads": 10**9}}, ["runtime.threads is", "at most 4096"]),
+        ({"subjects": {"refine": ["08"]}}, ["subjects.refine.0", "YAML reads 08 as text", "write 8)"]),
     ],
 )
 def test_messages_name_key_value_allowed_and_example(settings, parts):
@@ -139,6 +158,55 @@ def test_files_that_are_no_settings_are_named(tmp_path, content, part):
     file.write_bytes(content)
     with pytest.raises(config.ConfigError, match=rf"{file}.*{part}"):
         config.read(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("subjects: {pretrain: [1]}\n\nsubjects: {refine: [1]}\n", "has subjects in line 1 and again in line 3,"),
+        ("sample:\n  steps: 1\n  steps: 2\n", "has steps in line 2 and again in line 3,"),
+        ("sample: {steps: 1, steps: 2}\n", "has steps in line 1 and again in line 1,"),
+        ("a: " + "[" * 3000, "not valid YAML"),
+        ("__use_yte__: true\nsample:\n  steps: ?1 + 1\n", r"has __use_yte__.*a program.*e\.g\. sample: \{steps"),
+    ],
+)
+def test_what_would_be_lost_or_run_is_refused(tmp_path, text, part):
+    (tmp_path / "my.yaml").write_text(text)
+    with pytest.raises(config.ConfigError, match=rf"my\.yaml .*{part}"):
+        config.read(tmp_path / "my.yaml")
+
+
+def test_the_same_key_may_stand_in_several_sections_and_files(tmp_path):
+    (tmp_path / "a.yaml").write_text("refine: &r {steps: 1, seed: 2}\npretrain: {<<: *r, steps: 3}\n")
+    (tmp_path / "b.yaml").write_text("refine: {steps: 4}\n")
+    settings = config.read(tmp_path / "a.yaml", tmp_path / "b.yaml")
+    assert (settings.refine.steps, settings.refine.seed, settings.pretrain.steps) == (4, 2, 3)
+
+
+def test_home_folders_and_variables_are_what_they_are_in_a_shell(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("SCRATCH", "/scratch")
+    settings = config.load({"paths": {"nsd": "~/nsd", "prepared": "$SCRATCH/p"}, "backbone": {"source": "$HOME/sd"}})
+    assert (settings.paths.nsd, settings.paths.prepared) == ("/home/me/nsd", "/scratch/p")
+    assert settings.backbone_folder() == "/home/me/sd"
+
+
+def test_step_counts_are_those_that_the_schedulers_take():
+    from neuropictor.models.schedules import SOLVERS, make_scheduler
+
+    file = ROOT / "neuropictor/assets/miniature/scheduler/scheduler_config.json"
+    schedule = {key: value for key, value in json.loads(file.read_text()).items() if key[0] != "_"}
+    refused = []
+    for steps in range(1, 1001):
+        try:
+            config.load({"sample": {"steps": steps}})
+        except config.ConfigError:
+            refused.append(steps)
+    for solver in SOLVERS:
+        made = make_scheduler(solver, schedule)
+        for steps in (*range(1, 1001, 13), *refused):
+            made.set_timesteps(steps)
+            assert (len(made.timesteps) == steps) is (steps not in refused)
 
 
 def test_an_experiment_has_folders_of_its_own():

@@ -196,6 +196,7 @@ def test_the_stage_writes_table_and_images(tmp_path, monkeypatch):
         text.replace("\n", " ") for text in texts
     }
     record = json.loads((tmp_path / "controls.run.json").read_text())
+    assert set(record["outputs"]) == {"controls.csv", *(f"figures/{name}" for name in names)}
     assert record["results"]["controls"] == sorted(kinds)
 
 

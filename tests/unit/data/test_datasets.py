@@ -53,7 +53,7 @@ def test_latents_are_the_backbones(tiny_latents, tiny_prepared, tiny_backbone):
             target = backbone.target_tower(input_ids=tokens).last_hidden_state
         torch.testing.assert_close(target, features, rtol=0, atol=0)
     assert (tiny_latents.parent / "latents.run.json").is_file()
-    with pytest.raises(KeyError, match="nsd_id 7 is not among its 26"):
+    with pytest.raises(ValueError, match="nsd_id 7 is not among its 26"):
         store.rows(np.array([103, 7]))
 
 

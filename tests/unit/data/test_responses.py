@@ -44,7 +44,7 @@ def test_mean_response_averages_the_repeats_of_each_image(store):
     assert np.array_equal(store.mean_response(ids, 1), store.responses(firsts))
     assert store.trials(107).tolist() == np.flatnonzero(store.nsd_id == 107).tolist()
     assert store.repeat[store.trials(107)].tolist() == [0, 1, 2]
-    with pytest.raises(KeyError, match="never saw image 99"):
+    with pytest.raises(ValueError, match="never saw image 99"):
         store.mean_response([3, 99])
 
 

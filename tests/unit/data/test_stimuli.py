@@ -36,7 +36,7 @@ def test_several_stores_are_read_as_one(store, tmp_path):
     assert np.array_equal(both.images(ids), store.images(ids))
     assert both.captions(ids) == store.captions(ids)
     assert both.category(ids).tolist() == store.category(ids).tolist()
-    with pytest.raises(KeyError, match=r"0\.h5, .*1\.h5: no image 8 among 5"):
+    with pytest.raises(ValueError, match=r"0\.h5, .*1\.h5: no image 8 among 5"):
         both.images([8])
     with h5py.File(tmp_path / "1.h5", "r+") as file:
         file.attrs["data"] = "nsd"
@@ -46,7 +46,7 @@ def test_several_stores_are_read_as_one(store, tmp_path):
 
 def test_unknown_image_is_named(store):
     for wrong in (80, 500, -1):
-        with pytest.raises(KeyError, match=f"no image {wrong} "):
+        with pytest.raises(ValueError, match=f"no image {wrong} "):
             store.rows([3, wrong])
 
 

@@ -124,6 +124,8 @@ def test_tables_json_and_page(root):
     config = EvaluateConfig(bootstrap=50, permutations=199)
     config = config.model_copy(update={"protocols": ["ours", "mindeye2"]})
     evaluate_folders([root / "good", root / "bad"], root / "seen", config, RuntimeConfig(device="cpu"), root / "out")
+    record = json.loads((root / "out/metrics.run.json").read_text())
+    assert set(record["outputs"]) == {"metrics.csv", "scores.csv", "statistics.csv", "metrics.json"}
     folder_page(root / "out", root / "out/index.html")
     frame = read_metrics(root / "out/metrics.csv").set_index(["protocol", "model", "metric"])
     pairs = read_pairs([root / "good", root / "bad"], root / "seen")
@@ -150,7 +152,7 @@ def test_tables_json_and_page(root):
 
 @pytest.mark.usefixtures("_pretended")
 def test_command(root, monkeypatch):
-    monkeypatch.setattr(cli_options, "start_log", lambda: None)
+    monkeypatch.setattr(cli_options, "start_log", lambda **given: None)
     given = ["evaluate", "--reconstructions", root / "good", "--images", root / "seen", "--out", root / "out"]
     done = CliRunner().invoke(cli.app, [str(item) for item in given])
     assert done.exit_code == 0, done.output
@@ -159,7 +161,7 @@ def test_command(root, monkeypatch):
     (root / "good/p00.png").unlink()
     done = CliRunner().invoke(cli.app, [str(item) for item in given])
     assert done.exit_code == 1
-    assert "no reconstruction of p00" in done.output
+    assert "no reconstruction of p00" in str(done.exception)
     done = CliRunner().invoke(cli.app, [str(item) for item in [*given, "--protocol", "theirs"]])
     assert done.exit_code != 0
     assert "mindeye2" in done.output

@@ -260,3 +260,10 @@ def test_settings_that_do_not_fit_are_refused():
         EvaluateConfig(protocols=["mindeye2"], networks="published")
     with pytest.raises(ValueError, match="each protocol once"):
         EvaluateConfig(protocols=["ours", "ours"])
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"a.pth": {}}', '{"a.pth": {"sha256": 1}}', "[" * 10**5])
+def test_notes_that_are_none_are_refused_by_name(tmp_path, text):
+    (tmp_path / NOTES).write_text(text)
+    with pytest.raises(WeightsError, match=r"weights\.json is damaged: .* fetch the weights again"):
+        locate(tmp_path, WEIGHT_FILES["clip"])

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import io
 import os
 import random
 import re
@@ -10,9 +11,10 @@ import sys
 
 import pytest
 from killed_fetch import PROGRAM, ROOT, campaign
+from requests import Response
 from stand_in_bucket import Mischief, Stored, serving
 
-from neuropictor.fetching import download
+from neuropictor.fetching import download, manifest
 from neuropictor.fetching.download import Client, FetchError, compare
 from neuropictor.nsd import keys
 
@@ -173,6 +175,72 @@ def test_what_may_pass_is_tried_again_and_in_the_end_told(tmp_path, monkeypatch,
         server.mischief.rates = {}
         get(server, tmp_path)
     assert (tmp_path / KEY).read_bytes() == CONTENT[:200]
+
+
+def test_a_server_that_never_ends_is_told(tmp_path):
+    with serving({KEY: Stored(CONTENT)}, Mischief({"endless": 1})) as server:
+        assert f"{KEY}: {server.address} sends more than the 50000 bytes told" in refusal(server, tmp_path)
+
+
+def test_a_server_that_is_too_slow_is_given_up_and_what_came_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "PATIENCE", 0.2)
+    monkeypatch.setattr(download, "SLOWEST", 10**6)
+    with serving({KEY: Stored(CONTENT)}, Mischief(bytes_per_second=20_000)) as server:
+        assert "bytes came in 0 s. Allowed: 1000000 bytes a second or more" in refusal(server, tmp_path)
+        assert len(requests(server)) == 1
+        assert (part := next((tmp_path / KEY).parent.iterdir())).stat().st_size < len(CONTENT)
+    assert CONTENT.startswith(part.read_bytes())
+
+
+@pytest.mark.parametrize("size", ["-5", "abc"])
+def test_a_size_that_is_none_is_refused(monkeypatch, size):
+    client, answer = Client(1), Response()
+    answer.status_code, answer.url, answer.headers["Content-Length"] = 200, "http://here/x", size
+    answer.headers["ETag"], answer.raw = '"e"', io.BytesIO()
+    monkeypatch.setattr(client._session, "request", lambda *given, **options: answer)
+    with pytest.raises(FetchError, match=f"x: http://here tells the size {size}"):
+        client.find("http://here", "x")
+
+
+def test_nobody_gets_the_credentials_of_their_host(tmp_path, monkeypatch):
+    (tmp_path / ".netrc").write_text("default login me password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    with serving({KEY: Stored(CONTENT)}) as server, serving({KEY: 302}) as first:
+        first.sent_on[KEY] = f"{server.address}/{KEY.replace(' ', '%20')}"
+        get(first, tmp_path)
+        assert [method for method, *_ in server.requests] == ["HEAD", "GET"]
+        assert server.credentials == first.credentials == []
+
+
+def test_a_secure_endpoint_that_sends_on_to_an_insecure_one_is_refused(monkeypatch):
+    client, answer = Client(1), Response()
+    answer.status_code, answer.url, answer.raw = 200, "http://elsewhere/x", io.BytesIO()
+    monkeypatch.setattr(client._session, "request", lambda *given, **options: answer)
+    with pytest.raises(FetchError, match=r"x: https://here sends on to http://elsewhere/x.*stays with https://"):
+        client.find("https://here", "x")
+
+
+@pytest.mark.parametrize("kind", ["symlink", "hard link", "fifo"])
+def test_what_lies_in_the_place_of_a_part_is_never_written_through(tmp_path, kind):
+    with serving({KEY: Stored(CONTENT)}) as server:
+        interrupt(server, tmp_path, 9)
+        part, precious = next((tmp_path / KEY).parent.iterdir()), tmp_path / "precious"
+        precious.write_text("of somebody else")
+        part.unlink()
+        {"symlink": part.symlink_to, "hard link": part.hardlink_to}.get(kind, lambda _: os.mkfifo(part))(precious)
+        assert f"{part} is a link or no file" in refusal(server, tmp_path)
+    assert precious.read_text() == "of somebody else"
+
+
+def test_files_are_fetched_and_noted_where_there_are_no_locks(tmp_path, monkeypatch):
+    def flock(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with serving({KEY: Stored(CONTENT)}) as server:
+        ((remote, sha256, checked),) = get(server, tmp_path)
+        manifest.note(tmp_path, KEY, sha256, remote.etag, checked)
+    assert manifest.verify(tmp_path).right == [KEY]
 
 
 def test_nobody_at_the_endpoint_is_told():

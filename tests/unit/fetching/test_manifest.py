@@ -1,4 +1,7 @@
+import json
 import threading
+
+import pytest
 
 from neuropictor.fetching import manifest
 
@@ -19,3 +22,27 @@ def test_it_bears_many_writers_and_a_cut_line(tmp_path, caplog):
     assert "line 1 is cut off or damaged" in caplog.text
     manifest.note(tmp_path, "key0", "t" * 64, "e", "size")
     assert manifest.read(tmp_path)["key0"].sha256 == "t" * 64
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"key": "../outside"},
+        {"key": "/etc/passwd"},
+        {"key": ["a"]},
+        {"key": None},
+        {"key": "\x1b[2J"},
+        {"size": "6"},
+        b"[" * 10**5,
+        b'{"key": "\xff"}',
+        b"[]",
+    ],
+)
+def test_lines_that_lead_elsewhere_or_are_none_are_left_out(tmp_path, caplog, line):
+    (tmp_path / "file").write_bytes(b"123456")
+    manifest.note(tmp_path, "file", "s" * 64, "e", "md5")
+    whole = (tmp_path / manifest.NAME).read_bytes()
+    wrong = line if isinstance(line, bytes) else json.dumps(json.loads(whole) | line).encode()
+    (tmp_path / manifest.NAME).write_bytes(wrong + b"\n" + whole)
+    assert list(manifest.read(tmp_path)) == ["file"]
+    assert "line 1 is cut off or damaged, and left out" in caplog.text

@@ -114,11 +114,50 @@ def test_annotations_are_unpacked_and_noted(tmp_path):
         assert not server.requests
 
 
-def test_an_archive_that_lacks_a_file_is_told(tmp_path):
-    objects = archives(tmp_path)
-    objects[list(fetch.ARCHIVES)[1]] = objects["cut"]
-    with serving(objects) as server, pytest.raises(FetchError, match=r"lacks stuff_train2017.json.*nsd.coco_endpoint"):
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("cut", r"it lacks annotations/stuff_train2017\.json"),
+        ("elsewhere", r"it lacks annotations/stuff_train2017\.json"),
+        ("damaged", "Bad CRC-32"),
+        ("no archive", "not a zip file"),
+        ("a bomb", r"stuff_train2017\.json has 17 bytes, more than 16"),
+    ],
+)
+def test_an_archive_that_cannot_be_used_is_told_and_removed(tmp_path, monkeypatch, fault, words):
+    objects, name = archives(tmp_path), list(fetch.ARCHIVES)[1]
+    whole = objects[name].content
+    content = {
+        "cut": objects["cut"].content,
+        "elsewhere": whole.replace(b"annotations/stuff_train", b"another/one/stuff_train"),
+        "damaged": whole.replace(b'"stuff_train2017"', b'"stuff_trail2017"'),
+        "no archive": b"<html>" * 99,
+        "a bomb": whole,
+    }[fault]
+    objects[name] = Stored(content)
+    if fault == "a bomb":
+        monkeypatch.setattr(fetch, "LARGEST", 16)
+        objects[next(iter(fetch.ARCHIVES))] = Stored(b"")
+        for kind in ("captions", "instances"):
+            for split in keys.COCO_SPLITS:
+                path = tmp_path / keys.annotations(kind, split)
+                path.parent.mkdir(exist_ok=True)
+                path.touch()
+    told = rf"{name} cannot be unpacked \(.*{words}.*removed.*nsd\.coco_endpoint"
+    with serving(objects) as server, pytest.raises(FetchError, match=told):
         fetch.fetch_annotations(tmp_path, config(server))
+    assert not (tmp_path / name).exists()
+    assert not (tmp_path / keys.annotations("stuff", "train2017")).exists()
+
+
+def test_an_archive_stays_where_there_is_no_room_to_unpack_it(tmp_path, monkeypatch):
+    def check_room(folder, needed, what):
+        raise FetchError("No room")
+
+    monkeypatch.setattr(fetch, "check_room", check_room)
+    with serving(archives(tmp_path)) as server, pytest.raises(FetchError, match="No room"):
+        fetch.fetch_annotations(tmp_path, config(server))
+    assert (tmp_path / next(iter(fetch.ARCHIVES))).exists()
 
 
 def test_the_plan_counts_what_stays_and_what_passes(tmp_path, monkeypatch):
@@ -168,7 +207,7 @@ def test_simulated_and_real_files_never_mix(tmp_path):
 @pytest.fixture
 def command(tmp_path, monkeypatch):
     """The command with settings of a stand-in bucket: call it with the server, then arguments."""
-    monkeypatch.setattr(cli_options, "start_log", lambda: None)
+    monkeypatch.setattr(cli_options, "start_log", lambda **given: None)
 
     def run(server, *arguments, accepted=True):
         settings = {"terms_accepted": accepted, "endpoint": server.address, "coco_endpoint": server.address}
@@ -203,10 +242,9 @@ def test_the_command_fetches_then_verifies(tmp_path, command):
         (["--verify"], "manifest.jsonl is missing or empty", True),
     ],
 )
-def test_the_command_refuses_without_a_traceback(command, arguments, words, accepted):
+def test_the_command_refuses_what_cannot_be_fetched(command, arguments, words, accepted):
     with serving({}) as server:
         done = command(server, *arguments, accepted=accepted)
         assert accepted or not server.requests
     assert done.exit_code == 1
-    assert words in done.output
-    assert "Traceback" not in done.output
+    assert words in str(done.exception)

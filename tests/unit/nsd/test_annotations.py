@@ -103,12 +103,25 @@ def test_streamed_text_is_what_json_reads(monkeypatch, at_once, indent):
         (lambda text: "", "it ends too early"),
         (lambda text: f"[{text}]", r"'\[' where one of '\{' is expected"),
         (lambda text: text.replace(', "categories"', ' "categories"'), "where one of ',}' is expected"),
+        (lambda text: text.replace('"width": 400', '"width": NaN'), "NaN is no number of JSON's"),
+        (lambda text: text.replace('"width": 400', '"wide": 400'), "KeyError.*width"),
+        (lambda text: text.replace('"bbox": [0, 0, 100, 300]', '"bbox": null'), "TypeError"),
+        (lambda text: text.replace('"image_id": 900', '"image_id": [900]'), "unhashable"),
+        (lambda text: text.replace('"image_id": 900, ', "", 1), "KeyError.*image_id"),
+        (lambda text: text.replace('"width": 400', '"width": ' + "[" * 10**5), "RecursionError"),
     ],
 )
 def test_damaged_files_are_named(root, info, damage, words):
     path = root / keys.annotations("instances", "train2017")
     path.write_text(damage(path.read_text()))
     with pytest.raises(ValueError, match=rf"instances_train2017\.json is cut off or damaged \(.*{words}.* again"):
+        load_annotations(root, info)
+
+
+def test_captions_that_are_no_texts_are_named(root, info):
+    path = root / keys.annotations("captions", "val2017")
+    path.write_text(path.read_text().replace('"caption": "a"', '"caption": null'))
+    with pytest.raises(ValueError, match=r"captions_val2017\.json is cut off or damaged \(AttributeError"):
         load_annotations(root, info)
 
 

@@ -44,21 +44,31 @@ def test_prefix_of_a_rule_without_subject(tmp_path, capsys):
     assert capsys.readouterr().err == "[pretrain] x\n"
 
 
-def test_uncaught_error_is_logged_with_its_traceback(tmp_path):
+@pytest.mark.parametrize(
+    ("error", "options", "shown"),
+    [
+        ("RuntimeError('no file x.h5')", "", "[job] no file x.h5\n"),
+        ("ValueError('x\\x1b[2J.h5')", "", "[job] x\\x1b[2J.h5\n"),
+        ("RuntimeError('no file x.h5')", ", debug=True", "Traceback"),
+        ("TypeError('a fault')", "", "Traceback"),
+        ("MemoryError()", "", "[job] MemoryError: \n"),
+    ],
+)
+def test_uncaught_errors_show_their_message_and_leave_their_traceback_in_the_log(tmp_path, error, options, shown):
     path = tmp_path / "job.log"
-    code = f"from neuropictor.records.log import start_log\nstart_log({str(path)!r})\nraise RuntimeError('lost')"
+    code = f"from neuropictor.records.log import start_log\nstart_log({str(path)!r}{options})\nraise {error}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    for text in (done.stderr, path.read_text()):
-        assert "RuntimeError: lost" in text
-        assert "Traceback" in text
+    assert done.stderr == shown or (shown == "Traceback" and "Traceback" in done.stderr)
+    assert "Traceback" in path.read_text()
 
 
 def test_atomic_path_writes_whole_files(tmp_path):
     final = tmp_path / "deep" / "table.csv"
     with files.atomic_path(final) as temporary:
-        assert temporary.parent == final.parent
-        assert temporary.suffix == ".csv"
+        assert temporary.parent.parent == final.parent
+        assert temporary.parent.stat().st_mode & 0o777 == 0o700
+        assert temporary.name == "table.csv"
         temporary.write_text("a")
         assert not final.exists()
     assert final.read_text() == "a"
@@ -70,6 +80,26 @@ def test_atomic_path_gives_the_usual_permissions(tmp_path):
     with files.atomic_path(tmp_path / "whole") as temporary:
         temporary.touch(mode=0o600)
     assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_links_that_others_lay_are_never_written_through(tmp_path):
+    precious, final = tmp_path / "precious", tmp_path / "a.csv"
+    precious.write_text("of somebody else")
+    precious.chmod(0o604)
+    for name in ("a.csv", f".a.{os.getpid()}.partial.csv", f".a.csv.{os.getpid()}.partial", ".a.csv.4194999.partial"):
+        (tmp_path / name).symlink_to(precious)
+    with files.atomic_path(final) as temporary:
+        temporary.write_text("1")
+    assert (precious.read_text(), final.read_text()) == ("of somebody else", "1")
+    assert not final.is_symlink()
+    assert final.stat().st_mode & 0o777 != 0o604
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".csv", "\u00e9" * 125 + ".csv", "[a*].csv"])
+def test_whatever_may_be_a_name_may_be_written(tmp_path, name):
+    with files.atomic_path(tmp_path / name) as temporary:
+        temporary.write_text("1")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_atomic_path_leaves_the_old_file_after_an_error(tmp_path):
@@ -132,7 +162,7 @@ def test_record_says_what_was_made_from_what(tmp_path):
     source.write_bytes(b"abc")
     path = tmp_path / "out" / "run.json"
     config = SampleConfig(steps=3)
-    with record.RunRecord(path, stage="sample", config=config, seed=config.seed, inputs=[source]) as entry:
+    with record.RunRecord(path, stage="sample", config=config, seed=config.seed, inputs=[source], outputs=[]) as entry:
         entry.add(images=7)
         assert not path.exists()
     found = json.loads(path.read_text())
@@ -145,10 +175,23 @@ def test_record_says_what_was_made_from_what(tmp_path):
     assert {"seed", "revision", "started", "wall_seconds", "python"} <= found.keys()
 
 
+def test_whoever_keeps_a_record_says_what_it_wrote(tmp_path):
+    with pytest.raises(TypeError, match="outputs"):
+        record.RunRecord(tmp_path / "run.json", stage="sample")
+
+
 def test_no_record_of_a_stage_that_failed(tmp_path):
-    with pytest.raises(ZeroDivisionError), record.RunRecord(tmp_path / "run.json", stage="sample"):
+    with pytest.raises(ZeroDivisionError), record.RunRecord(tmp_path / "run.json", stage="sample", outputs=[]):
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ['{"outputs": []}', '{"outputs": {"a": 1}}', "[" * 10**5, "\xff", "null"])
+def test_records_that_are_none_are_refused_by_name(tmp_path, text):
+    (tmp_path / "a.csv").touch()
+    (tmp_path / "a.run.json").write_text(text, encoding="latin-1")
+    with pytest.raises(checksums.DamagedFileError, match=r"a\.run\.json is damaged: it is not the JSON"):
+        checksums.verify(tmp_path / "a.csv")
 
 
 def test_large_files_are_known_by_size_and_ends(tmp_path, monkeypatch):
@@ -226,9 +269,10 @@ def test_what_cannot_be_written_says_why_and_what_to_do(tmp_path, monkeypatch, n
 
 
 def test_what_killed_processes_left_is_removed_and_that_of_running_ones_is_not(tmp_path):
-    dead, alive, other = (tmp_path / f".{name}.partial.csv" for name in ("a.4194999", "a.1", "b.4194999"))
+    dead, alive, other = (tmp_path / f".{name}.x.partial" for name in ("a.csv.4194999", "a.csv.1", "b.csv.4194999"))
     for path in (dead, alive, other):
-        path.touch()
+        path.mkdir()
+        (path / "half").touch()
     with files.atomic_path(tmp_path / "a.csv") as temporary:
         temporary.write_text("1")
     assert sorted(path.name for path in tmp_path.iterdir()) == [alive.name, other.name, "a.csv"]

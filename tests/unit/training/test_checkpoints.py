@@ -35,15 +35,21 @@ class Code:
         return print, ("unpickled",)
 
 
-@pytest.mark.parametrize("damage", ["cut", "emptied", "of code", "of another kind"])
+@pytest.mark.parametrize("damage", ["cut", "emptied", "of code", "of another kind", "of a list", "a bit flipped"])
 def test_an_unreadable_checkpoint_falls_back_to_the_one_before(tmp_path, caplog, capsys, damage):
     folder = CheckpointFolder(tmp_path, GUARD)
     for step in (2, 4):
         path = folder.save({"step": step, "a": torch.zeros(100)})
     if damage == "of code":
         torch.save({"step": 4, "a": Code()}, path)
+    elif damage == "of a list":
+        torch.save([4], path)
     else:
-        path.write_bytes({"cut": path.read_bytes()[:-20], "emptied": b"", "of another kind": b"hello" * 99}[damage])
+        whole = path.read_bytes()
+        flipped = whole.replace(bytes(400), bytes(99) + b"\1" + bytes(300))
+        made = {"cut": whole[:-20], "emptied": b"", "of another kind": b"hello" * 99, "a bit flipped": flipped}[damage]
+        assert made != whole
+        path.write_bytes(made)
     assert folder.newest()["step"] == 2
     assert "step-00000004.pt cannot be read" in caplog.text
     assert not capsys.readouterr().out

@@ -76,7 +76,7 @@ def test_gpus_that_are_not_there_and_sizes_that_need_one():
     assert "use a GPU" in finding.do
 
 
-def test_room_on_the_disk_is_compared_with_the_plan(monkeypatch):
+def test_room_on_the_disk_is_compared_with_what_is_still_to_come(tmp_path, monkeypatch):
     whole = {
         "nsd": {"source": "fetch", "terms_accepted": True, "keep_raw": True},
         "subjects": {"pretrain": [1], "refine": [1]},
@@ -87,11 +87,17 @@ def test_room_on_the_disk_is_compared_with_the_plan(monkeypatch):
     passing = load({**whole, "nsd": {**whole["nsd"], "keep_raw": False}})
     assert needed_bytes(passing)["nsd"] < needed["nsd"] - 35 * 0.983e9
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: doctor.shutil._ntuple_diskusage(10, 5, 20e9))
+    whole["paths"] = {name: str(tmp_path / name) for name in ("nsd", "prepared", "results")}
     (finding,) = find(whole, "disk")
-    assert finding.verdict == "warning"
+    assert finding.verdict == "problem"
     assert "20 GB free" in finding.found
     assert "nsd 82.4" in finding.found
     assert "another disk" in finding.do
+    (tmp_path / "nsd").mkdir()
+    with open(tmp_path / "nsd/betas.mgh", "wb") as file:
+        file.truncate(80 * 10**9)
+    (finding,) = find(whole, "disk")
+    assert (finding.verdict, "nsd 2.4" in finding.found) == ("ok", True)
 
 
 def test_the_demo_needs_what_the_readme_says():

@@ -1,6 +1,9 @@
 """The lock, the conda environment and the project's file name the same packages."""
 
+import json
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -74,20 +77,36 @@ def test_the_cluster_profile_runs_again_what_the_default_one_does():
     assert "code" not in default["rerun-triggers"]
 
 
+def assert_installs(text: str, project: str) -> None:
+    """All that is installed has its hashes, and the project is built by what was installed."""
+    bootstrap, lock, last = re.findall(r"pip install.*", text)
+    assert bootstrap.endswith("--require-hashes --requirement " + re.search(r"\S*bootstrap.lock$", bootstrap)[0])
+    assert lock.endswith("--require-hashes --requirements requirements.lock")
+    assert last.endswith(project)
+
+
+def test_make_installs_the_locks_and_nothing_beside_them():
+    assert_installs((ROOT / "Makefile").read_text(), "--no-deps --no-build-isolation --editable .")
+
+
+def test_what_builds_the_project_is_locked():
+    bootstrap = (ROOT / "envs/bootstrap.lock").read_text()
+    pins = dict(re.findall(r"^([\w.-]+)==([^\s;\\]+)", bootstrap, re.MULTILINE))
+    built = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    assert {re.split(r"[^\w.-]", requirement)[0] for requirement in built} | {"uv", "editables"} <= pins.keys()
+    assert bootstrap.count("--hash=sha256:") >= 2 * len(pins)
+    locked = locked_for_python_311()
+    assert {name: version for name, version in pins.items() if locked.get(name, version) != version} == {}
+
+
 @pytest.mark.parametrize("recipe", ["Dockerfile", "neuropictor.def"])
 def test_containers_install_the_lock_and_nothing_beside_it(recipe):
     text = (ROOT / "envs" / recipe).read_text()
-    installs = re.findall(r"pip install.*", text)
-    assert [line for line in installs if "--require-hashes --requirements requirements.lock" in line]
-    others = [line for line in installs if "requirements.lock" not in line]
-    assert len(others) == 2  # uv, of the Makefile's range, and the project without its requirements
-    uv = re.search(r"'uv[^']*'", (ROOT / "Makefile").read_text())[0]
-    assert any(uv in line for line in others)
-    assert any("--no-deps ." in line for line in others)
+    assert_installs(text, "--no-deps --no-build-isolation .")
     python = re.search(r"python:([\d.]+)-", text)[1]
     environment = yaml.safe_load((ROOT / "envs/neuropictor.yaml").read_text())
     assert f"python={python}" in environment["dependencies"]
-    for path in ("requirements.lock", "pyproject.toml", "README.md", "LICENSE", "neuropictor"):
+    for path in ("envs/bootstrap.lock", "requirements.lock", "pyproject.toml", "README.md", "LICENSE", "neuropictor"):
         assert path in text
         assert (ROOT / path).exists()
 
@@ -145,3 +164,34 @@ def test_at_the_miniature_size_every_job_fits_a_machine_of_8_gb():
     assert max(sizes["miniature"]["mem_mb"] for sizes in needs.values()) <= 8000
     text = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
     assert max(int(amount) for amount in re.findall(r"mem_mb=growing\((\d+)\)", text)) <= 8000
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="there is no make")
+@pytest.mark.parametrize("linked", [False, True])
+def test_cleaning_removes_what_is_simulated_and_nothing_else(tmp_path, linked):
+    work = tmp_path / "work"
+    data = tmp_path / "elsewhere" if linked else work / "data"
+    kept = ["prepared/sub-02/responses.h5", "prepared/sub-02/responses.run.json", "nsd/nsddata_betas/real.mgh"]
+    made = ["prepared/sub-01/responses.h5", "prepared/sub-01/responses.run.json", "nsd/nsddata_betas/made.mgh"]
+    for name in (*kept, *made):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_text("")
+    work.mkdir(exist_ok=True)
+    if linked:
+        (work / "data").symlink_to(data)
+    (work / "results").mkdir()
+    (work / "precious").touch()
+    for subject, origin in ((1, "simulated"), (2, "own")):
+        (data / f"prepared/sub-0{subject}/responses.run.json").write_text(json.dumps({"data": origin}))
+    (data / "nsd/SIMULATED.json").touch()
+    lines = [{"key": key, "checked": "simulated"} for key in ("nsddata_betas/made.mgh", "../../precious")]
+    (data / "nsd/manifest.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    done = subprocess.run(
+        ["make", "-f", ROOT / "Makefile", "clean"], cwd=work, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert [name for name in kept if (data / name).exists()] == kept
+    assert [name for name in made if (data / name).exists()] == (made if linked else [])
+    assert ("data is a link" if linked else "kept: data/nsd/nsddata_betas/real.mgh") in done.stdout
+    assert not (work / "results").exists()
+    assert (work / "precious").exists()

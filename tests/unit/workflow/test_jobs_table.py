@@ -21,19 +21,19 @@ def benchmark(path: Path, **values: object) -> None:
 
 def test_records_and_benchmarks_of_a_job_share_a_row(tmp_path, monkeypatch):
     results, prepared, logs = tmp_path / "results", tmp_path / "prepared", tmp_path / "logs"
-    with RunRecord(results / "refine/sub-01/run.json", "refine", seed=13) as entry:
+    with RunRecord(results / "refine/sub-01/run.json", "refine", seed=13, outputs=[]) as entry:
         entry.add(data="simulated", steps_per_second=2.5)
     monkeypatch.setattr(record, "JOB", "sample/sub-01_refined")
-    with RunRecord(results / "sample/sub-01/refined.run.json", "sample", seed=14):
+    with RunRecord(results / "sample/sub-01/refined.run.json", "sample", seed=14, outputs=[]):
         pass
     monkeypatch.setattr(record, "JOB", "evaluate")
-    with RunRecord(results / "metrics.run.json", "evaluate", seed=15):
+    with RunRecord(results / "metrics.run.json", "evaluate", seed=15, outputs=[]):
         pass
     monkeypatch.setattr(record, "JOB", "preprocess_subject/sub-01")
-    with RunRecord(prepared / "sub-01/responses.run.json", "preprocess"):
+    with RunRecord(prepared / "sub-01/responses.run.json", "preprocess", outputs=[]):
         pass
     monkeypatch.setattr(record, "JOB", None)
-    with RunRecord(results / "experiments/other/metrics.run.json", "evaluate"):
+    with RunRecord(results / "experiments/other/metrics.run.json", "evaluate", outputs=[]):
         pass
     with job_record("data_card", logs / "data_card.log", [("config", {"seed": 16})], [], []):
         pass
