@@ -61,7 +61,7 @@ def evaluate(
     Example: neuropictor evaluate --images seen --reconstructions mine --protocol neuropictor --weights data/weights
     --out scores
     """
-    from neuropictor.evaluation.folders import PairingError, evaluate_folders
+    from neuropictor.evaluation.folders import evaluate_folders
     from neuropictor.fetching.weights import WeightsError
     from neuropictor.report.scores import folder_page
 
@@ -70,7 +70,7 @@ def evaluate(
     chosen = loaded.evaluate.model_copy(update={"protocols": names})
     try:
         table = evaluate_folders(reconstructions, images, chosen, runtime, out, weights)
-    except (PairingError, WeightsError) as error:
+    except (OSError, ValueError, WeightsError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
     folder_page(out, out / "index.html")
