@@ -60,7 +60,7 @@ class StimulusStore:
     size
         Side of the images in pixels.
     data
-        "simulated", "nsd" or "own".
+        "simulated", "nsd" or "own"; "own" where NSD's stand beside.
 
     Raises
     ------
@@ -73,12 +73,13 @@ class StimulusStore:
         self.paths = [Path(path) for path in paths]
         parts = [_read_table(path) for path in self.paths]
         (self.data, self.size), *others = (part["described"] for part in parts)
-        for path, described in zip(self.paths[1:], others, strict=True):
-            if described != (self.data, self.size):
+        for path, (data, size) in zip(self.paths[1:], others, strict=True):
+            if size != self.size or (data != self.data and "simulated" in (data, self.data)):
                 raise ValueError(
-                    f"{path} holds {described[0]} images of {described[1]} pixels, {self.paths[0]} {self.data} "
-                    f"images of {self.size}; they cannot be used together: prepare both alike"
+                    f"{path} holds {data} images of {size} pixels, {self.paths[0]} {self.data} images of {self.size}; "
+                    "they cannot be used together: prepare both alike"
                 )
+            self.data = "own" if data == "own" else self.data
         numbers = np.concatenate([part["nsd_id"] for part in parts])
         self.nsd_id, self._first, inverse = np.unique(numbers, return_index=True, return_inverse=True)
         texts = [np.concatenate([part[name] for part in parts]) for name in ("captions", "category", "background")]
