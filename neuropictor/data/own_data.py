@@ -98,6 +98,8 @@ def read_trials(path: Path) -> pd.DataFrame:
     for split in ("train", "test"):
         if not (table["split"] == split).any():
             raise ValueError(f"{path}: no trial has the split {split}; allowed: at least one of train and one of test")
+    if table["trial"].min() > 0:
+        log.warning("%s: no row has trial 0; trials are counted from 0, the first in a session's files", path)
     table = table.sort_values(["session", "trial"], ignore_index=True).rename(columns={"image": "nsd_id"})
     table["repeat"] = table.groupby("nsd_id").cumcount()
     return table
@@ -211,6 +213,8 @@ class _Parser(GiftiImageParser):
     def StartElementHandler(self, name: str, attrs: dict[str, str]) -> None:
         if attrs.get("ExternalFileName"):
             raise ValueError(f"its numbers lie in another file, {attrs['ExternalFileName']!r}")
+        if name == "DataArray" and int(attrs["Dim0"]) not in MESH_VERTICES.values():
+            raise ValueError(f"an array has {attrs['Dim0']} numbers, not one for each vertex of a mesh")
         super().StartElementHandler(name, attrs)
 
 

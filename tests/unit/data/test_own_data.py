@@ -80,6 +80,15 @@ def test_rows_of_the_table_choose_trials_and_may_leave_validation_to_the_setting
     assert len(store.images("validation")) == 1 and len(store.images("train")) == 2
 
 
+def test_trials_counted_from_1_are_told(betas, tmp_path, caplog):
+    scans(tmp_path, betas, ".npy")
+    lines = [f"1,{trial},{IMAGES[trial]},{SPLITS[IMAGES[trial]]}" for trial in range(8)]
+    for first in (0, 1):
+        caplog.clear()
+        run(write_table(tmp_path, lines[first:]), tmp_path / "r.h5")
+        assert ("no row has trial 0; trials are counted from 0" in caplog.text) == bool(first)
+
+
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
@@ -181,6 +190,7 @@ def test_damaged_betas_are_named(betas, tmp_path):
             lambda whole: whole.replace(b"GZipBase64Binary", b"ExternalFileBinary").replace(
                 b'FileName=""', f'FileName="{tmp_path}/private.bin"'.encode()
             ),
+            lambda whole: whole.replace(b'Dim0="10242"', b'Dim0="99999999"'),
             lambda whole: b"/annex/objects/SHA256E-s3--0.func.gii",
         ],
         ".mgz": [

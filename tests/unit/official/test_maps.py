@@ -99,7 +99,7 @@ def relabelled(files, tmp_path, labels=LABELS, images=None):
             source.copy("images", file)
         else:
             shape = (len(labels), *MAP_SHAPE)
-            file.create_dataset("images", shape, np.float32, chunks=(1, 128, 256), fillvalue=images)
+            file.create_dataset("images", shape, np.float32, chunks=(1, 128, 256), fillvalue=images)[0] = images
     return path
 
 
