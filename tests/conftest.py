@@ -45,7 +45,7 @@ def tiny_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vertices = load_geometry().n_vertices
     images = np.arange(100, 126)
     for subject in SUBJECTS:
-        own = images[:14] if subject == 1 else images[-14:]  # 113 and 112 are shared
+        own = images[:14] if subject == 1 else images[-14:][::-1]  # 113 and 112 are shared, and test both
         nsd_id = random.permutation(np.repeat(own, 3))[:-3]
         repeat = [int((nsd_id[:i] == value).sum()) for i, value in enumerate(nsd_id)]
         split = np.select([np.isin(nsd_id, own[-3:]), np.isin(nsd_id, own[:2])], [2, 1], 0)

@@ -231,6 +231,12 @@ def align_subject(
     """
     verify(responses, latents, space)
     store, shared, images = ResponseStore(responses), ComponentSpace.load(space), LatentStore(latents)
+    unknown = np.setdiff1d(store.nsd_id, images.nsd_id)
+    if len(unknown):
+        raise ValueError(
+            f"{latents}: no image {unknown[0]} among {len(images.nsd_id)}, but {responses} has a response to it; "
+            "allowed: all images that were seen, counted alike in both tables"
+        )
     with RunRecord(
         record_path(out), "align", config=config, inputs=[responses, latents, space], outputs=[out]
     ) as record:

@@ -66,6 +66,13 @@ class ImageResponses:
             ids = store.images(split)
             tables.append(_groups(store, np.flatnonzero(store.split == SPLITS.index(split))))
             nsd_ids.append(ids)
+        for other in stores if split != "test" else ():
+            tested = np.intersect1d(np.concatenate(nsd_ids), other.images("test"))
+            if len(tested):
+                raise ValueError(
+                    f"{other.path}: image {tested[0]} tests subject {other.subject}, but is in split {split!r} of "
+                    f"another among {', '.join(map(str, paths))}; allowed: an image tests all who saw it, or nobody"
+                )
         repeats = max((len(trials) for table in tables for trials in table), default=0)
         if not repeats and split != "validation":  # validation may have none
             raise ValueError(

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 _DATASETS = ("mean", "logvar", "text", "caption_tokens")
 TARGET = "target"
+_COMPARED_AT_ONCE = 256
+_SAME = 0.05  # share of their mean size by which latents of one image may differ
 
 
 class _Joined:
@@ -37,6 +39,12 @@ class _Joined:
     def __init__(self, parts: list[Rows]):
         self._parts = parts
         self._starts = np.cumsum([0, *(part.shape[0] for part in parts)])
+        for part in parts:
+            if part.shape[1:] != parts[0].shape[1:]:
+                raise ValueError(
+                    f"{part.path}: {part.name} is {part.shape[1:]} an image, but {parts[0].shape[1:]} in "
+                    f"{parts[0].path}; allowed: latents of one backbone, for example by running cache_latents again"
+                )
         self.shape = (int(self._starts[-1]), *parts[0].shape[1:])
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
@@ -53,6 +61,8 @@ class _Joined:
 
 class LatentStore:
     """Reader of latents files, one a subject; an image that several hold is read from the first.
+
+    It must be the same image in all.
 
     Parameters
     ----------
@@ -90,10 +100,28 @@ class LatentStore:
                 expect(file, {"nsd_id": ("iu", (None,)), "mean": moments, "logvar": moments})
                 expect(file, {"text": text, "caption_tokens": tokens})
                 held.append(file["nsd_id"][:])
-        self.nsd_id, self._row = np.unique(np.concatenate(held), return_index=True)
+        numbers = np.concatenate(held)
+        self.nsd_id, self._row, inverse = np.unique(numbers, return_index=True, return_inverse=True)
         self.mean, self.logvar, self.text, self.caption_tokens, self.target = (
             _Joined([Rows(path, name) for path in self.paths]) for name in (*_DATASETS, self._target())
         )
+        again = np.flatnonzero(self._row[inverse] != np.arange(len(numbers)))
+        for start in range(0, len(again), _COMPARED_AT_ONCE):
+            self._compare(again[start : start + _COMPARED_AT_ONCE], numbers, self._row[inverse])
+
+    def _compare(self, again: np.ndarray, numbers: np.ndarray, first: np.ndarray) -> None:
+        """Refuse images whose numbers an earlier file gives to others."""
+        before = first[again]
+        latents, earlier = (self.mean[rows].astype(np.float32) for rows in (again, before))
+        # The same image, encoded on another machine, differs in last digits.
+        differ = np.abs(latents - earlier).mean((1, 2, 3)) > _SAME * np.abs(earlier).mean((1, 2, 3))
+        differ |= (self.caption_tokens[again] != self.caption_tokens[before]).any((1, 2))
+        if differ.any():
+            raise ValueError(
+                f"{', '.join(map(str, self.paths))}: number {numbers[again[differ]][0]} is of different images or "
+                "captions; allowed: one image a number over all subjects, for example numbers from 10000 on for the "
+                "second"
+            )
 
     def _target(self) -> str:
         """Name the data set of the semantic loss's targets; all files have their own, or none."""

@@ -5,25 +5,29 @@ The formats are described in docs/own_data.md.
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import logging
+import unicodedata
 from pathlib import Path
 
 import h5py
-import nibabel
 import numpy as np
 import pandas as pd
-from nibabel.filebasedimages import ImageFileError
-from PIL import Image, UnidentifiedImageError
+from nibabel.freesurfer import MGHImage
+from nibabel.gifti.parse_gifti_fast import GiftiImageParser
 from scipy import sparse
 
 from neuropictor.config import PreprocessConfig
+from neuropictor.data.image_files import read_image
 from neuropictor.data.preprocess import write_responses
 from neuropictor.data.responses import SPLITS
 from neuropictor.data.sessions import Resampler
 from neuropictor.data.stimuli import StimulusWriter, resize_images
-from neuropictor.nsd.constants import HEMISPHERES
+from neuropictor.nsd.constants import CAPTIONS_PER_IMAGE, HEMISPHERES
 from neuropictor.nsd.design import TRAIN, VALIDATION, choose_validation
-from neuropictor.records.files import atomic_path
+from neuropictor.records.files import atomic_path, need
 from neuropictor.records.record import RunRecord, record_path
 from neuropictor.surface import load_geometry
 from neuropictor.surface.atlas import MESH_VERTICES
@@ -34,6 +38,8 @@ BETA_ENDINGS = (".mgh", ".mgz", ".func.gii", ".npy")
 TRIAL_COLUMNS = ("session", "trial", "image", "split")
 IMAGE_COLUMNS = ("image", "file", "captions")
 CAPTION_SEPARATOR = "|"
+_OTHER_SIDE = {"lh": "CortexRight", "rh": "CortexLeft"}  # AnatomicalStructurePrimary of GIFTI
+_LARGEST = 1e6  # times the usual size of a beta: no measured one, and it would hide all others of its vertex
 
 
 def import_betas(table: Path, subject: int, config: PreprocessConfig, out: Path) -> None:
@@ -56,7 +62,7 @@ def import_betas(table: Path, subject: int, config: PreprocessConfig, out: Path)
     Raises
     ------
     FileNotFoundError, ValueError
-        For missing or inconsistent files, with the file's name, row and what is allowed.
+        For missing, damaged or inconsistent files, with the file's name, line and what is allowed.
     """
     table = Path(table)
     trials = read_trials(table)
@@ -77,21 +83,23 @@ def read_trials(path: Path) -> pd.DataFrame:
     wrong = ~table["split"].isin(SPLITS)
     if wrong.any():
         raise ValueError(
-            f"{path}, row {_row(wrong)}: split is {table['split'][wrong].iloc[0]!r}; allowed: {', '.join(SPLITS)}. "
+            f"{path}, line {_line(wrong)}: split is {table['split'][wrong].iloc[0]!r}; allowed: {', '.join(SPLITS)}. "
             "Example: test"
         )
     twice = table.duplicated(["session", "trial"])
     if twice.any():
-        raise ValueError(f"{path}, row {_row(twice)}: this session and trial come twice; allowed: once each")
+        raise ValueError(f"{path}, line {_line(twice)}: this session and trial come twice; allowed: once each")
     mixed = table.groupby("image")["split"].transform("nunique") > 1
     if mixed.any():
         raise ValueError(
-            f"{path}: image {table['image'][mixed].iloc[0]} is in more than one split; allowed: all trials of an "
-            "image in one, so that tests are on images never trained on"
+            f"{path}, line {_line(mixed)}: image {table['image'][mixed].iloc[0]} is in more than one split; allowed: "
+            "all trials of an image in one, so that tests are on images never trained on"
         )
     for split in ("train", "test"):
         if not (table["split"] == split).any():
             raise ValueError(f"{path}: no trial has the split {split}; allowed: at least one of train and one of test")
+    if table["trial"].min() > 0:
+        log.warning("%s: no row has trial 0; trials are counted from 0, the first in a session's files", path)
     table = table.sort_values(["session", "trial"], ignore_index=True).rename(columns={"image": "nsd_id"})
     table["repeat"] = table.groupby("nsd_id").cumcount()
     return table
@@ -130,11 +138,16 @@ class OwnSessions:
         for session in sessions:
             for side in HEMISPHERES:
                 paths = [self.folder / f"{side}.session{session}{ending}" for ending in BETA_ENDINGS]
-                existing = [path for path in paths if path.is_file()]
+                existing = [path for path in paths if path.is_file() or path.is_symlink()]
                 if len(existing) != 1:
                     raise FileNotFoundError(
                         f"{self.folder} has {len(existing)} files {side}.session{session} with one of the endings "
                         f"{', '.join(BETA_ENDINGS)}; allowed: exactly one, e.g. {paths[0].name}"
+                    )
+                other = HEMISPHERES[side == HEMISPHERES[0]]
+                if existing[0].resolve().name.startswith(f"{other}."):
+                    raise ValueError(
+                        f"{existing[0]} is a link to {existing[0].resolve()}, a file of the other hemisphere"
                     )
                 files += existing
         return files
@@ -157,29 +170,75 @@ class OwnSessions:
         split = int(np.searchsorted(self._columns, MESH_VERTICES[self.mesh]))
         left, right = self._columns[:split], self._columns[split:] - MESH_VERTICES[self.mesh]
         chosen = [part[np.ix_(trials, columns)] for part, columns in zip(parts, (left, right), strict=True)]
-        return self._resample(np.concatenate(chosen, axis=1).astype(np.float32))
+        betas = np.concatenate(chosen, axis=1)
+        sizes = np.where(np.isfinite(betas), np.abs(betas.astype(np.float64)), 0)
+        largest = sizes.max(1)
+        usual = np.median(sizes[sizes > 0]) if largest.any() else 0
+        wrong = np.flatnonzero((largest == 0) | (largest > _LARGEST * usual))
+        if len(wrong):
+            raise ValueError(
+                f"{paths[0]} and {paths[1].name}, trial {trials[wrong[0]]}: the largest beta is "
+                f"{largest[wrong[0]]:.3g}, the usual size in this session {usual:.3g}; allowed: betas of one unit, "
+                "NaN where a value is missing, and no row in the table for a trial that is missing"
+            )
+        if np.array_equal(*parts):
+            raise ValueError(f"{paths[0]} and {paths[1].name} hold the same numbers; allowed: a hemisphere each")
+        return self._resample(betas.astype(np.float32))
 
     @staticmethod
     def _read(path: Path) -> np.ndarray:
         """Read one file as [trials, vertices]."""
+        need(path, "expected a hemisphere's betas")
+        read = {".npy": lambda path: np.lib.format.open_memmap(path, "r"), ".gii": _read_gifti}.get(
+            path.suffix, _read_mgh
+        )
         try:
-            if path.name.endswith(".npy"):
-                values = np.load(path, mmap_mode="r", allow_pickle=False)
-            elif path.name.endswith(".func.gii"):
-                values = np.stack([array.data for array in nibabel.load(path).darrays])  # pyright: ignore[reportAttributeAccessIssue] (GiftiImage)
-            else:
-                values = np.asarray(nibabel.load(path).dataobj)  # pyright: ignore[reportAttributeAccessIssue] (DataobjImage)
-                values = values.reshape(values.shape[0], -1).T
-        except (ValueError, EOFError, ImageFileError) as error:
+            values = read(path)
+        except Exception as error:  # nibabel, expat and zlib raise errors of all kinds
             raise ValueError(
-                f"{path} cannot be read ({error}); allowed: numbers without pickles, see docs/own_data.md"
-            ) from None
+                f"{path} cannot be read ({error}); allowed: whole files of numbers without pickles, see "
+                "docs/own_data.md"
+            ) from error
         if values.ndim != 2 or values.dtype.kind not in "fiu":
             raise ValueError(
                 f"{path} holds {values.dtype} {values.shape}; allowed: numbers [trials, vertices], e.g. float32 "
                 "(750, 163842)"
             )
         return values
+
+
+class _Parser(GiftiImageParser):
+    """Reads a GIFTI file, and no other file that it names."""
+
+    def StartElementHandler(self, name: str, attrs: dict[str, str]) -> None:
+        if attrs.get("ExternalFileName"):
+            raise ValueError(f"its numbers lie in another file, {attrs['ExternalFileName']!r}")
+        if name == "DataArray" and int(attrs["Dim0"]) not in MESH_VERTICES.values():
+            raise ValueError(f"an array has {attrs['Dim0']} numbers, not one for each vertex of a mesh")
+        super().StartElementHandler(name, attrs)
+
+
+def _read_gifti(path: Path) -> np.ndarray:
+    with open(path, "rb") as file:
+        parser = _Parser()
+        parser.parse(fptr=file)
+    image = parser.img
+    structures = {part.meta.get("AnatomicalStructurePrimary") for part in (image, *image.darrays)}
+    if _OTHER_SIDE[path.name[:2]] in structures:
+        raise ValueError(f"it is of {_OTHER_SIDE[path.name[:2]]}, by its AnatomicalStructurePrimary")
+    return np.stack([array.data for array in image.darrays])
+
+
+def _read_mgh(path: Path) -> np.ndarray:
+    with gzip.open(path) if path.suffix == ".mgz" else open(path, "rb") as file:
+        image = MGHImage.from_stream(file)
+        vertices, *others = image.shape
+        if vertices not in MESH_VERTICES.values() or np.prod(others) != max(others):
+            raise ValueError(f"it holds {image.shape}, not vertices x 1 x 1 x trials")
+        values = np.asarray(image.dataobj)
+        while file.read(2**20):
+            pass  # at the end, gzip compares its checksum
+    return values.reshape(vertices, -1).T
 
 
 def import_images(table: Path, config: PreprocessConfig, out: Path) -> None:
@@ -201,17 +260,20 @@ def import_images(table: Path, config: PreprocessConfig, out: Path) -> None:
         For missing or inconsistent files, with the file's name, row and what is allowed.
     """
     table = Path(table)
-    images = _read_table(table, IMAGE_COLUMNS, numbers=("image",)).sort_values("image", ignore_index=True)
+    images = _read_table(table, IMAGE_COLUMNS, numbers=("image",), optional=("category", "background"))
     twice = images.duplicated("image")
     if twice.any():
-        raise ValueError(f"{table}: image {images['image'][twice].iloc[0]} comes twice; allowed: a row an image")
-    captions = [[text.strip() for text in row.split(CAPTION_SEPARATOR) if text.strip()] for row in images["captions"]]
-    bare = [number for number, texts in zip(images["image"], captions, strict=True) if not texts]
-    if bare:
         raise ValueError(
-            f"{table}: image {bare[0]} has no caption; allowed: one to five, e.g. a dog on a beach|a brown dog runs"
+            f"{table}, line {_line(twice)}: image {images['image'][twice].iloc[0]} comes twice; allowed: a row an image"
         )
-    extra = {name: images[name] if name in images else [""] * len(images) for name in ("category", "background")}
+    images = images.sort_values("image")
+    captions = [[text.strip() for text in row.split(CAPTION_SEPARATOR) if text.strip()] for row in images["captions"]]
+    for line, number, texts in zip(images.index, images["image"], captions, strict=True):
+        if not 1 <= len(texts) <= CAPTIONS_PER_IMAGE:
+            raise ValueError(
+                f"{table}, line {line}: image {number} has {len(texts)} captions; allowed: one to "
+                f"{CAPTIONS_PER_IMAGE}, e.g. a dog on a beach|a brown dog runs"
+            )
     with (
         RunRecord(record_path(out), "import_images", config=config, inputs=[table], outputs=[out]) as record,
         atomic_path(out) as temporary,
@@ -219,48 +281,84 @@ def import_images(table: Path, config: PreprocessConfig, out: Path) -> None:
     ):
         writer = StimulusWriter(file, images["image"].to_numpy(), config.image_size, "own")
         for name in images["file"]:
-            writer.append(resize_images(_square(table.parent / name), config.image_size)[None])
-        writer.finish(captions, extra["category"], extra["background"])
+            writer.append(resize_images(_square(_existing(table.parent, name)), config.image_size)[None])
+        writer.finish(captions, images["category"], images["background"])
         record.add(images=len(images), data="own")
+
+
+def _existing(folder: Path, name: str) -> Path:
+    """Path of an image, whose name may be written in another form of Unicode than the table's."""
+    forms = [folder / unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
+    return next((path for path in forms if path.is_file()), folder / name)
 
 
 def _square(path: Path) -> np.ndarray:
     """Read an image and keep its middle square, uint8 [S, S, 3]."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; files in the table are relative to it")
-    try:
-        with Image.open(path) as image:
-            values = np.asarray(image.convert("RGB"))
-    except UnidentifiedImageError:
-        raise ValueError(f"{path} is no image; allowed: what Pillow reads, e.g. PNG or JPEG") from None
+    values = read_image(path)
     height, width = values.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     return values[top : top + side, left : left + side]
 
 
-def _read_table(path: Path, columns: tuple[str, ...], numbers: tuple[str, ...]) -> pd.DataFrame:
-    """Read a CSV table; `columns` must exist, and those of `numbers` be whole numbers from 0."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; expected a CSV table with the columns {', '.join(columns)}")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
-    missing = [name for name in columns if name not in table]
-    if missing or not len(table):
+def _read_table(
+    path: Path, columns: tuple[str, ...], numbers: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> pd.DataFrame:
+    """Read a CSV table, indexed by the lines of its file.
+
+    `columns` must exist, those of `numbers` be whole numbers from 0; those of `optional` are empty where they do not
+    exist, and others are left out.
+    """
+    need(path, f"expected a CSV table with the columns {', '.join(columns)}")
+    data = path.read_bytes()
+    place = data.find(b"\0")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        text, place = "", error.start
+    if place >= 0:
+        line = data[:place].count(b"\n") + 1
+        raise ValueError(f"{path}, line {line}: no UTF-8 text; allowed: UTF-8, in a spreadsheet's words CSV UTF-8")
+    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+    rows, line = {}, 1
+    try:
+        for row in reader:
+            if any(field.strip() for field in row):
+                rows[line] = row
+            line = reader.line_num + 1
+    except csv.Error as error:
         raise ValueError(
-            f"{path} has {len(table)} rows and the columns {', '.join(table)}; allowed: {', '.join(columns)}, and at "
-            "least one row"
+            f"{path}, line {line}: {error}; allowed: quotes around a whole field and closed, and doubled inside one. "
+            'Example: 12,dog.png,"a dog, on a beach"'
+        ) from error
+    header = [name.strip() for name in rows.pop(min(rows))] if rows else []
+    if any(header.count(name) != 1 for name in columns) or any(header.count(name) > 1 for name in optional) or not rows:
+        raise ValueError(
+            f"{path} has {len(rows)} rows and the columns {', '.join(header[:20])}; allowed: {', '.join(columns)}, "
+            "once each, and at least one row"
         )
+    for line, row in rows.items():
+        if len(row) != len(header):
+            raise ValueError(
+                f"{path}, line {line}: {len(row)} fields, but {len(header)} columns; allowed: as many, and quotes "
+                'around a field with a comma. Example: 12,dog.png,"a dog, on a beach"'
+            )
+    used = [*columns, *(name for name in optional if name in header)]
+    places = [header.index(name) for name in used]
+    table = pd.DataFrame([[row[place] for place in places] for row in rows.values()], list(rows), used)
+    for name in set(optional).difference(used):
+        table[name] = ""
     for name in numbers:
-        wrong = ~table[name].str.fullmatch(r"\d{1,9}")
+        wrong = ~table[name].str.fullmatch(r"0*\d{1,9}")
         if wrong.any():
             raise ValueError(
-                f"{path}, row {_row(wrong)}: {name} is {table[name][wrong].iloc[0]!r}; allowed: whole numbers from 0. "
-                "Example: 12"
+                f"{path}, line {_line(wrong)}: {name} is {table[name][wrong].iloc[0]!r}; allowed: whole numbers from "
+                "0. Example: 12"
             )
         table[name] = table[name].astype(np.int64)
     return table
 
 
-def _row(wrong: pd.Series) -> int:
-    """Line of the first wrong row in the file; the header is line 1."""
-    return int(np.flatnonzero(wrong)[0]) + 2
+def _line(wrong: pd.Series) -> int:
+    """Line of the first wrong row in the file."""
+    return wrong.index[wrong][0]

@@ -151,7 +151,7 @@ def write_responses(
         h5py.File(temporary, "w") as file,
     ):
         writer = ResponseWriter(file, len(final), absent.shape[1], **labels)
-        overall = None
+        overall, missing = None, 0
         if config.z_score == "subject":
             every = progress(list(zip(sessions, rows, strict=True)), f"Statistics of {name}", unit="session")
             overall = Statistics.joined(
@@ -162,6 +162,12 @@ def write_responses(
             betas = reader.betas(session)
             responses = z_score(betas, overall or Statistics.of(betas, known[trial_rows]), where)
             finite = np.isfinite(responses)
+            if not finite.any():
+                raise ValueError(
+                    f"{where}: the betas do not vary over trials at any vertex; allowed: a response of each trial, in "
+                    f"{files[0].parent}"
+                )
+            missing += finite.size - int(finite.sum())
             absent[row] = ~finite.any(0)
             np.clip(responses, -config.clip, config.clip, out=responses)
             if not finite.all():
@@ -180,11 +186,17 @@ def write_responses(
             trials_left_out=int((~stored).sum()),
             vertices=absent.shape[1],
             vertices_missing_in_a_session=int(absent.any(0).sum()),
+            values_missing=missing,
             ncsnr_median=None if np.isnan(ncsnr).all() else round(float(np.nanmedian(ncsnr)), 4),
             beta_bytes=sum(path.stat().st_size for path in files),
         )
     summary = ", ".join(f"{c['images']:,} {part} images ({c['trials']:,} trials)" for part, c in counts.items())
     log.info("%s, %d sessions: %s", name.capitalize(), len(sessions), summary)
+    if missing:
+        share = 100 * missing / len(split) / absent.shape[1]
+        log.info(
+            "%s: %.2f %% of the values are missing or of vertices that do not vary; stored as 0, the mean.", name, share
+        )
 
 
 def count_splits(nsd_id: np.ndarray, split: np.ndarray) -> dict[str, dict[str, int]]:

@@ -38,7 +38,7 @@ class ResponseStore:
     beta_version, mesh
         Where the responses come from.
     nsd_id, session, repeat, split
-        int [T]: of each trial: 0-based image number, 1-based session, 0-based repeat, index into `SPLITS`.
+        int [T]: of each trial: 0-based image number, session (NSD's from 1), 0-based repeat, index into `SPLITS`.
     ncsnr
         float32 [V]: noise ceiling signal-to-noise ratio of each vertex, unitless.
     rows
@@ -193,7 +193,8 @@ class ResponseWriter:
                 raise ValueError(
                     f"{name}: shape {values.shape} found, allowed is one value per trial, ({self._filled},)"
                 )
-            self._file.create_dataset(name, data=values.astype(kind))
+            fits = values.max(initial=0) <= np.iinfo(kind).max  # a session may be called by its date
+            self._file.create_dataset(name, data=values.astype(kind if fits else np.int32))
         if fields:
             raise TypeError(f"unknown fields {sorted(fields)}; allowed are {', '.join(_TRIAL_FIELDS)}, ncsnr")
         self._file.create_dataset("ncsnr", data=np.asarray(ncsnr, np.float32))

@@ -14,6 +14,7 @@ from neuropictor.data.rows import read_rows
 from neuropictor.data.stores import expect, open_store
 from neuropictor.nsd.constants import CAPTIONS_PER_IMAGE
 
+_COMPARED_AT_ONCE = 64
 _FIELDS = ("images", "nsd_id", "captions", "category", "background")
 
 
@@ -50,7 +51,7 @@ class StimulusStore:
     ----------
     paths
         Files written by `neuropictor.data.preprocess.preprocess_stimuli`, one a subject; an image that several hold is
-        read from the first.
+        read from the first, and must be the same in all.
 
     Attributes
     ----------
@@ -59,32 +60,51 @@ class StimulusStore:
     size
         Side of the images in pixels.
     data
-        "simulated", "nsd" or "own".
+        "simulated", "nsd" or "own"; "own" where NSD's stand beside.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        When a file or a part of it is missing, or files differ in size or origin of their images.
+        When a file or a part of it is missing, files differ in size or origin of their images, or hold different
+        ones under one number.
     """
 
     def __init__(self, *paths: str | Path):
         self.paths = [Path(path) for path in paths]
         parts = [_read_table(path) for path in self.paths]
         (self.data, self.size), *others = (part["described"] for part in parts)
-        for path, described in zip(self.paths[1:], others, strict=True):
-            if described != (self.data, self.size):
+        for path, (data, size) in zip(self.paths[1:], others, strict=True):
+            if size != self.size or (data != self.data and "simulated" in (data, self.data)):
                 raise ValueError(
-                    f"{path} holds {described[0]} images of {described[1]} pixels, {self.paths[0]} {self.data} "
-                    f"images of {self.size}; they cannot be used together: prepare both alike"
+                    f"{path} holds {data} images of {size} pixels, {self.paths[0]} {self.data} images of {self.size}; "
+                    "they cannot be used together: prepare both alike"
                 )
-        self.nsd_id, first = np.unique(np.concatenate([part["nsd_id"] for part in parts]), return_index=True)
-        self._captions, self._category, self._background = (
-            np.concatenate([part[name] for part in parts])[first] for name in ("captions", "category", "background")
-        )
-        # Number of the file, and row in it, of each image.
+            self.data = "own" if data == "own" else self.data
+        numbers = np.concatenate([part["nsd_id"] for part in parts])
+        self.nsd_id, self._first, inverse = np.unique(numbers, return_index=True, return_inverse=True)
+        texts = [np.concatenate([part[name] for part in parts]) for name in ("captions", "category", "background")]
+        self._captions, self._category, self._background = (text[self._first] for text in texts)
+        # Number of the file, and row in it, of each image of all files.
         counts = [len(part["nsd_id"]) for part in parts]
-        self._file = np.repeat(np.arange(len(parts)), counts)[first]
-        self._row = np.concatenate([np.arange(count) for count in counts])[first]
+        self._file = np.repeat(np.arange(len(parts)), counts)
+        self._row = np.concatenate([np.arange(count) for count in counts])
+        again = np.flatnonzero(self._first[inverse] != np.arange(len(numbers)))
+        self._compare(again, self._first[inverse[again]], np.column_stack(texts))
+
+    def _compare(self, again: np.ndarray, before: np.ndarray, texts: np.ndarray) -> None:
+        """Refuse an image whose number an earlier file gives to another one; NSD's numbers mean the same everywhere."""
+        for start in range(0, len(again), _COMPARED_AT_ONCE):
+            part = slice(start, start + _COMPARED_AT_ONCE)
+            differ = (texts[again[part]] != texts[before[part]]).any(1)
+            if self.data == "own":
+                differ |= (self._read(again[part]) != self._read(before[part])).any((1, 2, 3))
+            for place in np.flatnonzero(differ)[:1] + start:
+                path, earlier = (self.paths[self._file[row]] for row in (again[place], before[place]))
+                number = self.nsd_id[self._first == before[place]][0]
+                raise ValueError(
+                    f"image {number} of {path} is another, or has other texts, than image {number} of {earlier}; "
+                    "allowed: one image a number over all subjects, for example numbers from 10000 on for the second"
+                )
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -107,7 +127,9 @@ class StimulusStore:
 
     def images(self, nsd_ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Read images, uint8 [n, S, S, 3], in the given order."""
-        rows = self.rows(nsd_ids)
+        return self._read(self._first[self.rows(nsd_ids)])
+
+    def _read(self, rows: np.ndarray) -> np.ndarray:
         images = np.empty((len(rows), self.size, self.size, 3), np.uint8)
         for number in np.unique(self._file[rows]):
             in_file = self._file[rows] == number

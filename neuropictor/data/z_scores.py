@@ -42,6 +42,8 @@ class Statistics:
         blocks = [trials[start : start + _ROWS_AT_ONCE] for start in range(0, len(trials), _ROWS_AT_ONCE)]
         number = np.zeros(responses.shape[1], np.int64)
         total, squares = np.zeros(responses.shape[1]), np.zeros(responses.shape[1])
+        largest = np.abs(responses).max(initial=0, where=np.isfinite(responses))
+        kind = np.float32 if 1e-15 < largest < 1e15 else np.float64  # float32 cannot hold the squares of others
         with np.errstate(invalid="ignore", divide="ignore"):
             for rows in blocks:
                 values = responses[rows]
@@ -51,9 +53,9 @@ class Statistics:
                     values[~valid] = 0
                 total += values.sum(0, dtype=np.float64)
             mean = total / number
-            near = mean.astype(np.float32)
+            near = mean.astype(kind)
             for rows in blocks:
-                values = responses[rows]
+                values = responses[rows].astype(kind, copy=False)
                 values -= near
                 values[~np.isfinite(values)] = 0
                 squares += np.square(values, out=values).sum(0, dtype=np.float64)
@@ -73,10 +75,11 @@ class Statistics:
 
     @property
     def spread(self) -> np.ndarray:
-        """Standard deviation (with N - 1, as in NSD's own code); NaN where responses do not vary."""
+        """Standard deviation (with N - 1, as in NSD's own code); NaN where responses do not vary, in any unit."""
         with np.errstate(invalid="ignore", divide="ignore"):
             spread = np.sqrt(self.squares / (self.number - 1))
-            spread[~(spread > 1e-6 * (1 + np.abs(self.mean)))] = np.nan
+            usual = np.median(spread[spread > 0]) if (spread > 0).any() else 0
+            spread[~(spread > 1e-6 * (usual + np.abs(self.mean)))] = np.nan
         return spread
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
+from neuropictor.data.image_files import SUFFIXES, composed, read_image
 from neuropictor.evaluation.evaluate import STATISTICS, USED, Scorer, score_all, write_scores
 from neuropictor.evaluation.judges import Held, Judge, load_describer
 from neuropictor.evaluation.metrics import METRICS
@@ -25,13 +25,8 @@ from neuropictor.records.record import RunRecord
 if TYPE_CHECKING:
     from neuropictor.config import EvaluateConfig, RuntimeConfig
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
-"""Kinds of images that are read; other files are ignored."""
 _SHOWN = 5  # names in a message
-
-
-class PairingError(ValueError):
-    """Folders of images do not fit each other; the message names the files."""
+_UNSAFE = re.compile(r"[=+@-](?!\d+$)|.*[\x00-\x1f\x7f\ud800-\udfff]", re.DOTALL)  # a spreadsheet's formula; no text
 
 
 @dataclass(frozen=True)
@@ -65,19 +60,19 @@ def read_pairs(reconstructions: Sequence[Path], images: Path) -> Pairs:
 
     Raises
     ------
-    PairingError
+    FileNotFoundError, ValueError
         For an image without reconstruction, a reconstruction without image, two files of one name, different
         numbers of samples, files that cannot be read, and images of several sizes.
     """
     files = _by_name(images)
     names = sorted(files)
     if len(names) < 2:
-        raise PairingError(
+        raise ValueError(
             f"{images}: {len(names)} images; identification needs at least 2, for example 982 files seen/00000.png ..."
         )
-    folders = {folder.resolve().name: folder for folder in reconstructions}
+    folders = {_safe(folder, folder.resolve().name): folder for folder in reconstructions}
     if len(folders) < len(reconstructions):
-        raise PairingError(
+        raise ValueError(
             f"folders of reconstructions have the same name: {', '.join(map(str, reconstructions))}; each gives a"
             f" model its"
             " name, for example results/a and results/b"
@@ -88,19 +83,31 @@ def read_pairs(reconstructions: Sequence[Path], images: Path) -> Pairs:
 
 def _by_name(folder: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
+    kinds = sorted(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
     for path in sorted(Path(folder).iterdir()):
-        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        # Names with a dot before them are no images: macOS puts ._dog.png beside dog.png.
+        if path.suffix.lower() not in kinds or path.name.startswith(".") or path.is_dir():
             continue
-        if path.stem in files:
-            raise PairingError(
-                f"{folder}: {files[path.stem].name} and {path.name} have the same name; allowed is one file an image,"
-                f" for example {files[path.stem].name} alone"
+        stem = _safe(path, composed(path.stem))
+        if stem in files:
+            raise ValueError(
+                f"{folder}: {files[stem].name} and {path.name} have the same name; allowed is one file an image,"
+                f" for example {files[stem].name} alone"
             )
-        files[path.stem] = path
+        files[stem] = path
     if not files:
-        kinds = ", ".join(sorted(SUFFIXES))
-        raise PairingError(f"{folder} holds no images; allowed are {kinds}, for example 00000.png")
+        kinds = ", ".join(kinds)
+        raise ValueError(f"{folder} holds no images; allowed are {kinds}, for example 00000.png")
     return files
+
+
+def _safe(path: Path, name: str) -> str:
+    if _UNSAFE.match(name):
+        raise ValueError(
+            f"{str(path)!r}: spreadsheets would take the name for a formula, or it holds characters that are no text; "
+            "allowed: names that begin with a letter or digit, for example dog.png"
+        )
+    return name
 
 
 def _samples(folder: Path, names: list[str]) -> list[list[Path]]:
@@ -116,7 +123,7 @@ def _samples(folder: Path, names: list[str]) -> list[list[Path]]:
             extra.append(path.name)
             continue
         if number in samples[name] or (samples[name] and (number == -1) != (-1 in samples[name])):
-            raise PairingError(
+            raise ValueError(
                 f"{folder}: {path.name} and {next(iter(samples[name].values())).name} are both reconstructions of"
                 f" {name};"
                 f" allowed is one of that name, or numbered samples, for example {name}_0{path.suffix} and"
@@ -127,7 +134,7 @@ def _samples(folder: Path, names: list[str]) -> list[list[Path]]:
     if lacking or extra:
         parts = [f"no reconstruction of {_list(lacking)}"] if lacking else []
         parts += [f"no seen image for {_list(extra)}"] if extra else []
-        raise PairingError(
+        raise ValueError(
             f"{folder}: {', and '.join(parts)}. Files are paired by name: allowed for {names[0]} is {names[0]}.png, or"
             f" {names[0]}_0.png, {names[0]}_1.png for samples"
         )
@@ -135,7 +142,7 @@ def _samples(folder: Path, names: list[str]) -> list[list[Path]]:
     usual = max(counts.values())
     fewer = [f"{name} ({count})" for name, count in counts.items() if count != usual]
     if fewer:
-        raise PairingError(
+        raise ValueError(
             f"{folder}: others have {usual} samples, but {_list(fewer)} not; allowed is the same number of all"
         )
     return [[path for _, path in sorted(by_number.items())] for by_number in samples.values()]
@@ -151,17 +158,11 @@ def _read_all(folder: Path, files: list[list[Path]]) -> np.ndarray:
     out = None
     for row, samples in enumerate(files):
         for place, path in enumerate(samples):
-            try:
-                with Image.open(path) as image:
-                    values = np.asarray(image.convert("RGB"))
-            except (UnidentifiedImageError, OSError, ValueError) as error:
-                raise PairingError(
-                    f"{path} cannot be read as an image ({error}); allowed: a whole PNG, JPEG or WebP"
-                ) from None
+            values = read_image(path)
             if out is None:
                 out = np.empty((len(files), len(samples), *values.shape), np.uint8)
             if values.shape != out.shape[2:] or values.shape[0] != values.shape[1]:
-                raise PairingError(
+                raise ValueError(
                     f"{path} is {values.shape[1]} x {values.shape[0]} pixels; allowed: all images of {folder}"
                     f" square and of"
                     f" one size, for example {out.shape[-2]} x {out.shape[-2]}; reduce or crop them all alike"

@@ -60,6 +60,11 @@ def decode(vae: AutoencoderKL, latents: torch.Tensor, memory: float = DECODE_MEM
     -------
     torch.Tensor
         Images ``[B, 3, S, S]`` about -1..1, float32.
+
+    Raises
+    ------
+    ValueError
+        If latents or images are not finite: as colours they would be black.
     """
     places = memory * 2**30 / latent_bytes(vae)
     count = max(1, int(min(len(latents), places // math.prod(latents.shape[2:]))))
@@ -71,4 +76,12 @@ def decode(vae: AutoencoderKL, latents: torch.Tensor, memory: float = DECODE_MEM
         vae.tile_sample_min_size = side * 2 ** (len(vae.config["block_out_channels"]) - 1)
     vae.use_tiling = tiled
     scaled = (latents / vae.config["scaling_factor"]).to(vae.dtype)
-    return torch.cat([vae.decode(part, return_dict=False)[0].float() for part in scaled.split(count)])
+    images = torch.cat([vae.decode(part, return_dict=False)[0].float() for part in scaled.split(count)])
+    for name, values in (("latents", latents), (f"images of a VAE in {vae.dtype}", images)):
+        if not values.isfinite().all():
+            wrong = (~values.isfinite()).flatten(1).any(1).sum()
+            raise ValueError(
+                f"{wrong} of {len(values)} {name} are not finite; allowed: finite numbers, for example with "
+                "runtime.precision: fp32"
+            )
+    return images

@@ -208,7 +208,7 @@ def load_design(root: str | Path) -> Design:
         raise ValueError(
             f"{path} lacks the field {error}; expected masterordering, subjectim, sharedix, stimpattern"
         ) from error
-    except (ValueError, TypeError, NotImplementedError, EOFError) as error:
+    except Exception as error:  # scipy raises errors of many kinds
         raise ValueError(
             f"{path} is not a readable MAT file of version 5 ({error}); remove it and make or fetch it again"
         ) from error
@@ -222,11 +222,15 @@ def load_design(root: str | Path) -> Design:
 
 def _read_stimulus_info(root: Path) -> pd.DataFrame:
     path = _need(root, keys.STIMULUS_INFO)
-    table = pd.read_csv(path, index_col=0)
-    if len(table.columns) != 40 or not (table["nsdId"].to_numpy() == table.index.to_numpy()).all():
+    try:
+        table = pd.read_csv(path, index_col=0)
+    except ValueError as error:  # pandas' own errors too
+        raise ValueError(f"{path} cannot be read ({error}); remove it and make or fetch it again") from error
+    rows = np.arange(len(table))
+    if len(table.columns) != 40 or not (np.array_equal(table.index, rows) and np.array_equal(table.get("nsdId"), rows)):
         raise ValueError(
-            f"{path} has {len(table.columns) + 1} columns or is not indexed by nsdId; expected NSD's 41 columns "
-            "in order"
+            f"{path} has {len(table.columns) + 1} columns or is not indexed by nsdId, counted from 0; expected NSD's "
+            "41 columns in order"
         )
     return table
 

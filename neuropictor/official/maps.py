@@ -7,7 +7,8 @@ show the nearest vertex of the same mesh on the same raster, so the pixel over a
 from __future__ import annotations
 
 import logging
-import zipfile
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 
 import h5py
@@ -21,7 +22,7 @@ from neuropictor.data.responses import ResponseWriter
 from neuropictor.data.stores import open_store
 from neuropictor.nsd.constants import IMAGES
 from neuropictor.nsd.design import TEST, TRAIN, VALIDATION, choose_validation
-from neuropictor.records.files import atomic_path
+from neuropictor.records.files import atomic_path, need
 from neuropictor.records.progress import progress
 from neuropictor.records.record import RunRecord, record_path
 from neuropictor.surface import Geometry, load_geometry
@@ -68,20 +69,30 @@ def import_maps(maps: Path, mask: Path, test_images: Path, subject: int, config:
     rows, columns = vertex_pixels(geometry, read_mask(mask))
     shared = read_test_images(test_images)
     inputs = [Path(path) for path in (maps, mask, test_images)]
-    if not inputs[0].is_file():
-        raise FileNotFoundError(f"{maps} is missing; expected the authors' 0{subject}_norm.h5")
+    need(maps, f"expected the authors' 0{subject}_norm.h5")
+    nsd_id = _read_labels(inputs[0])
+    _check_labels(nsd_id, shared, inputs[0], inputs[2])
     with (
         RunRecord(record_path(out), "import_maps", config=config, inputs=inputs, outputs=[out]) as record,
-        open_store(maps) as source,
+        closing(_read_maps(inputs[0], rows, columns)) as every,
         atomic_path(out) as temporary,
         h5py.File(temporary, "w") as file,
     ):
-        images, nsd_id = _check_maps(source, inputs[0])
         labels = {"subject": subject, "data": "nsd", "beta_version": "neuropictor_maps", "mesh": "fs_LR_32k"}
-        writer = ResponseWriter(file, len(images), geometry.n_vertices, **labels)
-        for number in progress(range(len(images)), f"Importing subject {subject}", unit="image"):
-            responses = images[number, CROP_ROWS, CROP_COLUMNS][rows, columns].astype(np.float32)
-            writer.append(np.nan_to_num(np.clip(responses, -config.clip, config.clip))[None])
+        writer = ResponseWriter(file, len(nsd_id), geometry.n_vertices, **labels)
+        missing, first, varies = 0, None, False
+        for number in progress(range(len(nsd_id)), f"Importing subject {subject}", unit="image"):
+            responses = next(every)
+            finite = np.isfinite(responses)
+            if not finite.any():
+                raise ValueError(f"{maps}: map {number} has no finite number in visual cortex; allowed: responses")
+            missing += finite.size - int(finite.sum())
+            responses = np.where(finite, np.clip(responses, -config.clip, config.clip), 0).astype(np.float16)
+            first = responses if first is None else first
+            varies |= not np.array_equal(responses, first)
+            writer.append(responses[None])
+        if not varies:
+            raise ValueError(f"{maps}: all maps are the same in visual cortex; allowed: a response to each image")
         private = np.setdiff1d(nsd_id, shared)
         chosen = choose_validation(subject, private, config.validation_images)
         split = np.select([np.isin(nsd_id, shared), np.isin(nsd_id, chosen)], [TEST, VALIDATION], TRAIN)
@@ -93,7 +104,9 @@ def import_maps(maps: Path, mask: Path, test_images: Path, subject: int, config:
             split=split,
         )
         counts = count_splits(nsd_id, split)
-        record.add(**labels, splits=counts)
+        record.add(**labels, splits=counts, values_missing=missing)
+    if missing:
+        log.warning("%s: %d values are not finite; stored as 0, the mean", maps, missing)
     log.info("Subject %d: %s", subject, ", ".join(f"{c['images']:,} {name} images" for name, c in counts.items()))
 
 
@@ -106,13 +119,12 @@ def read_mask(path: Path) -> np.ndarray:
         If it is missing, holds something else, or differs in visual cortex from the shipped geometry.
     """
     expected = f"expected vc_roi.npz with images {(1, *MAP_SHAPE)}, 1 in visual cortex, -1 in other cortex and 0 beside"
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} is missing; {expected}")
+    need(path, expected)
     try:
         with np.load(path, allow_pickle=False) as file:
             mask = file["images"].reshape(-1, *MAP_SHAPE)[0]
-    except (KeyError, ValueError, TypeError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path} cannot be used ({error}); {expected}") from None
+    except Exception as error:  # numpy and zipfile raise errors of many kinds
+        raise ValueError(f"{path} cannot be used ({error}); {expected}") from error
     visual = np.zeros(MAP_SHAPE, bool)
     visual[CROP_ROWS, CROP_COLUMNS] = load_geometry().raster >= 0
     overlap = (visual & (mask == 1)).sum() / max(1, (visual | (mask == 1)).sum())
@@ -146,36 +158,54 @@ def read_test_images(path: Path) -> np.ndarray:
     """Read the numbers of the test images, from 0: a ``.npy`` list, or the shared images of NSD's design."""
     path = Path(path)
     expected = "expected sub1257_shared_triallabel.npy or nsd_expdesign.mat"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; {expected}")
+    need(path, expected)
     try:
         if path.suffix == ".mat":
             numbers = scipy.io.loadmat(path, variable_names=["sharedix"])["sharedix"].ravel() - 1
         else:
             numbers = np.load(path, allow_pickle=False).ravel()
-        numbers = numbers.astype(np.int64)
-    except (KeyError, ValueError, TypeError, EOFError, OSError) as error:
-        raise ValueError(f"{path} cannot be used without unpickling or is damaged ({error}); {expected}") from None
-    _check_numbers(numbers, path)
-    return np.unique(numbers)
+        numbers = numbers.astype(np.float64)
+    except Exception as error:  # numpy and scipy raise errors of many kinds
+        raise ValueError(f"{path} cannot be used without unpickling or is damaged ({error}); {expected}") from error
+    return np.unique(_whole(numbers, path))
 
 
-def _check_maps(source: h5py.File, path: Path) -> tuple[h5py.Dataset, np.ndarray]:
-    shapes = {name: source[name].shape for name in source}
-    images, labels = shapes.get("images", ()), shapes.get("labels", ())
-    if images[1:] != MAP_SHAPE or np.prod(labels, dtype=int) != images[0]:
+def _read_labels(path: Path) -> np.ndarray:
+    with open_store(path) as source:
+        held = {name: item for name, item in source.items() if isinstance(item, h5py.Dataset)}
+        shapes = {name: item.shape for name, item in held.items() if item.dtype.kind in "fiu"}
+        images, labels = shapes.get("images", ()), shapes.get("labels", ())
+        if images[1:] != MAP_SHAPE or np.prod(labels, dtype=int) != images[0]:
+            raise ValueError(
+                f"{path} holds {shapes}; allowed: images [N, {MAP_SHAPE[0]}, {MAP_SHAPE[1]}] and labels [N], for "
+                f"example images {(9841, *MAP_SHAPE)} and labels (9841,)"
+            )
+        return _whole(held["labels"][:].ravel(), path)
+
+
+def _read_maps(path: Path, rows: np.ndarray, columns: np.ndarray) -> Generator[np.ndarray]:
+    """Yield the responses to each image, float32 [V]."""
+    with open_store(path) as source:
+        for number in range(len(source["images"])):
+            yield source["images"][number, CROP_ROWS, CROP_COLUMNS][rows, columns].astype(np.float32)
+
+
+def _check_labels(nsd_id: np.ndarray, shared: np.ndarray, maps: Path, test_images: Path) -> None:
+    """Refuse labels that are counted from elsewhere than the list of test images, or are of other images."""
+    tested = {first: int(np.isin(shared, nsd_id - first).sum()) for first in (0, 1, -1)}
+    if not tested[0] or tested[0] < max(tested.values()) or np.isin(nsd_id, shared).all():
         raise ValueError(
-            f"{path} holds {shapes}; allowed: images [N, {MAP_SHAPE[0]}, {MAP_SHAPE[1]}] and labels [N], for example "
-            f"images {(9841, *MAP_SHAPE)} and labels (9841,)"
+            f"{maps}: of the {len(shared)} test images in {test_images}, {tested[0]} are among the {len(nsd_id)} "
+            f"labels, and {tested[1]} if the labels are counted from 1; allowed: labels counted from 0, like the list, "
+            "of test images and of others"
         )
-    nsd_id = source["labels"][:].ravel().astype(np.int64)
-    _check_numbers(nsd_id, path)
-    return source["images"], nsd_id
 
 
-def _check_numbers(nsd_id: np.ndarray, path: Path) -> None:
-    if nsd_id.size and not 0 <= nsd_id.min() <= nsd_id.max() < IMAGES:
+def _whole(numbers: np.ndarray, path: Path) -> np.ndarray:
+    """Return image numbers as int64; ValueError if they are none of NSD's."""
+    if not ((numbers % 1 == 0) & (numbers >= 0) & (numbers < IMAGES)).all():
         raise ValueError(
-            f"{path} holds image numbers {nsd_id.min()} to {nsd_id.max()}; allowed: NSD's, counted from 0, 0 to "
-            f"{IMAGES - 1}"
+            f"{path} holds image numbers {numbers.min():.10g} to {numbers.max():.10g}; allowed: NSD's, counted from 0, "
+            f"0 to {IMAGES - 1}"
         )
+    return numbers.astype(np.int64)

@@ -46,6 +46,22 @@ def lock(file: IO[Any], wait: bool = False) -> None:
             raise
 
 
+def need(path: str | Path, expected: str) -> None:
+    """Raise FileNotFoundError if there is no such file, or only a pointer to it; `expected` completes the message."""
+    path = Path(path)
+    if path.is_file():
+        with open(path, "rb") as file:
+            start = file.read(64)
+        if not start.startswith((b"version https://git-lfs", b"/annex/objects/")):
+            return
+        state = "a pointer to a file that Git LFS or git-annex has not fetched (git lfs pull, git annex get)"
+    elif path.is_symlink():
+        state = f"a link to {os.readlink(path)}, which is missing (with git-annex: git annex get)"
+    else:
+        state = "missing"
+    raise FileNotFoundError(f"{path} is {state}; {expected}")
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Write a file whole or not at all.

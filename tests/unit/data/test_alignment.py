@@ -52,6 +52,13 @@ def align(folder, config=CONFIG, name="components.h5"):
     return ComponentStore(folder / name, ResponseStore(folder / "responses.h5"))
 
 
+def test_images_counted_otherwise_than_the_responses_are_refused(stores):
+    with h5py.File(stores / "latents.h5", "r+") as file:
+        file["nsd_id"][:] += 1
+    with pytest.raises(ValueError, match=r"latents\.h5: no image 0 among .*, but .*responses\.h5 has a response to it"):
+        align(stores)
+
+
 @pytest.mark.parametrize("count", [70, 6])  # more and fewer images than features
 def test_components_are_whitened_principal_components(stores, count):
     latents, ids = LatentStore(stores / "latents.h5"), np.arange(count)

@@ -87,6 +87,38 @@ def test_several_latents_files_are_read_as_one(tiny_latents, tmp_path):
         assert found.shape[1:] == expected.shape[1:]
 
 
+@pytest.mark.parametrize("changed", ["mean", "caption_tokens"])
+def test_one_number_for_latents_of_different_images_is_refused(tiny_latents, tmp_path, changed):
+    with h5py.File(tiny_latents) as source, h5py.File(tmp_path / "b.h5", "w") as file:
+        for name in source:
+            file[name] = source[name][3:]
+        file["mean"][:] = file["mean"][:] * np.float16(1.01)  # as on another machine
+        LatentStore(tiny_latents, tmp_path / "b.h5")
+        file[changed][2] = file[changed][5]
+        file.flush()
+        with pytest.raises(ValueError, match=r"latents\.h5, .*b\.h5: number 105 is of different images or captions"):
+            LatentStore(tiny_latents, tmp_path / "b.h5")
+        del file["mean"]
+        file["mean"] = np.zeros((len(file["nsd_id"]), 4, 2, 2), np.float16)
+        file.flush()
+        with pytest.raises(
+            ValueError, match=r"b\.h5: mean is \(4, 2, 2\) an image, .*allowed: latents of one backbone"
+        ):
+            LatentStore(tiny_latents, tmp_path / "b.h5")
+
+
+def test_an_image_that_tests_one_subject_trains_and_validates_nobody(paths, tmp_path):
+    for split, row in (("train", 0), ("validation", 1)):
+        shutil.copy(paths[1], tmp_path / "responses.h5")
+        tested = ResponseStore(paths[0]).images("test")[0]  # whom only the first saw
+        with h5py.File(tmp_path / "responses.h5", "r+") as file:
+            number = ResponseStore(paths[1]).images(split)[row]
+            file["nsd_id"][:] = np.where(file["nsd_id"][:] == number, tested, file["nsd_id"][:])
+        ImageResponses([tmp_path / "responses.h5"], split)
+        with pytest.raises(ValueError, match=rf"image {tested} tests subject 1, but is in split '{split}' of another"):
+            ImageResponses([paths[0], tmp_path / "responses.h5"], split)
+
+
 def in_chunks(path, copy):
     """Copy a store with its data sets in chunks, as older ones are."""
     with h5py.File(path) as source, h5py.File(copy, "w") as file:

@@ -1,5 +1,7 @@
 """A lab's own betas and images, as small made files of the formats in docs/own_data.md."""
 
+import json
+
 import nibabel
 import numpy as np
 import pytest
@@ -78,16 +80,31 @@ def test_rows_of_the_table_choose_trials_and_may_leave_validation_to_the_setting
     assert len(store.images("validation")) == 1 and len(store.images("train")) == 2
 
 
+def test_trials_counted_from_1_are_told(betas, tmp_path, caplog):
+    scans(tmp_path, betas, ".npy")
+    lines = [f"1,{trial},{IMAGES[trial]},{SPLITS[IMAGES[trial]]}" for trial in range(8)]
+    for first in (0, 1):
+        caplog.clear()
+        run(write_table(tmp_path, lines[first:]), tmp_path / "r.h5")
+        assert ("no row has trial 0; trials are counted from 0" in caplog.text) == bool(first)
+
+
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        (["1,0,5,train", "1,0,9,test"], r"row 3: this session and trial come twice"),
+        (["1,0,5,train", "1,0,9,test"], r"trials.csv, line 3: this session and trial come twice"),
         (
             ["1,0,5,train", "1,1,5,test"],
             r"image 5 is in more than one split; allowed: all trials of an image in one",
         ),
-        (["1,0,5,trian", "1,1,9,test"], r"row 2: split is 'trian'; allowed: train, validation, test\. Example: test"),
-        (["1,0,5,train", "1,-1,9,test"], r"row 3: trial is '-1'; allowed: whole numbers from 0\. Example: 12"),
+        (
+            ["1,0,5,trian", "1,1,9,test"],
+            r"trials.csv, line 2: split is 'trian'; allowed: train, validation, test\. Example: test",
+        ),
+        (
+            ["1,0,5,train", "1,-1,9,test"],
+            r"trials.csv, line 3: trial is '-1'; allowed: whole numbers from 0\. Example: 12",
+        ),
         (["1,0,5,train", "1,1,9,train"], r"no trial has the split test; allowed: at least one"),
         (
             ["1,0,5,train", "1,1,9,train", "1,8,2,test"],
@@ -109,7 +126,9 @@ def test_mistakes_in_the_files_are_named(betas, tmp_path):
     with pytest.raises(ValueError, match=r"lh\.session1\.npy has 100 vertices; allowed: 10242 \(fsaverage5\), 40962"):
         run(table, tmp_path / "r.h5")
     np.save(path, np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match=r"lh\.session1\.npy cannot be read .*; allowed: numbers without pickles"):
+    with pytest.raises(
+        ValueError, match=r"lh\.session1\.npy cannot be read .*; allowed: whole files of numbers without"
+    ):
         run(table, tmp_path / "r.h5")
     save(path, np.array([["a"]]))
     with pytest.raises(ValueError, match=r"holds <U1 \(1, 1\); allowed: numbers \[trials, vertices\]"):
@@ -126,6 +145,155 @@ def test_mistakes_in_the_files_are_named(betas, tmp_path):
     (tmp_path / "trials.csv").write_text("session,trial\n1,2\n")
     with pytest.raises(ValueError, match=r"the columns session, trial; allowed: session, trial, image, split"):
         run(table, tmp_path / "r.h5")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("image,file,captions\n1,a.png,ein M\xfcll\n".encode("cp1252"), r"line 2: no UTF-8 text; allowed: UTF-8"),
+        ("image,file,captions\n1,a.png,a\n".encode("utf-16"), r"line 1: no UTF-8 text"),
+        ("image,file,captions\n1,a.png,a\n".encode("utf-16-le"), r"line 1: no UTF-8 text"),
+        (
+            b'image,file,captions\n1,a.png,"a\nb"\n2,b.png,"c\n3,c.png,d\n',
+            r"line 4: unexpected end .*; allowed: quotes",
+        ),
+        (b'image,file,captions\n1,a.png,"a" dog\n', r"line 2: .*; allowed: quotes"),
+        (b"image,file,captions\n1,a.png,a\n2,b.png,red, blue\n", r"line 3: 4 fields, but 3 columns"),
+        (b"image,file,captions\n1,a.png,a,\n", r"line 2: 4 fields, but 3 columns"),
+        (b"image,file,captions\n1,a.png\n", r"line 2: 2 fields, but 3 columns"),
+        (b"\nimage,file,captions\r\n\r\n,,\r\nx,a.png,a\r\n", r"line 5: image is 'x'; allowed: whole numbers from 0"),
+        (b"image;file;captions\n1;a.png;a\n", r"the columns image;file;captions; allowed: image, file, captions"),
+        (b"image,file,file,captions\n1,a.png,b.png,a\n", r"captions, once each"),
+        (b"", r"has 0 rows and the columns ; allowed: image, file, captions"),
+    ],
+)
+def test_foreign_and_damaged_tables_are_refused_with_the_line_in_the_file(tmp_path, text, words):
+    (tmp_path / "images.csv").write_bytes(text)
+    with pytest.raises(ValueError, match=r"images\.csv.*" + words):
+        import_images(tmp_path / "images.csv", PreprocessConfig(image_size=16), tmp_path / "stimuli.h5")
+
+
+def test_marks_line_ends_zeros_and_forms_of_names_do_not_matter(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "u\u0308.png")
+    lines = ["image, file ,captions", "000000532481,\u00fc.png,a dog", "", "", ",,"]
+    (tmp_path / "images.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    import_images(tmp_path / "images.csv", PreprocessConfig(image_size=16), tmp_path / "stimuli.h5")
+    assert StimulusStore(tmp_path / "stimuli.h5").captions([532_481]) == [["a dog"]]
+
+
+def test_damaged_betas_are_named(betas, tmp_path):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    betas["rh", 4].tofile(tmp_path / "private.bin")
+    damages = {
+        ".func.gii": [
+            lambda whole: whole[: len(whole) // 2],
+            lambda whole: whole.replace(b"GZipBase64Binary", b"ExternalFileBinary").replace(
+                b'FileName=""', f'FileName="{tmp_path}/private.bin"'.encode()
+            ),
+            lambda whole: whole.replace(b'Dim0="10242"', b'Dim0="99999999"'),
+            lambda whole: b"/annex/objects/SHA256E-s3--0.func.gii",
+        ],
+        ".mgz": [
+            lambda whole: b"not gzip" * 99,
+            lambda whole: whole[:200] + bytes(100) + whole[300:],
+            lambda whole: whole[:-9],
+        ],
+        ".mgh": [lambda whole: whole[:4] + b"\x7f" * 999, lambda whole: whole[:9999], lambda whole: pointer],
+        ".npy": [lambda whole: whole[:9999], lambda whole: b"", lambda whole: whole.replace(b"<f4", b"|O8")],
+    }
+    for ending, ways in damages.items():
+        folder = tmp_path / ending
+        folder.mkdir()
+        table, path = scans(folder, betas, ending), folder / f"rh.session4{ending}"
+        whole = path.read_bytes()
+        for damage in ways:
+            path.write_bytes(damage(whole))
+            assert path.read_bytes() != whole
+            with pytest.raises((ValueError, FileNotFoundError)) as refusal:
+                run(table, folder / "r.h5")
+            assert str(path) in str(refusal.value)
+            assert not (folder / "r.h5").exists()
+
+
+def test_swapped_hemispheres_are_refused_where_files_tell_them(betas, tmp_path):
+    table, path = scans(tmp_path, betas, ".func.gii"), tmp_path / "lh.session4.func.gii"
+    image = nibabel.load(path)
+    for name in ("CortexLeft", "CortexRight"):
+        image.meta["AnatomicalStructurePrimary"] = name
+        nibabel.save(image, path)
+        if name == "CortexLeft":
+            run(table, tmp_path / "r.h5")
+    with pytest.raises(ValueError, match=r"lh\.session4\.func\.gii .*is of CortexRight"):
+        run(table, tmp_path / "r.h5")
+    path.unlink()
+    path.symlink_to(tmp_path / "rh.session4.func.gii")
+    with pytest.raises(ValueError, match=r"lh\.session4\.func\.gii is a link to .*rh\.session4"):
+        run(table, tmp_path / "r.h5")
+    path.unlink()
+    path.write_bytes((tmp_path / "rh.session4.func.gii").read_bytes())
+    with pytest.raises(ValueError, match=r"lh\.session4\.func\.gii and rh\..* hold the same numbers"):
+        run(table, tmp_path / "r.h5")
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e-7, 1e30])
+def test_units_do_not_matter(betas, tmp_path, unit):
+    scaled = {key: (values * np.float64(unit)).astype(np.float32) for key, values in betas.items()}
+    stores = []
+    for name, values in (("plain", betas), ("scaled", scaled)):
+        (tmp_path / name).mkdir()
+        stores.append(run(scans(tmp_path / name, values, ".npy"), tmp_path / name / "r.h5").responses(range(16)))
+    assert (stores[0] != 0).all()
+    np.testing.assert_allclose(stores[1], stores[0], atol=4e-3)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (
+            1e30,
+            r"lh\.session4\.npy and rh\.session4\.npy, trial 2: the largest beta is 1e\+30, the usual size .* 0\.\d+",
+        ),
+        (0, r"trial 2: the largest beta is 0"),
+        (np.nan, r"trial 2: the largest beta is 0, .* no row in the table for a trial that is missing"),
+    ],
+)
+def test_trials_that_say_nothing_are_refused(betas, tmp_path, value, words):
+    table = scans(tmp_path, betas, ".npy")
+    for side in ("lh", "rh"):
+        changed = betas[side, 4].copy()
+        changed[2] = value
+        save(tmp_path / f"{side}.session4.npy", changed)
+    with pytest.raises(ValueError, match=words):
+        run(table, tmp_path / "r.h5")
+
+
+def test_sessions_without_variation_are_refused_and_missing_values_counted(betas, tmp_path):
+    table = scans(tmp_path, betas, ".npy")
+    gaps = betas["lh", 1].copy()
+    gaps[:, :9000] = np.nan
+    save(tmp_path / "lh.session1.npy", gaps)
+    store = run(table, tmp_path / "r.h5")
+    found = json.loads((tmp_path / "r.run.json").read_text())["results"]["values_missing"]
+    assert found == (store.responses(range(16)) == 0).sum() > 8000
+    for side in ("lh", "rh"):
+        save(tmp_path / f"{side}.session4.npy", np.repeat(betas[side, 4][:1], TRIALS, axis=0))
+    with pytest.raises(ValueError, match=r"subject 3, session 4: the betas do not vary over trials at any vertex"):
+        run(table, tmp_path / "r.h5")
+
+
+def test_sessions_called_by_dates_and_many_repeats_keep_their_numbers(betas, tmp_path):
+    for (side, session), values in betas.items():
+        save(
+            tmp_path / f"{side}.session{20240130 + session}.npy",
+            np.repeat(values, 20, axis=0) + np.arange(160)[:, None],
+        )
+    lines = [f"{20240130 + s},{t},{IMAGES[t // 20]},{SPLITS[IMAGES[t // 20]]}" for s in (1, 4) for t in range(160)]
+    store = run(write_table(tmp_path, lines), tmp_path / "r.h5")
+    assert np.unique(store.session).tolist() == [20240131, 20240134]
+    assert store.repeat[store.nsd_id == 30].tolist() == list(range(80))
+    lines = [line.replace(",41,validation", ",5,train").replace(",9,train", ",5,train") for line in lines]
+    store = run(write_table(tmp_path, lines), tmp_path / "r.h5", validation_images=0)
+    assert store.repeat[store.nsd_id == 5].tolist() == list(range(240))
 
 
 def images_table(folder, *lines, header="image,file,captions,category"):
@@ -150,10 +318,11 @@ def test_images_are_cropped_resized_and_sorted(tmp_path):
 def test_mistakes_in_images_are_named(tmp_path):
     (tmp_path / "note.txt").write_text("no image")
     for lines, error, words in (
-        (["1,gone.png,a"], FileNotFoundError, r"gone\.png is missing; files in the table are relative to it"),
-        (["1,note.txt,a"], ValueError, r"note\.txt is no image; allowed: what Pillow reads"),
-        (["1,note.txt,"], ValueError, r"image 1 has no caption; allowed: one to five"),
-        (["1,note.txt,a", "1,note.txt,b"], ValueError, r"image 1 comes twice; allowed: a row an image"),
+        (["1,gone.png,a"], FileNotFoundError, r"gone\.png is missing; expected an image"),
+        (["1,note.txt,a"], ValueError, r"note\.txt cannot be read as an image .*; allowed: one whole image"),
+        (["1,note.txt,"], ValueError, r"line 2: image 1 has 0 captions; allowed: one to 5"),
+        (["2,note.txt,b", "1,note.txt,a|b|c|d|e|f"], ValueError, r"line 3: image 1 has 6 captions; allowed: one to 5"),
+        (["1,note.txt,a", "1,note.txt,b"], ValueError, r"line 3: image 1 comes twice; allowed: a row an image"),
     ):
         table = images_table(tmp_path, *lines, header="image,file,captions")
         with pytest.raises(error, match=words):

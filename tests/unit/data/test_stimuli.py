@@ -44,6 +44,32 @@ def test_several_stores_are_read_as_one(store, tmp_path):
         StimulusStore(tmp_path / "0.h5", tmp_path / "1.h5")
 
 
+def test_own_images_stand_beside_those_of_nsd_under_other_numbers(tmp_path):
+    paths = [write_stimuli(tmp_path / "nsd.h5", (0, 7)), write_stimuli(tmp_path / "own.h5", (8, 119))]
+    for path in paths:
+        with h5py.File(path, "r+") as file:
+            file.attrs["data"] = path.stem
+    for order in (paths, paths[::-1]):
+        both = StimulusStore(*order)
+        assert both.data == "own" and np.array_equal(both.images([119, 0]), smooth_images([119, 0]))
+
+
+@pytest.mark.parametrize(("data", "changed"), [("own", "captions"), ("own", "images"), ("simulated", "category")])
+def test_one_number_for_different_images_is_refused(tmp_path, data, changed):
+    paths = [write_stimuli(tmp_path / f"{name}.h5", ids) for name, ids in (("a", (0, 7, 9)), ("b", (5, 7, 9, 119)))]
+    for path in paths:
+        with h5py.File(path, "r+") as file:
+            file.attrs["data"] = data
+    assert StimulusStore(*paths).nsd_id.tolist() == [0, 5, 7, 9, 119]
+    with h5py.File(paths[1], "r+") as file:
+        file[changed][2] = np.zeros_like(file[changed][2]) if changed == "images" else "another"
+    with pytest.raises(
+        ValueError, match=r"image 9 of .*b\.h5 is another, .* than image 9 of .*a\.h5; allowed: one image"
+    ):
+        StimulusStore(*paths)
+    assert StimulusStore(paths[1]).nsd_id.tolist() == [5, 7, 9, 119]
+
+
 def test_unknown_image_is_named(store):
     for wrong in (80, 500, -1):
         with pytest.raises(ValueError, match=f"no image {wrong} "):

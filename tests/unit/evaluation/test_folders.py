@@ -14,7 +14,7 @@ from neuropictor.cli import options as cli_options
 from neuropictor.config import EvaluateConfig, RuntimeConfig
 from neuropictor.evaluation import folders
 from neuropictor.evaluation import metrics as measures
-from neuropictor.evaluation.folders import PairingError, evaluate_folders, read_pairs
+from neuropictor.evaluation.folders import evaluate_folders, read_pairs
 from neuropictor.evaluation.tables import read_metrics, read_scores
 from neuropictor.report.scores import folder_page
 
@@ -44,7 +44,7 @@ def root(tmp_path):
 
 
 def refusal(root, folder="good"):
-    with pytest.raises(PairingError) as error:
+    with pytest.raises(ValueError) as error:
         read_pairs([root / folder], root / "seen")
     return str(error.value)
 
@@ -68,6 +68,27 @@ def test_names_that_end_in_numbers_are_names_first(tmp_path):
         save(image(number), tmp_path / f"seen/p_{number}.png")
         save(image(number), tmp_path / f"good/p_{number}.png")
     assert read_pairs([tmp_path / "good"], tmp_path / "seen").reconstructed["good"].shape == (3, 1, SIDE, SIDE, 3)
+
+
+def test_files_of_macos_and_forms_of_names_do_not_matter(tmp_path):
+    for number in range(2):
+        save(image(number), tmp_path / f"seen/p\u00fc{number}.png")
+        save(image(number), tmp_path / f"good/pu\u0308{number}.png")
+        (tmp_path / f"good/._pu\u0308{number}.png").write_bytes(b"\0\5\x16\7")
+    assert read_pairs([tmp_path / "good"], tmp_path / "seen").names == ["p\u00fc0", "p\u00fc1"]
+    save(image(1), tmp_path / "good/p\u00fc1.png")
+    with pytest.raises(ValueError, match="have the same name"):
+        read_pairs([tmp_path / "good"], tmp_path / "seen")
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+a", "-a", "@a", "a\x1b[31m", "a\udcff"])
+def test_names_that_are_formulas_or_no_text_are_refused(root, name):
+    save(image(1), root / "seen" / f"{name}.png")
+    message = refusal(root)
+    assert "a formula, or it holds characters that are no text; allowed: names that begin with" in message
+    assert message.isprintable()
+    (root / "seen" / f"{name}.png").rename(root / "seen/-5.png")
+    assert "no reconstruction of -5" in refusal(root)
 
 
 def test_gaps_and_strangers_are_named(root):
@@ -107,10 +128,10 @@ def test_unreadable_files_and_sizes_are_named(root):
 def test_empty_and_equal_folders_are_refused(root):
     (root / "nothing").mkdir()
     assert "holds no images; allowed are .bmp, .jpeg" in refusal(root, "nothing")
-    with pytest.raises(PairingError, match="have the same name"):
+    with pytest.raises(ValueError, match="have the same name"):
         read_pairs([root / "good", root / "good"], root / "seen")
     save(image(1), root / "one/a.png")
-    with pytest.raises(PairingError, match="1 images; identification needs at least 2"):
+    with pytest.raises(ValueError, match="1 images; identification needs at least 2"):
         read_pairs([root / "one"], root / "one")
 
 

@@ -101,6 +101,17 @@ def test_decoding_in_less_memory_changes_nothing_as_long_as_a_image_fits(backbon
     assert not caplog.records
 
 
+def test_what_is_not_finite_is_refused_instead_of_black(backbone):
+    latents = torch.randn(3, 4, 4, 4)
+    latents[1, 2, 3, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"1 of 3 latents are not finite; .* runtime\.precision: fp32"):
+        backbone.decode(latents)
+    overflow = backbone.vae.decoder.register_forward_hook(lambda *given: given[-1] * torch.inf)
+    with pytest.raises(ValueError, match=r"2 of 2 images of a VAE in torch\.float32 are not finite"):
+        backbone.decode(torch.randn(2, 4, 4, 4))
+    overflow.remove()
+
+
 def test_the_backbone_decodes_and_encodes_within_its_memory(backbone):
     """As baselines, ceilings and cached latents do: all images at once took 256 GiB at 512 pixels."""
     latents, parts = torch.randn(5, 4, 4, 4), []

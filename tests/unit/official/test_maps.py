@@ -1,6 +1,7 @@
 """The authors' preprocessed maps, as small made files of their format."""
 
 import json
+import re
 
 import h5py
 import numpy as np
@@ -87,6 +88,63 @@ def test_other_files_are_named(files, tmp_path):
     np.save(tmp_path / "test.npy", np.array([1, 73_000]))
     message = refused(files, tmp_path, test_images=tmp_path / "test.npy")
     assert "image numbers 1 to 73000; allowed: NSD's, counted from 0, 0 to 72999" in message
+
+
+def relabelled(files, tmp_path, labels=LABELS, images=None):
+    """The same maps under other labels, or other maps."""
+    path = tmp_path / "other.h5"
+    with h5py.File(files["maps"]) as source, h5py.File(path, "w") as file:
+        file["labels"] = labels
+        if images is None:
+            source.copy("images", file)
+        else:
+            shape = (len(labels), *MAP_SHAPE)
+            file.create_dataset("images", shape, np.float32, chunks=(1, 128, 256), fillvalue=images)[0] = images
+    return path
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (LABELS + 1, "of the 3 test images in .*test.npy, 0 are among the 6 labels, and 2 if the labels are counted"),
+        (np.array([1, 2, 3, 4, 5, 2951]), "0 are among the 6 labels, and 1 if the labels are counted from 1"),
+        (
+            np.array([7, 2990, 2951, 2991, 72_001, 9]),
+            "1 are among the 6 labels, and 3 if the labels are counted from 1",
+        ),
+        (np.array([1, 2, 3, 4, 5, 6]), "0 are among the 6 labels, and 0 if"),
+        (np.array([2950, 2990, 2950, 2990, 2950, 2990]), "allowed: labels .* of test images and of others"),
+        (LABELS + 0.5, "image numbers 3.5 to 60000.5; allowed: NSD's, counted from 0"),
+        (np.where(LABELS == 3, np.nan, LABELS), "image numbers nan to nan"),
+    ],
+)
+def test_labels_of_other_images_or_counted_from_1_are_refused(files, tmp_path, labels, words):
+    assert re.search("other.h5.*" + words, refused(files, tmp_path, maps=relabelled(files, tmp_path, labels)))
+
+
+def test_maps_without_numbers_or_without_variation_are_refused_and_gaps_counted(files, values, tmp_path):
+    for value, words in ((np.nan, "map 0 has no finite number"), (1, "all maps are the same in visual cortex")):
+        assert words in refused(files, tmp_path, maps=relabelled(files, tmp_path, images=value))
+    path = relabelled(files, tmp_path)
+    with h5py.File(path, "r+") as file:
+        row = np.argwhere(load_geometry().raster == 0)[0, 0]
+        file["images"][2, CROP_ROWS.start + row, :] = np.nan
+    import_maps(**{**files, "maps": path}, subject=1, config=config(), out=tmp_path / "r.h5")
+    found = json.loads((tmp_path / "r.run.json").read_text())["results"]["values_missing"]
+    assert found == (ResponseStore(tmp_path / "r.h5").responses([2]) == 0).sum() > 0
+
+
+def test_damaged_files_are_named(files, tmp_path):
+    for name, damage in (("maps", lambda whole: b""), ("maps", lambda whole: whole[: len(whole) // 2])):
+        path = tmp_path / "damaged"
+        path.write_bytes(damage(files[name].read_bytes()))
+        assert str(path) in refused(files, tmp_path, **{name: path})
+    for name in ("mask", "test_images"):
+        whole = files[name].read_bytes()
+        for content in (b"", whole[:99], whole[:60] + b"\xff" * 60 + whole[120:]):
+            path = tmp_path / f"damaged{files[name].suffix}"
+            path.write_bytes(content)
+            assert str(path) in refused(files, tmp_path, **{name: path})
 
 
 def test_a_shifted_mask_is_refused(files, tmp_path):

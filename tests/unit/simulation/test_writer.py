@@ -1,5 +1,7 @@
 import hashlib
 import json
+import pickle
+import re
 
 import h5py
 import nibabel as nib
@@ -13,7 +15,7 @@ from neuropictor.fetching import manifest
 from neuropictor.nsd import keys
 from neuropictor.nsd.annotations import load_annotations
 from neuropictor.nsd.betas import session_blocks
-from neuropictor.nsd.design import TEST, TRAIN, VALIDATION, load_design
+from neuropictor.nsd.design import TEST, TRAIN, VALIDATION, Design, load_design
 from neuropictor.simulation.scenes.scene import captions, render, scene
 from neuropictor.simulation.writer.nsd import BETA_VERSION, write_images, write_own_images, write_subject
 from neuropictor.surface import load_geometry
@@ -97,9 +99,27 @@ def test_errors_of_the_design(design, tmp_path):
     scipy.io.savemat(path, {"subjectim": np.ones((8, 3)), "masterordering": np.ones((1, 9))})
     with pytest.raises(ValueError, match="lacks the field 'sharedix'"):
         load_design(tmp_path)
-    path.write_bytes(b"not a mat file" * 100)
-    with pytest.raises(ValueError, match="not a readable MAT file"):
-        load_design(tmp_path)
+    for content in (b"not a mat file" * 100, b"", pickle.dumps([1] * 999), path.read_bytes()[:150]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"nsd_expdesign\.mat is not a readable MAT file"):
+            load_design(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", ["counted from 1", "other columns", "empty", "no text"])
+def test_tables_of_images_that_are_counted_otherwise_are_refused(root, tmp_path, wrong):
+    design = Design(tmp_path, 1, {}, np.zeros(1), np.zeros((8, 1)), np.zeros(1))
+    path = tmp_path / keys.STIMULUS_INFO
+    path.parent.mkdir(parents=True)
+    table = pd.read_csv(root / keys.STIMULUS_INFO, index_col=0)
+    if wrong == "counted from 1":
+        table.index, table["nsdId"] = table.index + 1, table["nsdId"] + 1
+    else:
+        table = table.rename(columns={"nsdId": "id"})
+    table.to_csv(path)
+    if wrong in ("empty", "no text"):
+        path.write_bytes(b"\xff" if wrong == "no text" else b"")
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        _ = design.stimulus_info
 
 
 def test_images_and_annotations(root, design):
