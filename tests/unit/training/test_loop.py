@@ -201,6 +201,13 @@ def test_processes_wait_for_a_checkpoint_on_a_slow_disk(tiny_runtime):
     assert handler is not None and handler.timeout >= timedelta(hours=1)
 
 
+def test_outputs_of_networks_stay_in_low_precision(tiny_runtime):
+    """What accelerate prepares for bf16 itself hands them on in float32."""
+    module = make_accelerator(tiny_runtime.model_copy(update={"precision": "bf16"})).prepare(torch.nn.Linear(3, 3))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert module(torch.zeros(1, 3)).dtype == torch.bfloat16
+
+
 def test_each_step_of_each_process_draws_its_own_dropout(tmp_path, tiny_runtime, monkeypatch):
     draws = {}
     for run, process in enumerate((0, 1, 0)):
