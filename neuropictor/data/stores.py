@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -62,14 +63,14 @@ def check_contained(file: h5py.File, spread: bool = False) -> None:
     """
     path = Path(file.filename)
     for name in file:
-        link = file.get(name, getlink=True)
-        dataset = file[name] if isinstance(link, h5py.HardLink) else None
-        if isinstance(dataset, h5py.Group):
+        linked = not isinstance(file.get(name, getlink=True), h5py.HardLink)
+        dataset: Any = None if linked else file[name]
+        if not linked and not isinstance(dataset, h5py.Dataset):
             continue
         sources = set()
-        if dataset is not None and dataset.is_virtual:
+        if not linked and dataset.is_virtual:
             sources = {source.file_name for source in dataset.virtual_sources()} - {"."}
-        elsewhere = dataset is None or dataset.external or (dataset.is_virtual and not spread)
+        elsewhere = linked or dataset.external or (dataset.is_virtual and not spread)
         if elsewhere or any(source != Path(source).name for source in sources):
             raise ValueError(
                 f"{path}: {name} lies in another file or under another name; whoever made it may mean you to read, and "

@@ -60,7 +60,7 @@ def read(root: Path) -> dict[str, Entry]:
         try:
             values = json.loads(line)
             entry = Entry(**{field.name: values[field.name] for field in fields(Entry)})
-            if not all(isinstance(getattr(entry, field.name), field.type) for field in fields(Entry)):
+            if any(type(getattr(entry, field.name)) is not field.type for field in fields(Entry)):
                 raise TypeError
             if {"..", "/"} & set(PurePosixPath(entry.key).parts) or not entry.key.isprintable():
                 raise ValueError  # of another folder, or no name

@@ -69,6 +69,17 @@ def test_valid_settings_are_said_to_be_valid(tmp_path):
     assert "valid" in run("config", "--settings", settings).output
 
 
+def test_later_settings_are_laid_over_earlier_ones(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(cli, "start", lambda settings: started.append(cli_options.start(settings)))
+    files = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
+    files[0].write_text("sample: {steps: 1}\nrefine: {seed: 7}\n")
+    files[1].write_text("sample: {steps: 2}\n")
+    assert run("config", *(part for file in files for part in ("--settings", file))).exit_code == 0
+    ((settings, _),) = started
+    assert (settings.sample.steps, settings.refine.seed) == (2, 7)
+
+
 def test_threads_never_exceed_the_machine(tmp_path, monkeypatch):
     monkeypatch.setattr(cli_options.os, "cpu_count", lambda: 2)
     assert cli_options.start(None)[1].threads == 2
