@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     from neuropictor.models.backbone import Backbone
 
 
+#: The parts of `Networks`, by their names in a pipeline and its folder.
+TRAINED = {
+    "encoder": FMRIEncoder,
+    "guiding": GuidingNetwork,
+    "manipulation": ManipulationNetwork,
+    "alignment": AlignmentNetwork,
+}
+
+
 class Modulation(NamedTuple):
     """The networks' inputs to the frozen UNet.
 

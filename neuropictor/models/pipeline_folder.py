@@ -22,13 +22,10 @@ import diffusers
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
-from neuropictor.models.alignment import AlignmentNetwork
 from neuropictor.models.backbone import MINIATURE, backbone_folder
-from neuropictor.models.encoder import FMRIEncoder
-from neuropictor.models.guiding import GuidingNetwork, Variant
+from neuropictor.models.guiding import Variant
 from neuropictor.models.layout import INDEX
-from neuropictor.models.manipulation import ManipulationNetwork
-from neuropictor.models.networks import Networks
+from neuropictor.models.networks import TRAINED, Networks
 from neuropictor.models.null_context import NullContext
 from neuropictor.models.parts import load_part, weight_file
 from neuropictor.records.checksums import checksum
@@ -39,12 +36,6 @@ if TYPE_CHECKING:
 
 BACKBONE = "_backbone"
 FROZEN = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
-TRAINED = {
-    "encoder": FMRIEncoder,
-    "guiding": GuidingNetwork,
-    "manipulation": ManipulationNetwork,
-    "alignment": AlignmentNetwork,
-}
 NETWORKS = {**TRAINED, "null_context": NullContext, **FROZEN}
 
 
