@@ -348,7 +348,7 @@ def _locked(part: Path) -> Iterator[BinaryIO]:
         raise _led_astray(part) from None
     with file:
         status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
             raise _led_astray(part)
         try:
             lock(file)
