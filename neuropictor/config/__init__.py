@@ -262,7 +262,8 @@ def read_file(path: str | Path) -> dict[str, Any]:
             return super().construct_mapping(node, deep)
 
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader)
+        text = Path(path).read_text(encoding="utf-8")
+        content = yaml.load(text.expandtabs() if text.startswith("{") else text, Loader)  # JSON may have tabs
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}; allowed: text, e.g. sample: {{steps: 25}}") from None
     if not isinstance(content, dict):

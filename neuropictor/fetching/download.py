@@ -348,7 +348,7 @@ def _locked(part: Path) -> Iterator[BinaryIO]:
         raise _led_astray(part) from None
     with file:
         status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
             raise _led_astray(part)
         try:
             lock(file)
@@ -430,7 +430,7 @@ def free_bytes(folder: Path) -> int:
 def _full_disk(what: str, folder: Path, needed: int) -> FetchError:
     return FetchError(
         f"No room for {what} on the disk of {folder}: {needed / 1e9:.3f} GB more are needed,"
-        f" {free_bytes(folder) / 1e9:.3f} GB are free (or a quota is used up). Bytes fetched so far are kept, and the"
+        f" {free_bytes(folder) / 1e9:.3f} GB are free (or a quota is used up). What is there already is kept, and the"
         " same command goes on from there. Allowed: more room, fewer subjects or sessions, or a folder on another disk,"
         " e.g. paths: {nsd: /scratch/nsd}"
     )

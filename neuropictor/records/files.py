@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import glob
+import logging
 import os
 import re
 import shutil
@@ -11,6 +12,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Annotated, Any
+
+log = logging.getLogger(__name__)
 
 FOLDER = "folder of a file"
 #: A folder that the workflow tracks by a file in it, such as a pipeline's by its ``model_index.json``.
@@ -41,9 +44,10 @@ def lock(file: IO[Any], wait: bool = False) -> None:
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        raise
     except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise
+        log.debug("%s: not locked, as its file system has no locks (%s)", file.name, error)
 
 
 def need(path: str | Path, expected: str) -> None:

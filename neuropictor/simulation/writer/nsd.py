@@ -20,6 +20,7 @@ from nibabel.freesurfer.mghformat import MGHHeader
 
 import neuropictor
 from neuropictor.fetching import manifest
+from neuropictor.fetching.download import check_room
 from neuropictor.nsd import keys
 from neuropictor.nsd.constants import HEMISPHERES, SUBJECTS
 from neuropictor.nsd.design import load_design
@@ -107,6 +108,8 @@ def write_subject(root: str | Path, subject: int, config: SimulateConfig) -> Non
     ------
     FileNotFoundError, ValueError
         If the root was not written, or NSD has no such subject.
+    FetchError
+        If there is no room for them.
     """
     root = Path(root)
     design = load_design(root)
@@ -115,6 +118,11 @@ def write_subject(root: str | Path, subject: int, config: SimulateConfig) -> Non
     brain = SimulatedBrain(
         load_geometry(), config.mesh, subject, config.seed, ncsnr=config.ncsnr, smooth_noise=config.smooth_noise
     )
+    files = [
+        root / keys.betas(subject, s, side, BETA_VERSION) for s in range(1, n_sessions + 1) for side in HEMISPHERES
+    ]
+    there = sum(path.stat().st_size for path in files if path.is_file())
+    check_room(root, max(0, len(trials) * len(brain.columns) * 4 - there), f"betas of subject {subject}")
     nsd_ids = np.unique(trials["nsd_id"])
     seen = _seen_images(root / keys.STIMULI, nsd_ids, f"Subject {subject}: looking at images")
     for session in progress(range(1, n_sessions + 1), f"Subject {subject}: simulating betas", unit="session"):
@@ -123,8 +131,7 @@ def write_subject(root: str | Path, subject: int, config: SimulateConfig) -> Non
         scenes = [scene(config.seed, int(nsd_ids[row])) for row in shown]
         signal = brain.signal(seen[shown], scenes)[again]
         write_betas(root, subject, session, brain.response_blocks(signal, session), len(rows), len(brain.columns) // 2)
-    betas = [keys.betas(subject, s, side, BETA_VERSION) for s in range(1, n_sessions + 1) for side in HEMISPHERES]
-    manifest.note_simulated(root, betas)
+    manifest.note_simulated(root, [path.relative_to(root).as_posix() for path in files])
 
 
 @contextlib.contextmanager

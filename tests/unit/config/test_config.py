@@ -183,6 +183,11 @@ def test_the_same_key_may_stand_in_several_sections_and_files(tmp_path):
     assert (settings.refine.steps, settings.refine.seed, settings.pretrain.steps) == (4, 2, 3)
 
 
+def test_files_of_json_are_settings_too(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"refine": {"steps": 4}}, indent="\t"))
+    assert config.read(tmp_path / "a.json").refine.steps == 4
+
+
 def test_home_folders_and_variables_are_what_they_are_in_a_shell(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("SCRATCH", "/scratch")

@@ -11,7 +11,7 @@ import pytest
 import scipy.io
 
 from neuropictor.config import SimulateConfig
-from neuropictor.fetching import manifest
+from neuropictor.fetching import download, manifest
 from neuropictor.nsd import keys
 from neuropictor.nsd.annotations import load_annotations
 from neuropictor.nsd.betas import session_blocks
@@ -253,3 +253,15 @@ def test_real_files_are_never_written_over(tmp_path):
         FileExistsError, match=r"holds nsddata_stimuli.* may be the real NSD.*Allowed: .*nsd\.source: local"
     ):
         write_images(tmp_path, config())
+
+
+def test_no_betas_are_simulated_where_there_is_no_room_for_them(root, monkeypatch):
+    bytes_of_all = 3 * 30 * 20484 * 4
+    for free, subject, there in ((bytes_of_all - 1, 5, False), (0, 1, True)):
+        monkeypatch.setattr(download, "free_bytes", lambda folder, free=free: free)
+        if there:  # they are replaced, which takes no more
+            write_subject(root, subject, config())
+        else:
+            with pytest.raises(download.FetchError, match=f"No room for betas of subject {subject} on the disk of"):
+                write_subject(root, subject, config())
+            assert not (root / keys.betas(subject, 1, "lh", BETA_VERSION)).exists()
