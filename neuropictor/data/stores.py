@@ -25,7 +25,7 @@ def open_store(path: str | Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, RuntimeError, KeyError) as error:
+    except (OSError, RuntimeError, KeyError, AttributeError) as error:  # AttributeError: a group for a data set
         if str(path) in str(error):
             raise
         raise ValueError(

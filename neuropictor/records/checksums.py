@@ -101,8 +101,11 @@ def _outputs(record: Path) -> dict[str, str]:
     if not record.is_file():
         return {}
     try:
-        return json.loads(record.read_text(encoding="utf-8")).get("outputs", {})
-    except (ValueError, AttributeError):
+        outputs = json.loads(record.read_text(encoding="utf-8")).get("outputs", {})
+        if not {type(value) for value in outputs.values()} <= {str}:
+            raise ValueError
+        return outputs
+    except (ValueError, AttributeError, RecursionError):
         raise DamagedFileError(
             f"{record} is damaged: it is not the JSON that its stage wrote. Remove it and what it belongs to, and run "
             "snakemake again"
