@@ -41,6 +41,8 @@ def read_image(path: Path) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=list(SUFFIXES)) as file:
+                file.verify()  # a PNG's checksums, which are not compared otherwise
+            with Image.open(path, formats=list(SUFFIXES)) as file:
                 # A camera's MPO holds further views of the same scene.
                 if file.format != "MPO" and getattr(file, "n_frames", 1) > 1:
                     raise ValueError(f"it holds {file.n_frames} images")  # pyright: ignore[reportAttributeAccessIssue]

@@ -95,10 +95,10 @@ class LatentStore:
                         f"cache_latents wrote, with nsd_id, {', '.join(_DATASETS)}"
                     )
                 count = len(file["nsd_id"]) if file["nsd_id"].shape else None
-                moments, text = ("f", (count, None, None, None)), ("f", (count, None, None))
+                mean, text = ("f", (count, None, None, None)), ("f", (count, None, None))
                 tokens = ("iu", (count, CAPTIONS_PER_IMAGE, None))
-                expect(file, {"nsd_id": ("iu", (None,)), "mean": moments, "logvar": moments})
-                expect(file, {"text": text, "caption_tokens": tokens})
+                expect(file, {"nsd_id": ("iu", (None,)), "mean": mean, "text": text, "caption_tokens": tokens})
+                expect(file, {"logvar": ("f", file["mean"].shape)})
                 held.append(file["nsd_id"][:])
         numbers = np.concatenate(held)
         self.nsd_id, self._row, inverse = np.unique(numbers, return_index=True, return_inverse=True)

@@ -171,15 +171,18 @@ class OwnSessions:
         left, right = self._columns[:split], self._columns[split:] - MESH_VERTICES[self.mesh]
         chosen = [part[np.ix_(trials, columns)] for part, columns in zip(parts, (left, right), strict=True)]
         betas = np.concatenate(chosen, axis=1)
-        sizes = np.where(np.isfinite(betas), np.abs(betas.astype(np.float64)), 0)
-        largest = sizes.max(1)
-        usual = np.median(sizes[sizes > 0]) if largest.any() else 0
-        wrong = np.flatnonzero((largest == 0) | (largest > _LARGEST * usual))
-        if len(wrong):
+        sizes = [np.where(np.isfinite(part), np.abs(part.astype(np.float64)), 0) for part in chosen]
+        largest = np.stack([part.max(1) for part in sizes])
+        usual = np.median(np.concatenate([part[part > 0] for part in sizes])) if largest.any() else 0
+        # A hemisphere may be missing in all trials, and is counted as missing.
+        wrong = np.argwhere(
+            (largest == 0) & (largest.any(1, keepdims=True) | ~largest.any(0)) | (largest > _LARGEST * usual)
+        )
+        for side, trial in wrong[:1]:
             raise ValueError(
-                f"{paths[0]} and {paths[1].name}, trial {trials[wrong[0]]}: the largest beta is "
-                f"{largest[wrong[0]]:.3g}, the usual size in this session {usual:.3g}; allowed: betas of one unit, "
-                "NaN where a value is missing, and no row in the table for a trial that is missing"
+                f"{paths[side]}, trial {trials[trial]}: the largest beta is {largest[side, trial]:.3g}, the usual size "
+                f"in session {session} {usual:.3g}; allowed: betas of one unit, NaN where a value is missing, and no "
+                "row in the table for a trial that is missing"
             )
         if np.array_equal(*parts):
             raise ValueError(f"{paths[0]} and {paths[1].name} hold the same numbers; allowed: a hemisphere each")
@@ -280,8 +283,10 @@ def import_images(table: Path, config: PreprocessConfig, out: Path) -> None:
         h5py.File(temporary, "w") as file,
     ):
         writer = StimulusWriter(file, images["image"].to_numpy(), config.image_size, "own")
-        for name in images["file"]:
-            writer.append(resize_images(_square(_existing(table.parent, name)), config.image_size)[None])
+        for line, name in images["file"].items():
+            path = _existing(table.parent, name)
+            need(path, f"{table}, line {line}, names it")
+            writer.append(resize_images(_square(path), config.image_size)[None])
         writer.finish(captions, images["category"], images["background"])
         record.add(images=len(images), data="own")
 

@@ -102,6 +102,13 @@ def test_one_number_for_latents_of_different_images_is_refused(tiny_latents, tmp
         file["mean"] = np.zeros((len(file["nsd_id"]), 4, 2, 2), np.float16)
         file.flush()
         with pytest.raises(
+            ValueError, match=r"b\.h5: logvar is .*; allowed: floating numbers of shape \(23, 4, 2, 2\)"
+        ):
+            LatentStore(tmp_path / "b.h5")
+        del file["logvar"]
+        file["logvar"] = file["mean"][:]
+        file.flush()
+        with pytest.raises(
             ValueError, match=r"b\.h5: mean is \(4, 2, 2\) an image, .*allowed: latents of one backbone"
         ):
             LatentStore(tiny_latents, tmp_path / "b.h5")

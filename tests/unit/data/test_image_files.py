@@ -65,6 +65,19 @@ def test_damaged_foreign_and_huge_files_are_named(seen, tmp_path):
             read_image(tmp_path / name)
 
 
+def test_no_flipped_byte_of_a_png_passes(seen, tmp_path):
+    Image.fromarray(seen[:9, :9]).save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    for place in range(len(whole)):
+        (tmp_path / "a.png").write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        try:
+            found = read_image(tmp_path / "a.png")
+        except ValueError as error:
+            assert "a.png cannot be read as an image" in str(error)
+        else:
+            assert np.array_equal(found, seen[:9, :9]), place
+
+
 def test_pointers_and_broken_links_are_told_from_images(tmp_path):
     (tmp_path / "lfs.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     (tmp_path / "annex.png").write_text("/annex/objects/SHA256E-s9--0.png\n")

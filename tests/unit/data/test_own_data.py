@@ -249,21 +249,28 @@ def test_units_do_not_matter(betas, tmp_path, unit):
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (
-            1e30,
-            r"lh\.session4\.npy and rh\.session4\.npy, trial 2: the largest beta is 1e\+30, the usual size .* 0\.\d+",
-        ),
+        (1e30, r"rh\.session4\.npy, trial 2: the largest beta is 1e\+30, the usual size in session 4 0\.\d+;"),
         (0, r"trial 2: the largest beta is 0"),
         (np.nan, r"trial 2: the largest beta is 0, .* no row in the table for a trial that is missing"),
     ],
 )
 def test_trials_that_say_nothing_are_refused(betas, tmp_path, value, words):
     table = scans(tmp_path, betas, ".npy")
-    for side in ("lh", "rh"):
-        changed = betas[side, 4].copy()
-        changed[2] = value
-        save(tmp_path / f"{side}.session4.npy", changed)
+    changed = betas["rh", 4].copy()
+    changed[2] = value
+    save(tmp_path / "rh.session4.npy", changed)
     with pytest.raises(ValueError, match=words):
+        run(table, tmp_path / "r.h5")
+
+
+def test_a_hemisphere_may_be_missing_but_not_both(betas, tmp_path):
+    table = scans(tmp_path, betas, ".npy")
+    save(tmp_path / "rh.session4.npy", np.full_like(betas["rh", 4], np.nan))
+    assert (run(table, tmp_path / "r.h5").responses([9]) == 0).mean() == pytest.approx(4381 / 8921, abs=0.01)
+    save(tmp_path / "lh.session4.npy", np.zeros_like(betas["rh", 4]))
+    with pytest.raises(
+        ValueError, match=r"lh\.session4\.npy, trial 0: the largest beta is 0, the usual size in session 4 0;"
+    ):
         run(table, tmp_path / "r.h5")
 
 
@@ -318,7 +325,7 @@ def test_images_are_cropped_resized_and_sorted(tmp_path):
 def test_mistakes_in_images_are_named(tmp_path):
     (tmp_path / "note.txt").write_text("no image")
     for lines, error, words in (
-        (["1,gone.png,a"], FileNotFoundError, r"gone\.png is missing; expected an image"),
+        (["1,gone.png,a"], FileNotFoundError, r"gone\.png is missing; .*images\.csv, line 2, names it"),
         (["1,note.txt,a"], ValueError, r"note\.txt cannot be read as an image .*; allowed: one whole image"),
         (["1,note.txt,"], ValueError, r"line 2: image 1 has 0 captions; allowed: one to 5"),
         (["2,note.txt,b", "1,note.txt,a|b|c|d|e|f"], ValueError, r"line 3: image 1 has 6 captions; allowed: one to 5"),

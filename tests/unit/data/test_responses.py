@@ -70,6 +70,16 @@ def test_missing_file_and_missing_parts_are_named(tmp_path):
         ResponseStore(tmp_path / "part.h5")
 
 
+def test_a_group_in_the_place_of_a_data_set_is_refused(path, tmp_path):
+    copy = tmp_path / "copy.h5"
+    copy.write_bytes(path.read_bytes())
+    with h5py.File(copy, "r+") as file:
+        del file["responses"]
+        file.create_group("responses")
+    with pytest.raises(ValueError, match=r"copy\.h5 cannot be read .*damaged or no HDF5 file"):
+        ResponseStore(copy)
+
+
 def test_writer_refuses_an_incomplete_store(tmp_path):
     with h5py.File(tmp_path / "r.h5", "w") as file:
         writer = ResponseWriter(file, 4, 3, subject=1, data="nsd", beta_version="b3", mesh="fsaverage")
