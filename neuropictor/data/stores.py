@@ -66,7 +66,7 @@ def check_contained(file: h5py.File, spread: bool = False) -> None:
         linked = not isinstance(file.get(name, getlink=True), h5py.HardLink)
         dataset: Any = None if linked else file[name]
         if not linked and not isinstance(dataset, h5py.Dataset):
-            continue
+            raise ValueError(f"{path}: {name} is a group; allowed: data sets, as their stage wrote them")
         sources = set()
         if not linked and dataset.is_virtual:
             sources = {source.file_name for source in dataset.virtual_sources()} - {"."}
