@@ -56,13 +56,11 @@ def read(root: Path) -> dict[str, Entry]:
     """Return the last entry of each key; empty where nothing has been fetched."""
     path = root / NAME
     entries: dict[str, Entry] = {}
-    for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else [], 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], 1):
         try:
             values = json.loads(line)
             entry = Entry(**{field.name: values[field.name] for field in fields(Entry)})
-            if any(type(getattr(entry, field.name)) is not field.type for field in fields(Entry)):
-                raise TypeError
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             log.warning("%s, line %d is cut off or damaged, and left out", path, number)
             continue
         entries[entry.key] = entry
