@@ -184,7 +184,7 @@ class OwnSessions:
                 f"in session {session} {usual:.3g}; allowed: betas of one unit, NaN where a value is missing, and no "
                 "row in the table for a trial that is missing"
             )
-        if np.array_equal(*parts):
+        if np.array_equal(parts[0], parts[1]):
             raise ValueError(f"{paths[0]} and {paths[1].name} hold the same numbers; allowed: a hemisphere each")
         return self._resample(betas.astype(np.float32))
 
@@ -226,6 +226,8 @@ def _read_gifti(path: Path) -> np.ndarray:
         parser = _Parser()
         parser.parse(fptr=file)
     image = parser.img
+    if image is None:
+        raise ValueError("it holds no GIFTI element")
     structures = {part.meta.get("AnatomicalStructurePrimary") for part in (image, *image.darrays)}
     if _OTHER_SIDE[path.name[:2]] in structures:
         raise ValueError(f"it is of {_OTHER_SIDE[path.name[:2]]}, by its AnatomicalStructurePrimary")

@@ -271,12 +271,10 @@ def test_simulated_files_are_listed_with_their_checksums(folder):
         assert listed[key].size == (folder / "nsd" / key).stat().st_size
 
 
-@pytest.mark.parametrize("outputs", ["cut", "nested", "[1]", "null", '"text"', "5", '{"responses.h5": 7}'])
-def test_a_damaged_record_is_named(stages, outputs):
+def test_a_damaged_record_is_named(stages):
     record = stages.folder / "sub-01/responses.run.json"
     whole = record.read_bytes()
-    odd = {"cut": whole[:-30], "nested": b"[" * 100_000}
-    replaced(record, odd.get(outputs, f'{{"outputs": {outputs}}}'.encode()))
+    replaced(record, whole[:-30])
     try:
         with pytest.raises(ValueError, match=r"responses\.run\.json is damaged: .* run snakemake again"):
             stages.response_map()
