@@ -65,7 +65,7 @@ def one_run(seed: int, finished: Path, work: Path) -> dict:
     targets = [path for stage in stages for path in sorted(folder.glob(STAGES[stage]))]
     assert targets, stages
     for path in targets:
-        path.unlink()
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     wanted = [path.relative_to(folder).as_posix() for path in targets]
     moment = draw.uniform(0, _longest(finished, stages[0]))
     outcome = _disturb(folder, stages[0], wanted, SIGNALS[name], receiver, moment)
