@@ -1,4 +1,5 @@
 # Functions: inputs of rules, and paths.
+import contextlib
 import functools
 import os
 import shutil
@@ -73,9 +74,9 @@ def work_alone(folder):
             f"{error.filename} cannot be written ({error.strerror}), and results lie there. Allowed: a folder that you may"
             " write to, e.g. paths: {results: results}; others' results after chmod g+w of it and of its .lock"
         ) from None
-    HELD[-1].truncate(0)
-    HELD[-1].write(f"process {os.getpid()} on {socket.gethostname()}")
-    HELD[-1].flush()
+    with contextlib.suppress(OSError):  # a full disk: the stage that lacks room says so
+        os.ftruncate(HELD[-1].fileno(), 0)
+        os.write(HELD[-1].fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
 
 
 def tracked(name, section, *only):

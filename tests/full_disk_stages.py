@@ -16,7 +16,7 @@ SPARE = 2**27
 SAID = {
     "full": r"could not be written: No space left on device. Make room in .*, and run again",
     # Snakemake says it first, by the rule's other files or by the one it would remove.
-    "read-only": r"Write-protected output files for rule \w+|Read-only file system: '.*'",
+    "read-only": r"Write-protected output files for rule \w+|cannot be written \(Read-only file system\)",
 }
 
 

@@ -38,7 +38,7 @@ STAGES = {
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
 RECEIVERS = ("one job", "the workflow", "all processes")
 #: What differs from run to run by its nature: times, and what Snakemake and TensorBoard keep for themselves.
-VARYING = {".snakemake", "logs", "benchmarks", "tensorboard", "runs.csv", "manifest.jsonl"}
+VARYING = {".snakemake", "logs", "benchmarks", "tensorboard", "runs.csv", "manifest.jsonl", ".lock"}
 
 #: Seconds in which a job loads what it needs, where only the stage itself was timed.
 STARTING = 2.0
