@@ -41,6 +41,11 @@ def load_schedule(folder: Path) -> DDIMScheduler:
             f"{folder}/scheduler_config.json: _class_name is {name!r}; allowed: {', '.join(READ)}, for example "
             "Stable Diffusion's PNDMScheduler"
         )
+    levels = config.get("num_train_timesteps", 1000)
+    if not isinstance(levels, int) or not 1 <= levels <= 10_000:
+        raise ValueError(
+            f"{folder}/scheduler_config.json: num_train_timesteps is {levels!r}; allowed: 1 to 10000, for example 1000"
+        )
     if name != "DDIMScheduler":
         parameters = inspect.signature(getattr(diffusers, name).__init__).parameters.values()
         assumed = {

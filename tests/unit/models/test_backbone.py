@@ -254,6 +254,18 @@ def test_a_schedule_is_read_as_its_own_class_means_it(folder, kind, tmp_path):
     assert (read.timesteps[0] == 999) == (saved.config.get("timestep_spacing") in ("linspace", "trailing"))
 
 
+def test_sizes_beyond_all_use_are_refused_before_they_take_memory(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "backbone")
+    edit(copy, "scheduler/scheduler_config.json", num_train_timesteps=10**10)
+    with pytest.raises(
+        ValueError, match=r"scheduler_config.json: num_train_timesteps is 10000000000; allowed: 1 to 10000"
+    ):
+        Backbone.load(copy)
+    edit(copy, "unet/config.json", block_out_channels=[2**20, 2**20], norm_num_groups=4)
+    with pytest.raises(ValueError, match=r"unet/diffusion_pytorch_model.safetensors: "):
+        Backbone.load(copy)
+
+
 @pytest.mark.parametrize("kind", ["FlowMatchEulerDiscreteScheduler", "LCMScheduler", "EDMEulerScheduler"])
 def test_what_ddim_cannot_sample_is_refused(folder, kind, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "backbone")

@@ -95,6 +95,43 @@ def test_pickled_weights_are_not_read(pipeline, backbone, tmp_path):
         pipeline.save_trained(tmp_path / "refined", backbone)
 
 
+@pytest.mark.parametrize("part", ["encoder", "guiding", "null_context", "vae"])
+def test_parts_of_a_complete_folder_hold_exactly_their_tensors(pipeline, part, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    path = tmp_path / part / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    name = min(tensors)
+    save_file({key: tensor for key, tensor in tensors.items() if key != name} or {"x": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match=rf"{part}/{path.name}: .* 1 missing, such as {name}"):
+        load(tmp_path)
+    path.rename(path.with_suffix(".bin"))
+    with pytest.raises(FileNotFoundError, match=rf"{part}/{path.name} is missing .*weights as safetensors"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"_backbone": {"source": "../../elsewhere", "checksums": {}}},  # compares nothing, and reads anything
+        {"_backbone": {"source": 3, "checksums": {"unet": "", "vae": ""}}},
+        {"_backbone": "miniature"},
+        {"encoder": "evil"},
+        {"encoder": ["evil"]},
+    ],
+)
+def test_an_index_that_says_something_else_is_refused(pipeline, backbone, change, tmp_path):
+    pipeline.save_trained(tmp_path / "refined", backbone)
+    path = tmp_path / "refined" / "model_index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(
+        ValueError, match=r"model_index.json: not the index of a pipeline; allowed: .* checksums of unet"
+    ):
+        load(tmp_path / "refined")
+    path.write_text("[" * 10**5)
+    with pytest.raises(ValueError, match="not the index of a pipeline"):
+        read_networks(tmp_path / "refined")
+
+
 def test_written_whole_or_not_at_all(pipeline, backbone, tmp_path, monkeypatch):
     pipeline.save_trained(tmp_path, backbone)
     written = []
