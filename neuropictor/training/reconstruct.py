@@ -340,9 +340,16 @@ def refine(
     out: Folder,
     components: str | Path | None = None,
     target: str | Path | None = None,
+    others: Sequence[str | Path] = (),
 ) -> None:
-    """Tune pretrained networks on one subject; parameters as in `pretrain`, of one subject, `pretrained` its output."""
+    """Tune pretrained networks on one subject.
+
+    Parameters are those of `pretrain`, of one subject; `pretrained` is its output, and `others` are the responses that
+    it was trained on: none of their training images may test this subject.
+    """
     verify(pretrained)
+    for split in ("train", "validation"):
+        ImageResponses([responses, *others], split)
     inputs = {f"pretrained.{path.name}": path for path in pipeline_paths(pretrained)}
 
     def start(frozen: Backbone) -> Networks:

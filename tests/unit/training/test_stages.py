@@ -2,6 +2,8 @@ import csv
 import json
 import shutil
 
+import h5py
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -9,6 +11,7 @@ from small_backbone import TINY_ENCODER, make_tiny_backbone
 from small_task import SHORT, batch, make_task
 
 from neuropictor.config import CalibrateConfig, EncoderConfig, GuidanceAdaptationConfig, ReconstructConfig, RefineConfig
+from neuropictor.data.responses import ResponseStore
 from neuropictor.data.rows import Rows
 from neuropictor.models.backbone import Backbone
 from neuropictor.models.networks import autoencoder_start, load_autoencoder, save_autoencoder
@@ -174,6 +177,19 @@ def test_population_start_is_used_and_must_fit(chain, responses, tiny_components
     wide = EncoderConfig(**{**TINY_ENCODER, "width": 32})
     with pytest.raises(ValueError, match=r"encoder\.width: 32 does not fit .* init: scratch"):
         calibrate(responses, backbone, CalibrateConfig(init="population", **still), wide, tiny_runtime, out)
+
+
+def test_what_pretraining_trained_on_tests_no_subject_that_is_refined(
+    chain, responses, tiny_latents, tiny_backbone, tiny_runtime, tmp_path
+):
+    shutil.copy(responses[1], tmp_path / "responses.h5")
+    tested = ResponseStore(responses[0]).images("test")[0]
+    with h5py.File(tmp_path / "responses.h5", "r+") as file:
+        trained = ResponseStore(responses[1]).images("train")[0]
+        file["nsd_id"][:] = np.where(file["nsd_id"][:] == trained, tested, file["nsd_id"][:])
+    files = (responses[0], tiny_latents, tiny_backbone, chain["pretrained"])
+    with pytest.raises(ValueError, match=rf"image {tested} tests subject 1, but is in split 'train' of another"):
+        refine(*files, RefineConfig(**SHORT), tiny_runtime, tmp_path / "out", others=[tmp_path / "responses.h5"])
 
 
 def test_refining_in_little_memory_and_low_precision(
