@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def training_layout(device: torch.device) -> torch.memory_format:
+    """Return the layout of convolutions in training; on a CPU the miniature's steps take 5 % longer channels last."""
+    return torch.channels_last if device.type == "cuda" else torch.preserve_format
+
+
 def prepare_sampling(pipeline: NeuroPictorPipeline, runtime: "RuntimeConfig") -> None:
     """Set up a pipeline for sampling, in place, on its device.
 

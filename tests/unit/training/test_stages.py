@@ -16,6 +16,7 @@ from neuropictor.data.rows import Rows
 from neuropictor.models.backbone import Backbone
 from neuropictor.models.networks import autoencoder_start, load_autoencoder, save_autoencoder
 from neuropictor.models.pipeline_folder import read_networks
+from neuropictor.training import reconstruct
 from neuropictor.training.calibrate import calibrate
 from neuropictor.training.loop import Recipe
 from neuropictor.training.reconstruct import pretrain, refine
@@ -197,6 +198,8 @@ def test_refining_in_little_memory_and_low_precision(
 ):
     frozen, load = [], Backbone.load
     monkeypatch.setattr(Backbone, "load", lambda *given: frozen.append(load(*given)) or frozen[-1])
+    assert reconstruct.training_layout(torch.device("cuda")) == torch.channels_last
+    monkeypatch.setattr(reconstruct, "training_layout", lambda device: torch.channels_last)
     small = {"precision": "bf16", "accumulation": 3, "gradient_checkpointing": True}
     config = RefineConfig(guidance_adaptation=GuidanceAdaptationConfig(steps=2), **SHORT)
     files = (responses[0], tiny_latents, tiny_backbone, chain["pretrained"])
@@ -207,6 +210,7 @@ def test_refining_in_little_memory_and_low_precision(
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
     assert frozen[0].unet.dtype == torch.bfloat16
+    assert frozen[0].unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     assert frozen[0].text_encoder is None
     losses = []
     for folder in (chain["refined"], out):
