@@ -2,6 +2,7 @@ import csv
 import os
 import signal
 from datetime import timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -199,6 +200,16 @@ def test_processes_wait_for_a_checkpoint_on_a_slow_disk(tiny_runtime):
     """8 GB at the paper's size; by default they give up after ten minutes."""
     handler = make_accelerator(tiny_runtime).init_handler
     assert handler is not None and handler.timeout >= timedelta(hours=1)
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cuda", True), ("cpu", False)])
+def test_batches_are_asked_for_in_pinned_memory_on_a_gpu_alone(tmp_path, tiny_runtime, monkeypatch, device, pinned):
+    asked = []
+    monkeypatch.setattr(Batches, "loader", lambda self, *given: asked.append(given[-1]) or iter(()))
+    trainer = make(tmp_path, tiny_runtime)
+    trainer.accelerator = SimpleNamespace(device=torch.device(device))
+    trainer._train(0, "Fitting", None)
+    assert asked == [pinned]
 
 
 def test_outputs_of_networks_stay_in_low_precision(tiny_runtime):
