@@ -37,12 +37,14 @@ from PIL import Image
 from small_stores import write_responses, write_samples, write_stimuli
 
 from neuropictor.config import PreprocessConfig
+from neuropictor.data.beta_files import OwnSessions
 from neuropictor.data.image_files import read_image
 from neuropictor.data.latents import LatentStore
-from neuropictor.data.own_data import OwnSessions, import_images, read_trials
+from neuropictor.data.own_data import import_images
 from neuropictor.data.reconstructions import read_reconstructions
 from neuropictor.data.responses import ResponseStore
 from neuropictor.data.stimuli import StimulusStore
+from neuropictor.data.tables import read_trials
 from neuropictor.fetching import manifest
 from neuropictor.records.checksums import verify
 from neuropictor.records.record import RunRecord, record_path
