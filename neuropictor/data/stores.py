@@ -42,7 +42,7 @@ def open_store(path: str | Path, spread: bool = False) -> Iterator[h5py.File]:
         with h5py.File(path, "r") as file:
             check_contained(file, spread)
             yield file
-    except (OSError, RuntimeError, KeyError, UnicodeDecodeError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
         if str(path) in str(error) or isinstance(error, NotWrittenError):
             raise
         raise ValueError(

@@ -12,6 +12,7 @@ from small_stores import write_samples
 
 from neuropictor.data.reconstructions import StoredReconstructions
 from neuropictor.data.stores import expect, open_store
+from neuropictor.records.files import NotWrittenError
 
 SECRET = b"-----BEGIN" * 20
 
@@ -87,6 +88,36 @@ def test_wider_numbers_are_no_colours(tmp_path):
         file["images"] = np.zeros((2, 3), np.uint16)
         with pytest.raises(ValueError, match=r"images is uint16 \(2, 3\); allowed: uint8 numbers"):
             expect(file, {"images": ("B", (2, 3))})
+        for shape in ((2, 4), (2, 3, None), (None,)):
+            with pytest.raises(ValueError, match=r"images is uint16 \(2, 3\); allowed: integer or unsigned integer"):
+                expect(file, {"images": ("iu", shape)})
+        expect(file, {"images": ("iu", (None, 3))})
+
+
+def test_missing_stores_are_named_and_errors_that_say_where_stay_as_they_are(tmp_path):
+    missing = r"no file .*none\.h5; allowed: a store that a stage has written"
+    with pytest.raises(FileNotFoundError, match=missing), open_store(tmp_path / "none.h5"):
+        pass
+    h5py.File(tmp_path / "store.h5", "w").close()
+    for error in (NotWrittenError(28, "no room"), OSError(f"{tmp_path / 'store.h5'} is gone")):
+        with pytest.raises(OSError) as told, open_store(tmp_path / "store.h5"):
+            raise error
+        assert told.value is error
+
+
+def test_stores_with_a_damaged_byte_are_read_or_refused_by_name(tmp_path):
+    with h5py.File(tmp_path / "store.h5", "w") as file:
+        file["images"], file["other"] = np.arange(12, dtype=np.uint8), np.arange(5.0)
+    whole, causes = (tmp_path / "store.h5").read_bytes(), set()
+    for place in range(0, len(whole), 5):
+        (tmp_path / "store.h5").write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        try:
+            with open_store(tmp_path / "store.h5") as file:
+                [values[:] for values in file.values()]
+        except ValueError as error:
+            assert str(tmp_path / "store.h5") in str(error), place
+            causes.add(type(error.__cause__))
+    assert causes >= {OSError, RuntimeError, KeyError, ValueError}
 
 
 def test_texts_that_are_no_utf8_are_refused_by_name(tmp_path):
