@@ -28,12 +28,16 @@ def test_images_are_turned_as_their_exif_says(seen, tmp_path, ending):
 def test_greys_of_16_bits_are_scaled_and_numbers_without_a_scale_refused(seen, tmp_path):
     grey = seen[..., 0]
     for name in ("grey.png", "grey.tif"):
-        Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / name)
+        deep = grey.astype(np.uint16) * 257
+        Image.fromarray(np.where(grey < 255, deep + 100, deep)).save(tmp_path / name)  # rounded, not cut
         assert np.array_equal(read_image(tmp_path / name), np.repeat(grey[..., None], 3, -1))
     for kind in (np.float32, np.int32):
         Image.fromarray(grey.astype(kind)).save(tmp_path / "deep.tif")
         with pytest.raises(ValueError, match=r"deep\.tif .*no known black and white.*allowed: .* 8 or 16 bits"):
             read_image(tmp_path / "deep.tif")
+    Image.fromarray(deep).save(tmp_path / "clear.png", transparency=int(deep[9, 9]))
+    with pytest.raises(ValueError, match=r"clear\.png .*mode I;16 have no known"):
+        read_image(tmp_path / "clear.png")
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
@@ -63,6 +67,16 @@ def test_damaged_foreign_and_huge_files_are_named(seen, tmp_path):
     for name, words in (("bad.png", "broken"), ("large.png", "exceeds limit"), ("moving.webp", "holds 2 images")):
         with pytest.raises(ValueError, match=rf"{name} cannot be read as an image \(.*{words}"):
             read_image(tmp_path / name)
+
+
+def test_formats_are_few_whatever_a_file_is_called_and_of_a_cameras_views_the_first_is_read(seen, tmp_path):
+    for kind in ("GIF", "PPM", "TGA"):
+        Image.fromarray(seen).save(tmp_path / "other.png", format=kind)
+        with pytest.raises(ValueError, match=r"other\.png cannot be read as an image \(cannot identify"):
+            read_image(tmp_path / "other.png")
+    views = [Image.fromarray(values) for values in (seen, seen[::-1])]
+    views[0].save(tmp_path / "camera.jpg", format="MPO", save_all=True, append_images=views[1:], quality=100)
+    assert np.abs(read_image(tmp_path / "camera.jpg").astype(int) - seen).mean() < 3
 
 
 def test_no_flipped_byte_of_a_png_passes(seen, tmp_path):

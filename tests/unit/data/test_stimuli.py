@@ -42,6 +42,14 @@ def test_several_stores_are_read_as_one(store, tmp_path):
         file.attrs["data"] = "nsd"
     with pytest.raises(ValueError, match=r"1\.h5 holds nsd images .*0\.h5 simulated images .*prepare both alike"):
         StimulusStore(tmp_path / "0.h5", tmp_path / "1.h5")
+    with h5py.File(tmp_path / "small.h5", "w") as file:
+        writer = StimulusWriter(file, np.array([8]), 4, "simulated")
+        writer.append(np.zeros((1, 4, 4, 3), np.uint8))
+        writer.finish([["a"]], [""], [""])
+    with pytest.raises(
+        ValueError, match=r"small\.h5 holds simulated images of 4 pixels, .* of 16; .*prepare both alike"
+    ):
+        StimulusStore(tmp_path / "0.h5", tmp_path / "small.h5")
 
 
 def test_own_images_stand_beside_those_of_nsd_under_other_numbers(tmp_path):
@@ -55,7 +63,8 @@ def test_own_images_stand_beside_those_of_nsd_under_other_numbers(tmp_path):
 
 
 @pytest.mark.parametrize(("data", "changed"), [("own", "captions"), ("own", "images"), ("simulated", "category")])
-def test_one_number_for_different_images_is_refused(tmp_path, data, changed):
+def test_one_number_for_different_images_is_refused(tmp_path, monkeypatch, data, changed):
+    monkeypatch.setattr("neuropictor.data.stimuli._COMPARED_AT_ONCE", 1)
     paths = [write_stimuli(tmp_path / f"{name}.h5", ids) for name, ids in (("a", (0, 7, 9)), ("b", (5, 7, 9, 119)))]
     for path in paths:
         with h5py.File(path, "r+") as file:
