@@ -94,14 +94,40 @@ def test_missing_file_and_parts_are_named(tmp_path):
         StimulusStore(tmp_path / "part.h5")
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "allowed"),
+    [
+        ("images", np.zeros((2, SIZE, SIZE, 3), np.uint16), rf"uint8 numbers of shape \(2, {SIZE}, {SIZE}, 3\)"),
+        ("images", np.zeros((2, SIZE, 8, 3), np.uint8), rf"uint8 numbers of shape \(2, {SIZE}, {SIZE}, 3\)"),
+        ("images", np.uint8(3), "uint8 numbers"),
+        ("nsd_id", np.zeros(2), r"integer or unsigned integer numbers of shape \(2\)"),
+        ("nsd_id", np.zeros(3, int), r"integer or unsigned integer numbers of shape \(2\)"),
+        ("captions", np.array(["a", "b"], object), r"text numbers of shape \(2, any\)"),
+        ("category", np.zeros(2), r"text numbers of shape \(2\)"),
+        ("background", np.array(["a"], object), r"text numbers of shape \(2\)"),
+    ],
+)
+def test_parts_of_other_types_and_lengths_are_refused(tmp_path, name, values, allowed):
+    with h5py.File(write_stimuli(tmp_path / "stimuli.h5", (0, 7)), "r+") as file:
+        del file[name]
+        file[name] = values
+    with pytest.raises(ValueError, match=rf"stimuli\.h5: {name} is .*; allowed: {allowed}"):
+        StimulusStore(tmp_path / "stimuli.h5")
+
+
 def test_writer_checks_order_and_counts_and_keeps_five_clean_captions(tmp_path):
-    with h5py.File(tmp_path / "a.h5", "w") as file, pytest.raises(ValueError, match="ascending"):
-        StimulusWriter(file, np.array([3, 2]), 8, "nsd")
+    for wrong in ([3, 2], [3, 3]):
+        with h5py.File(tmp_path / "a.h5", "w") as file, pytest.raises(ValueError, match="strictly ascending"):
+            StimulusWriter(file, np.array(wrong), 8, "nsd")
     with h5py.File(tmp_path / "b.h5", "w") as file:
         writer = StimulusWriter(file, np.array([2, 3]), 8, "nsd")
+        complete = ([["a"], ["b"]], ["cat", ""], ["", ""])
+        with pytest.raises(ValueError, match=r"stimuli: 0 images, .* found; 2 of each are needed"):
+            writer.finish(*complete)
         writer.append(np.zeros((2, 8, 8, 3), np.uint8))
-        with pytest.raises(ValueError, match="1 categories"):
-            writer.finish([["a"], ["b"]], ["cat"], ["", ""])
+        for place, words in enumerate(("1 caption lists", "1 categories", "1 backgrounds")):
+            with pytest.raises(ValueError, match=rf"{words}.* found; 2 of each are needed"):
+                writer.finish(*(values[: 1 + (place != other)] for other, values in enumerate(complete)))
         writer.finish([[f" line\n {i} " for i in range(7)], ["müde Katze"]], ["cat", ""], ["", ""])
     store = StimulusStore(tmp_path / "b.h5")
     assert store.captions([2]) == [[f"line {i}" for i in range(5)]]
