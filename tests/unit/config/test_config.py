@@ -194,6 +194,9 @@ def test_home_folders_and_variables_are_what_they_are_in_a_shell(monkeypatch):
     settings = config.load({"paths": {"nsd": "~/nsd", "prepared": "$SCRATCH/p"}, "backbone": {"source": "$HOME/sd"}})
     assert (settings.paths.nsd, settings.paths.prepared) == ("/home/me/nsd", "/scratch/p")
     assert settings.backbone_folder() == "/home/me/sd"
+    monkeypatch.setenv("SCRATCH", "/{scratch}")
+    with pytest.raises(config.ConfigError, match=r"'/\{scratch\}/p' is no name of a folder"):
+        config.load({"paths": {"prepared": "$SCRATCH/p"}})
 
 
 def test_step_counts_are_those_that_the_schedulers_take():
