@@ -105,7 +105,7 @@ def test_errors_of_the_design(design, tmp_path):
             load_design(tmp_path)
 
 
-@pytest.mark.parametrize("wrong", ["counted from 1", "other columns", "empty", "no text"])
+@pytest.mark.parametrize("wrong", ["counted from 1", "other columns", "a column more", "empty", "no text"])
 def test_tables_of_images_that_are_counted_otherwise_are_refused(root, tmp_path, wrong):
     design = Design(tmp_path, 1, {}, np.zeros(1), np.zeros((8, 1)), np.zeros(1))
     path = tmp_path / keys.STIMULUS_INFO
@@ -113,12 +113,15 @@ def test_tables_of_images_that_are_counted_otherwise_are_refused(root, tmp_path,
     table = pd.read_csv(root / keys.STIMULUS_INFO, index_col=0)
     if wrong == "counted from 1":
         table.index, table["nsdId"] = table.index + 1, table["nsdId"] + 1
-    else:
+    elif wrong == "other columns":
         table = table.rename(columns={"nsdId": "id"})
+    else:
+        table["more"] = 0
     table.to_csv(path)
     if wrong in ("empty", "no text"):
         path.write_bytes(b"\xff" if wrong == "no text" else b"")
-    with pytest.raises(ValueError, match=re.escape(str(path))):
+    words = "cannot be read" if wrong in ("empty", "no text") else "expected NSD's 41 columns in order"
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))}.*{words}"):
         _ = design.stimulus_info
 
 
