@@ -130,6 +130,20 @@ def test_data_card(tmp_path):
     assert "reconstructed from a single trial, the first" in (tmp_path / "card.html").read_text()
 
 
+def test_a_data_card_shows_what_stores_say_and_runs_nothing_of_it(tmp_path):
+    """Origin, betas and mesh are texts of the stores, which may come from elsewhere."""
+    stimuli, responses = write_stimuli(tmp_path / "stimuli.h5"), write_responses(tmp_path / "1.h5")
+    for path, names in ((stimuli, ["data"]), (responses, ["data", "beta_version", "mesh"])):
+        with h5py.File(path, "r+") as file:
+            file.attrs.update({name: f"</pre><script>{name}</script>" for name in names})
+    told = {"release": "<script>release</script>", "preprocess": PreprocessConfig()}
+    data_card({1: responses}, [stimuli], EvaluateConfig(), SampleConfig(), tmp_path / "card.html", **told)
+    text = (tmp_path / "card.html").read_text()
+    assert "<script" not in text and text.count("</pre>") == 1
+    for name in ("data", "beta_version", "mesh", "release"):
+        assert f"&lt;script&gt;{name}&lt;/script&gt;" in text
+
+
 def test_a_data_card_of_images_without_categories(tmp_path):
     """As a lab's own may be: nothing is scored by categories then."""
     stimuli = write_stimuli(tmp_path / "stimuli.h5")
