@@ -85,6 +85,14 @@ def assert_installs(text: str, project: str) -> None:
     assert last.endswith(project)
 
 
+def test_packages_name_the_terms_of_the_surface_and_an_older_diffusers_is_not_installed():
+    assert "LicenseRef-HCP-Open-Access" in PROJECT["license"]
+    assert PROJECT["license-files"] == ["LICENSE", "neuropictor/surface/NOTICE"]
+    assert all((ROOT / path).is_file() for path in PROJECT["license-files"])
+    floor = re.search(r"diffusers>=(\d+)\.(\d+)", " ".join(PROJECT["dependencies"]))
+    assert tuple(map(int, floor.groups())) >= (0, 42)
+
+
 def test_make_installs_the_locks_and_nothing_beside_them():
     assert_installs((ROOT / "Makefile").read_text(), "--no-deps --no-build-isolation --editable .")
 
