@@ -157,9 +157,9 @@ def _read_gifti(path: Path) -> np.ndarray:
 def _read_mgh(path: Path) -> np.ndarray:
     with gzip.open(path) if path.suffix == ".mgz" else open(path, "rb") as file:
         image = MGHImage.from_stream(file)
-        vertices, *others = image.shape
+        vertices, *others = shape = tuple(map(int, image.shape))
         if vertices not in MESH_VERTICES.values() or np.prod(others) != max(others):
-            raise ValueError(f"it holds {image.shape}, not vertices x 1 x 1 x trials")
+            raise ValueError(f"it holds {shape}, not vertices x 1 x 1 x trials")
         values = np.asarray(image.dataobj)
         while file.read(2**20):
             pass  # at the end, gzip compares its checksum

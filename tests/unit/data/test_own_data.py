@@ -78,6 +78,10 @@ def test_rows_of_the_table_choose_trials_and_may_leave_validation_to_the_setting
     store = run(write_table(tmp_path, lines), tmp_path / "responses.h5")
     assert store.nsd_id.tolist() == [5, 30, 5, 7, 30, 9]
     assert len(store.images("validation")) == 1 and len(store.images("train")) == 2
+    store = run(tmp_path / "trials.csv", tmp_path / "r.h5", validation_images=2)
+    assert store.images("test").tolist() == [30] and len(store.images("train")) == 1
+    with pytest.raises(ValueError, match=r"validation_images is 3, but subject 3 saw only 3 images of its own"):
+        run(tmp_path / "trials.csv", tmp_path / "r.h5", validation_images=3)
 
 
 def test_trials_counted_from_1_are_told(betas, tmp_path, caplog):
@@ -105,7 +109,12 @@ def test_trials_counted_from_1_are_told(betas, tmp_path, caplog):
             ["1,0,5,train", "1,-1,9,test"],
             r"trials.csv, line 3: trial is '-1'; allowed: whole numbers from 0\. Example: 12",
         ),
+        (
+            ["1,0,5,train", "1,1,1234567890,test"],
+            r"trials.csv, line 3: image is '1234567890'; allowed: whole numbers from 0",
+        ),
         (["1,0,5,train", "1,1,9,train"], r"no trial has the split test; allowed: at least one"),
+        (["1,0,5,test", "1,1,9,test"], r"no trial has the split train; allowed: at least one"),
         (
             ["1,0,5,train", "1,1,9,train", "1,8,2,test"],
             r"lh\.session1\.npy has 8 trials, but the table asks for trial 8",
@@ -132,6 +141,21 @@ def test_mistakes_in_the_files_are_named(betas, tmp_path):
         run(table, tmp_path / "r.h5")
     save(path, np.array([["a"]]))
     with pytest.raises(ValueError, match=r"holds <U1 \(1, 1\); allowed: numbers \[trials, vertices\]"):
+        run(table, tmp_path / "r.h5")
+    save(path, betas["lh", 1][0])
+    with pytest.raises(ValueError, match=r"holds float32 \(10242,\); allowed: numbers \[trials, vertices\]"):
+        run(table, tmp_path / "r.h5")
+    save(tmp_path / "lh.session1.mgh", betas["lh", 1])
+    with pytest.raises(
+        FileNotFoundError, match=r"has 2 files lh\.session1 with one of the endings .*; allowed: exactly"
+    ):
+        run(table, tmp_path / "r.h5")
+    (tmp_path / "lh.session1.mgh").unlink()
+    path.unlink()
+    path.symlink_to("gone.npy")
+    with pytest.raises(
+        FileNotFoundError, match=r"lh\.session1\.npy is a link to gone\.npy, which is missing .*a hemisphere's betas"
+    ):
         run(table, tmp_path / "r.h5")
     path.unlink()
     with pytest.raises(
@@ -164,6 +188,7 @@ def test_mistakes_in_the_files_are_named(betas, tmp_path):
         (b"\nimage,file,captions\r\n\r\n,,\r\nx,a.png,a\r\n", r"line 5: image is 'x'; allowed: whole numbers from 0"),
         (b"image;file;captions\n1;a.png;a\n", r"the columns image;file;captions; allowed: image, file, captions"),
         (b"image,file,file,captions\n1,a.png,b.png,a\n", r"captions, once each"),
+        (b"image,file,captions,category,category\n1,a.png,a,b,c\n", r"captions, once each"),
         (b"", r"has 0 rows and the columns ; allowed: image, file, captions"),
     ],
 )
@@ -175,56 +200,78 @@ def test_foreign_and_damaged_tables_are_refused_with_the_line_in_the_file(tmp_pa
 
 def test_marks_line_ends_zeros_and_forms_of_names_do_not_matter(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "u\u0308.png")
-    lines = ["image, file ,captions", "000000532481,\u00fc.png,a dog", "", "", ",,"]
+    Image.new("RGB", (8, 8)).save(tmp_path / "\u00e4.png")
+    lines = ["image, file ,captions", "000000532481,\u00fc.png,a dog", "", "", ",,", '7, a\u0308.png, "a cat, a mat"']
     (tmp_path / "images.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
     import_images(tmp_path / "images.csv", PreprocessConfig(image_size=16), tmp_path / "stimuli.h5")
-    assert StimulusStore(tmp_path / "stimuli.h5").captions([532_481]) == [["a dog"]]
+    assert StimulusStore(tmp_path / "stimuli.h5").captions([532_481, 7]) == [["a dog"], ["a cat, a mat"]]
 
 
 def test_damaged_betas_are_named(betas, tmp_path):
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
     betas["rh", 4].tofile(tmp_path / "private.bin")
+    not_fetched = "Git LFS or git-annex has not fetched"
     damages = {
         ".func.gii": [
-            lambda whole: whole[: len(whole) // 2],
-            lambda whole: whole.replace(b"GZipBase64Binary", b"ExternalFileBinary").replace(
-                b'FileName=""', f'FileName="{tmp_path}/private.bin"'.encode()
+            (lambda whole: whole[: len(whole) // 2], "cannot be read"),
+            (
+                lambda whole: whole.replace(b"GZipBase64Binary", b"ExternalFileBinary").replace(
+                    b'FileName=""', f'FileName="{tmp_path}/private.bin"'.encode()
+                ),
+                "its numbers lie in another file",
             ),
-            lambda whole: whole.replace(b'Dim0="10242"', b'Dim0="99999999"'),
-            lambda whole: b"/annex/objects/SHA256E-s3--0.func.gii",
+            (
+                lambda whole: whole.replace(b'Dim0="10242"', b'Dim0="99999999"'),
+                "an array has 99999999 numbers, not one",
+            ),
+            (lambda whole: b"<volume/>", "it holds no GIFTI element"),
+            (lambda whole: b"/annex/objects/SHA256E-s3--0.func.gii", not_fetched),
         ],
         ".mgz": [
-            lambda whole: b"not gzip" * 99,
-            lambda whole: whole[:200] + bytes(100) + whole[300:],
-            lambda whole: whole[:-9],
+            (lambda whole: b"not gzip" * 99, "cannot be read"),
+            (lambda whole: whole[:200] + bytes(100) + whole[300:], "cannot be read"),
+            (lambda whole: whole[:-9], "cannot be read"),
         ],
-        ".mgh": [lambda whole: whole[:4] + b"\x7f" * 999, lambda whole: whole[:9999], lambda whole: pointer],
-        ".npy": [lambda whole: whole[:9999], lambda whole: b"", lambda whole: whole.replace(b"<f4", b"|O8")],
+        ".mgh": [
+            (lambda whole: whole[:4] + b"\x7f" * 999, "cannot be read"),
+            (lambda whole: whole[:9999], "cannot be read"),
+            *(
+                (lambda whole, shape=shape: whole[:4] + np.array(shape, ">i4").tobytes() + whole[20:], f"holds {shape}")
+                for shape in ((10_242, 2, 2, 2), (2**30, 1, 1, 8))
+            ),
+            (lambda whole: pointer, not_fetched),
+        ],
+        ".npy": [
+            (lambda whole: whole[:9999], "cannot be read"),
+            (lambda whole: b"", "cannot be read"),
+            (lambda whole: whole.replace(b"<f4", b"|O8"), "cannot be read"),
+        ],
     }
     for ending, ways in damages.items():
         folder = tmp_path / ending
         folder.mkdir()
         table, path = scans(folder, betas, ending), folder / f"rh.session4{ending}"
         whole = path.read_bytes()
-        for damage in ways:
+        for damage, words in ways:
             path.write_bytes(damage(whole))
             assert path.read_bytes() != whole
             with pytest.raises((ValueError, FileNotFoundError)) as refusal:
                 run(table, folder / "r.h5")
-            assert str(path) in str(refusal.value)
+            assert str(path) in str(refusal.value) and words in str(refusal.value)
             assert not (folder / "r.h5").exists()
 
 
 def test_swapped_hemispheres_are_refused_where_files_tell_them(betas, tmp_path):
     table, path = scans(tmp_path, betas, ".func.gii"), tmp_path / "lh.session4.func.gii"
     image = nibabel.load(path)
-    for name in ("CortexLeft", "CortexRight"):
-        image.meta["AnatomicalStructurePrimary"] = name
-        nibabel.save(image, path)
-        if name == "CortexLeft":
-            run(table, tmp_path / "r.h5")
-    with pytest.raises(ValueError, match=r"lh\.session4\.func\.gii .*is of CortexRight"):
-        run(table, tmp_path / "r.h5")
+    for meta in (image.meta, image.darrays[3].meta):
+        for name in ("CortexRight", "CortexLeft"):
+            meta["AnatomicalStructurePrimary"] = name
+            nibabel.save(image, path)
+            if name == "CortexRight":
+                with pytest.raises(ValueError, match=r"lh\.session4\.func\.gii .*is of CortexRight"):
+                    run(table, tmp_path / "r.h5")
+    run(table, tmp_path / "r.h5")
     path.unlink()
     path.symlink_to(tmp_path / "rh.session4.func.gii")
     with pytest.raises(ValueError, match=r"lh\.session4\.func\.gii is a link to .*rh\.session4"):
@@ -312,12 +359,14 @@ def test_images_are_cropped_resized_and_sorted(tmp_path):
     wide = np.zeros((20, 60, 3), np.uint8)
     wide[:, 20:40] = 200
     Image.fromarray(wide).save(tmp_path / "wide.png")
+    Image.fromarray(wide.swapaxes(0, 1)).save(tmp_path / "tall.png")
     Image.fromarray(np.full((8, 8, 3), 90, np.uint8)).save(tmp_path / "flat.png")
-    table = images_table(tmp_path, '30,wide.png,"a grey square | one more, with a comma",square', "5,flat.png,flat,")
+    lines = ['30,wide.png,"a grey square | one more, with a comma",square', "5,flat.png,flat,", "31,tall.png,tall||||| ,"]
+    table = images_table(tmp_path, *lines)
     import_images(table, PreprocessConfig(image_size=16), tmp_path / "stimuli.h5")
     store = StimulusStore(tmp_path / "stimuli.h5")
-    assert store.nsd_id.tolist() == [5, 30] and store.data == "own"
-    assert (store.images([30]) == 200).all() and (store.images([5]) == 90).all()
+    assert store.nsd_id.tolist() == [5, 30, 31] and store.data == "own"
+    assert (store.images([30, 31]) == 200).all() and (store.images([5]) == 90).all()
     assert store.captions([30]) == [["a grey square", "one more, with a comma"]]
     assert store.category([30, 5]).tolist() == ["square", ""] and store.background([5]).tolist() == [""]
 
