@@ -114,6 +114,34 @@ def test_one_number_for_latents_of_different_images_is_refused(tiny_latents, tmp
             LatentStore(tiny_latents, tmp_path / "b.h5")
 
 
+def test_latents_that_lack_parts_or_are_of_two_makes_are_refused(tiny_latents, tmp_path):
+    path, count = tmp_path / "b.h5", len(LatentStore(tiny_latents).nsd_id)
+    for name, values, words in (
+        (
+            "text",
+            None,
+            r"text missing, found \[.*; allowed: a file that cache_latents wrote, with nsd_id, mean",
+        ),
+        ("nsd_id", np.zeros(count), r"nsd_id is .*; allowed: integer or unsigned integer numbers of shape \(any\)"),
+        ("mean", np.zeros((count, 4, 2), np.float16), r"mean is .*; allowed: floating numbers of shape \(26, any, any"),
+        ("text", np.zeros((count, 2, 2), int), r"text is .*; allowed: floating numbers of shape \(26, any, any\)"),
+        ("caption_tokens", np.zeros((count, 4, 8), int), r"caption_tokens is .* numbers of shape \(26, 5, any\)"),
+    ):
+        shutil.copy(tiny_latents, path)
+        with h5py.File(path, "r+") as file:
+            del file[name]
+            if values is not None:
+                file[name] = values
+        with pytest.raises(ValueError, match=rf"b\.h5: {words}"):
+            LatentStore(path)
+    shutil.copy(tiny_latents, path)
+    with h5py.File(path, "r+") as file:
+        file["target"] = file["text"][:]
+    LatentStore(path)
+    with pytest.raises(ValueError, match=r"b\.h5: made with different settings of backbone\.target_text_encoder"):
+        LatentStore(tiny_latents, path)
+
+
 def test_an_image_that_tests_one_subject_trains_and_validates_nobody(paths, tmp_path):
     for split, row in (("train", 0), ("validation", 1)):
         shutil.copy(paths[1], tmp_path / "responses.h5")
