@@ -361,7 +361,8 @@ def test_images_are_cropped_resized_and_sorted(tmp_path):
     Image.fromarray(wide).save(tmp_path / "wide.png")
     Image.fromarray(wide.swapaxes(0, 1)).save(tmp_path / "tall.png")
     Image.fromarray(np.full((8, 8, 3), 90, np.uint8)).save(tmp_path / "flat.png")
-    lines = ['30,wide.png,"a grey square | one more, with a comma",square', "5,flat.png,flat,", "31,tall.png,tall||||| ,"]
+    lines = ['30,wide.png,"a grey square | one more, with a comma",square', "5,flat.png,flat,"]
+    lines.append("31,tall.png,tall||||| ,")
     table = images_table(tmp_path, *lines)
     import_images(table, PreprocessConfig(image_size=16), tmp_path / "stimuli.h5")
     store = StimulusStore(tmp_path / "stimuli.h5")
