@@ -25,7 +25,7 @@ pathvars:
 
 
 wildcard_constraints:
-    subject=r"0[1-8]",
+    subject=SUBJECT,
     model=r"refined|pretrained",
 
 

@@ -239,7 +239,7 @@ def stages(run: Run) -> dict:
     with timed("baselines"):
         fit_baselines(responses, stimuli, latents, "miniature", config.evaluate, config.sample, runtime, made)
     with timed("evaluate"):
-        evaluate({1: drawn}, [stimuli], "miniature", config.evaluate, runtime, folder / "metrics.csv")
+        evaluate({"01": drawn}, [stimuli], "miniature", config.evaluate, runtime, folder / "metrics.csv")
     return {"seconds_of_stages": seconds}
 
 

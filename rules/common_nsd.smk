@@ -69,7 +69,7 @@ def fetch_source(wildcards, threads):
 
 def planned_files():
     """Keys of all files that stay, and of those that are removed after use; more of them are no reason to plan anew."""
-    subjects = settings.subjects.everyone()
+    subjects = [int(subject) for subject in settings.subjects.everyone()]
     kept = [keys.EXPERIMENT_DESIGN, keys.STIMULUS_INFO, keys.STIMULI]
     betas = [key for subject in subjects for key in beta_keys(subject)]
     if settings.nsd.keep_raw:

@@ -40,7 +40,7 @@ def test_all_test_images_in_order(draw, tiny_prepared, tmp_path):
     result = draw("refined.h5")
     assert result.images.shape == (3, 2, 8, 8, 3)
     np.testing.assert_array_equal(result.nsd_id, ResponseStore(tiny_prepared / "sub-01/responses.h5").images("test"))
-    assert (result.model, result.subject, result.data) == ("refined", 1, "simulated")
+    assert (result.model, result.subject, result.data) == ("refined", "01", "simulated")
     assert not np.array_equal(result.images[:, 0], result.images[:, 1])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["refined.h5", "refined.run.json"]
 
@@ -152,7 +152,7 @@ def test_every_image_has_its_own_seed():
     def first(*key):
         return torch.rand(1, generator=image_generator(*key)).item()
 
-    keys = [(0, 1, 5, 0), (1, 1, 5, 0), (0, 2, 5, 0), (0, 1, 6, 0), (0, 1, 5, 1)]
+    keys = [(0, "01", 5, 0), (1, "01", 5, 0), (0, "02", 5, 0), (0, "01", 6, 0), (0, "01", 5, 1), (0, "MM01", 5, 0)]
     assert len({first(*key) for key in keys}) == len(keys)
     assert first(*keys[0]) == first(*keys[0])
 
