@@ -297,4 +297,5 @@ def sheet_samples(wildcards):
 
 
 include: "common_nsd.smk"
+include: "common_import.smk"
 include: "common_controls.smk"

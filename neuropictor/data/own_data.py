@@ -19,7 +19,7 @@ from neuropictor.data.responses import SPLITS, subject_number
 from neuropictor.data.stimuli import StimulusWriter, resize_images
 from neuropictor.data.tables import IMAGE_COLUMNS, line_of, read_table, read_trials
 from neuropictor.nsd.constants import CAPTIONS_PER_IMAGE
-from neuropictor.nsd.design import TRAIN, VALIDATION, choose_validation
+from neuropictor.nsd.design import LEFT_OUT, TEST, TRAIN, VALIDATION, choose_validation
 from neuropictor.records.files import atomic_path, need
 from neuropictor.records.record import RunRecord, record_path
 
@@ -38,8 +38,8 @@ def import_betas(table: Path, subject: str, config: PreprocessConfig, out: Path)
     subject
         Label to call the subject by, of letters and digits.
     config
-        `clip`, `z_score` and `statistics` are used; `validation_images` only where no image has the split
-        validation.
+        `clip`, `z_score`, `statistics` and `training_sessions` are used; `validation_images` only where no image has
+        the split validation.
     out
         `responses.h5` to write; a record is written beside it.
 
@@ -51,6 +51,8 @@ def import_betas(table: Path, subject: str, config: PreprocessConfig, out: Path)
     table = Path(table)
     trials = read_trials(table)
     codes = np.array([SPLITS.index(name) for name in trials["split"]])
+    late = trials["session"].isin(trials["session"].unique()[config.training_sessions :])
+    codes[late & (codes != TEST)] = LEFT_OUT
     if VALIDATION not in codes:
         private = np.unique(trials["nsd_id"][codes == TRAIN])
         chosen = choose_validation(subject_number(subject), private, config.validation_images)

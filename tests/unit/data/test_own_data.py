@@ -72,6 +72,12 @@ def test_all_formats_give_the_z_scored_responses(betas, tmp_path, ending):
         np.testing.assert_allclose(found, np.clip(expected, -8, 8), atol=0.02)
 
 
+def test_sessions_after_the_first_ones_only_test(betas, tmp_path):
+    store = run(scans(tmp_path, betas, ".npy"), tmp_path / "responses.h5", training_sessions=1)
+    assert store.nsd_id.tolist() == IMAGES + [image for image in IMAGES if image == 30]
+    assert set(store.session[store.nsd_id != 30]) == {1}
+
+
 def test_rows_of_the_table_choose_trials_and_may_leave_validation_to_the_settings(betas, tmp_path):
     scans(tmp_path, betas, ".npy")
     lines = ["4,6,9,train", "4,1,7,train", "4,2,30,test", "1,0,5,train", "1,3,30,test", "1,5,5,train"]
