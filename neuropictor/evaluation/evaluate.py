@@ -423,7 +423,7 @@ def _from_captions(
     """Sample an image from each image's first caption."""
     config = SampleConfig(**TEXT_SAMPLING, seed=seed)
     context = backbone.encode_text([texts[0] if texts else "" for texts in store.captions(nsd_ids)])
-    sampler = Sampler(NeuroPictorPipeline.from_backbone(backbone), 0, config, runtime)
+    sampler = Sampler(NeuroPictorPipeline.from_backbone(backbone), "00", config, runtime)
     parts = zip(batched(nsd_ids, config), context.split(config.batch_size), strict=True)
     return Held(np.concatenate([sampler.draw(jobs, {"context": part}) for jobs, part in parts])[:, None])
 
