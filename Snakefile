@@ -25,22 +25,27 @@ pathvars:
 
 
 wildcard_constraints:
-    subject=r"0[1-8]",
+    subject=SUBJECT,
     model=r"refined|pretrained",
 
 
-if settings.nsd.source == "simulated":
+if from_nsd() and settings.nsd.source == "simulated":
 
     include: "rules/simulate.smk"
 
-elif settings.nsd.source == "fetch":
+elif from_nsd() and settings.nsd.source == "fetch":
 
     include: "rules/fetch_nsd.smk"
 
 
-if settings.nsd.source != "prepared":
+if from_nsd():
 
     include: "rules/preprocess.smk"
+
+
+if imported():
+
+    include: "rules/import.smk"
 
 
 include: "rules/fetch_networks.smk"

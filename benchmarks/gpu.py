@@ -239,7 +239,7 @@ def stages(run: Run) -> dict:
     with timed("baselines"):
         fit_baselines(responses, stimuli, latents, "miniature", config.evaluate, config.sample, runtime, made)
     with timed("evaluate"):
-        evaluate({1: drawn}, [stimuli], "miniature", config.evaluate, runtime, folder / "metrics.csv")
+        evaluate({"01": drawn}, [stimuli], "miniature", config.evaluate, runtime, folder / "metrics.csv")
     return {"seconds_of_stages": seconds}
 
 
@@ -348,7 +348,7 @@ def sampler(run: Run, pipeline, steps: int = 4, **settings: Any):
     from neuropictor.sampling import Sampler
 
     config = SampleConfig(steps=steps, batch_size=16, guidance_scale=3.0)
-    return Sampler(pipeline, 1, config, run.runtime(**settings))
+    return Sampler(pipeline, "01", config, run.runtime(**settings))
 
 
 def random_responses(count: int) -> dict[str, torch.Tensor]:
@@ -592,7 +592,7 @@ def vae_round_trip(run: Run) -> dict:
         pipeline = NeuroPictorPipeline.from_parts(networks.eval().requires_grad_(False), backbone)
         backbone.drop_towers()
         config = SampleConfig(scheduler=solver, steps=steps, batch_size=run.batch, guidance_scale=sampling.GUIDANCE)
-        drawing = Sampler(pipeline, 1, config, run.runtime(precision="bf16"))
+        drawing = Sampler(pipeline, "01", config, run.runtime(precision="bf16"))
         jobs, responses = [(nsd_id, 0) for nsd_id in range(run.batch)], random_responses(run.batch)
         for _ in range(2):  # the first one warms up
             start = time.perf_counter()

@@ -94,7 +94,7 @@ def _write_stores(design: Design, subject: int, release: int, out: Path, random:
     """Write responses and latents of a subject: random, or nothing but zeros."""
     counted = design.counted_sessions(subject, release)
     trials, split = design.trials(subject, counted), design.splits(subject, 0, counted)
-    names = {"subject": subject, "data": "simulated", "beta_version": BETA_VERSION, "mesh": "fsaverage"}
+    names = {"subject": f"{subject:02d}", "data": "simulated", "beta_version": BETA_VERSION, "mesh": "fsaverage"}
     with atomic_path(out / "responses.h5") as temporary, h5py.File(temporary, "w") as file:
         writer = ResponseWriter(file, len(trials), VERTICES, **names)
         if random:
@@ -208,7 +208,7 @@ def make_samples(work: Path) -> None:
         path = folder(work) / "sample" / f"sub-{SUBJECT:02d}" / f"{model}.h5"
         if not path.is_file():
             drawn = np.stack(list(images(test, number)))[:, None]
-            write_reconstructions(path, Reconstructions(drawn, test, model, SUBJECT, "simulated"))
+            write_reconstructions(path, Reconstructions(drawn, test, model, f"{SUBJECT:02d}", "simulated"))
 
 
 def make_everyone(work: Path) -> None:
@@ -277,7 +277,7 @@ def evaluate(work: Path) -> dict:
     stand_in_judges()
     place = folder(work) / "sample" / f"sub-{SUBJECT:02d}"
     evaluate(
-        samples={SUBJECT: {model: place / f"{model}.h5" for model in MODELS}},
+        samples={f"{SUBJECT:02d}": {model: place / f"{model}.h5" for model in MODELS}},
         stimuli=[folder(work) / "stimuli.h5"],
         backbone=folder(work) / "backbone",
         config=EvaluateConfig(networks="published", protocols=["ours", "neuropictor", "mindeye2"]),

@@ -19,7 +19,7 @@ from diffusers.utils.logging import disable_progress_bar
 
 from neuropictor.data.alignment import ComponentStore
 from neuropictor.data.reconstructions import Reconstructions, write_array, writing
-from neuropictor.data.responses import ResponseStore
+from neuropictor.data.responses import ResponseStore, subject_number
 from neuropictor.data.rows import mean_over_repeats
 from neuropictor.models.device import prepare_device
 from neuropictor.models.networks import check_space
@@ -45,9 +45,9 @@ Job = tuple[int, int]
 """An image to draw: nsd_id and number of the sample."""
 
 
-def image_generator(seed: int, subject: int, nsd_id: int, sample: int) -> torch.Generator:
+def image_generator(seed: int, subject: str, nsd_id: int, sample: int) -> torch.Generator:
     """Return the random generator of one reconstruction (design rule: one noise seed per image)."""
-    digest = hashlib.sha256(f"{seed}/{subject}/{nsd_id}/{sample}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}/{subject_number(subject)}/{nsd_id}/{sample}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
@@ -252,7 +252,7 @@ class Sampler:
         Sections of the configuration.
     """
 
-    def __init__(self, pipeline: NeuroPictorPipeline, subject: int, config: "SampleConfig", runtime: "RuntimeConfig"):
+    def __init__(self, pipeline: NeuroPictorPipeline, subject: str, config: "SampleConfig", runtime: "RuntimeConfig"):
         self.pipeline, self.subject, self.config = pipeline.to(prepare_device(runtime)), subject, config
         self.padded = runtime.compile  # a last, smaller batch would be compiled once more
         self.schedule = pipeline.scheduler.config

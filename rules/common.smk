@@ -11,6 +11,7 @@ from snakemake.exceptions import WorkflowError
 
 import neuropictor
 from neuropictor import config as configuration
+from neuropictor.config.types import SUBJECT
 from neuropictor.workflow import doctor
 from neuropictor.records import files, fingerprint
 from neuropictor.records.checksums import checksum
@@ -47,8 +48,7 @@ def checked(values):
             keys.check_free_for_simulation(loaded.paths.nsd)
         if loaded.nsd.source == "fetch":
             agreement.check_terms(loaded.nsd.terms_accepted)
-        if loaded.nsd.source == "prepared":
-            configuration.check_imported(loaded)
+        configuration.check_imported(loaded)
         configuration.check_judge(loaded)
     except (configuration.ConfigError, FileExistsError, agreement.AgreementError) as error:
         raise WorkflowError(str(error)) from None
@@ -93,7 +93,7 @@ def preprocessing():
     """Settings that one subject's responses depend on; presets may make them differ between subjects."""
 
     def of_subject(wildcards):
-        return settings.preprocess_of(int(wildcards.subject)).model_dump()
+        return settings.preprocess_of(wildcards.subject).model_dump()
 
     names = "clip z_score statistics validation_images training_sessions".split()
     return fingerprint.named_keys("config", "preprocess", of_subject, names)
@@ -155,24 +155,19 @@ def cores():
     return max(1, settings.runtime.threads)
 
 
-def sub(subject):
-    """Write a subject's number as in file names: 1 -> 01."""
-    return f"{subject:02d}"
-
-
 def everyone():
-    """All subjects, as in file names."""
-    return [sub(subject) for subject in settings.subjects.everyone()]
+    """All subjects."""
+    return settings.subjects.everyone()
 
 
 def pretraining():
-    """Subjects of pretraining, as in file names."""
-    return [sub(subject) for subject in settings.subjects.pretrain]
+    """Subjects of pretraining."""
+    return settings.subjects.pretrain
 
 
 def refined():
-    """Subjects that are refined, sampled and scored, as in file names."""
-    return [sub(subject) for subject in settings.subjects.refine]
+    """Subjects that are refined, sampled and scored."""
+    return settings.subjects.refine
 
 
 def backbone():
@@ -302,4 +297,5 @@ def sheet_samples(wildcards):
 
 
 include: "common_nsd.smk"
+include: "common_import.smk"
 include: "common_controls.smk"

@@ -16,6 +16,7 @@ if settings.nsd.source == "fetch":
             "<results>/benchmarks/preprocess_session/sub-{subject}/session-{session}.jsonl"
         wildcard_constraints:
             session=r"[0-4]\d",
+            subject=one_of(from_nsd()),
         priority: 10  # before the next session is fetched: raw betas are large, and removed after this
         conda:
             "../envs/neuropictor.yaml"
@@ -44,6 +45,8 @@ rule preprocess_stimuli:
         "<logs>/preprocess_stimuli/sub-{subject}.log",
     benchmark:
         "<results>/benchmarks/preprocess_stimuli/sub-{subject}.jsonl"
+    wildcard_constraints:
+        subject=one_of(from_nsd()),
     conda:
         "../envs/neuropictor.yaml"
     resources:
@@ -73,6 +76,8 @@ rule preprocess_subject:
         "<logs>/preprocess_subject/sub-{subject}.log",
     benchmark:
         "<results>/benchmarks/preprocess_subject/sub-{subject}.jsonl"
+    wildcard_constraints:
+        subject=one_of(from_nsd()),
     conda:
         "../envs/neuropictor.yaml"
     resources:

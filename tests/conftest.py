@@ -10,7 +10,7 @@ import pytest
 from filelock import FileLock
 from small_backbone import WORDS, make_tiny_backbone
 
-SUBJECTS = (1, 2)
+SUBJECTS = ("01", "02")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,11 +45,11 @@ def tiny_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vertices = load_geometry().n_vertices
     images = np.arange(100, 126)
     for subject in SUBJECTS:
-        own = images[:14] if subject == 1 else images[-14:][::-1]  # 113 and 112 are shared, and test both
+        own = images[:14] if subject == "01" else images[-14:][::-1]  # 113 and 112 are shared, and test both
         nsd_id = random.permutation(np.repeat(own, 3))[:-3]
         repeat = [int((nsd_id[:i] == value).sum()) for i, value in enumerate(nsd_id)]
         split = np.select([np.isin(nsd_id, own[-3:]), np.isin(nsd_id, own[:2])], [2, 1], 0)
-        path = folder / f"sub-{subject:02d}" / "responses.h5"
+        path = folder / f"sub-{subject}" / "responses.h5"
         path.parent.mkdir()
         with h5py.File(path, "w") as file:
             writer = ResponseWriter(
@@ -97,7 +97,7 @@ def tiny_components(tiny_prepared: Path, tiny_latents: Path) -> list[Path]:
     from neuropictor.data.alignment import align_subject, make_space
 
     config = AlignConfig(tokens=2, text_components=3, latent_components=4, folds=2)
-    responses = [tiny_prepared / f"sub-{subject:02d}" / "responses.h5" for subject in SUBJECTS]
+    responses = [tiny_prepared / f"sub-{subject}" / "responses.h5" for subject in SUBJECTS]
     space = tiny_prepared / "space.safetensors"
     make_space([tiny_latents], responses, None, config, space)
     for path in responses:

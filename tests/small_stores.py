@@ -47,9 +47,9 @@ def first_test_trials(path, out):
     return out
 
 
-def write_responses(path, subject=1, vertices=40, noise=0.3, ncsnr=None):
+def write_responses(path, subject="01", vertices=40, noise=0.3, ncsnr=None):
     """Responses that are a noisy linear image of the images; three repeats of each, shuffled over two sessions."""
-    generator = np.random.default_rng(subject)
+    generator = np.random.default_rng(int(subject))
     nsd_id = np.repeat([*TRAIN, *VALIDATION, *TEST], 3)
     order = generator.permutation(len(nsd_id))
     nsd_id, repeat = nsd_id[order], np.empty(len(order), int)

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from neuropictor.cli.options import File, Folder, Out, Settings, Source, Subject, app, start
+from neuropictor.cli.options import File, Folder, NsdSubject, Out, Settings, Source, Subject, app, start
+from neuropictor.config.types import subject_label
 
 
 class Kind(StrEnum):
@@ -95,7 +96,7 @@ def preprocess_stimuli(nsd: Folder, out: Out, subject: list[int], settings: Sett
 
 @app.command()
 def preprocess_session(
-    nsd: Folder, out: Out, subject: Subject, session: Annotated[int, typer.Option(min=1)], settings: Settings = None
+    nsd: Folder, out: Out, subject: NsdSubject, session: Annotated[int, typer.Option(min=1)], settings: Settings = None
 ) -> None:
     """Keep what visual cortex needs of one session's betas, which may then be removed.
 
@@ -111,7 +112,7 @@ def preprocess_session(
 def preprocess_subject(
     nsd: Folder,
     out: Out,
-    subject: Subject,
+    subject: NsdSubject,
     kept: Annotated[
         list[Path] | None, typer.Argument(exists=True, help="files of preprocess-session, in order")
     ] = None,
@@ -127,7 +128,7 @@ def preprocess_subject(
     stage(
         nsd_root=nsd,
         subject=subject,
-        config=loaded.preprocess_of(subject),
+        config=loaded.preprocess_of(str(subject_label(subject))),
         nsd=loaded.nsd,
         out=out,
         kept=kept,

@@ -89,7 +89,7 @@ def evaluate_samples(
     stage(samples=_by_subject(samples), stimuli=stimuli, backbone=backbone, **sections, out=out, weights=weights)
 
 
-def _by_subject(samples: list[Path]) -> dict[int, dict[str, Path]]:
+def _by_subject(samples: list[Path]) -> dict[str, dict[str, Path]]:
     from neuropictor.data.reconstructions import by_subject
 
     try:

@@ -1,6 +1,7 @@
 """Shared by all commands: the application, types of options, and the start."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +9,16 @@ import typer
 
 from neuropictor import config as configuration
 from neuropictor.config import Config, RuntimeConfig
+from neuropictor.config.types import SUBJECT, subject_label
 from neuropictor.records.log import start_log
+
+
+def _label(subject: str) -> str:
+    label = str(subject_label(subject))
+    if not re.fullmatch(SUBJECT, label):
+        raise typer.BadParameter(f"{subject!r} is no label; allowed: letters and digits, e.g. MM01")
+    return label
+
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -19,7 +29,11 @@ Pipeline = Annotated[
     Path, typer.Option(exists=True, file_okay=False, help="folder of a pipeline, as pretrain and refine write it")
 ]
 Out = Annotated[Path, typer.Option(help="what is written; replaced if it exists")]
-Subject = Annotated[int, typer.Option(min=1, max=8, help="NSD's subject number")]
+NsdSubject = Annotated[int, typer.Option(min=1, max=8, help="NSD's subject number")]
+Subject = Annotated[
+    str,
+    typer.Option(help="label of the subject, of letters and digits, e.g. MM01; 1 is 01", callback=_label),
+]
 Settings = Annotated[
     list[Path] | None,
     typer.Option(exists=True, dir_okay=False, help="YAML laid over the defaults; may be repeated, later over earlier"),

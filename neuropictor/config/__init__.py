@@ -6,6 +6,7 @@ default are written;
 is tested against them.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -15,6 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 from neuropictor.config import text as config_text
 from neuropictor.config.drawing import ControlsConfig, SampleConfig
 from neuropictor.config.evaluation import EvaluateConfig, WeightsConfig
+from neuropictor.config.people import NSD
 from neuropictor.config.runtime import RuntimeConfig
 from neuropictor.config.sections import (
     AlignConfig,
@@ -31,6 +33,7 @@ from neuropictor.config.sections import (
     SimulateConfig,
     SubjectsConfig,
 )
+from neuropictor.config.types import Subject
 
 __all__ = [
     "AlignConfig",
@@ -51,6 +54,7 @@ __all__ = [
     "SampleConfig",
     "Section",
     "SimulateConfig",
+    "Subject",
     "SubjectsConfig",
     "WeightsConfig",
     "load",
@@ -152,11 +156,25 @@ class Config(Section):
                 )
         return self
 
-    def preprocess_of(self, subject: int) -> PreprocessConfig:
+    @model_validator(mode="after")
+    def _check_people(self) -> "Config":
+        for label in self.subjects.of_nsd() if self.nsd.source != "prepared" else ():
+            if not re.fullmatch("0[1-8]", label):
+                raise ValueError(
+                    f"subjects has {label}, who is none of NSD's, and nsd.source is {self.nsd.source}; allowed: 1 to 8,"
+                    " or people of other data sets in subjects.table, or nsd: {source: prepared} for imported stores"
+                )
+        return self
+
+    def preprocess_of(self, subject: str) -> PreprocessConfig:
         """Return the settings of one subject's preprocessing, with its own number of `training_sessions`."""
-        if subject in self.subjects.pretrain:
-            return self.preprocess
-        fewer = min(self.preprocess.training_sessions, self.preprocess.refine_sessions)
+        sessions = [self.preprocess.training_sessions]
+        if subject not in self.subjects.pretrain:
+            sessions.append(self.preprocess.refine_sessions)
+        person = self.subjects.people.get(subject)
+        if person and person.sessions:
+            sessions.append(person.sessions)
+        fewer = min(sessions)
         return self.preprocess.model_copy(update={"training_sessions": fewer})
 
 
@@ -186,21 +204,23 @@ def load(settings: Mapping[str, Any], model: type[Settings] = Config) -> Setting
 
 
 def check_imported(settings: Config) -> None:
-    """Make sure that stores which no stage makes exist (nsd.source: prepared).
+    """Make sure that stores which no stage makes exist: with nsd.source: prepared, and of people without a path.
 
     Raises
     ------
     ConfigError
         If a subject lacks one; the message says how to import it.
     """
-    for subject in settings.subjects.everyone():
+    for subject, person in settings.subjects.people.items():
+        if person.path or (person.dataset == NSD and settings.nsd.source != "prepared"):
+            continue
         for name, command in (("responses.h5", "import-betas"), ("stimuli.h5", "import-images")):
-            path = Path(settings.paths.prepared) / f"sub-{subject:02d}" / name
+            path = Path(settings.paths.prepared) / f"sub-{subject}" / name
             if not path.is_file():
                 raise ConfigError(
-                    f"nsd.source is prepared, but {path} is missing. Allowed: both stores of every subject, imported or"
-                    f" made from NSD before, e.g. neuropictor {command} --out {path}; docs/own_data.md tells how. With"
-                    " nsd.source: simulated, local or fetch they are made."
+                    f"no stage makes the stores of subject {subject}, and {path} is missing. Allowed: both stores of"
+                    f" every subject, imported or made from NSD before, e.g. neuropictor {command} --out {path};"
+                    " docs/own_data.md tells how. With nsd.source: simulated, local or fetch those of NSD are made."
                 )
 
 

@@ -3,10 +3,11 @@
 Take them from `neuropictor.config`, which checks them together.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
+from neuropictor.config.people import NSD, Person, read_people
 from neuropictor.config.types import (
     REPOSITORY,
     Address,
@@ -30,19 +31,51 @@ from neuropictor.config.types import (
 
 
 class SubjectsConfig(Section):
-    """Who takes part, as NSD's subject numbers."""
+    """Who takes part, by label; a number is NSD's subject of this number, 1 for 01."""
 
+    table: FolderOrNone = Field(
+        default="",
+        description="table of people of any data sets, which replaces both lists: subjects.tsv, see docs/own_data.md",
+        examples=["subjects.tsv"],
+    )
     pretrain: Subjects = Field(
-        default=[1, 2, 5], description="subjects whose trials train the shared networks (calibrate, pretrain)"
+        default=["01", "02", "05"], description="subjects whose trials train the shared networks (calibrate, pretrain)"
     )
     refine: Subjects = Field(
-        default=[1, 2, 5],
+        default=["01", "02", "05"],
         description="subjects whose own networks are refined, sampled and scored",
     )
+    _people: dict[str, Person] = PrivateAttr()
 
-    def everyone(self) -> list[int]:
-        """Return all subjects in either list, ascending."""
-        return sorted({*self.pretrain, *self.refine})
+    @model_validator(mode="before")
+    @classmethod
+    def _read_table(cls, values: Any) -> Any:
+        if not (isinstance(values, dict) and isinstance(values.get("table"), str) and values["table"]):
+            return values
+        people = read_people(values["table"])
+        chosen = {
+            name: [person.subject for person in people if getattr(person, name)] for name in ("pretrain", "refine")
+        }
+        return {**values, **chosen}
+
+    def model_post_init(self, context: Any) -> None:
+        """Keep who takes part, of the table or of both lists."""
+        people = read_people(self.table) if self.table else map(Person, {*self.pretrain, *self.refine})
+        chosen = [person for person in people if person.pretrain or person.refine]
+        self._people = {person.subject: person for person in sorted(chosen, key=lambda person: person.subject)}
+
+    @property
+    def people(self) -> dict[str, Person]:
+        """All who take part, by label in ascending order."""
+        return self._people
+
+    def everyone(self) -> list[str]:
+        """Return the labels of all who take part, ascending."""
+        return list(self._people)
+
+    def of_nsd(self) -> list[str]:
+        """Return the labels of those of NSD, ascending."""
+        return [label for label, person in self._people.items() if person.dataset == NSD]
 
 
 class PathsConfig(Section):

@@ -20,6 +20,7 @@ _PATTERNS = {
     "http": "that starts with https:// or http://",
     "{40}": "of 40 hexadecimal digits, or empty",
     "a-f": "of 8 to 64 hexadecimal digits, or empty",
+    "^[A-Za-z0-9]+$": "of letters and digits",
     "A-Z": "of letters, digits, points, dashes and underscores",
     "<>": "without braces, angle brackets, backquotes and control characters",
 }
@@ -153,6 +154,8 @@ def _describe(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         *first, last = map(str, schema["enum"])
         return f"{', '.join(first)} or {last}"
+    if "anyOf" in schema:
+        return " or ".join(map(_describe, schema["anyOf"]))
     if schema.get("type") == "array":
         return f"a list of one or more, each {_describe(schema['items'])}"
     limits = [f"{words} {_yaml(schema[bound])}" for bound, words in _BOUNDS.items() if bound in schema]

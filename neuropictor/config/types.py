@@ -5,11 +5,7 @@ import os
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-
-#: NSD has subjects 1 to 8.
-NSD_SUBJECTS = 8
-
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 # Pages of the report are made of them: neither code of Snakemake's nor reStructuredText's.
 _FOLDER = r"^([^{}<>`\s\x00-\x1f\x7f][^{}<>`\x00-\x1f\x7f]*)?$"
@@ -21,7 +17,17 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True)
 
 
-def _unique_subjects(subjects: list[int]) -> list[int]:
+def subject_label(value: object) -> object:
+    """Write a subject's number as its label, of two digits as in NSD: 1 -> ``01``; labels stay as they are.
+
+    What is neither is returned unchanged, for the type to refuse.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 100:
+        return f"{value:02d}"
+    return f"0{value}" if isinstance(value, str) and re.fullmatch(r"[0-9]", value) else value
+
+
+def _unique_subjects(subjects: list[str]) -> list[str]:
     if len(set(subjects)) != len(subjects):
         raise ValueError("each subject once, e.g. [1, 2, 5]")
     return subjects
@@ -66,9 +72,12 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Alphas = Annotated[list[Positive], Field(min_length=1)]
 Start = Literal["population", "scratch"]
-Subjects = Annotated[
-    list[Annotated[int, Field(ge=1, le=NSD_SUBJECTS)]], Field(min_length=1), AfterValidator(_unique_subjects)
-]
+#: What a subject is called: BIDS's labels, of which NSD's are 01 to 08.
+SUBJECT = r"[A-Za-z0-9]+"
+_Label = Annotated[str, Field(pattern=rf"^{SUBJECT}$")]
+_Number = Annotated[int, Field(ge=0, le=99)]
+Subject = Annotated[_Label, BeforeValidator(subject_label, json_schema_input_type=_Label | _Number)]
+Subjects = Annotated[list[Subject], Field(min_length=1), AfterValidator(_unique_subjects)]
 Address = Annotated[str, Field(pattern=r"^https?://[^{}<>\s]+$")]
 FolderName = Annotated[str, Field(min_length=1, pattern=_FOLDER), AfterValidator(_expand)]
 FolderOrNone = Annotated[str, Field(pattern=_FOLDER), AfterValidator(_expand)]

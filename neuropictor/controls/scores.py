@@ -168,7 +168,7 @@ def _light(images: np.ndarray) -> np.ndarray:
     return (small @ np.array([0.2125, 0.7154, 0.0721], np.float32)).reshape(len(images), -1)
 
 
-def table_rows(scored: dict[int, Scored], names: dict[str, str], repetitions: int, seed: int) -> list[dict]:
+def table_rows(scored: dict[str, Scored], names: dict[str, str], repetitions: int, seed: int) -> list[dict]:
     """Make the rows of the table for one condition: one a subject and metric, and the mean over subjects.
 
     Parameters

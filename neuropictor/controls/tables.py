@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from neuropictor.config.types import Subject
 from neuropictor.controls.figures import draw_scores, draw_sheet
 from neuropictor.controls.scores import COLUMNS, PairScores, Scored, rank_correlations, table_rows
 from neuropictor.data.reconstructions import StoredReconstructions
@@ -32,10 +33,10 @@ QUARTERS = ("nearest", "second", "third", "farthest")
 
 
 def score_controls(
-    drawn: dict[int, dict[str, Path]],
-    samples: dict[int, Path],
-    responses: dict[int, Path],
-    stimuli: dict[int, Path],
+    drawn: dict[Subject, dict[str, Path]],
+    samples: dict[Subject, Path],
+    responses: dict[Subject, Path],
+    stimuli: dict[Subject, Path],
     backbone: str | Path,
     config: ControlsConfig,
     evaluate: EvaluateConfig,
@@ -73,12 +74,12 @@ def score_controls(
     used["networks"] = evaluate.networks
     shown = [(kind, subject) for subject, kinds in drawn.items() for kind in kinds]
     shown += [(NEAREST, subject) for subject in samples]
-    sheets = [figures / f"{kind}_sub-{subject:02d}{end}.png" for kind, subject in shown for end in ("", "_scores")]
+    sheets = [figures / f"{kind}_sub-{subject}{end}.png" for kind, subject in shown for end in ("", "_scores")]
     with RunRecord(
         record_path(out), "score_controls", config=used, seed=evaluate.seed, inputs=files, outputs=[out, *sheets]
     ) as record:
         describer = load_describer(evaluate.networks, Backbone.load(backbone).to(device), weights, device)
-        scored: dict[tuple, dict[int, Scored]] = {}
+        scored: dict[tuple, dict[str, Scored]] = {}
         data, ranks = "", []
         for subject in progress(sorted({*drawn, *samples}), "Scoring controls", unit="subject"):
             scorer = _Subject(subject, responses[subject], stimuli[subject], describer, evaluate)
@@ -101,14 +102,14 @@ def score_controls(
         write_table(frame, COLUMNS, out)
         for (subject, kind), part in frame.groupby(["subject", "control"], sort=False):
             if subject != "mean":
-                draw_scores(part, figures / f"{kind}_sub-{int(subject):02d}_scores.png")
+                draw_scores(part, figures / f"{kind}_sub-{subject}_scores.png")
         record.add(data=data, controls=sorted({row["control"] for row in rows}), judge=describer.name)
 
 
 class _Subject:
     """One subject's test images, and scores against them."""
 
-    def __init__(self, subject: int, responses: Path, stimuli: Path, describer: Describer, evaluate: EvaluateConfig):
+    def __init__(self, subject: str, responses: Path, stimuli: Path, describer: Describer, evaluate: EvaluateConfig):
         self.subject, self.evaluate = subject, evaluate
         self.responses, self.stimuli = ResponseStore(responses), StimulusStore(stimuli)
         self.nsd_ids = self.responses.images("test")
@@ -139,7 +140,7 @@ class _Subject:
         partner = np.flatnonzero((drawn.others >= 0).all(0))
         if len(partner):
             seen["seen in the other scan"] = self.stimuli.images(drawn.others[chosen, partner[0]])
-        draw_sheet(kind, drawn, chosen, seen, figures / f"{kind}_sub-{self.subject:02d}.png")
+        draw_sheet(kind, drawn, chosen, seen, figures / f"{kind}_sub-{self.subject}.png")
 
     def nearest(
         self, sampled: StoredReconstructions, rows: int, figures: Path
@@ -154,7 +155,7 @@ class _Subject:
         scores = self.pairs.against_seen([self.pairs.tables(images)], places)
         instead = self.pairs.against_seen([self.pairs.tables(self.stimuli.images(imitated))], places)
         parts = self._quarters(distance, scores) | {"all": scores, "nearest in training instead": instead}
-        names = {"subject": str(self.subject), "control": NEAREST, "condition": "all", "row": "", "column": "all"}
+        names = {"subject": self.subject, "control": NEAREST, "condition": "all", "row": "", "column": "all"}
         ranks = rank_correlations(scores, distance, self.evaluate.bootstrap, self.evaluate.seed)
         chosen = np.argsort(distance)[evenly_spaced(len(places), rows)]
         columns = {
@@ -164,7 +165,7 @@ class _Subject:
             "reconstruction's nearest": self.stimuli.images(imitated[chosen]),
         }
         labels = [f"distance {value:.2f}" for value in distance[chosen]]
-        draw_sheet(NEAREST, sampled, chosen, columns, figures / f"{NEAREST}_sub-{self.subject:02d}.png", labels)
+        draw_sheet(NEAREST, sampled, chosen, columns, figures / f"{NEAREST}_sub-{self.subject}.png", labels)
         return [names | row for row in ranks], {(NEAREST, name, "", name): part for name, part in parts.items()}
 
     def _quarters(self, distance: np.ndarray, scores: Scored) -> dict[str, Scored]:

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from neuropictor.data.latents import LatentStore
-from neuropictor.data.responses import ResponseStore
+from neuropictor.data.responses import ResponseStore, subject_number
 from neuropictor.data.ridge import Decomposition, Ridge
 from neuropictor.data.rows import Rows, mean_over_repeats
 from neuropictor.data.stores import expect, open_store
@@ -251,7 +251,8 @@ def align_subject(
         groups = np.repeat([0, 1], list(shared.sizes.values()))
         means = store.mean_response(train)
         held = (store.mean_response(validation), shared.components(images, validation))
-        fold = np.random.default_rng([config.seed, store.subject]).permutation(len(train)) % config.folds
+        random = np.random.default_rng([config.seed, subject_number(store.subject)])
+        fold = random.permutation(len(train)) % config.folds
         place = np.searchsorted(train, store.nsd_id).clip(max=len(train) - 1)
         fold_of_trial = np.where(train[place] == store.nsd_id, fold[place], config.folds)
         components = np.empty((len(store), targets.shape[1]), np.float32)
@@ -290,7 +291,7 @@ def _explained(
         error = (np.square(predicted[part] - true[part]) * weight).sum()
         shares[kind] = round(float(1 - error / (np.square(true[part] - true[part].mean(0)) * weight).sum()), 4)
         start += size
-    log.info("Subject %d: %s of variance explained", store.subject, shares)
+    log.info("Subject %s: %s of variance explained", store.subject, shares)
     return shares
 
 

@@ -41,7 +41,7 @@ class ImageResponses:
     nsd_id
         ``[N]`` image of each item.
     subject
-        ``[N]`` NSD's subject number of each item.
+        ``[N]`` label of each item's subject.
     data
         ``simulated``, ``nsd`` or ``own``.
     space

@@ -15,18 +15,18 @@ from neuropictor.config import PreprocessConfig
 from neuropictor.data.beta_files import OwnSessions
 from neuropictor.data.image_files import read_image
 from neuropictor.data.preprocess import write_responses
-from neuropictor.data.responses import SPLITS
+from neuropictor.data.responses import SPLITS, subject_number
 from neuropictor.data.stimuli import StimulusWriter, resize_images
 from neuropictor.data.tables import IMAGE_COLUMNS, line_of, read_table, read_trials
 from neuropictor.nsd.constants import CAPTIONS_PER_IMAGE
-from neuropictor.nsd.design import TRAIN, VALIDATION, choose_validation
+from neuropictor.nsd.design import LEFT_OUT, TEST, TRAIN, VALIDATION, choose_validation
 from neuropictor.records.files import atomic_path, need
 from neuropictor.records.record import RunRecord, record_path
 
 CAPTION_SEPARATOR = "|"
 
 
-def import_betas(table: Path, subject: int, config: PreprocessConfig, out: Path) -> None:
+def import_betas(table: Path, subject: str, config: PreprocessConfig, out: Path) -> None:
     """Write a response store from a lab's own betas.
 
     Parameters
@@ -36,10 +36,10 @@ def import_betas(table: Path, subject: int, config: PreprocessConfig, out: Path)
         number) and ``split`` (train, validation or test). The betas lie beside it: ``lh.session{session}`` and
         ``rh.session{session}`` with one of `neuropictor.data.beta_files.BETA_ENDINGS`.
     subject
-        A number 1..8 to call the subject by.
+        Label to call the subject by, of letters and digits.
     config
-        `clip`, `z_score` and `statistics` are used; `validation_images` only where no image has the split
-        validation.
+        `clip`, `z_score`, `statistics` and `training_sessions` are used; `validation_images` only where no image has
+        the split validation.
     out
         `responses.h5` to write; a record is written beside it.
 
@@ -51,9 +51,11 @@ def import_betas(table: Path, subject: int, config: PreprocessConfig, out: Path)
     table = Path(table)
     trials = read_trials(table)
     codes = np.array([SPLITS.index(name) for name in trials["split"]])
+    late = trials["session"].isin(trials["session"].unique()[config.training_sessions :])
+    codes[late & (codes != TEST)] = LEFT_OUT
     if VALIDATION not in codes:
         private = np.unique(trials["nsd_id"][codes == TRAIN])
-        chosen = choose_validation(subject, private, config.validation_images)
+        chosen = choose_validation(subject_number(subject), private, config.validation_images)
         codes[trials["nsd_id"].isin(chosen)] = VALIDATION
     sessions = sorted(int(session) for session in trials["session"].unique())
     reader = OwnSessions(table.parent, {session: trials["trial"][trials["session"] == session] for session in sessions})

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from neuropictor.config import NsdConfig, PreprocessConfig
+from neuropictor.config.types import subject_label
 from neuropictor.data.responses import SPLITS, ResponseWriter
 from neuropictor.data.rows import read_rows
 from neuropictor.data.sessions import Sessions
@@ -78,7 +79,7 @@ def preprocess_subject(
     data = "simulated" if keys.is_simulated(nsd_root) else "nsd"
     # Of the section nsd only what is used: where the files came from does not matter here.
     sections = {"preprocess": config, "nsd": nsd.model_dump(include={"beta_version", "release", "sessions"})}
-    labels = {"subject": subject, "data": data, "beta_version": nsd.beta_version, "mesh": reader.mesh}
+    labels = {"subject": subject_label(subject), "data": data, "beta_version": nsd.beta_version, "mesh": reader.mesh}
     inputs = [nsd_root / keys.EXPERIMENT_DESIGN]
     reader.check(sessions)
     if not kept:

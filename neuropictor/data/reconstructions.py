@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from neuropictor.data.stores import expect, open_store
+from neuropictor.config.types import SUBJECT
+from neuropictor.data.stores import expect, open_store, subject_of
 from neuropictor.records.files import atomic_path
 
 
@@ -27,7 +29,7 @@ class Reconstructions:
     model
         For example "refined".
     subject
-        NSD's number of the person, 1 to 8.
+        Label of the subject.
     data
         "simulated", "nsd" or "own".
     labels
@@ -39,7 +41,7 @@ class Reconstructions:
     images: np.ndarray
     nsd_id: np.ndarray
     model: str
-    subject: int
+    subject: str
     data: str
     labels: tuple[str, ...] = ()
     others: np.ndarray | None = None
@@ -143,7 +145,7 @@ class StoredReconstructions:
             expect(file, {"images": ("B", (count, None, None, None, 3)), "nsd_id": ("iu", (count,))})
             self.nsd_id, self.shape = file["nsd_id"][:], file["images"].shape
             self.model, self.data = str(file.attrs["model"]), str(file.attrs["data"])
-            self.subject = int(file.attrs["subject"])
+            self.subject = subject_of(file)
             self.labels, self.others = (), None
             if "labels" in file:
                 expect(file, {"labels": ("O", (self.samples,))})
@@ -183,7 +185,7 @@ def read_reconstructions(path: Path) -> Reconstructions:
     return Reconstructions(stored.images, *labels)
 
 
-def by_subject(files: Iterable[Path]) -> dict[int, dict[str, Path]]:
+def by_subject(files: Iterable[Path]) -> dict[str, dict[str, Path]]:
     """Sort files of reconstructions by the subject that their folder names (sub-01) and by model, their own name.
 
     Raises
@@ -191,10 +193,10 @@ def by_subject(files: Iterable[Path]) -> dict[int, dict[str, Path]]:
     ValueError
         For a file in another folder.
     """
-    paths: dict[int, dict[str, Path]] = {}
+    paths: dict[str, dict[str, Path]] = {}
     for path in files:
-        number = path.parent.name.removeprefix("sub-")
-        if not number.isdigit():
+        subject = re.fullmatch(rf"sub-({SUBJECT})", path.parent.name)
+        if not subject:
             raise ValueError(f"{path} is not in a folder named after its subject; allowed: e.g. sub-01/refined.h5")
-        paths.setdefault(int(number), {})[path.stem] = path
+        paths.setdefault(subject[1], {})[path.stem] = path
     return paths

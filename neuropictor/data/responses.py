@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import h5py
 import numpy as np
 
 from neuropictor.data.rows import Rows, mean_over_repeats
-from neuropictor.data.stores import expect, open_store
+from neuropictor.data.stores import expect, open_store, subject_of
 
 SPLITS = ("train", "validation", "test")
 """Names of the values 0, 1, 2 of the `split` data set."""
@@ -17,6 +18,13 @@ SPLITS = ("train", "validation", "test")
 _TRIAL_FIELDS = {"nsd_id": np.int32, "session": np.int16, "repeat": np.int8, "split": np.int8}
 _CHOOSING_SHARE = 20  # without validation images, one in this many training images chooses penalties
 _ATTRIBUTES = ("subject", "data", "beta_version", "mesh")
+
+
+def subject_number(label: str) -> int:
+    """Return the number that stands for a subject in seeds: NSD's own of 01 to 08, else one made from the label."""
+    if len(label) == 2 and label.isdigit():
+        return int(label)
+    return int.from_bytes(hashlib.sha256(label.encode()).digest()[:6], "big")
 
 
 class ResponseStore:
@@ -32,7 +40,7 @@ class ResponseStore:
     Attributes
     ----------
     subject
-        NSD's subject number, 1..8.
+        Label of the subject; NSD's are 01 to 08.
     data
         "simulated", "nsd" or "own".
     beta_version, mesh
@@ -70,7 +78,7 @@ class ResponseStore:
             self.shape: tuple[int, int] = file["responses"].shape
             self.nsd_id, self.session, self.repeat, self.split = (file[name][:] for name in _TRIAL_FIELDS)
             self.ncsnr = file["ncsnr"][:]
-            self.subject = int(file.attrs["subject"])
+            self.subject = subject_of(file)
             self.data, self.beta_version, self.mesh = (str(file.attrs[name]) for name in _ATTRIBUTES[1:])
         self.rows = Rows(self.path, "responses")
         self._order = np.argsort(self.nsd_id, kind="stable")
@@ -163,7 +171,7 @@ class ResponseWriter:
     trials, n_vertices
         Final numbers of rows and columns.
     subject
-        NSD's number of the person, 1 to 8.
+        Label of the subject.
     data
         "simulated", "nsd" or "own".
     beta_version, mesh
@@ -171,7 +179,7 @@ class ResponseWriter:
     """
 
     def __init__(
-        self, file: h5py.File, trials: int, n_vertices: int, *, subject: int, data: str, beta_version: str, mesh: str
+        self, file: h5py.File, trials: int, n_vertices: int, *, subject: str, data: str, beta_version: str, mesh: str
     ):
         self.dataset = file.create_dataset("responses", (trials, n_vertices), np.float16)
         self._file = file

@@ -13,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from neuropictor.config.types import subject_label
 from neuropictor.records.files import NotWrittenError
 
 _MOST_COMPRESSED = 2000
@@ -115,6 +116,12 @@ def expect(file: h5py.File, expected: Mapping[str, tuple[str, Sequence[int | Non
                 f"{' or '.join(types[kind] for kind in kinds)} numbers of shape ({lengths}). Remove the file and run "
                 "snakemake again"
             )
+
+
+def subject_of(file: h5py.File) -> str:
+    """Return the label of the subject whose store is open; older stores hold the number of one of NSD's."""
+    subject = file.attrs["subject"]
+    return str(subject_label(subject if isinstance(subject, str) else int(subject)))
 
 
 def finite(values: np.ndarray, path: str | Path, name: str) -> np.ndarray:

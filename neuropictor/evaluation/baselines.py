@@ -117,7 +117,7 @@ def fit_baselines(
         model = Backbone.load(backbone).to(device)
         linear = _Linear(model, store, LatentStore(latents), ids, config.ridge_alphas, sample.most_repeats)
         describer = load_describer(config.networks, model, weights, device)
-        log.info("Subject %d: ridge penalties %s", store.subject, linear.penalties)
+        log.info("Subject %s: ridge penalties %s", store.subject, linear.penalties)
         with writing(out["ridge"], replace(about, model="ridge"), samples=1) as writer:
             predicted, _ = linear.predict(ids["test"], 0.0)
             for start in range(0, len(predicted), sample.batch_size):
@@ -126,7 +126,7 @@ def fit_baselines(
         sampler = Sampler(NeuroPictorPipeline.from_backbone(model), store.subject, sample, runtime)
         draw = _Draw(sampler, linear, config.diffusion_strength)
         rescale, scores = choose_rescale(draw, ids["validation"], images, describer)
-        log.info("Subject %d: ridge_diffusion rescales by %s, validation scores %s", store.subject, rescale, scores)
+        log.info("Subject %s: ridge_diffusion rescales by %s, validation scores %s", store.subject, rescale, scores)
         batches = batched(ids["test"], sample)
         drawn = draw(progress(batches, "Drawing ridge_diffusion", unit="batch"), ids["test"], rescale)
         write_drawn(out["ridge_diffusion"], replace(about, model="ridge_diffusion"), drawn, sample)

@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 
 from neuropictor.config.drawing import SampleConfig
+from neuropictor.config.types import Subject
 from neuropictor.data.reconstructions import StoredReconstructions
 from neuropictor.data.rows import evenly_spaced
 from neuropictor.data.stimuli import StimulusStore, resize_images
@@ -66,7 +67,7 @@ TEXT_SAMPLING = {"steps": 15, "guidance_scale": 3.0, "batch_size": 8}
 
 
 def evaluate(
-    samples: dict[int, dict[str, Path]],
+    samples: dict[Subject, dict[str, Path]],
     stimuli: Sequence[Path],
     backbone: str | Path,
     config: EvaluateConfig,
@@ -126,14 +127,14 @@ def evaluate(
         )
 
 
-def _open(samples: dict[int, dict[str, Path]]) -> dict[tuple[str, str], StoredReconstructions]:
+def _open(samples: dict[str, dict[str, Path]]) -> dict[tuple[str, str], StoredReconstructions]:
     """Open all files; those of a subject must reconstruct the same images, and be what their paths say."""
     opened = {}
     for subject, models in samples.items():
         first = next(iter(models.values()))
         for model, path in models.items():
-            images = opened[str(subject), model] = StoredReconstructions(path)
-            expected = opened[str(subject), next(iter(models))].nsd_id
+            images = opened[subject, model] = StoredReconstructions(path)
+            expected = opened[subject, next(iter(models))].nsd_id
             if images.subject != subject:
                 raise ValueError(f"{path}: is of subject {images.subject}, but was given as subject {subject}'s")
             if not np.array_equal(images.nsd_id, expected):
@@ -422,7 +423,7 @@ def _from_captions(
     """Sample an image from each image's first caption."""
     config = SampleConfig(**TEXT_SAMPLING, seed=seed)
     context = backbone.encode_text([texts[0] if texts else "" for texts in store.captions(nsd_ids)])
-    sampler = Sampler(NeuroPictorPipeline.from_backbone(backbone), 0, config, runtime)
+    sampler = Sampler(NeuroPictorPipeline.from_backbone(backbone), "00", config, runtime)
     parts = zip(batched(nsd_ids, config), context.split(config.batch_size), strict=True)
     return Held(np.concatenate([sampler.draw(jobs, {"context": part}) for jobs, part in parts])[:, None])
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 import pandas as pd
 
+from neuropictor.config.types import subject_label
 from neuropictor.evaluation.metrics import METRICS, shown_in
 from neuropictor.evaluation.protocols import OURS
 from neuropictor.records.files import atomic_path
@@ -88,7 +89,7 @@ def _read(path: Path, columns: tuple[str, ...], empty: list | dict) -> pd.DataFr
     missing = [name for name in columns if name not in frame]
     if missing:
         raise ValueError(f"{path}: columns {', '.join(missing)} missing, found {list(frame)}; needed: {list(columns)}")
-    return frame
+    return frame.assign(subject=frame["subject"].map(subject_label))
 
 
 def read_metrics(path: Path) -> pd.DataFrame:

@@ -104,7 +104,7 @@ def write_person(
     )
     trials["repeat"] = trials.groupby("row").cumcount()
     reader = _Person(person, images[rows], [scenes[row] for row in rows], trials, config)
-    labels = {"subject": person, "data": "simulated", "beta_version": "simulated", "mesh": config.mesh}
+    labels = {"subject": str(person), "data": "simulated", "beta_version": "simulated", "mesh": config.mesh}
     sessions = trials["session"].unique().tolist()
     split = (order < VALIDATION_IMAGES).astype(int)
     write_responses(reader, sessions, trials, split, PreprocessConfig(), labels, {"simulate": config}, [], out)

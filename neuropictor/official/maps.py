@@ -18,7 +18,7 @@ import scipy.io
 
 from neuropictor.config import PreprocessConfig
 from neuropictor.data.preprocess import count_splits
-from neuropictor.data.responses import ResponseWriter
+from neuropictor.data.responses import ResponseWriter, subject_number
 from neuropictor.data.stores import open_store
 from neuropictor.nsd.constants import IMAGES
 from neuropictor.nsd.design import TEST, TRAIN, VALIDATION, choose_validation
@@ -39,7 +39,7 @@ LEAST_OVERLAP = 0.99
 _PIXEL_MM = 0.356
 
 
-def import_maps(maps: Path, mask: Path, test_images: Path, subject: int, config: PreprocessConfig, out: Path) -> None:
+def import_maps(maps: Path, mask: Path, test_images: Path, subject: str, config: PreprocessConfig, out: Path) -> None:
     """Write a response store from the authors' files of one subject; nothing is unpickled.
 
     Their maps are normalised already and means over an image's repeats, so responses are only clipped, every image
@@ -48,13 +48,13 @@ def import_maps(maps: Path, mask: Path, test_images: Path, subject: int, config:
     Parameters
     ----------
     maps
-        ``0{subject}_norm.h5``: ``images`` [N, 1023, 2514] and ``labels`` [N], NSD's image numbers from 0.
+        ``{subject}_norm.h5``: ``images`` [N, 1023, 2514] and ``labels`` [N], NSD's image numbers from 0.
     mask
         ``vc_roi.npz``: ``images`` [1, 1023, 2514], 1 in visual cortex, -1 in other cortex, 0 beside it.
     test_images
         ``sub1257_shared_triallabel.npy`` (their 982 test images), or NSD's ``nsd_expdesign.mat`` (all 1000).
     subject
-        1..8.
+        Label of the subject; NSD's are 01 to 08.
     config
         `clip` and `validation_images` are used.
     out
@@ -69,7 +69,7 @@ def import_maps(maps: Path, mask: Path, test_images: Path, subject: int, config:
     rows, columns = vertex_pixels(geometry, read_mask(mask))
     shared = read_test_images(test_images)
     inputs = [Path(path) for path in (maps, mask, test_images)]
-    need(maps, f"expected the authors' 0{subject}_norm.h5")
+    need(maps, f"expected the authors' {subject}_norm.h5")
     nsd_id = _read_labels(inputs[0])
     _check_labels(nsd_id, shared, inputs[0], inputs[2])
     with (
@@ -94,7 +94,7 @@ def import_maps(maps: Path, mask: Path, test_images: Path, subject: int, config:
         if not varies:
             raise ValueError(f"{maps}: all maps are the same in visual cortex; allowed: a response to each image")
         private = np.setdiff1d(nsd_id, shared)
-        chosen = choose_validation(subject, private, config.validation_images)
+        chosen = choose_validation(subject_number(subject), private, config.validation_images)
         split = np.select([np.isin(nsd_id, shared), np.isin(nsd_id, chosen)], [TEST, VALIDATION], TRAIN)
         writer.finish(
             ncsnr=np.full(geometry.n_vertices, np.nan),
@@ -107,7 +107,7 @@ def import_maps(maps: Path, mask: Path, test_images: Path, subject: int, config:
         record.add(**labels, splits=counts, values_missing=missing)
     if missing:
         log.warning("%s: %d values are not finite; stored as 0, the mean", maps, missing)
-    log.info("Subject %d: %s", subject, ", ".join(f"{c['images']:,} {name} images" for name, c in counts.items()))
+    log.info("Subject %s: %s", subject, ", ".join(f"{c['images']:,} {name} images" for name, c in counts.items()))
 
 
 def read_mask(path: Path) -> np.ndarray:

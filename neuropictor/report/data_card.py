@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from neuropictor.config.types import Subject
 from neuropictor.data.responses import SPLITS, ResponseStore
 from neuropictor.data.stimuli import StimulusStore
 from neuropictor.evaluation.judges import blocks
@@ -33,7 +34,7 @@ _IMAGES_AT_ONCE = 256
 
 
 def data_card(
-    responses: dict[int, Path],
+    responses: dict[Subject, Path],
     stimuli: Sequence[Path],
     config: EvaluateConfig,
     sample: SampleConfig,
@@ -80,13 +81,13 @@ def data_card(
     )
 
 
-def measure(responses: dict[int, Path], stimuli: Sequence[Path], seed: int) -> dict:
+def measure(responses: dict[str, Path], stimuli: Sequence[Path], seed: int) -> dict:
     """Return the facts that need no backbone, as plain numbers and texts."""
     store = StimulusStore(*stimuli)
     subjects, train, test = {}, set(), set()
     for subject, path in responses.items():
         one = ResponseStore(path)
-        subjects[str(subject)] = _subject_facts(one)
+        subjects[subject] = _subject_facts(one)
         train.update(one.images("train").tolist())
         test.update(one.images("test").tolist())
         one.close()

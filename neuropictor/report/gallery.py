@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from neuropictor.config.types import Subject
 from neuropictor.data.reconstructions import StoredReconstructions
 from neuropictor.data.rows import evenly_spaced
 from neuropictor.data.stimuli import StimulusStore
@@ -42,7 +43,7 @@ _QUALITY = {True: 90, False: 75}
 
 
 def gallery(
-    samples: dict[int, dict[str, Path]],
+    samples: dict[Subject, dict[str, Path]],
     stimuli: Sequence[Path],
     scores: Sequence[Path],
     out: Path,
@@ -85,8 +86,7 @@ def gallery(
             for model in order_models({model for models in files.values() for model in models})
         ],
         "subjects": [
-            {"name": str(subject), "images": np.searchsorted(everyone, numbers).tolist()}
-            for subject, numbers in ids.items()
+            {"name": subject, "images": np.searchsorted(everyone, numbers).tolist()} for subject, numbers in ids.items()
         ],
         "images": {
             "id": everyone.tolist(),
@@ -94,11 +94,11 @@ def gallery(
             "background": store.background(everyone).tolist(),
             "caption": [captions[0] if captions else "" for captions in store.captions(everyone)],
         },
-        "controls": {str(subject): [item.described(ids[subject]) for item in part] for subject, part in drawn.items()},
+        "controls": {subject: [item.described(ids[subject]) for item in part] for subject, part in drawn.items()},
         "sprites": {},
         "scores": {},
     }
-    _add_scores(data, scores, {str(subject): numbers for subject, numbers in ids.items()})
+    _add_scores(data, scores, {subject: numbers for subject, numbers in ids.items()})
     sheets: dict[str, bytes] = {}
     seen = reduced(Seen(store, everyone), np.arange(len(everyone)), side)
     _add_sheet(data, sheets, "seen", seen[:, None], store.size)
@@ -114,7 +114,7 @@ def gallery(
     write_page("gallery.html", out, title, note=note, data=data, sheets=texts)
 
 
-def _opened(samples: dict[int, dict[str, Path]]) -> dict[int, dict[str, StoredReconstructions]]:
+def _opened(samples: dict[str, dict[str, Path]]) -> dict[str, dict[str, StoredReconstructions]]:
     files = {
         subject: {model: StoredReconstructions(path) for model, path in models.items()}
         for subject, models in samples.items()
@@ -129,7 +129,7 @@ def _opened(samples: dict[int, dict[str, Path]]) -> dict[int, dict[str, StoredRe
 
 
 def thumbnail_side(
-    size: int, seen: int, files: dict[int, dict[str, StoredReconstructions]], of_controls: int = 0
+    size: int, seen: int, files: dict[str, dict[str, StoredReconstructions]], of_controls: int = 0
 ) -> int:
     """Side of the thumbnails in pixels: the images' own, unless they are large or many."""
     tiles = seen + of_controls
@@ -194,7 +194,7 @@ def _add_scores(data: dict, tables: Sequence[Path], ids: dict[str, np.ndarray]) 
     data["metrics"] = first + [item for item in data["metrics"] if item not in first]
 
 
-def _note(data: dict, store: StimulusStore, drawn: dict[int, list[ShownControl]]) -> str:
+def _note(data: dict, store: StimulusStore, drawn: dict[str, list[ShownControl]]) -> str:
     """The note at the top of the page."""
     real = "Rendered scenes and simulated brains; nobody was measured. " if store.data == "simulated" else ""
     of_controls = len({number for items in drawn.values() for item in items for number in item.nsd_id.tolist()})
@@ -264,7 +264,7 @@ class ShownControl:
 
 def read_controls(
     files: Mapping[int, Mapping[str, Path]], ids: Mapping[int, np.ndarray]
-) -> dict[int, list[ShownControl]]:
+) -> dict[str, list[ShownControl]]:
     """Choose the images and conditions to show of each control; reads no images.
 
     Parameters
@@ -296,7 +296,7 @@ def read_controls(
     }
 
 
-def _open_control(path: Path, kind: str, subject: int, ids: Mapping[int, np.ndarray]) -> ShownControl:
+def _open_control(path: Path, kind: str, subject: str, ids: Mapping[int, np.ndarray]) -> ShownControl:
     item = StoredReconstructions(path)
     if item.subject != subject:
         raise ValueError(f"{path}: is of subject {item.subject}, but was given as subject {subject}'s")

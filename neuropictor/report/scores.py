@@ -35,7 +35,7 @@ from neuropictor.report.pages import NOTHING, Cell, Table, write_page
 
 PUBLISHED = Path(__file__).with_name("published_results.csv")
 """Results as their sources print them: two-way identification in per cent, distances and correlations as numbers."""
-SUBJECTS = ("1", "2", "5", "7")
+SUBJECTS = ("01", "02", "05", "07")
 """Published numbers are the mean of these subjects of NSD."""
 TEST_SETS = {
     982: "982 images, release of 37 sessions",

@@ -217,7 +217,7 @@ def _train(
             NeuroPictorPipeline.from_parts(networks, frozen).save_trained(out, backbone)
             write_history(out / "history.csv", history)
         record.add(data=batches.responses.data, images=len(batches.responses))
-        record.add(subjects=sorted({int(s) for s in batches.responses.subject}))
+        record.add(subjects=sorted({str(s) for s in batches.responses.subject}))
         record.add(precision=runtime.precision, steps_per_second=round(trainer.steps_per_second, 4))
         record.add(parameters=sum(p.numel() for p in networks.parameters() if p.requires_grad))
         record.add(**{f"{split}_{name}": value for _, split, name, value in history[-6:]})

@@ -182,7 +182,7 @@ def _data(config: "Config") -> list[Finding]:
         return [Finding("problem", "data", str(error), "change the settings as said")]
     required = [keys.STIMULI, keys.STIMULUS_INFO, keys.EXPERIMENT_DESIGN]
     required += [
-        keys.betas(subject, 1, side, config.nsd.beta_version)
+        keys.betas(int(subject), 1, side, config.nsd.beta_version)
         for subject in config.subjects.everyone()
         for side in constants.HEMISPHERES
     ]
@@ -201,7 +201,7 @@ def needed_bytes(config: "Config") -> dict[str, float]:
     sessions = {
         subject: config.simulate.sessions
         if simulated
-        else constants.counted_sessions(constants.SESSIONS[subject], config.nsd.release, config.nsd.sessions)
+        else constants.counted_sessions(constants.SESSIONS[int(subject)], config.nsd.release, config.nsd.sessions)
         for subject in subjects
     }
     trials = sum(sessions.values()) * (config.simulate.trials_per_session if simulated else 750)

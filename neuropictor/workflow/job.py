@@ -108,8 +108,8 @@ def convert(value: Any, kind: Any) -> Any:
     """Convert a value from Snakemake into the type of an annotation.
 
     Sections of the configuration are made from mappings, paths from names, and lists from one name or several. Files
-    are sorted by their path: ``dict[int, Path]`` by the subject of their folder, ``dict[str, Path]`` by their own
-    name, ``dict[int, dict[str, Path]]`` by both; `Folder` is the folder of a file. No files are None where that is
+    are sorted by their path: ``dict[Subject, Path]`` by the subject of their folder, ``dict[str, Path]`` by their own
+    name, ``dict[Subject, dict[str, Path]]`` by both; `Folder` is the folder of a file. No files are None where that is
     allowed.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -128,10 +128,10 @@ def convert(value: Any, kind: Any) -> Any:
         files = [Path(file) for file in _several(value)]
         if arguments[0] is str:
             return {file.stem: file for file in files}
-        subjects = {file: int(file.parent.name.removeprefix("sub-")) for file in files}
+        subjects = {file: file.parent.name.removeprefix("sub-") for file in files}
         if arguments[1] is Path:
             return {subject: file for file, subject in subjects.items()}
-        by_subject: dict[int, dict[str, Path]] = {subject: {} for subject in subjects.values()}
+        by_subject: dict[str, dict[str, Path]] = {subject: {} for subject in subjects.values()}
         for file, subject in subjects.items():
             by_subject[subject][file.stem] = file
         return by_subject

@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -10,7 +11,7 @@ from neuropictor import sampling
 from neuropictor.config import SampleConfig
 from neuropictor.data.alignment import ComponentStore
 from neuropictor.data.reconstructions import read_reconstructions
-from neuropictor.data.responses import ResponseStore
+from neuropictor.data.responses import ResponseStore, subject_number
 from neuropictor.models.alignment import AlignmentNetwork
 from neuropictor.models.pipeline import NeuroPictorPipeline
 from neuropictor.sampling import image_generator, most_agreed, sample_subject, to_bytes
@@ -40,7 +41,7 @@ def test_all_test_images_in_order(draw, tiny_prepared, tmp_path):
     result = draw("refined.h5")
     assert result.images.shape == (3, 2, 8, 8, 3)
     np.testing.assert_array_equal(result.nsd_id, ResponseStore(tiny_prepared / "sub-01/responses.h5").images("test"))
-    assert (result.model, result.subject, result.data) == ("refined", 1, "simulated")
+    assert (result.model, result.subject, result.data) == ("refined", "01", "simulated")
     assert not np.array_equal(result.images[:, 0], result.images[:, 1])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["refined.h5", "refined.run.json"]
 
@@ -152,9 +153,17 @@ def test_every_image_has_its_own_seed():
     def first(*key):
         return torch.rand(1, generator=image_generator(*key)).item()
 
-    keys = [(0, 1, 5, 0), (1, 1, 5, 0), (0, 2, 5, 0), (0, 1, 6, 0), (0, 1, 5, 1)]
+    keys = [(0, "01", 5, 0), (1, "01", 5, 0), (0, "02", 5, 0), (0, "01", 6, 0), (0, "01", 5, 1), (0, "MM01", 5, 0)]
     assert len({first(*key) for key in keys}) == len(keys)
     assert first(*keys[0]) == first(*keys[0])
+
+
+def test_seeds_of_nsds_subjects_are_those_of_their_numbers():
+    """So that results of before labels were in use are the same."""
+    digest = hashlib.sha256(b"3/2/73/0").digest()
+    expected = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    assert torch.rand(1, generator=image_generator(3, "02", 73, 0)) == torch.rand(1, generator=expected)
+    assert len({subject_number(label) for label in ("01", "02", "1", "10", "001", "MM01", "mm01")}) == 7
 
 
 def test_rounding_is_to_the_nearest_level_or_down_as_in_the_official_code():

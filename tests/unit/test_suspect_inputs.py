@@ -99,7 +99,7 @@ class Stages:
 
     def evaluate(self) -> None:
         config = EvaluateConfig(bootstrap=20, permutations=99)
-        evaluate({1: self.samples}, self.stimuli, self.backbone, config, RUNTIME, self.out / "metrics.csv")
+        evaluate({"01": self.samples}, self.stimuli, self.backbone, config, RUNTIME, self.out / "metrics.csv")
 
     def contact_sheet(self) -> None:
         contact_sheet(self.samples, self.stimuli[0], EvaluateConfig(), self.out / "sheet.png")
@@ -207,7 +207,7 @@ def folder(tiny_prepared, tiny_backbone, tmp_path_factory):
     with h5py.File(made.responses[0]) as file:
         tested = np.unique(file["nsd_id"][:][file["split"][:] == 2])
     for model, path in made.samples.items():
-        write_samples(path, model, 1, seen, tested.tolist())
+        write_samples(path, model, "01", seen, tested.tolist())
         with RunRecord(record_path(path), "sample", outputs=[path]):
             pass
     simulate = SimulateConfig(sessions=1, trials_per_session=30, shared_images=3, image_size=64)

@@ -51,7 +51,7 @@ def command(*arguments):
 def test_without_stores_the_way_to_them_is_told(tmp_path):
     message = refused(copy_workflow(tmp_path), ONE)
     for words in (
-        "nsd.source is prepared, but data/prepared/sub-01/responses.h5 is missing",
+        "no stage makes the stores of subject 01, and data/prepared/sub-01/responses.h5 is missing",
         "e.g. neuropictor import-betas --out data/prepared/sub-01/responses.h5",
         "docs/own_data.md",
     ):
@@ -59,20 +59,28 @@ def test_without_stores_the_way_to_them_is_told(tmp_path):
     assert "Traceback" not in message
 
 
-def test_the_chain_runs_on_imported_stores_and_never_writes_them(tmp_path):
-    write_scans(tmp_path / "scans")
+def test_the_chain_runs_on_imported_stores_and_a_lab_s_own_files(tmp_path):
+    """One person's stores were imported before, and are never written; the other's are made by the workflow."""
+    for name in ("sub-01", "sub-MM02"):
+        write_scans(tmp_path / "scans" / name)
     stores = tmp_path / "data/prepared/sub-01"
     tiny = ["--settings", ROOT / "presets/tiny.yaml"]
-    betas, images = (["--table", tmp_path / "scans" / name] for name in ("trials.csv", "images.csv"))
+    betas, images = (["--table", tmp_path / "scans/sub-01" / name] for name in ("trials.csv", "images.csv"))
     command("import-betas", *betas, "--subject", 1, "--out", stores / "responses.h5", *tiny)
     command("import-images", *images, "--out", stores / "stimuli.h5", *tiny)
     before = {path.name: path.read_bytes() for path in stores.iterdir()}
     copy_workflow(tmp_path)
     skipped = Counter({rule: n for rule, n in chain(1).items() if not re.match("simulate|preprocess", rule)})
     assert planned(tmp_path, ONE) == planned(tmp_path, ONE, forced=True) == skipped
-    (tmp_path / "own.yaml").write_text(yaml.safe_dump(ONE))
+    people = ["subject,dataset,path,refine", "1,mylab,,no", "MM02,mylab,scans/sub-MM02,yes"]
+    (tmp_path / "subjects.csv").write_text("\n".join(people))
+    table = {"subjects": {"table": "subjects.csv"}}
+    further = Counter(["import_betas", "import_images", "cache_latents", "align"])
+    assert planned(tmp_path, table, forced=True) == skipped + further
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(table))
     snakemake(tmp_path, "--forceall", CARD, further=[tmp_path / "own.yaml"], program=WARM)
     assert {path.name: path.read_bytes() for path in stores.iterdir()} == before
     card = (tmp_path / CARD).read_text()
     assert "SIMULATED" not in card and "own on fsaverage5" in card
-    assert ",own" in (tmp_path / "results/metrics.csv").read_text()
+    scores = (tmp_path / "results/metrics.csv").read_text()
+    assert "\nMM02,refined," in scores and "\n01," not in scores and ",own" in scores

@@ -125,7 +125,7 @@ def test_controls_are_drawn_and_scored(tmp_path, monkeypatch, tiny_prepared):
     done = run("control", *files, "--kind", "steps", "--kind", "areas")
     assert done.exit_code == 0, (done.output, done.exception)
     assert [given["kind"] for given in drawn] == ["steps", "areas"]
-    assert scored[0]["drawn"] == {2: {"steps": tmp_path / "out/steps.h5", "areas": tmp_path / "out/areas.h5"}}
+    assert scored[0]["drawn"] == {"02": {"steps": tmp_path / "out/steps.h5", "areas": tmp_path / "out/areas.h5"}}
     wrong = run("control", *files, "--kind", "strength")
     assert wrong.exit_code != 0
     assert "allowed are responses, areas" in " ".join(wrong.output.replace("\u2502", " ").split())
@@ -199,7 +199,7 @@ def test_commands_call_stages_as_their_signatures_ask(name, tmp_path, monkeypatc
     assert done.exit_code == 0, (done.output, done.exception)
     assert len(calls) == 1
     if name == "gallery":
-        assert calls[0].arguments["controls"] == {1: {"areas": controls / "areas.h5"}}
+        assert calls[0].arguments["controls"] == {"01": {"areas": controls / "areas.h5"}}
         (controls / "areas.h5").unlink()
         done = run(name, *[item.format(folder=tmp_path, file=file) for item in ARGUMENTS[name]])
         assert done.exit_code == 2

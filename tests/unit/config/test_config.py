@@ -20,7 +20,8 @@ def refusal(settings: dict) -> str:
 
 def test_defaults_are_what_config_yaml_says_in_full():
     found = yaml.safe_load((ROOT / "config.yaml").read_text())
-    assert found == config.Config().model_dump()
+    assert found["subjects"] == {"table": "", "pretrain": [1, 2, 5], "refine": [1, 2, 5]}
+    assert found | {"subjects": config.load(found).subjects.model_dump()} == config.Config().model_dump()
 
 
 def test_presets_are_valid():
@@ -80,7 +81,12 @@ def test_text_from_the_command_line_names_the_way_out():
             ['nsd.endpoint is "s3://x"', "starts with https://", "endpoint: https://nat"],
         ),
         ({"nsd": {"connections": 0}}, ["nsd.connections is 0", "at least 1 and at most 64", "connections: 8"]),
-        ({"subjects": {"refine": [1, 9]}}, ["subjects.refine.1 is 9", "at least 1 and at most 8", "refine: [1, 2, 5]"]),
+        (
+            {"subjects": {"refine": [1, 9]}},
+            ["subjects has 09, who is none of NSD's", "subjects.table"],
+        ),
+        ({"subjects": {"refine": ["a b"]}}, ['refine.0 is "a b"', "letters and digits or a whole number at least 0"]),
+        ({"subjects": {"refine": [100]}}, ["subjects.refine.0 is 100", "refine: [01, 02, 05]"]),
         ({"subjects": {"refine": [1, 1]}}, ["subjects.refine", "each subject once"]),
         ({"subjects": {"pretrain": []}}, ["subjects.pretrain is []"]),
         ({"encoder": {"image_size": 100}}, ["image_size is 100", "patch_size 16 does not divide"]),
@@ -113,7 +119,7 @@ def test_text_from_the_command_line_names_the_way_out():
         ({"preprocess": {"image_size": 10**6}}, ["preprocess.image_size is 1000000", "at most 4096"]),
         ({"evaluate": {"bootstrap": 10**9}}, ["evaluate.bootstrap is", "at most 1000000"]),
         ({"runtime": {"threads": 10**9}}, ["runtime.threads is", "at most 4096"]),
-        ({"subjects": {"refine": ["08"]}}, ["subjects.refine.0", "YAML reads 08 as text", "write 8)"]),
+        ({"sample": {"steps": "08"}}, ["sample.steps", "YAML reads 08 as text", "write 8)"]),
     ],
 )
 def test_messages_name_key_value_allowed_and_example(settings, parts):
@@ -139,7 +145,7 @@ def test_sections_cannot_be_changed():
 
 
 def test_everyone_is_in_either_list():
-    assert config.load({"subjects": {"pretrain": [7, 2], "refine": [1, 2]}}).subjects.everyone() == [1, 2, 7]
+    assert config.load({"subjects": {"pretrain": [7, 2], "refine": [1, 2]}}).subjects.everyone() == ["01", "02", "07"]
 
 
 @pytest.mark.parametrize(

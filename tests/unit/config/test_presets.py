@@ -15,7 +15,12 @@ def test_the_paper():
     assert (encoder.image_size // encoder.patch_size) ** 2 + 1 == 257
     assert (encoder.width, encoder.depth, encoder.heads, encoder.bottleneck) == (1024, 24, 16, 2048)
     assert (encoder.decoder_width, encoder.decoder_depth) == (512, 8)
-    assert paper.subjects.pretrain == list(range(1, 9)) and paper.subjects.refine == [1, 2, 5, 7]
+    assert paper.subjects.pretrain == [f"0{n}" for n in range(1, 9)] and paper.subjects.refine == [
+        "01",
+        "02",
+        "05",
+        "07",
+    ]
     assert (paper.preprocess.image_size, paper.preprocess.validation_images, paper.align.tokens) == (512, 0, 0)
     for stage in (paper.pretrain, paper.refine):
         assert (stage.learning_rate, stage.weight_decay, stage.schedule) == (1e-4, 0.01, "constant")
@@ -31,9 +36,9 @@ def test_the_paper():
 
 def test_one_session_trains_and_all_sessions_test():
     few = config.read(PRESETS / "nsd.yaml", PRESETS / "nsd-1-session.yaml")
-    assert few.preprocess_of(1).training_sessions == 1
+    assert few.preprocess_of("01").training_sessions == 1
     assert {few.preprocess_of(subject).training_sessions for subject in few.subjects.pretrain} == {40}
-    assert 1 not in few.subjects.pretrain and few.subjects.refine == [1]
+    assert "01" not in few.subjects.pretrain and few.subjects.refine == ["01"]
     assert few.nsd.source == "fetch" and few.nsd.sessions == 40
     paper = config.read(PRESETS / "nsd.yaml")
     assert few.paths.nsd == paper.paths.nsd  # nothing is fetched twice
@@ -73,7 +78,7 @@ def test_files_are_laid_one_over_the_other_as_snakemake_does(tmp_path):
 def test_who_pretrains_has_all_training_sessions():
     settings = {"subjects": {"pretrain": [1], "refine": [1, 2]}, "preprocess": {"training_sessions": 5}}
     loaded = config.load(settings)
-    assert [loaded.preprocess_of(subject).training_sessions for subject in (1, 2)] == [5, 5]
+    assert [loaded.preprocess_of(subject).training_sessions for subject in ("01", "02")] == [5, 5]
     settings["preprocess"]["refine_sessions"] = 2
     loaded = config.load(settings)
-    assert [loaded.preprocess_of(subject).training_sessions for subject in (1, 2)] == [5, 2]
+    assert [loaded.preprocess_of(subject).training_sessions for subject in ("01", "02")] == [5, 2]

@@ -86,11 +86,11 @@ def test_rows_hold_intervals_chance_and_the_mean_over_subjects():
             {"two_way": random.random(10), "layout_follows_own": (random.random(10) < 0.8).astype(float)},
             {"two_way": random.normal(0.5, 0.1, 500)},
         )
-        for subject in (1, 5)
+        for subject in ("01", "05")
     }
     rows = table_rows(scored, {"control": "x", "data": "simulated"}, 200, 0)
     assert [(row["subject"], row["metric"]) for row in rows] == [
-        (subject, metric) for metric in ("two_way", "layout_follows_own") for subject in ("1", "5", "mean")
+        (subject, metric) for metric in ("two_way", "layout_follows_own") for subject in ("01", "05", "mean")
     ]
     for row in rows:
         assert row["ci_low"] <= row["value"] <= row["ci_high"]
@@ -132,8 +132,8 @@ def test_the_stage_writes_table_and_images(tmp_path, monkeypatch):
     stimuli, seen = write_stimuli(tmp_path / "stimuli.h5"), smooth_images(IDS)
     others = np.roll(IDS, 1)
     responses, drawn, samples = {}, {}, {}
-    for subject in (1, 2):
-        folder = tmp_path / f"sub-{subject:02d}"
+    for subject in ("01", "02"):
+        folder = tmp_path / f"sub-{subject}"
         folder.mkdir()
         responses[subject] = write_responses(folder / "responses.h5", subject)
         samples[subject] = folder / "refined.h5"
@@ -163,7 +163,7 @@ def test_the_stage_writes_table_and_images(tmp_path, monkeypatch):
         drawn,
         samples,
         responses,
-        {1: stimuli, 2: stimuli},
+        {"01": stimuli, "02": stimuli},
         "pretended",
         ControlsConfig(sheet_rows=2),
         EvaluateConfig(bootstrap=20),
@@ -173,7 +173,7 @@ def test_the_stage_writes_table_and_images(tmp_path, monkeypatch):
     )
     table = pd.read_csv(out, dtype={"subject": str})
     assert tuple(table.columns) == COLUMNS
-    assert set(table["subject"]) == {"1", "2", "mean"}
+    assert set(table["subject"]) == {"01", "02", "mean"}
     assert set(table["data"]) == {"simulated"}
     value = table.set_index(["subject", "control", "condition", "metric"])["value"]
     own, other = "guidance 2, structure 1", "guidance 2, structure 2"
@@ -207,11 +207,11 @@ def test_clip_judges_controls_of_a_backbone_without_image_tower(tmp_path, monkey
     monkeypatch.setattr(PretendBackbone, "image_encoder", None)
     monkeypatch.setattr(control_tables, "Backbone", PretendBackbone)
     monkeypatch.setattr(judging, "ClipDescriber", lambda folder, device: judge)
-    images = Reconstructions(smooth_images(IDS)[:, None], IDS, "refined", 1, "simulated")
+    images = Reconstructions(smooth_images(IDS)[:, None], IDS, "refined", "01", "simulated")
     write_reconstructions(samples, images)
     responses, stimuli = write_responses(tmp_path / "responses.h5"), write_stimuli(tmp_path / "stimuli.h5")
     config, evaluate = ControlsConfig(sheet_rows=2), EvaluateConfig(bootstrap=20, networks="published")
     runtime, out = RuntimeConfig(device="cpu", threads=1), tmp_path / "controls.csv"
-    stores = ({1: responses}, {1: stimuli}, "bare")
-    control_tables.score_controls({}, {1: samples}, *stores, config, evaluate, runtime, out, tmp_path, tmp_path)
+    stores = ({"01": responses}, {"01": stimuli}, "bare")
+    control_tables.score_controls({}, {"01": samples}, *stores, config, evaluate, runtime, out, tmp_path, tmp_path)
     assert json.loads((tmp_path / "controls.run.json").read_text())["results"]["judge"] == "CLIP"

@@ -150,7 +150,7 @@ def test_an_image_that_tests_one_subject_trains_and_validates_nobody(paths, tmp_
             number = ResponseStore(paths[1]).images(split)[row]
             file["nsd_id"][:] = np.where(file["nsd_id"][:] == number, tested, file["nsd_id"][:])
         ImageResponses([tmp_path / "responses.h5"], split)
-        with pytest.raises(ValueError, match=rf"image {tested} tests subject 1, but is in split '{split}' of another"):
+        with pytest.raises(ValueError, match=rf"image {tested} tests subject 01, but is in split '{split}' of another"):
             ImageResponses([paths[0], tmp_path / "responses.h5"], split)
 
 
@@ -213,7 +213,7 @@ def test_mean_of_all_repeats(paths):
     items = np.arange(len(images))[::-1]
     read = images.read(items, images.choose(items, "mean", np.random.default_rng(0)))["responses"]
     for row, item in zip(read, items, strict=True):
-        store = ResponseStore(paths[images.subject[item] - 1])
+        store = ResponseStore(paths[int(images.subject[item]) - 1])
         np.testing.assert_allclose(row, store.mean_response([images.nsd_id[item]])[0], atol=1e-5)
 
 
@@ -226,7 +226,7 @@ def test_random_averaging_takes_one_to_all_repeats(paths):
     assert {len(trials) for trials in images.choose(items, "single", random)} == {1}
     store = ResponseStore(paths[0])
     for item, trials in zip(items, images.choose(items, "mean", random), strict=True):
-        if images.subject[item] == 1:
+        if images.subject[item] == "01":
             assert set(store.nsd_id[trials]) == {images.nsd_id[item]}
             assert set(store.split[trials]) == {0}
 

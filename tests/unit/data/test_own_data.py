@@ -52,14 +52,14 @@ def scans(folder, betas, ending):
 
 
 def run(table, out, **changes):
-    import_betas(table, 3, PreprocessConfig(**{"validation_images": 1, **changes}), out)
+    import_betas(table, "MM03", PreprocessConfig(**{"validation_images": 1, **changes}), out)
     return ResponseStore(out)
 
 
 @pytest.mark.parametrize("ending", [".mgh", ".mgz", ".func.gii", ".npy"])
 def test_all_formats_give_the_z_scored_responses(betas, tmp_path, ending):
     store = run(scans(tmp_path, betas, ending), tmp_path / "responses.h5")
-    assert (store.subject, store.data, store.mesh) == (3, "own", "fsaverage5")
+    assert (store.subject, store.data, store.mesh) == ("MM03", "own", "fsaverage5")
     assert store.nsd_id.tolist() == IMAGES * 2 and store.session.tolist() == [1] * 8 + [4] * 8
     assert [store.images(split).tolist() for split in ("train", "validation", "test")] == [[5, 9], [41], [30]]
     assert store.repeat[store.nsd_id == 5].tolist() == [0, 1, 2, 3]
@@ -70,6 +70,12 @@ def test_all_formats_give_the_z_scored_responses(betas, tmp_path, ending):
         expected = (values - values[known].mean(0)) / values[known].std(0, ddof=1)
         found = store.responses(np.flatnonzero(store.session == session))
         np.testing.assert_allclose(found, np.clip(expected, -8, 8), atol=0.02)
+
+
+def test_sessions_after_the_first_ones_only_test(betas, tmp_path):
+    store = run(scans(tmp_path, betas, ".npy"), tmp_path / "responses.h5", training_sessions=1)
+    assert store.nsd_id.tolist() == IMAGES + [image for image in IMAGES if image == 30]
+    assert set(store.session[store.nsd_id != 30]) == {1}
 
 
 def test_rows_of_the_table_choose_trials_and_may_leave_validation_to_the_settings(betas, tmp_path):
@@ -331,7 +337,7 @@ def test_sessions_without_variation_are_refused_and_missing_values_counted(betas
     assert found == (store.responses(range(16)) == 0).sum() > 8000
     for side in ("lh", "rh"):
         save(tmp_path / f"{side}.session4.npy", np.repeat(betas[side, 4][:1], TRIALS, axis=0))
-    with pytest.raises(ValueError, match=r"subject 3, session 4: the betas do not vary over trials at any vertex"):
+    with pytest.raises(ValueError, match=r"subject MM03, session 4: the betas do not vary over trials at any vertex"):
         run(table, tmp_path / "r.h5")
 
 

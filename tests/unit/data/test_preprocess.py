@@ -56,7 +56,7 @@ def test_responses_equal_the_definition(root, store):
 
 
 def test_trials_follow_the_design(store):
-    assert (store.subject, store.data, store.mesh) == (1, "simulated", "fsaverage5")
+    assert (store.subject, store.data, store.mesh) == ("01", "simulated", "fsaverage5")
     assert store.images("test").tolist() == [4, 9]
     assert len(store.images("validation")) == 2
     assert len(store.images("train")) == 4

@@ -10,7 +10,7 @@ from neuropictor.data.responses import ResponseStore, ResponseWriter
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    return write_responses(tmp_path_factory.mktemp("responses") / "responses.h5", subject=2)
+    return write_responses(tmp_path_factory.mktemp("responses") / "responses.h5", subject="02")
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_reads_trials_in_any_order_with_repeats(store, path):
 
 
 def test_attributes_and_splits(store):
-    assert (store.subject, store.data, store.mesh, store.beta_version) == (2, "simulated", "fsaverage5", "b3")
+    assert (store.subject, store.data, store.mesh, store.beta_version) == ("02", "simulated", "fsaverage5", "b3")
     for split, numbers in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
         assert store.images(split).tolist() == list(numbers)
     with pytest.raises(ValueError, match=r"'tset'.*allowed are train, validation, test"):
@@ -82,7 +82,7 @@ def test_a_group_in_the_place_of_a_data_set_is_refused(path, tmp_path):
 
 def test_writer_refuses_an_incomplete_store(tmp_path):
     with h5py.File(tmp_path / "r.h5", "w") as file:
-        writer = ResponseWriter(file, 4, 3, subject=1, data="nsd", beta_version="b3", mesh="fsaverage")
+        writer = ResponseWriter(file, 4, 3, subject="01", data="nsd", beta_version="b3", mesh="fsaverage")
         writer.append(np.zeros((3, 3)))
         fields = {name: np.zeros(4) for name in ("nsd_id", "session", "repeat", "split")}
         with pytest.raises(ValueError, match=r"3 trials written of 4"):

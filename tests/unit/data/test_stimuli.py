@@ -147,11 +147,11 @@ def test_resize_averages_areas():
 
 def test_reconstructions_round_trip(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (20, 2, 8, 8, 3), dtype=np.uint8)
-    found = read_reconstructions(write_samples(tmp_path / "sub" / "ridge.h5", "ridge", 5, images))
+    found = read_reconstructions(write_samples(tmp_path / "sub" / "ridge.h5", "ridge", "05", images))
     assert np.array_equal(found.images, images)
-    assert (found.model, found.subject, found.data, found.nsd_id[0]) == ("ridge", 5, "simulated", 100)
+    assert (found.model, found.subject, found.data, found.nsd_id[0]) == ("ridge", "05", "simulated", 100)
     with pytest.raises(ValueError, match="allowed is uint8"):
-        write_reconstructions(tmp_path / "x.h5", Reconstructions(images[:, 0], np.arange(20), "ridge", 1, "nsd"))
+        write_reconstructions(tmp_path / "x.h5", Reconstructions(images[:, 0], np.arange(20), "ridge", "01", "nsd"))
     assert not (tmp_path / "x.h5").exists()
     with pytest.raises(FileNotFoundError, match="sample"):
         read_reconstructions(tmp_path / "x.h5")

@@ -79,7 +79,7 @@ def test_sizes_that_the_file_does_not_hold_are_refused(tmp_path):
 
 
 def test_images_that_are_all_black_are_no_claim(tmp_path):
-    write_samples(tmp_path / "black.h5", "black", 1, np.zeros((4, 1, 512, 512, 3), np.uint8), range(4))
+    write_samples(tmp_path / "black.h5", "black", "01", np.zeros((4, 1, 512, 512, 3), np.uint8), range(4))
     assert StoredReconstructions(tmp_path / "black.h5").shape == (4, 1, 512, 512, 3)
 
 

@@ -127,7 +127,7 @@ def test_a_little_noise_leaves_the_start_in_place(solver):
 def run(tmp_path, monkeypatch):
     monkeypatch.setattr(baselines.Backbone, "load", PretendBackbone.load)
     stimuli = write_stimuli(tmp_path / "stimuli.h5")
-    responses = write_responses(tmp_path / "responses.h5", subject=2)
+    responses = write_responses(tmp_path / "responses.h5", subject="02")
     latents = write_latents(tmp_path / "latents.h5", stimuli)
 
     def go(folder, responses=responses, precision="fp32", **changes):
@@ -151,7 +151,7 @@ def test_fit_baselines_writes_all_models(run, tmp_path):
     out = run("first", samples=2, batch_size=7)
     seen = smooth_images(TEST)
     found = {name: read_reconstructions(path) for name, path in out.items()}
-    assert all(item.nsd_id.tolist() == list(TEST) and item.subject == 2 for item in found.values())
+    assert all(item.nsd_id.tolist() == list(TEST) and item.subject == "02" for item in found.values())
     assert [found[name].model for name in out] == list(out)
     assert found["ridge_diffusion"].images.shape == (len(TEST), 2, SIZE, SIZE, 3)
     assert found["ridge"].images.shape == (len(TEST), 1, SIZE, SIZE, 3)
@@ -199,7 +199,7 @@ def test_the_diffusion_baseline_is_drawn_as_the_networks_images_are(run, monkeyp
     monkeypatch.setattr(sampling, "to_bytes", down)
     settings = {"samples": 3, "choose": "consensus", "rounding": "down", "scheduler": "dpm++", "seed": 9}
     out = run("first", precision="bf16", batch_size=7, **settings)
-    assert set(seeds) >= {(9, 2, nsd_id, sample) for nsd_id in TEST for sample in range(3)}
+    assert set(seeds) >= {(9, "02", nsd_id, sample) for nsd_id in TEST for sample in range(3)}
     assert dtypes == ["bf16"]
     assert set(solvers) == {"dpm++"}
     assert set(whole) == {"down"}

@@ -21,12 +21,12 @@ def samples(tmp_path_factory):
     """Two subjects; subject 2 saw only 18 of the 20 test images."""
     generator = np.random.default_rng(5)
     folder, found = tmp_path_factory.mktemp("samples"), {}
-    for subject, ids in ((1, list(TEST)), (2, list(TEST)[2:])):
+    for subject, ids in (("01", list(TEST)), ("02", list(TEST)[2:])):
         seen = smooth_images(ids).astype(float)
         found[subject] = {}
         for model, noise in (("refined", 40), ("pretrained", 90), ("ridge", 200)):
             drawn = np.clip(seen[:, None] + noise * generator.standard_normal((len(ids), 1, *seen.shape[1:])), 0, 255)
-            path = folder / f"sub-{subject:02d}" / f"{model}.h5"
+            path = folder / f"sub-{subject}" / f"{model}.h5"
             found[subject][model] = write_samples(path, model, subject, drawn.astype(np.uint8), ids)
     return found
 
@@ -49,7 +49,7 @@ def out(samples, tmp_path_factory):
 def test_evaluate_writes_the_tidy_table(out):
     frame = read_metrics(out)
     assert list(frame) == list(METRIC_COLUMNS)
-    assert set(frame["subject"]) == {"1", "2", "mean"}
+    assert set(frame["subject"]) == {"01", "02", "mean"}
     models = ["refined", "pretrained", "ridge", "null", *of_kind("ceiling")]
     assert order_models(frame["model"]) == models
     assert set(frame["data"]) == {"simulated"}
@@ -60,12 +60,12 @@ def test_evaluate_writes_the_tidy_table(out):
     count = frame.set_index(["subject", "model", "metric"])["n_images"]
     for metric in MAIN:
         assert value["mean", "refined", metric] == pytest.approx(
-            (value["1", "refined", metric] + value["2", "refined", metric]) / 2, abs=2e-6
+            (value["01", "refined", metric] + value["02", "refined", metric]) / 2, abs=2e-6
         )
-    assert [count[subject, "refined", "ssim"] for subject in ("1", "2", "mean")] == [20, 18, 20]
+    assert [count[subject, "refined", "ssim"] for subject in ("01", "02", "mean")] == [20, 18, 20]
     assert value["mean", "refined", "two_way"] > value["mean", "ridge", "two_way"] > 0.5
     assert 0.35 < value["mean", "null", "two_way"] < 0.65
-    for subject in ("1", "2", "mean"):
+    for subject in ("01", "02", "mean"):
         assert value[subject, "vae", "pixcorr"] > 0.99
         assert value[subject, "seen", "two_way"] == 1
     assert json.loads(out.with_name("metrics.run.json").read_text())["results"]["categories"] == list(CATEGORIES)
@@ -74,7 +74,7 @@ def test_evaluate_writes_the_tidy_table(out):
 def test_scores_of_single_images_make_up_the_means(out):
     scores = read_scores(out.with_name("scores.csv"))
     assert len(scores) == 8 * (20 + 18)
-    means = scores[scores["subject"] == "2"].groupby("model")[list(MAIN)].mean()
+    means = scores[scores["subject"] == "02"].groupby("model")[list(MAIN)].mean()
     frame = read_metrics(out).query("subject == '2'").set_index(["model", "metric"])["value"]
     for model, metric in frame.index:
         if metric in means:
@@ -86,7 +86,7 @@ def test_tests_say_what_is_above_chance_and_what_differs(out):
     tests = read_tests(out.with_name("statistics.csv"))
     assert set(tests["test"]) == {"above chance", "difference"}
     above = tests[tests["test"] == "above chance"].set_index(["subject", "model", "metric"])
-    assert set(above.index.get_level_values("subject")) == {"1", "2", "mean"}
+    assert set(above.index.get_level_values("subject")) == {"01", "02", "mean"}
     assert above.loc[("mean", "refined", "two_way"), "p"] == 1 / 100
     assert (above["low"] < 0.5).all()
     assert (above["high"] > 0.5).all()
@@ -132,11 +132,11 @@ def test_ceilings_are_made_in_blocks_within_the_memory(samples, tmp_path, monkey
 
 
 def test_wrong_files_are_refused(samples, tmp_path):
-    swapped = {1: samples[2], 2: samples[1]}
-    with pytest.raises(ValueError, match="is of subject 2, but was given as subject 1"):
+    swapped = {"01": samples["02"], "02": samples["01"]}
+    with pytest.raises(ValueError, match="is of subject 02, but was given as subject 01"):
         run(swapped, tmp_path)
     path = tmp_path / "other.h5"
-    write_samples(path, "ridge", 1, np.zeros((2, 1, 16, 16, 3), np.uint8), (100, 101))
+    write_samples(path, "ridge", "01", np.zeros((2, 1, 16, 16, 3), np.uint8), (100, 101))
     with pytest.raises(ValueError, match=r"other\.h5: 2 images that differ from the 20"):
-        run({1: {**samples[1], "ridge": path}}, tmp_path)
+        run({"01": {**samples["01"], "ridge": path}}, tmp_path)
     assert not (tmp_path / "metrics.csv").exists()

@@ -74,7 +74,7 @@ def test_scores_are_those_of_all_images_at_once_and_images_come_in_blocks(judge,
 def test_stored_images_are_read_by_row_and_sample(tmp_path):
     random = np.random.default_rng(1)
     images = random.integers(0, 256, (5, 3, 8, 8, 3), dtype=np.uint8)
-    write_reconstructions(tmp_path / "a.h5", Reconstructions(images, np.arange(5), "refined", 1, "simulated"))
+    write_reconstructions(tmp_path / "a.h5", Reconstructions(images, np.arange(5), "refined", "01", "simulated"))
     stored = StoredReconstructions(tmp_path / "a.h5")
     assert (len(stored), stored.samples) == (5, 3)
     np.testing.assert_array_equal(stored.read(np.array([4, 0, 2]), 1), images[[4, 0, 2], 1])

@@ -29,7 +29,7 @@ def test_table_is_tidy_and_the_null_keeps_its_name(tmp_path):
     assert len(lines[1].split(",")[3]) == 8
     frame = read_metrics(tmp_path / "metrics.csv")
     assert set(frame["model"]) == {"refined", "ridge", "null", "vae"}
-    assert set(frame["subject"]) == {"1", "2", "mean"}
+    assert set(frame["subject"]) == {"01", "02", "mean"}
     write_table(score_rows(), METRIC_COLUMNS, tmp_path / "again.csv")
     assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "metrics.csv").read_bytes()
 

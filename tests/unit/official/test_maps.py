@@ -46,7 +46,7 @@ def config(**changes):
 
 
 def test_maps_become_the_responses_they_were_drawn_from(files, values, tmp_path):
-    import_maps(**files, subject=1, config=config(), out=tmp_path / "responses.h5")
+    import_maps(**files, subject="01", config=config(), out=tmp_path / "responses.h5")
     store = ResponseStore(tmp_path / "responses.h5")
     np.testing.assert_allclose(store.responses(np.arange(6)), np.clip(values, -6, 6), atol=4e-3)
     assert store.nsd_id.tolist() == LABELS.tolist() and set(store.repeat) == {0}
@@ -59,13 +59,13 @@ def test_maps_become_the_responses_they_were_drawn_from(files, values, tmp_path)
 
 
 def test_all_own_images_may_train(files, tmp_path):
-    import_maps(**files, subject=1, config=config(validation_images=0), out=tmp_path / "r.h5")
+    import_maps(**files, subject="01", config=config(validation_images=0), out=tmp_path / "r.h5")
     assert len(ResponseStore(tmp_path / "r.h5").images("train")) == 4
 
 
 def refused(files, tmp_path, error=ValueError, **changes):
     with pytest.raises(error) as found:
-        import_maps(**{**files, **changes}, subject=1, config=config(), out=tmp_path / "r.h5")
+        import_maps(**{**files, **changes}, subject="01", config=config(), out=tmp_path / "r.h5")
     assert not (tmp_path / "r.h5").exists()
     return str(found.value)
 
@@ -129,7 +129,7 @@ def test_maps_without_numbers_or_without_variation_are_refused_and_gaps_counted(
     with h5py.File(path, "r+") as file:
         row = np.argwhere(load_geometry().raster == 0)[0, 0]
         file["images"][2, CROP_ROWS.start + row, :] = np.nan
-    import_maps(**{**files, "maps": path}, subject=1, config=config(), out=tmp_path / "r.h5")
+    import_maps(**{**files, "maps": path}, subject="01", config=config(), out=tmp_path / "r.h5")
     found = json.loads((tmp_path / "r.run.json").read_text())["results"]["values_missing"]
     assert found == (ResponseStore(tmp_path / "r.h5").responses([2]) == 0).sum() > 0
 

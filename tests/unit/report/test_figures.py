@@ -34,14 +34,16 @@ def texts(monkeypatch):
 def samples(tmp_path):
     seen = smooth_images(TEST)[:, None]
     models = ("ridge", "refined", "ridge_diffusion", "pretrained")
-    return {model: write_samples(tmp_path / f"{model}.h5", model, 5, seen // (2 + i)) for i, model in enumerate(models)}
+    return {
+        model: write_samples(tmp_path / f"{model}.h5", model, "05", seen // (2 + i)) for i, model in enumerate(models)
+    }
 
 
 def test_contact_sheet(samples, tmp_path, texts):
     stimuli = write_stimuli(tmp_path / "stimuli.h5")
     for name in ("a.png", "b.png"):
         figures.contact_sheet(samples, stimuli, EvaluateConfig(contact_sheet_rows=4), tmp_path / name)
-    assert any("SIMULATED" in text and "Subject 5" in text for text in texts)
+    assert any("SIMULATED" in text and "Subject 05" in text for text in texts)
     heads = ["seen", "refined", "pretrained only", "ridge + diffusion", "ridge"]
     assert [text for text in texts if text in heads][:5] == heads
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
@@ -51,7 +53,7 @@ def test_contact_sheet(samples, tmp_path, texts):
 
 
 def test_contact_sheet_refuses_other_images(samples, tmp_path):
-    samples["ridge"] = write_samples(tmp_path / "x.h5", "ridge", 5, np.zeros((1, 1, 16, 16, 3), np.uint8), [100])
+    samples["ridge"] = write_samples(tmp_path / "x.h5", "ridge", "05", np.zeros((1, 1, 16, 16, 3), np.uint8), [100])
     with pytest.raises(ValueError, match=r"x\.h5: not the same images"):
         figures.contact_sheet(samples, write_stimuli(tmp_path / "s.h5"), EvaluateConfig(), tmp_path / "a.png")
 
@@ -78,9 +80,9 @@ def test_response_map(tmp_path, texts):
     vertices = load_geometry().n_vertices
     ncsnr = np.linspace(0, 0.6, vertices)
     ncsnr[:9] = np.nan
-    path = write_responses(tmp_path / "responses.h5", subject=3, vertices=vertices, ncsnr=ncsnr)
+    path = write_responses(tmp_path / "responses.h5", subject="03", vertices=vertices, ncsnr=ncsnr)
     figures.response_map(path, tmp_path / "map.png")
-    assert any("SIMULATED" in text and "Subject 3" in text for text in texts)
+    assert any("SIMULATED" in text and "Subject 03" in text for text in texts)
     assert "Response to test image 119 (mean of 3)" in texts
     assert Image.open(tmp_path / "map.png").size[0] > 1000
 
@@ -93,10 +95,10 @@ def write_ceilings(path, scores):
 
 def test_data_card(tmp_path):
     stimuli = [write_stimuli(tmp_path / "stimuli.h5")]
-    responses = {s: write_responses(tmp_path / f"{s}.h5", subject=s) for s in (1, 2)}
+    responses = {s: write_responses(tmp_path / f"{s}.h5", subject=s) for s in ("01", "02")}
     facts = measure(responses, stimuli, 0)
-    assert facts["subjects"]["2"]["splits"]["validation"] == {"trials": 45, "images": 15}
-    assert facts["subjects"]["1"]["ncsnr_quartiles"] == [0.4, 0.4, 0.4]
+    assert facts["subjects"]["02"]["splits"]["validation"] == {"trials": 45, "images": 15}
+    assert facts["subjects"]["01"]["ncsnr_quartiles"] == [0.4, 0.4, 0.4]
     assert (facts["images"]["train"], facts["images"]["train_and_test"]) == (60, 0)
     seen, mean = smooth_images(TEST), smooth_images(range(60)).mean(0)
     expected = np.mean([np.corrcoef(mean.ravel(), image.ravel())[0, 1] for image in seen])
@@ -113,7 +115,7 @@ def test_data_card(tmp_path):
     assert "z-scored over trials of no test image of a session and end at 8 standard deviations" in text
     with h5py.File(responses[1], "r+") as file:
         file["split"][150:] = 2
-    assert measure(responses, stimuli, 0)["subjects"]["1"]["training_sessions"] == 1
+    assert measure(responses, stimuli, 0)["subjects"]["01"]["training_sessions"] == 1
     data_card(responses, stimuli, EvaluateConfig(), SampleConfig(), tmp_path / "card.html")
     assert "2<small>training: 1</small>" in (tmp_path / "card.html").read_text()
     write_ceilings(tmp_path / "metrics.csv", {"two_way": 0.81, "category": 0.9, "pixcorr": 0.8})
@@ -148,6 +150,6 @@ def test_a_data_card_of_images_without_categories(tmp_path):
     """As a lab's own may be: nothing is scored by categories then."""
     stimuli = write_stimuli(tmp_path / "stimuli.h5")
     write_ceilings(tmp_path / "metrics.csv", {"two_way": 0.8, "pixcorr": 0.9})
-    responses, out = {1: write_responses(tmp_path / "1.h5")}, tmp_path / "card.html"
+    responses, out = {"01": write_responses(tmp_path / "1.h5")}, tmp_path / "card.html"
     data_card(responses, [stimuli], EvaluateConfig(), SampleConfig(), out, metrics=tmp_path / "metrics.csv")
     assert re.search(r"category read off true images</td>\s*<td[^>]*>unknown", out.read_text())

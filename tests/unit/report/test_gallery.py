@@ -23,7 +23,7 @@ from neuropictor.report.gallery import LARGEST, SMALLEST, _add_sheet, gallery, t
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
-IDS = {1: list(range(200, 260)), 2: list(range(210, 260))}
+IDS = {"01": list(range(200, 260)), "02": list(range(210, 260))}
 MODELS = ("refined", "leave_out_v1")
 SIDE = 32
 CONTROLLED = [201, 230, 259]
@@ -40,10 +40,10 @@ const waiting = setInterval(() => {
 """Windows of Chromium have at least 500 pixels; frames in them may be narrower."""
 
 
-def shade(nsd_id, subject=0, model="seen"):
+def shade(nsd_id, subject="00", model="seen"):
     """One flat colour for each image, subject and model."""
     place = ["seen", *MODELS].index(model)
-    return [(nsd_id - 200) * 4 + 8, 40 + 80 * place, 30 + 60 * subject]
+    return [(nsd_id - 200) * 4 + 8, 40 + 80 * place, 30 + 60 * int(subject)]
 
 
 def flat(nsd_id, *whose, samples=()):
@@ -52,7 +52,7 @@ def flat(nsd_id, *whose, samples=()):
 
 def score(nsd_id, subject, model):
     """A score whose order is not that of the images."""
-    return ((nsd_id * 37 + subject * 11) % 101) / 101 if model == "refined" else (nsd_id % 7) / 10
+    return ((nsd_id * 37 + int(subject) * 11) % 101) / 101 if model == "refined" else (nsd_id % 7) / 10
 
 
 def control_shade(nsd_id, kind, place):
@@ -66,7 +66,7 @@ def other_of(nsd_id, kind, place):
     return 999 if (nsd_id, kind) == (259, "responses") else 200 + (7 * nsd_id + place) % 60
 
 
-def write_control(path, kind, subject=1, labels=True):
+def write_control(path, kind, subject="01", labels=True):
     names = CONDITIONS[kind]
     shades = [[control_shade(number, kind, place) for place in range(len(names))] for number in CONTROLLED]
     images = np.tile(np.array(shades, np.uint8)[:, :, None, None], (1, 1, SIDE, SIDE, 1))
@@ -80,9 +80,9 @@ def write_control(path, kind, subject=1, labels=True):
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gallery")
     with h5py.File(folder / "stimuli.h5", "w") as file:
-        writer = StimulusWriter(file, np.array(IDS[1]), SIDE, "simulated")
-        writer.append(np.stack([flat(number) for number in IDS[1]]))
-        names = ["cat" if number % 2 else "boat" for number in IDS[1]]
+        writer = StimulusWriter(file, np.array(IDS["01"]), SIDE, "simulated")
+        writer.append(np.stack([flat(number) for number in IDS["01"]]))
+        names = ["cat" if number % 2 else "boat" for number in IDS["01"]]
         texts = [[f"</script> a {name} & more"] for name in names]
         writer.finish(texts, names, ["sea"] * len(names))
     samples, rows = {}, []
@@ -90,7 +90,7 @@ def page(tmp_path_factory):
         for model in MODELS:
             count = 1 if model == "refined" else 2
             images = np.stack([flat(number, subject, model, samples=(count,)) for number in ids])
-            path = write_samples(folder / f"sub-{subject:02d}" / f"{model}.h5", model, subject, images, ids)
+            path = write_samples(folder / f"sub-{subject}" / f"{model}.h5", model, subject, images, ids)
             samples.setdefault(subject, {})[model] = path
             keys = {"protocol": "ours 1", "subject": subject, "model": model}
             rows += [keys | {"nsd_id": n, "two_way": score(n, subject, model), "distance": n / 1000} for n in ids]
@@ -100,7 +100,7 @@ def page(tmp_path_factory):
     frame[frame["model"] == "refined"].to_csv(folder / "scores.csv", index=False)
     frame[frame["model"] != "refined"].to_csv(folder / "controls.csv", index=False)
     scores = [folder / "scores.csv", folder / "controls.csv"]
-    controls = {1: {kind: write_control(folder / "controls" / f"{kind}.h5", kind) for kind in CONDITIONS}}
+    controls = {"01": {kind: write_control(folder / "controls" / f"{kind}.h5", kind) for kind in CONDITIONS}}
     gallery(samples, [folder / "stimuli.h5"], scores, folder / "gallery.html", controls)
     (folder / "narrow.html").write_text(NARROW)
     return folder / "gallery.html"
@@ -131,7 +131,7 @@ def check_images(shown):
     """Every tile has the colour of its own image, subject and model, and the score that belongs to it."""
     assert shown["cards"]
     for card in shown["cards"]:
-        number, subject = int(card["image"]), int(card["subject"])
+        number, subject = int(card["image"]), card["subject"]
         for tile in card["tiles"]:
             whose = () if tile["model"] == "seen" else (subject, tile["model"])
             assert np.abs(np.subtract(tile["colour"], shade(number, *whose))).max() <= 6, (card, tile)
@@ -143,7 +143,7 @@ def check_images(shown):
 def test_loads_and_shows_what_belongs_together(page):
     shown = visit(page)
     check_images(shown)
-    assert [card["image"] for card in shown["cards"]] == [str(number) for number in IDS[1][:48]]
+    assert [card["image"] for card in shown["cards"]] == [str(number) for number in IDS["01"][:48]]
     assert {tile["model"] for tile in shown["cards"][0]["tiles"]} == {"seen", *MODELS}
     assert shown["page"] == "Page 1 of 2"
     assert shown["summary"].startswith("60 images, mean two-way of refined: 0.")
@@ -153,12 +153,12 @@ def test_loads_and_shows_what_belongs_together(page):
 @needs_browser
 def test_sorts_by_any_score_of_any_model(page):
     for order, sign in (("best", -1), ("worst", 1)):
-        shown = visit(page, subject=2, order=order)
+        shown = visit(page, subject="02", order=order)
         check_images(shown)
-        expected = sorted(IDS[2], key=lambda number: sign * score(number, 2, "refined"))
+        expected = sorted(IDS["02"], key=lambda number: sign * score(number, 2, "refined"))
         assert [int(card["image"]) for card in shown["cards"]] == expected[:48]
     lowest = visit(page, metric="distance", model="leave_out_v1", order="best", page=1)
-    assert [int(card["image"]) for card in lowest["cards"]] == IDS[1][48:]
+    assert [int(card["image"]) for card in lowest["cards"]] == IDS["01"][48:]
 
 
 @needs_browser
@@ -168,12 +168,12 @@ def test_filters_by_category_subject_and_model(page):
     assert len(shown["cards"]) == 30 + 25 - 48
     assert all(int(card["image"]) % 2 for card in shown["cards"])
     assert {tile["model"] for card in shown["cards"] for tile in card["tiles"]} == {"seen", "leave_out_v1"}
-    assert {card["subject"] for card in shown["cards"]} == {"2"}
+    assert {card["subject"] for card in shown["cards"]} == {"02"}
 
 
 @needs_browser
 def test_best_median_and_worst_views(page):
-    ranked = sorted((n for n in IDS[1] if n != 203), key=lambda number: -score(number, 1, "refined"))
+    ranked = sorted((n for n in IDS["01"] if n != 203), key=lambda number: -score(number, 1, "refined"))
     for show, expected in (("best", ranked[:12]), ("median", ranked[23:35]), ("worst", ranked[-12:][::-1])):
         shown = visit(page, show=show)
         check_images(shown)
@@ -183,7 +183,7 @@ def test_best_median_and_worst_views(page):
 @needs_browser
 def test_keyboard_opens_images_with_all_scores_and_samples(page):
     shown = visit(page, keys="ArrowRight,ArrowRight,Enter,ArrowRight")
-    assert shown["detail"]["title"] == "Image 202, subject 1"
+    assert shown["detail"]["title"] == "Image 202, subject 01"
     assert [tile["model"] for tile in shown["detail"]["tiles"]] == ["seen", "refined", "leave_out_v1", "leave_out_v1"]
     for tile in shown["detail"]["tiles"]:
         whose = () if tile["model"] == "seen" else (1, tile["model"])
@@ -215,7 +215,7 @@ def check_controls(shown, nsd_id):
         for place, tile in zip(places, part["tiles"], strict=True):
             other, expected = other_of(nsd_id, kind, place), [control_shade(nsd_id, kind, place)]
             assert tile["other"] == (None if other < 0 else f"with image {other}")
-            expected += [shade(other)] if other in IDS[1] else []
+            expected += [shade(other)] if other in IDS["01"] else []
             assert np.abs(np.subtract(tile["colours"], expected)).max() <= 6, (nsd_id, kind, tile)
 
 
@@ -224,13 +224,13 @@ def test_controls_are_found_and_shown_with_their_images(page):
     shown = visit(page, keys="ArrowRight,ArrowRight,Enter", images="controls", subject="all")
     check_images(shown)
     assert [int(card["image"]) for card in shown["cards"]] == CONTROLLED
-    assert shown["detail"]["title"] == "Image 230, subject 1"
+    assert shown["detail"]["title"] == "Image 230, subject 01"
     check_controls(shown["detail"]["controls"], 230)
     headings = [part["heading"] for part in shown["detail"]["controls"]]
     assert headings[0].endswith("control responses, 2 conditions")
     assert headings[1].endswith("control semantic_swap, 24 of 30 conditions")
-    without = visit(page, subject=2, open=1)
-    assert (without["detail"]["title"], without["detail"]["controls"]) == ("Image 210, subject 2", [])
+    without = visit(page, subject="02", open=1)
+    assert (without["detail"]["title"], without["detail"]["controls"]) == ("Image 210, subject 02", [])
 
 
 @needs_browser
@@ -242,21 +242,21 @@ def test_nothing_sticks_out_on_a_telephone(page):
 
 
 def test_files_that_are_no_control_of_the_subject_are_named(tmp_path):
-    ids = {1: np.array(IDS[1])}
-    wrong = write_control(tmp_path / "of_two.h5", "responses", subject=2)
-    with pytest.raises(ValueError, match=r"of_two\.h5: is of subject 2, but was given as subject 1's"):
-        module.read_controls({1: {"responses": wrong}}, ids)
+    ids = {"01": np.array(IDS["01"])}
+    wrong = write_control(tmp_path / "of_two.h5", "responses", subject="02")
+    with pytest.raises(ValueError, match=r"of_two\.h5: is of subject 02, but was given as subject 01's"):
+        module.read_controls({"01": {"responses": wrong}}, ids)
     with pytest.raises(ValueError, match=r"of_two\.h5: .* no reconstructions were given; .* subjects 1"):
-        module.read_controls({2: {"responses": wrong}}, ids)
+        module.read_controls({"02": {"responses": wrong}}, ids)
     bare = write_control(tmp_path / "bare.h5", "responses", labels=False)
     with pytest.raises(ValueError, match=r"bare\.h5: has no labels"):
-        module.read_controls({1: {"responses": bare}}, ids)
+        module.read_controls({"01": {"responses": bare}}, ids)
 
 
 def test_many_images_of_controls_are_thinned_out(tmp_path, monkeypatch):
     path = write_control(tmp_path / "semantic_swap.h5", "semantic_swap")
     monkeypatch.setattr(module, "MOST_TILES", 2 * 24)
-    (control,) = module.read_controls({1: {"semantic_swap": path}}, {1: np.array(IDS[1])})[1]
+    (control,) = module.read_controls({"01": {"semantic_swap": path}}, {"01": np.array(IDS["01"])})["01"]
     assert control.nsd_id.tolist() == [201, 259]
     assert control.others[1, 23] == other_of(259, "semantic_swap", 29)
     assert control.reduced(8).shape == (2, 24, 8, 8, 3)
@@ -277,10 +277,10 @@ def test_real_sizes_still_fit():
 
     four = {subject: dict.fromkeys("abcde", stored(982, 1)) for subject in (1, 2, 5, 7)}
     assert thumbnail_side(512, 982, four) == 88
-    assert thumbnail_side(64, 150, {1: {"a": stored(982, 1)}}) == 64
+    assert thumbnail_side(64, 150, {"01": {"a": stored(982, 1)}}) == 64
     assert thumbnail_side(512, 150, {}) == LARGEST
     assert thumbnail_side(512, 982, four, module.MOST_TILES) == 64
-    assert thumbnail_side(512, 982, {1: {"a": stored(982, 99)}}) == SMALLEST
+    assert thumbnail_side(512, 982, {"01": {"a": stored(982, 99)}}) == SMALLEST
 
 
 def test_sheets_of_many_images_are_not_larger_than_webp_allows():

@@ -76,7 +76,7 @@ def test_ceilings_stand_apart(report):
 def test_different_numbers_of_test_images_are_told(report):
     counts = {"1": 1000, "2": 907, "mean": 907}
     text = report([row | {"n_images": counts[row["subject"]]} for row in score_rows("nsd")])["metric_page"]
-    for part in ("Subject 1, 1000 test images", "Subject 2, 907 test images", "<p>907 to 1000 test images"):
+    for part in ("Subject 01, 1000 test images", "Subject 02, 907 test images", "<p>907 to 1000 test images"):
         assert part in text
 
 
@@ -85,7 +85,7 @@ def test_page_of_tests_shows_values_intervals_and_corrected_p(report):
     assert "Tests of the scores (SIMULATED data)" in text
     assert "<b>0.900</b><small>chance 0.450 to 0.550</small><small>p &lt; 0.001" in text
     assert "refined - ridge</td><td>-0.020<small>-0.050 to +0.010</small><small>p = 0.400</small>" in text
-    assert text.index("Mean over subjects 1, 2, 150 images") < text.index("Subject 1, 150 images")
+    assert text.index("Mean over subjects 01, 02, 150 images") < text.index("Subject 01, 150 images")
 
 
 COMPARABLE = {"data": "nsd", "networks": "published", "protocols": ("ours 1", "neuropictor 1"), "subjects": "1257"}
@@ -122,7 +122,7 @@ def test_a_run_that_means_the_same_stands_in_the_table_of_its_test_set(report):
         ({"data": "own"}, "not those of NSD"),
         ({"networks": "miniature"}, "judged by the miniature"),
         ({"protocols": ("ours 1",)}, "follow the protocol ours 1 only"),
-        ({"subjects": "12"}, "Subjects are 1, 2; published results are the mean of 1, 2, 5, 7"),
+        ({"subjects": "12"}, "Subjects are 01, 02; published results are the mean of 01, 02, 05, 07"),
         ({"count": 150}, "There are 150 test images; published test sets have 982 or 1,000"),
     ],
 )

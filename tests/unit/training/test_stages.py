@@ -189,7 +189,7 @@ def test_what_pretraining_trained_on_tests_no_subject_that_is_refined(
         trained = ResponseStore(responses[1]).images("train")[0]
         file["nsd_id"][:] = np.where(file["nsd_id"][:] == trained, tested, file["nsd_id"][:])
     files = (responses[0], tiny_latents, tiny_backbone, chain["pretrained"])
-    with pytest.raises(ValueError, match=rf"image {tested} tests subject 1, but is in split 'train' of another"):
+    with pytest.raises(ValueError, match=rf"image {tested} tests subject 01, but is in split 'train' of another"):
         refine(*files, RefineConfig(**SHORT), tiny_runtime, tmp_path / "out", others=[tmp_path / "responses.h5"])
 
 

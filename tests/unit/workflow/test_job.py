@@ -15,7 +15,7 @@ from snakemake.iocontainers import InputFiles, OutputFiles, Params, Wildcards
 
 from neuropictor.workflow.job import convert, fill
 from neuropictor import config as sections
-from neuropictor.config import RuntimeConfig, SampleConfig
+from neuropictor.config import RuntimeConfig, SampleConfig, Subject
 from neuropictor.records.files import Folder
 from neuropictor.records.record import job_name
 
@@ -68,7 +68,7 @@ def test_a_rule_that_lacks_something_is_told_what():
         (["a.h5"], list[Path], [Path("a.h5")]),
         ("a.h5", list[Path], [Path("a.h5")]),
         ("data/weights/weights.json", Folder | None, Path("data/weights")),
-        (["a/sub-02/x.h5"], dict[int, Path], {2: Path("a/sub-02/x.h5")}),
+        (["a/sub-02/x.h5"], dict[Subject, Path], {"02": Path("a/sub-02/x.h5")}),
         (
             ["a/ridge.h5", "a/refined.h5"],
             dict[str, Path],
@@ -76,8 +76,8 @@ def test_a_rule_that_lacks_something_is_told_what():
         ),
         (
             ["sub-01/x.h5", "sub-01/y.h5", "sub-02/x.h5"],
-            dict[int, dict[str, Path]],
-            {1: {"x": Path("sub-01/x.h5"), "y": Path("sub-01/y.h5")}, 2: {"x": Path("sub-02/x.h5")}},
+            dict[Subject, dict[str, Path]],
+            {"01": {"x": Path("sub-01/x.h5"), "y": Path("sub-01/y.h5")}, "02": {"x": Path("sub-02/x.h5")}},
         ),
     ],
 )

@@ -1,0 +1,111 @@
+"""The table of people: who takes part, of which data set, and where the data lie."""
+
+import csv
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from neuropictor.config.types import SUBJECT, subject_label
+
+NSD = "nsd"
+COLUMNS = ("subject", "dataset", "path", "images", "pretrain", "refine", "sessions")
+_ANSWERS = {"yes": True, "no": False, "true": True, "false": False, "1": True, "0": False}
+
+
+@dataclass(frozen=True)
+class Person:
+    """A row of the table.
+
+    Attributes
+    ----------
+    subject
+        Label; NSD's are 01 to 08.
+    dataset
+        ``nsd``: of NSD, from where nsd.source says; else any name of a data set.
+    path
+        Folder of the person's own betas; empty: none, the stores are prepared already, or the person is of NSD.
+    images
+        Table of the images that the person saw; empty: images.csv in the folder or the one above.
+    pretrain, refine
+        Whether the person's trials train the shared networks, and whether networks of its own are refined.
+    sessions
+        First sessions that train and validate; None: as preprocess.training_sessions says.
+    """
+
+    subject: str
+    dataset: str = NSD
+    path: str = ""
+    images: str = ""
+    pretrain: bool = True
+    refine: bool = True
+    sessions: int | None = None
+
+
+def read_people(path: str | Path) -> list[Person]:
+    """Read a table of people, tab-separated or CSV; columns other than `COLUMNS` are left out.
+
+    Raises
+    ------
+    ValueError
+        If there is no such file, or something in it is wrong, with the line and what is allowed.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+        lines = text.splitlines()
+        rows = list(csv.reader(lines, delimiter="\t" if lines and "\t" in lines[0] else ",", strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(
+            f"{path} cannot be read ({reason}); allowed: a table of people, tab-separated, with the columns "
+            f"{', '.join(COLUMNS)}, of which only subject is needed (docs/own_data.md)"
+        ) from None
+    header = [name.strip() for name in rows[0]] if rows else []
+    if header.count("subject") != 1 or any(header.count(name) > 1 for name in COLUMNS):
+        raise ValueError(
+            f"{path} has the columns {', '.join(header[:20]) or 'none'}; allowed: {', '.join(COLUMNS)}, once each, of "
+            "which only subject is needed"
+        )
+    people = [
+        _person(dict(zip(header, map(str.strip, row), strict=False)), f"{path}, line {line}")
+        for line, row in enumerate(rows[1:], start=2)
+        if any(field.strip() for field in row)
+    ]
+    labels = [person.subject for person in people]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise ValueError(
+            f"{path} has subject {twice} twice; allowed: a row a person, and labels that tell people of two data sets "
+            "apart, e.g. NOD01"
+        )
+    for name in ("pretrain", "refine"):
+        if not any(getattr(person, name) for person in people):
+            raise ValueError(f"{path}: nobody's {name} is yes; allowed: at least one person's")
+    return people
+
+
+def _person(row: dict[str, str], place: str) -> Person:
+    values = {name: row.get(name, "") for name in COLUMNS}
+    label, dataset = str(subject_label(values["subject"])), values["dataset"] or NSD
+    if not re.fullmatch(SUBJECT, label):
+        raise ValueError(f"{place}: subject is {values['subject']!r}; allowed: letters and digits, e.g. MM01")
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", dataset):
+        raise ValueError(f"{place}: dataset is {dataset!r}; allowed: nsd, or any other name without spaces, e.g. NOD")
+    if dataset == NSD and (values["path"] or values["images"]):
+        raise ValueError(
+            f"{place}: subject {label} is of data set nsd and has a path; allowed: none, since NSD's files lie in "
+            "paths.nsd, or another name of the data set, e.g. mylab"
+        )
+    for name in ("pretrain", "refine"):
+        if values[name] and values[name].lower() not in _ANSWERS:
+            raise ValueError(f"{place}: {name} is {values[name]!r}; allowed: yes, no, or nothing for yes")
+    sessions = values["sessions"]
+    if sessions and not re.fullmatch(r"[1-9]\d{0,8}", sessions):
+        raise ValueError(f"{place}: sessions is {sessions!r}; allowed: a number from 1, or nothing for all")
+    return Person(
+        label,
+        dataset,
+        values["path"],
+        values["images"],
+        *(_ANSWERS[values[name].lower() or "yes"] for name in ("pretrain", "refine")),
+        int(sessions) if sessions else None,
+    )

@@ -1,0 +1,36 @@
+# Functions only: people whose own data a lab has.
+
+
+def one_of(subjects):
+    """A wildcard's constraint: one of these subjects, or nobody."""
+    return "|".join(subjects) or "(?!)"
+
+
+def imported():
+    """Subjects with a folder of their own betas."""
+    return [label for label, person in settings.subjects.people.items() if person.path]
+
+
+def lab_files(wildcards):
+    """All files in the folder of one subject's betas."""
+    folder = Path(settings.subjects.people[wildcards.subject].path)
+    found = sorted(str(path) for path in folder.rglob("*") if path.is_file())
+    if not found:
+        raise WorkflowError(
+            f"No files of subject {wildcards.subject} in {folder}, its path in {settings.subjects.table}. Allowed: a folder"
+            " with betas and a table of trials, see docs/own_data.md"
+        )
+    return found
+
+
+def trial_table(wildcards):
+    """One subject's table of trials."""
+    return f"{settings.subjects.people[wildcards.subject].path}/trials.csv"
+
+
+def image_table(wildcards):
+    """The table of images that one subject saw: given, in the folder of its betas, or beside that."""
+    person = settings.subjects.people[wildcards.subject]
+    beside = Path(person.path).parent / "images.csv"
+    inside = Path(person.path) / "images.csv"
+    return person.images or str(inside if inside.is_file() else beside)

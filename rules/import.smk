@@ -1,0 +1,54 @@
+# A lab's own betas and images to stores, for each subject of subjects.table that has a path.
+
+
+rule import_betas:
+    input:
+        betas=lab_files,
+    output:
+        out="<prepared>/sub-{subject}/responses.h5",
+        run="<prepared>/sub-{subject}/responses.run.json",
+    log:
+        "<logs>/import_betas/sub-{subject}.log",
+    benchmark:
+        "<results>/benchmarks/import_betas/sub-{subject}.jsonl"
+    wildcard_constraints:
+        subject=one_of(imported()),
+    conda:
+        "../envs/neuropictor.yaml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(240),
+    params:
+        **preprocessing(),
+        table=trial_table,
+        code=code("import_betas"),
+    message:
+        "Importing the responses of subject {wildcards.subject}"
+    script:
+        "../workflow_scripts/import_betas.py"
+
+
+rule import_images:
+    input:
+        table=image_table,
+    output:
+        out="<prepared>/sub-{subject}/stimuli.h5",
+        run="<prepared>/sub-{subject}/stimuli.run.json",
+    log:
+        "<logs>/import_images/sub-{subject}.log",
+    benchmark:
+        "<results>/benchmarks/import_images/sub-{subject}.jsonl"
+    wildcard_constraints:
+        subject=one_of(imported()),
+    conda:
+        "../envs/neuropictor.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(60),
+    params:
+        **tracked("config", "preprocess", "image_size"),
+        code=code("import_images"),
+    message:
+        "Collecting images and captions of subject {wildcards.subject}"
+    script:
+        "../workflow_scripts/import_images.py"

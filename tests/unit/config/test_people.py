@@ -1,0 +1,74 @@
+"""The table of people: labels of any data set in place of NSD's numbers."""
+
+import re
+
+import pytest
+
+from neuropictor import config
+from neuropictor.config.people import Person, read_people
+
+TABLE = """subject\tdataset\tpath\timages\tpretrain\trefine\tsessions\tage
+1\t\t\t\t\tno\t\t31
+02\tnsd\t\t\tyes\t\t3\t
+MM01\tmylab\tscans/sub-MM01\tscans/images.csv\tno\tyes\t2\t40
+
+NOD07\tNOD\t\t\tno\tno\t\t
+"""
+
+
+def test_a_table_replaces_both_lists(tmp_path):
+    path = tmp_path / "subjects.tsv"
+    path.write_text("\ufeff" + TABLE.replace("\n", "\r\n"), encoding="utf-8")
+    lab = Person("MM01", "mylab", "scans/sub-MM01", "scans/images.csv", False, True, 2)
+    assert read_people(path)[:3] == [Person("01", refine=False), Person("02", sessions=3), lab]
+    loaded = config.load({"subjects": {"table": str(path), "pretrain": [5]}})
+    assert (loaded.subjects.pretrain, loaded.subjects.refine) == (["01", "02"], ["02", "MM01"])
+    assert loaded.subjects.everyone() == ["01", "02", "MM01"]  # whoever does neither takes no part
+    assert loaded.subjects.of_nsd() == ["01", "02"]
+    assert [loaded.preprocess_of(label).training_sessions for label in loaded.subjects.everyone()] == [40, 3, 2]
+
+
+def test_commas_may_stand_between(tmp_path):
+    path = tmp_path / "subjects.csv"
+    path.write_text('subject,path,dataset\nMM01,"scans, old/MM01",mylab\n')
+    assert read_people(path) == [Person("MM01", "mylab", "scans, old/MM01")]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("subject\t", "person\t", "has the columns person, dataset"),
+        ("dataset\tpath", "path\tpath", "once each"),
+        ("MM01", "sub-MM01", r"line 4: subject is 'sub-MM01'; allowed: letters and digits, e\.g\. MM01"),
+        ("mylab", "my lab", "line 4: dataset is 'my lab'; allowed: nsd, or any other name without spaces"),
+        ("02\tnsd\t", "02\tnsd\tscans/02", "line 3: subject 02 is of data set nsd and has a path"),
+        ("\tno\tyes\t2", "\tno\tperhaps\t2", "line 4: refine is 'perhaps'; allowed: yes, no, or nothing for yes"),
+        ("\tyes\t2\t", "\tyes\t0\t", "line 4: sessions is '0'; allowed: a number from 1"),
+        ("NOD07", "1", r"has subject 01 twice; allowed: a row a person, and labels .* e\.g\. NOD01"),
+        ("MM01", '"MM01', "cannot be read"),
+    ],
+)
+def test_mistakes_are_told_with_their_line(tmp_path, old, new, message):
+    path = tmp_path / "subjects.tsv"
+    path.write_text(TABLE.replace(old, new, 1))
+    with pytest.raises(ValueError, match=message) as error:
+        read_people(path)
+    assert str(error.value).startswith(str(path))
+    with pytest.raises(config.ConfigError, match=f"subjects.* {re.escape(str(path))}"):
+        config.load({"subjects": {"table": str(path)}})
+
+
+def test_somebody_must_take_part(tmp_path):
+    path = tmp_path / "subjects.tsv"
+    path.write_text("subject\tpretrain\n1\tno\n")
+    with pytest.raises(ValueError, match="nobody's pretrain is yes"):
+        read_people(path)
+
+
+def test_a_missing_table_and_people_who_are_not_nsds_are_told():
+    with pytest.raises(config.ConfigError, match=r"nothing\.tsv cannot be read \(No such file or directory\); allowed"):
+        config.load({"subjects": {"table": "nothing.tsv"}})
+    people = {"subjects": {"pretrain": ["MM01"], "refine": ["MM01"]}}
+    with pytest.raises(config.ConfigError, match="subjects has MM01, who is none of NSD's"):
+        config.load(people)
+    assert config.load(people | {"nsd": {"source": "prepared"}}).subjects.everyone() == ["MM01"]
