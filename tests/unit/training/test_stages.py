@@ -183,14 +183,15 @@ def test_population_start_is_used_and_must_fit(chain, responses, tiny_components
 def test_what_pretraining_trained_on_tests_no_subject_that_is_refined(
     chain, responses, tiny_latents, tiny_backbone, tiny_runtime, tmp_path
 ):
-    shutil.copy(responses[1], tmp_path / "responses.h5")
     tested = ResponseStore(responses[0]).images("test")[0]
-    with h5py.File(tmp_path / "responses.h5", "r+") as file:
-        trained = ResponseStore(responses[1]).images("train")[0]
-        file["nsd_id"][:] = np.where(file["nsd_id"][:] == trained, tested, file["nsd_id"][:])
     files = (responses[0], tiny_latents, tiny_backbone, chain["pretrained"])
-    with pytest.raises(ValueError, match=rf"image {tested} tests subject 01, but is in split 'train' of another"):
-        refine(*files, RefineConfig(**SHORT), tiny_runtime, tmp_path / "out", others=[tmp_path / "responses.h5"])
+    for split in ("train", "validation"):
+        shutil.copy(responses[1], tmp_path / "responses.h5")
+        with h5py.File(tmp_path / "responses.h5", "r+") as file:
+            trained = ResponseStore(responses[1]).images(split)[0]
+            file["nsd_id"][:] = np.where(file["nsd_id"][:] == trained, tested, file["nsd_id"][:])
+        with pytest.raises(ValueError, match=rf"image {tested} tests subject 01, but is in split '{split}' of another"):
+            refine(*files, RefineConfig(**SHORT), tiny_runtime, tmp_path / "out", others=[tmp_path / "responses.h5"])
 
 
 def test_refining_in_little_memory_and_low_precision(
