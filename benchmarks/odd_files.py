@@ -30,15 +30,15 @@ from typing import Any
 import h5py
 import nibabel
 import numpy as np
-import pandas as pd
 from machine import machine
 from nibabel.gifti import GiftiDataArray, GiftiImage
 from PIL import Image
 from small_stores import write_responses, write_samples, write_stimuli
 
 from neuropictor.config import PreprocessConfig
-from neuropictor.data.beta_files import OwnSessions
 from neuropictor.data.image_files import read_image
+from neuropictor.data.labs.reader import LabBetas
+from neuropictor.data.labs.session_files import hemispheres
 from neuropictor.data.latents import LatentStore
 from neuropictor.data.own_data import import_images
 from neuropictor.data.reconstructions import read_reconstructions
@@ -115,7 +115,7 @@ def save_betas(path: Path, values: np.ndarray) -> None:
 def read_betas(path: Path) -> np.ndarray:
     if not list(path.parent.glob("rh.*")):
         save_betas(path.with_name("rh.session1.npy"), betas(1))
-    return OwnSessions(path.parent, {1: pd.Series(range(TRIALS))}).betas(1)
+    return LabBetas(hemispheres(path.parent), {1: np.arange(TRIALS)}).betas(1)
 
 
 def changed(values: np.ndarray, place: Any, value: float) -> np.ndarray:

@@ -12,20 +12,28 @@ def imported():
 
 
 def lab_files(wildcards):
-    """All files in the folder of one subject's betas."""
+    """One subject's file of betas, or all files in the folder of them."""
     folder = Path(settings.subjects.people[wildcards.subject].path)
+    if folder.is_file():
+        return [str(folder)]
     found = sorted(str(path) for path in folder.rglob("*") if path.is_file())
     if not found:
         raise WorkflowError(
             f"No files of subject {wildcards.subject} in {folder}, its path in {settings.subjects.table}. Allowed: a folder"
-            " with betas and a table of trials, see docs/own_data.md"
+            " with betas, see docs/own_data.md"
         )
     return found
 
 
+def betas_place(wildcards):
+    """The folder or file of one subject's betas."""
+    return settings.subjects.people[wildcards.subject].path
+
+
 def trial_table(wildcards):
-    """One subject's table of trials."""
-    return f"{settings.subjects.people[wildcards.subject].path}/trials.csv"
+    """One subject's table of trials; None where the betas name theirs themselves."""
+    table = Path(betas_place(wildcards)) / "trials.csv"
+    return str(table) if table.is_file() else None
 
 
 def image_table(wildcards):

@@ -21,6 +21,7 @@ rule import_betas:
     params:
         **preprocessing(),
         table=trial_table,
+        betas=betas_place,
         code=code("import_betas"),
     message:
         "Importing the responses of subject {wildcards.subject}"

@@ -152,15 +152,35 @@ def import_maps(
 
 
 @app.command()
-def import_betas(table: File, out: Out, subject: Subject, settings: Settings = None) -> None:
+def import_betas(
+    out: Out,
+    subject: Subject,
+    table: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="trials; not where the files name them")
+    ] = None,
+    betas: Annotated[
+        Path | None, typer.Option(exists=True, help="folder or file of the betas; default: the table's folder")
+    ] = None,
+    kind: Annotated[
+        str,
+        typer.Option(help="hemispheres, brain, glmsingle, mosaic, nod, algonauts2023; default: by the files' names"),
+    ] = "",
+    standardised: Annotated[
+        bool | None,
+        typer.Option(help="responses are z-scores already, and only clipped; default: for mosaic and algonauts2023"),
+    ] = None,
+    settings: Settings = None,
+) -> None:
     """Make responses from betas of your own; docs/own_data.md describes the files.
 
-    Example: neuropictor import-betas --table scans/trials.csv --subject 1 --out data/prepared/sub-01/responses.h5
+    Examples: neuropictor import-betas --table scans/trials.csv --subject 1 --out data/prepared/sub-01/responses.h5
+    neuropictor import-betas --betas mosaic/sub-01_NSD.hdf5 --subject 1 --out data/prepared/sub-01/responses.h5
     """
     from neuropictor.data.own_data import import_betas as stage
 
     loaded, _ = start(settings)
-    stage(table=table, subject=subject, config=loaded.preprocess, out=out)
+    given = {"betas": betas, "kind": kind, "standardised": standardised}
+    stage(table=table, subject=subject, config=loaded.preprocess, out=out, **given)
 
 
 @app.command()

@@ -5,15 +5,18 @@ The formats are described in docs/own_data.md.
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 
 from neuropictor.config import PreprocessConfig
-from neuropictor.data.beta_files import OwnSessions
 from neuropictor.data.image_files import read_image
+from neuropictor.data.labs.kinds import KINDS, open_files
+from neuropictor.data.labs.reader import LabBetas
 from neuropictor.data.preprocess import write_responses
 from neuropictor.data.responses import SPLITS, subject_number
 from neuropictor.data.stimuli import StimulusWriter, resize_images
@@ -26,15 +29,22 @@ from neuropictor.records.record import RunRecord, record_path
 CAPTION_SEPARATOR = "|"
 
 
-def import_betas(table: Path, subject: str, config: PreprocessConfig, out: Path) -> None:
+def import_betas(
+    table: Path | None,
+    subject: str,
+    config: PreprocessConfig,
+    out: Path,
+    betas: Path | None = None,
+    kind: str = "",
+    standardised: bool | None = None,
+) -> None:
     """Write a response store from a lab's own betas.
 
     Parameters
     ----------
     table
         CSV with one row a trial: ``session``, ``trial`` (its place in the session's files, from 0), ``image`` (a
-        number) and ``split`` (train, validation or test). The betas lie beside it: ``lh.session{session}`` and
-        ``rh.session{session}`` with one of `neuropictor.data.beta_files.BETA_ENDINGS`.
+        number) and ``split`` (train, validation or test); None where the files name their trials themselves.
     subject
         Label to call the subject by, of letters and digits.
     config
@@ -42,14 +52,32 @@ def import_betas(table: Path, subject: str, config: PreprocessConfig, out: Path)
         the split validation.
     out
         `responses.h5` to write; a record is written beside it.
+    betas
+        Folder (or file) of the betas; None: the table's folder.
+    kind
+        Of `neuropictor.data.labs.kinds.KINDS`; empty: as the files' names show.
+    standardised
+        Whether the responses are z-scores already, and only clipped; None: as is usual for the kind.
 
     Raises
     ------
     FileNotFoundError, ValueError
         For missing, damaged or inconsistent files, with the file's name, line and what is allowed.
     """
-    table = Path(table)
-    trials = read_trials(table)
+    if table is None and betas is None:
+        raise ValueError(
+            "neither table nor betas are given; allowed: one of them or both. Example: --betas scans/sub-01"
+        )
+    trials = None if table is None else read_trials(Path(table))
+    folder = Path(table).parent if table is not None and betas is None else Path(betas or "")
+    kind, files = open_files(folder, kind)
+    if trials is None:
+        if files.trials is None:
+            raise ValueError(
+                f"{folder}: files of the kind {kind} do not name their trials; allowed: a table of them. Example: "
+                "--table trials.csv, with the columns session, trial, image, split"
+            )
+        trials = _named_trials(files.trials(), folder)
     codes = np.array([SPLITS.index(name) for name in trials["split"]])
     late = trials["session"].isin(trials["session"].unique()[config.training_sessions :])
     codes[late & (codes != TEST)] = LEFT_OUT
@@ -58,9 +86,42 @@ def import_betas(table: Path, subject: str, config: PreprocessConfig, out: Path)
         chosen = choose_validation(subject_number(subject), private, config.validation_images)
         codes[trials["nsd_id"].isin(chosen)] = VALIDATION
     sessions = sorted(int(session) for session in trials["session"].unique())
-    reader = OwnSessions(table.parent, {session: trials["trial"][trials["session"] == session] for session in sessions})
+    reader = LabBetas(files, {session: trials["trial"][trials["session"] == session] for session in sessions})
     labels = {"subject": subject, "data": "own", "beta_version": "own", "mesh": reader.mesh}
-    write_responses(reader, sessions, trials, codes, config, labels, {"preprocess": config}, [table], out)
+    standardised = KINDS[kind].standardised if standardised is None else standardised
+    sections = {"preprocess": config, "betas": {"kind": kind, "standardised": standardised}}
+    inputs = [] if table is None else [Path(table)]
+    write_responses(reader, sessions, trials, codes, config, labels, sections, inputs, out, standardised)
+
+
+def _named_trials(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Trials that files name themselves, as `read_trials` returns those of a table."""
+    table = table.sort_values(["session", "trial"], ignore_index=True)
+    for split in ("train", "test"):
+        if not (table["split"] == split).any():
+            raise ValueError(
+                f"{folder}: its files do not say which trials have the split {split}; allowed: at least one of train "
+                "and one of test. Example: --table trials.csv, with the columns session, trial, image, split"
+            )
+    mixed = table.groupby("image")["split"].transform("nunique") > 1
+    if mixed.any():
+        raise ValueError(
+            f"{folder}: image {table['image'][mixed].iloc[0]} is in more than one split; allowed: all trials of an "
+            "image in one. Example: --table trials.csv, with the columns session, trial, image, split"
+        )
+    table["nsd_id"] = table["image"].map({name: image_number(name) for name in table["image"].unique()})
+    if table["nsd_id"].nunique() != table["image"].nunique():
+        raise ValueError(f"{folder}: two names of images have one number; allowed: a table of trials with numbers")
+    table["repeat"] = table.groupby("nsd_id").cumcount()
+    return table
+
+
+def image_number(name: str) -> int:
+    """Number of an image by its name: digits are the number itself, others one from 1,000,000 on by their SHA-256."""
+    if name.isdecimal():
+        return int(name)
+    digest = hashlib.sha256(unicodedata.normalize("NFC", name).encode()).digest()
+    return 1_000_000 + int.from_bytes(digest[:6], "big")
 
 
 def import_images(table: Path, config: PreprocessConfig, out: Path) -> None:

@@ -18,7 +18,7 @@ from neuropictor.data.rows import read_rows
 from neuropictor.data.sessions import Sessions
 from neuropictor.data.stimuli import StimulusWriter, resize_images
 from neuropictor.data.stores import open_store
-from neuropictor.data.z_scores import Statistics, noise_ceiling, z_score
+from neuropictor.data.z_scores import Statistics, kept_as_is, noise_ceiling, z_score
 from neuropictor.fetching import manifest
 from neuropictor.nsd import keys
 from neuropictor.nsd.annotations import load_annotations
@@ -113,6 +113,7 @@ def write_responses(
     sections: dict[str, Any],
     inputs: list[Path],
     out: Path,
+    standardised: bool = False,
 ) -> None:
     """Z-score and clip a subject's betas, and write the store.
 
@@ -134,6 +135,8 @@ def write_responses(
         For the record: settings, and files besides the reader's.
     out
         HDF5 file to write.
+    standardised
+        Whether the betas are z-scores already, which are only clipped.
     """
     reader.check(sessions)
     # In sessions used for testing only, trials that are not stored still count towards mean and standard deviation.
@@ -153,7 +156,7 @@ def write_responses(
     ):
         writer = ResponseWriter(file, len(final), absent.shape[1], **labels)
         overall, missing = None, 0
-        if config.z_score == "subject":
+        if config.z_score == "subject" and not standardised:
             every = progress(list(zip(sessions, rows, strict=True)), f"Statistics of {name}", unit="session")
             overall = Statistics.joined(
                 Statistics.of(reader.betas(session), known[trial_rows]) for session, trial_rows in every
@@ -161,7 +164,8 @@ def write_responses(
         for row, session in enumerate(progress(sessions, f"Preprocessing {name}", unit="session")):
             trial_rows, where = rows[row], f"{name}, session {session}"
             betas = reader.betas(session)
-            responses = z_score(betas, overall or Statistics.of(betas, known[trial_rows]), where)
+            statistics = overall or Statistics.of(betas, known[trial_rows])
+            responses = kept_as_is(betas, statistics, where) if standardised else z_score(betas, statistics, where)
             finite = np.isfinite(responses)
             if not finite.any():
                 raise ValueError(
@@ -185,7 +189,9 @@ def write_responses(
             sessions=len(sessions),
             splits=counts,
             trials_left_out=int((~stored).sum()),
+            standardised_before=standardised,
             vertices=absent.shape[1],
+            vertices_missing=int(absent.all(0).sum()),
             vertices_missing_in_a_session=int(absent.any(0).sum()),
             values_missing=missing,
             ncsnr_median=None if np.isnan(ncsnr).all() else round(float(np.nanmedian(ncsnr)), 4),

@@ -201,8 +201,9 @@ class ResponseWriter:
                 raise ValueError(
                     f"{name}: shape {values.shape} found, allowed is one value per trial, ({self._filled},)"
                 )
-            fits = values.max(initial=0) <= np.iinfo(kind).max  # a session may be called by its date
-            self._file.create_dataset(name, data=values.astype(kind if fits else np.int32))
+            # A session may be called by its date, and an image by a number of its name.
+            fits = [number for number in (kind, np.int32, np.int64) if values.max(initial=0) <= np.iinfo(number).max]
+            self._file.create_dataset(name, data=values.astype(fits[0]))
         if fields:
             raise TypeError(f"unknown fields {sorted(fields)}; allowed are {', '.join(_TRIAL_FIELDS)}, ncsnr")
         self._file.create_dataset("ncsnr", data=np.asarray(ncsnr, np.float32))

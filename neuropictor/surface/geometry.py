@@ -14,6 +14,7 @@ from scipy import ndimage, sparse
 from neuropictor.surface.atlas import (
     AREA_GROUPS,
     ASSET_FORMAT,
+    FS_LR_VERTICES,
     MESH_VERTICES,
     VISUAL_AREAS,
     XY_MISSING,
@@ -49,6 +50,9 @@ class Geometry:
     raster
         int64 [714, 719]: row-major image of the flat cortex, 0.356 mm a pixel: the nearest vertex as index into V, -1
         for cortex beside visual cortex, -2 beside the cortex.
+    cortex
+        bool [2, 32492]: vertices of the left and right fs_LR 32k mesh that are not of the medial wall; in this order
+        they are the first 59,412 of the HCP's 91,282 grayordinates.
     """
 
     vertex: np.ndarray
@@ -57,6 +61,7 @@ class Geometry:
     area_names: dict[int, str]
     xy: np.ndarray
     raster: np.ndarray
+    cortex: np.ndarray
     _columns: dict[str, np.ndarray]
     _weights: dict[str, np.ndarray]
     _source_area: np.ndarray
@@ -84,6 +89,7 @@ class Geometry:
                 **{name: arrays[name].astype(np.int64) for name in ("vertex", "hemisphere", "area", "raster")},
                 area_names={0: "Unknown"} | {i: name.decode() for i, name in enumerate(arrays["area_names"], start=1)},
                 xy=arrays["xy"],
+                cortex=np.unpackbits(arrays["cortex"], axis=1, count=FS_LR_VERTICES).astype(bool),
                 _columns={mesh: arrays[f"{mesh}_columns"].astype(np.int64) for mesh in MESH_VERTICES},
                 _weights={mesh: arrays[f"{mesh}_weights"] for mesh in MESH_VERTICES},
                 _source_area=arrays["fsaverage_area"].astype(np.int16),

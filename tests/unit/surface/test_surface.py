@@ -42,6 +42,13 @@ def test_vertices_are_the_31_areas_of_both_hemispheres(geometry):
     assert all(set(geometry.area[geometry.hemisphere == side]) == set(VISUAL_IDS) for side in (0, 1))
 
 
+def test_cortex_is_the_grayordinates_of_both_hemispheres(geometry):
+    """29,696 and 29,716 of 32,492 vertices, as the brain models of the HCP's 91,282 grayordinates have them."""
+    assert geometry.cortex.shape == (2, 32492) and geometry.cortex.sum(axis=1).tolist() == [29_696, 29_716]
+    assert geometry.cortex[geometry.hemisphere, geometry.vertex].all()
+    assert (geometry.cortex[0] != geometry.cortex[1]).any(), "the hemispheres' medial walls tell them apart"
+
+
 def test_area_names(geometry):
     assert sorted(geometry.area_names) == list(range(181))
     assert [geometry.area_names[i] for i in (0, 1, 2, 3, 8, 9, 10)] == ["Unknown", "V1", "MST", "V6", "4", "3b", "FEF"]

@@ -1,0 +1,62 @@
+"""Writes one person's known responses in the formats of labs."""
+
+import h5py
+import nibabel
+import numpy as np
+from nibabel.cifti2 import BrainModelAxis, ScalarAxis, SeriesAxis
+
+from neuropictor.surface import load_geometry
+
+HALF = 32_492
+
+
+def cifti(path, values, left=None, right=None, turned=False, half=HALF, series=False):
+    """Save [trials, 2 * half], with the chosen vertices of each hemisphere; `turned`: the right comes first."""
+    every = np.arange(half)
+    models = [
+        (BrainModelAxis.from_surface(every if part is None else part, half, name), side * half)
+        for side, (part, name) in enumerate(((left, "CortexLeft"), (right, "CortexRight")))
+    ]
+    models = models[::-1] if turned else models
+    columns = np.concatenate([model.vertex + offset for model, offset in models])
+    rows = SeriesAxis(0, 1, len(values)) if series else ScalarAxis([str(row) for row in range(len(values))])
+    axis = models[0][0] + models[1][0]
+    nibabel.save(nibabel.Cifti2Image(values[:, columns].astype(np.float32), (rows, axis)), path)
+
+
+def without_wall(values):
+    """Columns of the first 59,412 grayordinates."""
+    return values[:, load_geometry().cortex.ravel()]
+
+
+def glmsingle(path, values, matlab=False, **design):
+    """Save an output of GLMsingle, and its DESIGNINFO where `design` is given; MATLAB's axes are turned."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shaped = (values if matlab else values.T).reshape(*((len(values), 1, 1, -1) if matlab else (-1, 1, 1, len(values))))
+    files = {path: {"modelmd" if matlab else "betasmd": shaped}}
+    if design:
+        files[path.with_name(f"DESIGNINFO{path.suffix}")] = design
+    for name, datasets in files.items():
+        with h5py.File(name, "w") as file:
+            for key, numbers in datasets.items():
+                file[key] = numbers
+                if matlab:
+                    file[key].attrs["MATLAB_class"] = np.bytes_("single")
+
+
+def mosaic(path, values, names):
+    """Save one vector of grayordinates a trial."""
+    with h5py.File(path, "w") as file:
+        for row, name in zip(without_wall(values), names, strict=True):
+            file[f"betas/{name}"] = np.pad(row, (0, 91_282 - 59_412))
+
+
+def algonauts(folder, left, right, masks, numbers):
+    """Save [images, chosen vertices] of each hemisphere with its mask, and empty images with NSD's numbers."""
+    for name in ("training_split/training_fmri", "training_split/training_images", "roi_masks"):
+        (folder / name).mkdir(parents=True)
+    for side, values, mask in zip(("lh", "rh"), (left, right), masks, strict=True):
+        np.save(folder / f"training_split/training_fmri/{side}_training_fmri.npy", values[:, mask])
+        np.save(folder / f"roi_masks/{side}.all-vertices_fsaverage_space.npy", mask.astype(int))
+    for place, number in enumerate(numbers, start=1):
+        (folder / f"training_split/training_images/train-{place:04d}_nsd-{number:05d}.png").touch()
