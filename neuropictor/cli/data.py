@@ -173,7 +173,9 @@ def import_betas(
 ) -> None:
     """Make responses from betas of your own; docs/own_data.md describes the files.
 
-    Examples: neuropictor import-betas --table scans/trials.csv --subject 1 --out data/prepared/sub-01/responses.h5
+    Example: neuropictor import-betas --table scans/trials.csv --subject 1 --out data/prepared/sub-01/responses.h5
+
+    Where files name their trials:
     neuropictor import-betas --betas mosaic/sub-01_NSD.hdf5 --subject 1 --out data/prepared/sub-01/responses.h5
     """
     from neuropictor.data.own_data import import_betas as stage
