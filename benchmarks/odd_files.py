@@ -24,12 +24,14 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import h5py
 import nibabel
 import numpy as np
+from lab_files import HALF, cifti, glmsingle, mosaic
 from machine import machine
 from nibabel.gifti import GiftiDataArray, GiftiImage
 from PIL import Image
@@ -37,6 +39,7 @@ from small_stores import write_responses, write_samples, write_stimuli
 
 from neuropictor.config import PreprocessConfig
 from neuropictor.data.image_files import read_image
+from neuropictor.data.labs.kinds import open_files
 from neuropictor.data.labs.reader import LabBetas
 from neuropictor.data.labs.session_files import hemispheres
 from neuropictor.data.latents import LatentStore
@@ -48,6 +51,7 @@ from neuropictor.data.tables import read_trials
 from neuropictor.fetching import manifest
 from neuropictor.records.checksums import verify
 from neuropictor.records.record import RunRecord, record_path
+from neuropictor.surface import load_geometry
 
 RESULT = Path(__file__).parent / "results" / "odd_files.json"
 VERTICES, TRIALS, SIDE, SECONDS = 10_242, 8, 48, 20
@@ -208,6 +212,92 @@ def foreign_gifti(whole: bytes) -> dict[str, Content]:
     }
 
 
+def whole_brain(seed: int = 0) -> np.ndarray:
+    """Both hemispheres of fs_LR 32k, without numbers on the medial wall."""
+    values = np.random.default_rng(seed).standard_normal((TRIALS, 2 * HALF)).astype(np.float32)
+    return np.where(load_geometry().cortex.ravel(), values, np.float32(0))
+
+
+def read_whole_brain(kind: str, path: Path) -> np.ndarray:
+    _, files = open_files(path if kind == "mosaic" else path.parent, kind)
+    trials = files.trials() if files.trials else None
+    if trials is not None and sorted(trials["image"]) != [f"{number}" for number in range(TRIALS)]:
+        return trials["image"].to_numpy()
+    return LabBetas(files, {1: np.arange(TRIALS)}).betas(1)
+
+
+def foreign_cifti(whole: bytes) -> dict[str, Content]:
+    values = whole_brain()
+
+    def saved(array: np.ndarray, *parts: np.ndarray, **options: Any) -> Content:
+        return lambda path: cifti(path, array, *parts, **options)
+
+    return {
+        "right first": saved(values, turned=True),
+        "a series": saved(values, series=True),
+        "without medial wall": saved(values, *map(np.flatnonzero, load_geometry().cortex)),
+        "another mesh": saved(values, half=HALF // 2),
+        "fewer trials": saved(values[:-1]),
+        "both all NaN": saved(np.full_like(values, np.nan)),
+        "a trial of NaN": saved(changed(values, 3, np.nan)),
+        "a trial of 1e30": saved(changed(values, 3, 1e30)),
+        "a matrix": lambda path: nibabel.save(nibabel.Nifti1Image(values[:, :1000], np.eye(4)), path),
+    }
+
+
+def foreign_lab_store(whole: bytes) -> dict[str, Content]:
+    """What may befall an HDF5 file of another program, whose data sets lie at the top or in groups."""
+
+    def edited(change: Callable[[h5py.File, list[str]], None]) -> Content:
+        def write(path: Path) -> None:
+            path.write_bytes(whole)
+            with h5py.File(path, "r+") as file:
+                names: list[str] = []
+                file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+                change(file, names)
+
+        return write
+
+    def replaced(change: Callable[[np.ndarray], np.ndarray]) -> Content:
+        def edit(file: h5py.File, names: list[str]) -> None:
+            values = change(file[names[0]][()])
+            del file[names[0]]
+            file[names[0]] = values
+
+        return edited(edit)
+
+    def linked(file: h5py.File, names: list[str]) -> None:
+        del file[names[0]]
+        file[names[0]] = h5py.ExternalLink("other.h5", names[0])
+
+    def grouped(file: h5py.File, names: list[str]) -> None:
+        del file[names[0]]
+        file.create_group(names[0])
+
+    return {
+        "other key": edited(lambda file, names: file.move(names[0], "data")),
+        "missing key": edited(lambda file, names: file.pop(names[0])),
+        "all keys missing": edited(lambda file, names: [file.pop(name) for name in names]),
+        "a group": edited(grouped),
+        "linked": edited(linked),
+        "float64": replaced(lambda values: values.astype(np.float64)),
+        "big-endian": replaced(lambda values: values.astype(">f4")),
+        "a row more": replaced(lambda values: np.concatenate([values, values[:1]])),
+        "a row missing": replaced(lambda values: values[:-1]),
+        "texts": replaced(lambda values: values.ravel()[:9].astype("S")),
+        "complex": replaced(lambda values: values.astype(complex)),
+        "NaN": replaced(lambda values: np.full(values.shape, np.nan, np.float32)),
+        "1e30": replaced(lambda values: np.full(values.shape, 1e30, np.float32)),
+    }
+
+
+def save_mosaic(path: Path) -> None:
+    names = [
+        f"sub-01_NSD_stimulus-{number}_phase-{'test' if number > 5 else 'train'}_rep-0" for number in range(TRIALS)
+    ]
+    mosaic(path, whole_brain(), names)
+
+
 def trials_table(path: Path) -> None:
     rows = [(1, t, k, "test" if k > 40 else "train") for t, k in enumerate([5, 9, 41, 5, 9, 41, 30, 30])]
     path.write_text("session,trial,image,split\n" + "".join(",".join(map(str, row)) + "\n" for row in rows))
@@ -325,7 +415,7 @@ def write_latents(path: Path) -> None:
 
 
 def write_reconstructions(path: Path) -> None:
-    write_samples(path, "refined", 1, np.random.default_rng(0).integers(0, 256, (20, 1, 8, 8, 3), np.uint8))
+    write_samples(path, "refined", "01", np.random.default_rng(0).integers(0, 256, (20, 1, 8, 8, 3), np.uint8))
 
 
 def read_responses(path: Path) -> Any:
@@ -453,6 +543,23 @@ READERS = {
     "betas .func.gii": Reader(
         ".func.gii", lambda path: save_betas(path, betas()), read_betas, foreign_gifti, BYTES | {"other"}
     ),
+    "betas .dscalar.nii": Reader(
+        ".dscalar.nii", lambda path: cifti(path, whole_brain()), partial(read_whole_brain, "brain"), foreign_cifti
+    ),
+    "GLMsingle": Reader(
+        "_RR.hdf5",
+        lambda path: glmsingle(path, whole_brain()),
+        partial(read_whole_brain, "glmsingle"),
+        foreign_lab_store,
+    ),
+    # Nothing in its file says how many trials it had.
+    "MOSAIC": Reader(
+        "_NSD.hdf5",
+        save_mosaic,
+        partial(read_whole_brain, "mosaic"),
+        foreign_lab_store,
+        BYTES | {"other", "missing"},
+    ),
     **{
         f"image .{ending}": Reader(
             f".{ending}",
@@ -478,7 +585,8 @@ READERS = {
     "record (run.json)": Reader(".run.json", make_record, read_record, foreign_json),
     "manifest.jsonl": Reader(".jsonl", make_manifest, read_manifest, foreign_json),
 }
-NAMES = {".csv": "table", ".h5": "store", ".run.json": "responses", ".jsonl": "manifest"}
+NAMES = {".dscalar.nii": "session1", "_RR.hdf5": "TYPED_FITHRF_GLMDENOISE", "_NSD.hdf5": "sub-01"}
+NAMES |= {".csv": "table", ".h5": "store", ".run.json": "responses", ".jsonl": "manifest"}
 
 
 def same(one: Any, other: Any) -> bool:

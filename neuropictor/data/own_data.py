@@ -83,7 +83,7 @@ def import_betas(
     codes[late & (codes != TEST)] = LEFT_OUT
     if VALIDATION not in codes:
         private = np.unique(trials["nsd_id"][codes == TRAIN])
-        chosen = choose_validation(subject_number(subject), private, config.validation_images)
+        chosen = choose_validation(subject_number(subject), private, config.validation_images, subject)
         codes[trials["nsd_id"].isin(chosen)] = VALIDATION
     sessions = sorted(int(session) for session in trials["session"].unique())
     reader = LabBetas(files, {session: trials["trial"][trials["session"] == session] for session in sessions})

@@ -165,8 +165,10 @@ class Design:
         return sessions
 
 
-def choose_validation(subject: int, private: np.ndarray, count: int) -> np.ndarray:
+def choose_validation(subject: int, private: np.ndarray, count: int, label: str = "") -> np.ndarray:
     """Choose `count` validation images among a subject's own (ascending), always the same ones.
+
+    `label` is what errors call the subject, whose number seeds the choice.
 
     Raises
     ------
@@ -175,8 +177,8 @@ def choose_validation(subject: int, private: np.ndarray, count: int) -> np.ndarr
     """
     if not 0 <= count < len(private):
         raise ValueError(
-            f"preprocess.validation_images is {count}, but subject {subject} saw only {len(private)} images of its "
-            f"own; allowed: 0 to {len(private) - 1} (e.g. {len(private) // 20})"
+            f"preprocess.validation_images is {count}, but subject {label or subject} saw only {len(private)} images "
+            f"of its own; allowed: 0 to {len(private) - 1} (e.g. {len(private) // 20})"
         )
     return np.random.default_rng([_VALIDATION_SEED, subject]).permutation(private)[:count]
 

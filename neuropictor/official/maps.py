@@ -94,7 +94,7 @@ def import_maps(maps: Path, mask: Path, test_images: Path, subject: str, config:
         if not varies:
             raise ValueError(f"{maps}: all maps are the same in visual cortex; allowed: a response to each image")
         private = np.setdiff1d(nsd_id, shared)
-        chosen = choose_validation(subject_number(subject), private, config.validation_images)
+        chosen = choose_validation(subject_number(subject), private, config.validation_images, subject)
         split = np.select([np.isin(nsd_id, shared), np.isin(nsd_id, chosen)], [TEST, VALIDATION], TRAIN)
         writer.finish(
             ncsnr=np.full(geometry.n_vertices, np.nan),

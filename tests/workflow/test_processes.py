@@ -40,7 +40,7 @@ train = Trainer._train
 def told(self, *arguments):
     names = ("find_unused_parameters", "gradient_as_bucket_view", "broadcast_buffers")
     line = " ".join(["exchange", *(name for name in names if getattr(self.module, name))])
-    os.write(1, f"{line}\n".encode())  # in one piece: print() would let the other process's words in between
+    os.write(1, (line + os.linesep).encode())  # in one piece: print() would let the other process's words in between
     train(self, *arguments)
 
 Trainer._train = told

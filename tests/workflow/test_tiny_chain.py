@@ -9,7 +9,7 @@ import pytest
 from tiny_chain import WARM, snakemake
 
 pytestmark = pytest.mark.workflow
-SUBJECTS = {"1", "2", "mean"}
+SUBJECTS = {"01", "02", "mean"}
 MODELS = {"refined", "pretrained", "ridge", "ridge_diffusion", "mean_image", "null"}
 METRICS = {"pixcorr", "ssim", "two_way", "two_way_hard", "distance", "category"}
 COLUMNS = ["subject", "model", "metric", "value", "ci_low", "ci_high", "n_images", "data", "protocol", "networks"]

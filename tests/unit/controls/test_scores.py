@@ -178,14 +178,14 @@ def test_the_stage_writes_table_and_images(tmp_path, monkeypatch):
     value = table.set_index(["subject", "control", "condition", "metric"])["value"]
     own, other = "guidance 2, structure 1", "guidance 2, structure 2"
     assert value["mean", "semantic_swap", own, "layout_follows_own"] == 1.0
-    assert value["1", "semantic_swap", other, "layout_follows_own"] == 0.0
-    assert value["1", "semantic_swap", other, "pixcorr_other"] == pytest.approx(1)  # each with its own partner
-    assert value["2", "strengths", "semantics 0, structure 0", "two_way"] == 1.0
+    assert value["01", "semantic_swap", other, "layout_follows_own"] == 0.0
+    assert value["01", "semantic_swap", other, "pixcorr_other"] == pytest.approx(1)  # each with its own partner
+    assert value["02", "strengths", "semantics 0, structure 0", "two_way"] == 1.0
     assert "layout_follows_own" not in table[table["control"] == "strengths"]["metric"].to_numpy()
     quarters = [f"{word} quarter" for word in ("nearest", "second", "third", "farthest")]
-    assert all(value["1", "nearest", quarter, "pixcorr"] == pytest.approx(1) for quarter in quarters)
-    assert value["1", "nearest", "nearest in training instead", "pixcorr"] < 0.9
-    assert ("1", "nearest", "all", "spearman_similarity") in value.index
+    assert all(value["01", "nearest", quarter, "pixcorr"] == pytest.approx(1) for quarter in quarters)
+    assert value["01", "nearest", "nearest in training instead", "pixcorr"] < 0.9
+    assert ("01", "nearest", "all", "spearman_similarity") in value.index
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     kinds = ("nearest", "semantic_swap", "strengths")
     assert names == {f"{kind}_sub-0{s}{end}.png" for kind in kinds for s in (1, 2) for end in ("", "_scores")}

@@ -39,7 +39,7 @@ def table(folder, trials=TRIALS, images=IMAGES):
 
 def store(folder, trials=True, betas=None, **options):
     out = folder / "responses.h5"
-    import_betas(table(folder) if trials else None, 3, PreprocessConfig(validation_images=1), out, betas, **options)
+    import_betas(table(folder) if trials else None, "03", PreprocessConfig(validation_images=1), out, betas, **options)
     return ResponseStore(out)
 
 
@@ -190,7 +190,7 @@ def nod(folder, values, labels=None):
 def test_nod_names_its_trials(values, tmp_path):
     nod(tmp_path, values)
     import_betas(
-        None, 1, PreprocessConfig(validation_images=1, statistics="all"), tmp_path / "responses.h5", betas=tmp_path
+        None, "01", PreprocessConfig(validation_images=1, statistics="all"), tmp_path / "responses.h5", betas=tmp_path
     )
     made = ResponseStore(tmp_path / "responses.h5")
     assert made.session.tolist() == [1] * 6 + [2] * 2 and made.split.tolist()[6:] == [2, 2]
@@ -198,7 +198,7 @@ def test_nod_names_its_trials(values, tmp_path):
     (tmp_path / "wrong").mkdir()
     nod(tmp_path / "wrong", values, labels=["a.JPEG"])
     with pytest.raises(ValueError, match=r"_label\.txt names 1 images, but .* has 4 trials; allowed: as many"):
-        import_betas(None, 1, PreprocessConfig(), tmp_path / "r.h5", betas=tmp_path / "wrong")
+        import_betas(None, "01", PreprocessConfig(), tmp_path / "r.h5", betas=tmp_path / "wrong")
 
 
 def test_algonauts_fills_the_vertices_of_its_mask(tmp_path):

@@ -86,7 +86,7 @@ def test_rows_of_the_table_choose_trials_and_may_leave_validation_to_the_setting
     assert len(store.images("validation")) == 1 and len(store.images("train")) == 2
     store = run(tmp_path / "trials.csv", tmp_path / "r.h5", validation_images=2)
     assert store.images("test").tolist() == [30] and len(store.images("train")) == 1
-    with pytest.raises(ValueError, match=r"validation_images is 3, but subject 3 saw only 3 images of its own"):
+    with pytest.raises(ValueError, match=r"validation_images is 3, but subject MM03 saw only 3 images of its own"):
         run(tmp_path / "trials.csv", tmp_path / "r.h5", validation_images=3)
 
 
@@ -160,7 +160,7 @@ def test_mistakes_in_the_files_are_named(betas, tmp_path):
     path.unlink()
     path.symlink_to("gone.npy")
     with pytest.raises(
-        FileNotFoundError, match=r"lh\.session1\.npy is a link to gone\.npy, which is missing .*a hemisphere's betas"
+        FileNotFoundError, match=r"lh\.session1\.npy is a link to gone\.npy, which is missing .*expected betas"
     ):
         run(table, tmp_path / "r.h5")
     path.unlink()

@@ -128,7 +128,7 @@ def test_steps_of_the_presets_are_the_papers_epochs(design):
 
     presets = Path(__file__).resolve().parents[3] / "presets"
     paper, few = config.read(presets / "nsd.yaml"), config.read(presets / "nsd.yaml", presets / "nsd-1-session.yaml")
-    everyone = sum(images(design, s, TRAIN, paper.nsd.release)[0] for s in paper.subjects.pretrain)
+    everyone = sum(images(design, int(s), TRAIN, paper.nsd.release)[0] for s in paper.subjects.pretrain)
     assert everyone == 67_628 and epochs(paper.pretrain, everyone) == pytest.approx(80, abs=0.01)
     assert paper.pretrain.guidance_adaptation.steps * 96 / everyone == pytest.approx(20, abs=0.01)
     for settings, found in ((paper, 8859), (few, 526)):
@@ -136,11 +136,11 @@ def test_steps_of_the_presets_are_the_papers_epochs(design):
         assert epochs(settings.refine, found) == pytest.approx(160, abs=0.05)
         adapted = settings.refine.guidance_adaptation.steps * settings.refine.batch_size
         assert adapted / found == pytest.approx(20, abs=0.05)
-    others = sum(images(design, s, TRAIN, 40, **sessions_of(few, s))[0] for s in few.subjects.pretrain)
+    others = sum(images(design, int(s), TRAIN, 40, **sessions_of(few, int(s)))[0] for s in few.subjects.pretrain)
     assert others == 60_566 and epochs(few.pretrain, others) == pytest.approx(80, abs=0.01)
     assert few.pretrain.guidance_adaptation.steps * 96 / others == pytest.approx(20, abs=0.01)
     assert images(design, 1, TEST, 40, **sessions_of(few, 1)) == (1000, 3000)
 
 
 def sessions_of(settings, subject):
-    return {"training_sessions": settings.preprocess_of(subject).training_sessions}
+    return {"training_sessions": settings.preprocess_of(f"{subject:02d}").training_sessions}

@@ -113,7 +113,7 @@ def test_data_card(tmp_path):
     assert "Release 37: without each subject&#39;s last three sessions; only the first 2 count." in text
     assert "training: " not in text
     assert "z-scored over trials of no test image of a session and end at 8 standard deviations" in text
-    with h5py.File(responses[1], "r+") as file:
+    with h5py.File(responses["01"], "r+") as file:
         file["split"][150:] = 2
     assert measure(responses, stimuli, 0)["subjects"]["01"]["training_sessions"] == 1
     data_card(responses, stimuli, EvaluateConfig(), SampleConfig(), tmp_path / "card.html")
@@ -139,7 +139,7 @@ def test_a_data_card_shows_what_stores_say_and_runs_nothing_of_it(tmp_path):
         with h5py.File(path, "r+") as file:
             file.attrs.update({name: f"</pre><script>{name}</script>" for name in names})
     told = {"release": "<script>release</script>", "preprocess": PreprocessConfig()}
-    data_card({1: responses}, [stimuli], EvaluateConfig(), SampleConfig(), tmp_path / "card.html", **told)
+    data_card({"01": responses}, [stimuli], EvaluateConfig(), SampleConfig(), tmp_path / "card.html", **told)
     text = (tmp_path / "card.html").read_text()
     assert "<script" not in text and text.count("</pre>") == 1
     for name in ("data", "beta_version", "mesh", "release"):

@@ -246,7 +246,7 @@ def test_files_that_are_no_control_of_the_subject_are_named(tmp_path):
     wrong = write_control(tmp_path / "of_two.h5", "responses", subject="02")
     with pytest.raises(ValueError, match=r"of_two\.h5: is of subject 02, but was given as subject 01's"):
         module.read_controls({"01": {"responses": wrong}}, ids)
-    with pytest.raises(ValueError, match=r"of_two\.h5: .* no reconstructions were given; .* subjects 1"):
+    with pytest.raises(ValueError, match=r"of_two\.h5: .* no reconstructions were given; .* subjects 01"):
         module.read_controls({"02": {"responses": wrong}}, ids)
     bare = write_control(tmp_path / "bare.h5", "responses", labels=False)
     with pytest.raises(ValueError, match=r"bare\.h5: has no labels"):

@@ -21,7 +21,7 @@ def score_rows(data="simulated", networks="miniature", protocols=("ours 1",), su
         {"subject": subject, "model": model, "metric": metric, "value": 0.777 if model == "refined" else 0.6}
         | {"ci_low": 0.7, "ci_high": 0.8, "n_images": count - 2 * (metric == "two_way_hard"), "data": data}
         | {"protocol": protocol, "networks": networks}
-        for subject, protocol in itertools.product([*subjects, "mean"], protocols)
+        for subject, protocol in itertools.product([*(f"0{subject}" for subject in subjects), "mean"], protocols)
         for model in (["refined", "ridge", "null", "vae"] if protocol == "ours 1" else ["refined", "null"])
         for metric in (PUBLISHED if protocol != "ours 1" else shown_in("main"))
     ]
@@ -32,14 +32,14 @@ def written_tests():
     above = row | {"test": "above chance", "other": "", "value": 0.9, "low": 0.45, "high": 0.55, "p": 0.0001}
     different = row | {"test": "difference", "other": "ridge", "value": -0.02, "low": -0.05, "high": 0.01, "p": 0.2}
     tests = [above | {"p_corrected": 0.0002}, different | {"p_corrected": 0.4}]
-    return [test | {"subject": name} for test in tests for name in ("1", "2", "mean")]
+    return [test | {"subject": name} for test in tests for name in ("01", "02", "mean")]
 
 
 @pytest.fixture
 def report(tmp_path):
     """Write the report of some rows; the texts of its pages."""
     stimuli = write_stimuli(tmp_path / "stimuli.h5")
-    scores = pd.DataFrame({"protocol": "ours 1", "subject": "1", "model": "refined", "nsd_id": TEST})
+    scores = pd.DataFrame({"protocol": "ours 1", "subject": "01", "model": "refined", "nsd_id": TEST})
     write_table(scores.assign(two_way=0.9, category=1.0), [*SCORE_COLUMNS, "two_way", "category"], tmp_path / "s.csv")
     write_table(written_tests(), TEST_COLUMNS, tmp_path / "t.csv")
 
@@ -74,7 +74,7 @@ def test_ceilings_stand_apart(report):
 
 
 def test_different_numbers_of_test_images_are_told(report):
-    counts = {"1": 1000, "2": 907, "mean": 907}
+    counts = {"01": 1000, "02": 907, "mean": 907}
     text = report([row | {"n_images": counts[row["subject"]]} for row in score_rows("nsd")])["metric_page"]
     for part in ("Subject 01, 1000 test images", "Subject 02, 907 test images", "<p>907 to 1000 test images"):
         assert part in text
