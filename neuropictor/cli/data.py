@@ -151,12 +151,26 @@ def import_maps(
     stage(**files, subject=subject, config=loaded.preprocess, out=out)
 
 
+NsdImages = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True, dir_okay=False, help="NSD's table of images: images of COCO get NSD's numbers, where it has them"
+    ),
+]
+DataSet = Annotated[str, typer.Option(help="a name, where other data sets have other images of the same names")]
+
+
 @app.command()
 def import_betas(
     out: Out,
     subject: Subject,
     table: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="trials; not where the files name them")
+        list[Path] | None,
+        typer.Option(
+            exists=True,
+            help="table of trials (CSV or TSV), or BIDS' *_events.tsv: a folder of them, or one a --table; none where"
+            " the betas name their trials",
+        ),
     ] = None,
     betas: Annotated[
         Path | None, typer.Option(exists=True, help="folder or file of the betas; default: the table's folder")
@@ -169,6 +183,26 @@ def import_betas(
         bool | None,
         typer.Option(help="responses are z-scores already, and only clipped; default: for mosaic and algonauts2023"),
     ] = None,
+    images: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="stimuli.h5 that must hold every trial's image")
+    ] = None,
+    image_column: Annotated[str, typer.Option(help="column of images' names or numbers, e.g. stim_file")] = "image",
+    task: Annotated[
+        str, typer.Option(help="of BIDS' events, the task to read, e.g. images; default: the only one")
+    ] = "",
+    nsd_images: NsdImages = None,
+    data_set: DataSet = "",
+    test_share: Annotated[
+        float | None, typer.Option(min=0, max=1, help="share of images that test, without a column split, e.g. 0.1")
+    ] = None,
+    test_images: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="names or numbers of the images that test, one a line"),
+    ] = None,
+    validation_share: Annotated[
+        float, typer.Option(min=0, max=1, help="share of training images that validate, if the table names none")
+    ] = 0.05,
+    split_seed: Annotated[int, typer.Option(help="seed of both shares")] = 0,
     settings: Settings = None,
 ) -> None:
     """Make responses from betas of your own; docs/own_data.md describes the files.
@@ -177,24 +211,70 @@ def import_betas(
 
     Where files name their trials:
     neuropictor import-betas --betas mosaic/sub-01_NSD.hdf5 --subject 1 --out data/prepared/sub-01/responses.h5
+
+    Of BIDS' events:
+    neuropictor import-betas --table bids/sub-01 --betas betas/sub-01 --image-column stim_file --test-share 0.1
+    --subject MM01 --out data/prepared/sub-MM01/responses.h5
     """
     from neuropictor.data.own_data import import_betas as stage
 
     loaded, _ = start(settings)
-    given = {"betas": betas, "kind": kind, "standardised": standardised}
-    stage(table=table, subject=subject, config=loaded.preprocess, out=out, **given)
+    stage(
+        table=table,
+        subject=subject,
+        config=loaded.preprocess,
+        out=out,
+        betas=betas,
+        kind=kind,
+        standardised=standardised,
+        images=images,
+        image_column=image_column,
+        task=task,
+        nsd_images=nsd_images,
+        data_set=data_set,
+        test_share=test_share,
+        test_images=test_images,
+        validation_share=validation_share,
+        split_seed=split_seed,
+    )
 
 
 @app.command()
-def import_images(table: File, out: Out, settings: Settings = None) -> None:
+def import_images(
+    out: Out,
+    table: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="table of images, CSV or TSV, or else --images")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(exists=True, file_okay=False, help="folder of images, by name")] = None,
+    captions: Annotated[
+        str,
+        typer.Option(
+            help="none: images may lack captions; or a model that writes missing ones, e.g. a folder of BLIP's"
+        ),
+    ] = "",
+    nsd_images: NsdImages = None,
+    data_set: DataSet = "",
+    settings: Settings = None,
+) -> None:
     """Collect images and captions of your own; docs/own_data.md describes the table.
 
-    Example: neuropictor import-images --table scans/images.csv --out data/prepared/stimuli.h5
+    Example: neuropictor import-images --table scans/images.csv --out data/prepared/sub-01/stimuli.h5
+
+    Example: neuropictor import-images --images stimuli --captions none --out data/prepared/sub-01/stimuli.h5
     """
     from neuropictor.data.own_data import import_images as stage
 
-    loaded, _ = start(settings)
-    stage(table=table, config=loaded.preprocess, out=out)
+    loaded, runtime = start(settings)
+    stage(
+        table=table,
+        config=loaded.preprocess,
+        out=out,
+        images=images,
+        captions=captions,
+        nsd_images=nsd_images,
+        data_set=data_set,
+        runtime=runtime,
+    )
 
 
 @app.command()

@@ -92,7 +92,14 @@ class ComponentSpace:
             nsd_ids = np.sort(np.random.default_rng(seed).choice(nsd_ids, IMAGES_FOR_AXES, replace=False))
         mean, axes = {}, {}
         for kind, size in sizes.items():
-            features = _FEATURES[kind](latents, nsd_ids)
+            # What says nothing would be an axis of its own.
+            known = nsd_ids if kind == "latent" else nsd_ids[latents.described[latents.rows(nsd_ids)]]
+            if not len(known):
+                raise ValueError(
+                    f"align.{kind}_components: {size}, but no training image has captions; allowed: captions, for "
+                    "example by neuropictor import-images --captions MODEL, init: population, or align: {tokens: 0}"
+                )
+            features = _FEATURES[kind](latents, known)
             most = min(len(features) - 1, features.shape[1])
             if size > most:
                 raise ValueError(
@@ -121,10 +128,14 @@ class ComponentSpace:
         return cls(mean, axes)
 
     def components(self, latents: LatentStore, nsd_ids: np.ndarray) -> np.ndarray:
-        """Return the components of images, float32 [n, Kt + Kl], about unit variance."""
+        """Return the components of images, float32 [n, Kt + Kl], about unit variance.
+
+        Text components of images without captions are 0, the mean: those of the empty prompt would be a meaning of
+        their own.
+        """
         # Text features are 256 times as large as components: block by block, or they would take gigabytes.
         blocks = np.array_split(nsd_ids, -(-len(nsd_ids) // _IMAGES_AT_ONCE) or 1)
-        return np.concatenate(
+        components = np.concatenate(
             [
                 np.concatenate(
                     [(_FEATURES[kind](latents, block) - self.mean[kind]) @ self.axes[kind].T for kind in KINDS], axis=1
@@ -132,6 +143,8 @@ class ComponentSpace:
                 for block in blocks
             ]
         )
+        components[~latents.described[latents.rows(nsd_ids)], : self.sizes["text"]] = 0
+        return components
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, atomically; as float16, the precision of text features and latents themselves."""
@@ -279,7 +292,7 @@ def align_subject(
 
 def _explained(
     store: ResponseStore, components: np.ndarray, nsd_ids: np.ndarray, space: ComponentSpace, latents: LatentStore
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Share of the variance of true components that the mean over an image's repeats explains."""
     true = space.components(latents, nsd_ids)
     predicted = mean_over_repeats(components, [store.trials(int(nsd_id)) for nsd_id in nsd_ids])
@@ -289,7 +302,9 @@ def _explained(
         # Components have unit variance; weigh each by the variance of its axis, as in the features themselves.
         weight = 1 / np.square(space.axes[kind]).sum(1)
         error = (np.square(predicted[part] - true[part]) * weight).sum()
-        shares[kind] = round(float(1 - error / (np.square(true[part] - true[part].mean(0)) * weight).sum()), 4)
+        variance = (np.square(true[part] - true[part].mean(0)) * weight).sum()
+        # Without captions, nothing varies.
+        shares[kind] = round(float(1 - error / variance), 4) if variance else None
         start += size
     log.info("Subject %s: %s of variance explained", store.subject, shares)
     return shares

@@ -137,7 +137,8 @@ class TrainingBatches(Dataset):
     A batch is a dictionary: ``responses`` f4 ``[B, V]``; with an alignment ``components`` f4 ``[B, K]``; with latents
     also ``latents`` ``[B, C, h, w]`` drawn from the VAE's posterior and scaled, ``noise`` as the latents, ``timesteps``
     ``[B]``, and ``uniform`` ``[B]`` in 0..1, to be compared with the share of contexts to drop; and of the captions, by
-    `captions`, ``text`` f2 ``[B, L, D]`` or ``caption`` i8 ``[B, L]``.
+    `captions`, ``text`` f2 ``[B, L, D]`` or ``caption`` i8 ``[B, L]``; where some images have none, also ``described``
+    f4 ``[B]``, 1 for those that have.
 
     Parameters
     ----------
@@ -180,6 +181,7 @@ class TrainingBatches(Dataset):
         self.latents, self.scaling_factor, self.n_timesteps = latents, scaling_factor, n_timesteps
         self.rows = slice(share[0], None, share[1])
         self._latent_rows = latents.rows(responses.nsd_id) if latents is not None else np.empty(0, np.int64)
+        self._all_described = latents is None or bool(latents.described[self._latent_rows].all())
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def _items(self, step: int) -> np.ndarray:
@@ -215,6 +217,8 @@ class TrainingBatches(Dataset):
             elif self.captions == "random":
                 tokens = self.latents.caption_tokens[rows]
                 batch["caption"] = tokens[np.arange(len(rows)), caption].astype(np.int64)
+            if self.captions and not self._all_described:
+                batch["described"] = self.latents.described[rows].astype(np.float32)
             mean, logvar = (store[rows].astype(np.float32) for store in (self.latents.mean, self.latents.logvar))
             batch |= {
                 "latents": np.float32(self.scaling_factor) * (mean + np.exp(0.5 * logvar) * posterior),

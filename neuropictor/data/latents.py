@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 _DATASETS = ("mean", "logvar", "text", "caption_tokens")
 TARGET = "target"
+DESCRIBED = "described"
 _COMPARED_AT_ONCE = 256
 _SAME = 0.05  # share of their mean size by which latents of one image may differ
 
@@ -81,11 +82,13 @@ class LatentStore:
         The same of the semantic loss's own text tower; `text` where it has none.
     caption_tokens
         ``[rows, 5, L]``, token numbers of the captions, from which training makes the target of one of them.
+    described
+        bool ``[rows]``: which images have captions; texts of others are those of the empty prompt, and say nothing.
     """
 
     def __init__(self, *paths: str | Path):
         self.paths = [Path(path) for path in paths]
-        held = []
+        held, described = [], []
         for path in self.paths:
             with open_store(path) as file:
                 missing = [name for name in ("nsd_id", *_DATASETS) if name not in file]
@@ -100,6 +103,11 @@ class LatentStore:
                 expect(file, {"nsd_id": ("iu", (None,)), "mean": mean, "text": text, "caption_tokens": tokens})
                 expect(file, {"logvar": ("f", file["mean"].shape)})
                 held.append(file["nsd_id"][:])
+                described.append(np.ones(count or 0, bool))
+                if DESCRIBED in file:  # of images that all have captions, it is left out
+                    expect(file, {DESCRIBED: ("b", (count,))})
+                    described[-1] = file[DESCRIBED][:].astype(bool)
+        self.described = np.concatenate(described)
         numbers = np.concatenate(held)
         self.nsd_id, self._row, inverse = np.unique(numbers, return_index=True, return_inverse=True)
         self.mean, self.logvar, self.text, self.caption_tokens, self.target = (
@@ -175,7 +183,8 @@ def cache_latents(
         Device and threads.
     out
         HDF5 file: ``mean``, ``logvar`` f2 ``[P, C, h, w]``, ``text`` f2 ``[P, L, D]`` and, with `target`, ``target``
-        as ``text``, ``caption_tokens`` i4 ``[P, 5, L]``, ``nsd_id`` i4 ``[P]``; in one piece each, so that training
+        as ``text``, ``caption_tokens`` i4 ``[P, 5, L]``, ``nsd_id`` i4 or i8 ``[P]`` and,
+        where some images have no captions, ``described`` bool ``[P]``; in one piece each, so that training
         maps them into memory.
     batch_size
         Images read at once; the VAE, in float32, takes as many of them at a time as ``runtime.decode_memory`` allows.
@@ -206,6 +215,9 @@ def cache_latents(
                 file.create_dataset(name, (len(nsd_ids), *model.context_shape), "f2")
             tokens = file.create_dataset("caption_tokens", (len(nsd_ids), CAPTIONS_PER_IMAGE, length), "i4")
             file["nsd_id"] = nsd_ids
+            described = np.array([bool(texts) for texts in store.captions(nsd_ids)])
+            if not described.all():
+                file[DESCRIBED] = described
             file.attrs.update(data=store.data, backbone=model.name)
             starts = range(0, len(nsd_ids), batch_size)
             for start in progress(starts, "Encoding images and captions", unit="batch"):
@@ -219,4 +231,5 @@ def cache_latents(
                 for name, tower in towers.items():
                     features = tower(input_ids=numbers).last_hidden_state.unflatten(0, (-1, CAPTIONS_PER_IMAGE))
                     file[name][part] = features.mean(1).float().cpu().numpy()
+        record.add(without_captions=int((~described).sum()))
         record.add(images=len(nsd_ids), latent_shape=list(model.latent_shape), context_shape=list(model.context_shape))

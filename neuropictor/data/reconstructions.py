@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from neuropictor.config.types import SUBJECT
-from neuropictor.data.stores import expect, open_store, subject_of
+from neuropictor.data.stores import expect, held, open_store, subject_of
 from neuropictor.records.files import atomic_path
 
 
@@ -25,7 +25,7 @@ class Reconstructions:
     images
         uint8 [N, K, S, S, 3]: K samples of each of N images.
     nsd_id
-        int32 [N]: 0-based image numbers, ascending.
+        int [N]: 0-based image numbers, ascending.
     model
         For example "refined".
     subject
@@ -35,7 +35,7 @@ class Reconstructions:
     labels
         Of the K samples, where they differ in more than their noise, as in controls.
     others
-        int32 [N, K] or None: other image whose response took part in a control's image; -1 where there is none.
+        int [N, K] or None: other image whose response took part in a control's image; -1 where there is none.
     """
 
     images: np.ndarray
@@ -62,11 +62,11 @@ class ReconstructionWriter:
 
     def __init__(self, file: h5py.File, about: Reconstructions, samples: int):
         self._file, self._count = file, (len(about.nsd_id), samples)
-        file.create_dataset("nsd_id", data=np.asarray(about.nsd_id, np.int32))
+        file.create_dataset("nsd_id", data=held(about.nsd_id, np.int32))
         if about.labels:
             file.create_dataset("labels", data=np.asarray(about.labels, object), dtype=h5py.string_dtype())
         if about.others is not None:
-            file.create_dataset("others", data=np.asarray(about.others, np.int32))
+            file.create_dataset("others", data=held(about.others, np.int32))
         file.attrs.update(model=about.model, subject=about.subject, data=about.data)
 
     def write(self, row: int, sample: int, images: np.ndarray) -> None:

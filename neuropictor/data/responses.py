@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from neuropictor.data.rows import Rows, mean_over_repeats
-from neuropictor.data.stores import expect, open_store, subject_of
+from neuropictor.data.stores import expect, held, open_store, subject_of
 
 SPLITS = ("train", "validation", "test")
 """Names of the values 0, 1, 2 of the `split` data set."""
@@ -119,13 +119,13 @@ class ResponseStore:
         return self.rows[indices].astype(np.float32)
 
     def images(self, split: str) -> np.ndarray:
-        """Return the image numbers of a split ("train", "validation" or "test"), ascending and unique, int32 [n]."""
+        """Return the image numbers of a split ("train", "validation" or "test"), ascending and unique, int [n]."""
         if split not in SPLITS:
             raise ValueError(f"split {split!r} does not exist; allowed are {', '.join(SPLITS)}, for example 'test'")
         return np.unique(self.nsd_id[self.split == SPLITS.index(split)])
 
     def fitting_images(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the images to fit on, and those on which a penalty is chosen, int32 [n] and [m].
+        """Return the images to fit on, and those on which a penalty is chosen, int [n] and [m].
 
         Training and validation images; without validation images, every twentieth training image is
         held out for the choice.
@@ -202,8 +202,7 @@ class ResponseWriter:
                     f"{name}: shape {values.shape} found, allowed is one value per trial, ({self._filled},)"
                 )
             # A session may be called by its date, and an image by a number of its name.
-            fits = [number for number in (kind, np.int32, np.int64) if values.max(initial=0) <= np.iinfo(number).max]
-            self._file.create_dataset(name, data=values.astype(fits[0]))
+            self._file.create_dataset(name, data=held(values, kind))
         if fields:
             raise TypeError(f"unknown fields {sorted(fields)}; allowed are {', '.join(_TRIAL_FIELDS)}, ncsnr")
         self._file.create_dataset("ncsnr", data=np.asarray(ncsnr, np.float32))

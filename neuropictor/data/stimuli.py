@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from neuropictor.data.rows import read_rows
-from neuropictor.data.stores import expect, open_store
+from neuropictor.data.stores import expect, held, open_store
 from neuropictor.nsd.constants import CAPTIONS_PER_IMAGE
 
 _COMPARED_AT_ONCE = 64
@@ -56,7 +56,7 @@ class StimulusStore:
     Attributes
     ----------
     nsd_id
-        int32 [P]: 0-based image numbers, ascending.
+        int [P]: 0-based image numbers, ascending.
     size
         Side of the images in pixels.
     data
@@ -84,6 +84,7 @@ class StimulusStore:
         self.nsd_id, self._first, inverse = np.unique(numbers, return_index=True, return_inverse=True)
         texts = [np.concatenate([part[name] for part in parts]) for name in ("captions", "category", "background")]
         self._captions, self._category, self._background = (text[self._first] for text in texts)
+        self._names = np.concatenate([part["name"] for part in parts])[self._first]
         # Number of the file, and row in it, of each image of all files.
         counts = [len(part["nsd_id"]) for part in parts]
         self._file = np.repeat(np.arange(len(parts)), counts)
@@ -103,7 +104,8 @@ class StimulusStore:
                 number = self.nsd_id[self._first == before[place]][0]
                 raise ValueError(
                     f"image {number} of {path} is another, or has other texts, than image {number} of {earlier}; "
-                    "allowed: one image a number over all subjects, for example numbers from 10000 on for the second"
+                    "allowed: one image a number over all subjects, for example numbers from 10000 on for the second; "
+                    "where images have names, both imports with --data-set"
                 )
 
     def __len__(self) -> int:
@@ -149,6 +151,10 @@ class StimulusStore:
         """Return the kind of background of each image, str [n]; empty where unknown."""
         return self._background[self.rows(nsd_ids)]
 
+    def names(self, nsd_ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return the name that each image had when it was imported, str [n]; empty where there was none."""
+        return self._names[self.rows(nsd_ids)]
+
 
 def _read_table(path: Path) -> dict[str, Any]:
     """Read all but the images of a stimulus store; `described` is origin and size of the images."""
@@ -166,6 +172,10 @@ def _read_table(path: Path) -> dict[str, Any]:
         texts = dict.fromkeys(("category", "background"), ("O", (count,))) | {"captions": ("O", (count, None))}
         expect(file, {"images": ("B", (count, size, size, 3)), "nsd_id": ("iu", (count,)), **texts})
         table = {name: file[name].asstr()[:].astype(str) for name in ("category", "background")}
+        table["name"] = np.full(count or 0, "")
+        if "name" in file:
+            expect(file, {"name": ("O", (count,))})
+            table["name"] = file["name"].asstr()[:].astype(str)
         described = (str(file.attrs["data"]), size)
         captions = file["captions"].asstr()[:]
         return table | {"captions": captions, "nsd_id": file["nsd_id"][:], "described": described}
@@ -187,7 +197,7 @@ class StimulusWriter:
     """
 
     def __init__(self, file: h5py.File, nsd_id: np.ndarray, size: int, data: str):
-        nsd_id = np.asarray(nsd_id, np.int32)
+        nsd_id = held(nsd_id, np.int32)
         if (np.diff(nsd_id) <= 0).any():
             raise ValueError("nsd_id must be strictly ascending, for example [3, 17, 2950]")
         block = max(1, min(len(nsd_id), 2**18 // (size * size * 3)))
@@ -204,7 +214,13 @@ class StimulusWriter:
         self.dataset[self._filled : self._filled + len(images)] = images
         self._filled += len(images)
 
-    def finish(self, captions: Sequence[Sequence[str]], category: Sequence[str], background: Sequence[str]) -> None:
+    def finish(
+        self,
+        captions: Sequence[Sequence[str]],
+        category: Sequence[str],
+        background: Sequence[str],
+        name: Sequence[str] | None = None,
+    ) -> None:
         """Add the texts of all images; captions are cut or padded with empty texts to five."""
         if not self._filled == len(self.dataset) == len(captions) == len(category) == len(background):
             raise ValueError(
@@ -219,3 +235,5 @@ class StimulusWriter:
         self._file.create_dataset("captions", data=texts, dtype=kind)
         self._file.create_dataset("category", data=np.asarray(list(category), object), dtype=kind)
         self._file.create_dataset("background", data=np.asarray(list(background), object), dtype=kind)
+        if name is not None:
+            self._file.create_dataset("name", data=np.asarray(list(name), object), dtype=kind)

@@ -155,7 +155,14 @@ def expect(file: h5py.File, expected: Mapping[str, tuple[str, Sequence[int | Non
             length in (None, have) for length, have in zip(shape, dataset.shape, strict=True)
         )
         if not fits or not {dataset.dtype.kind, dataset.dtype.char} & set(kinds):
-            types = {"f": "floating", "i": "integer", "u": "unsigned integer", "B": "uint8", "O": "text"}
+            types = {
+                "f": "floating",
+                "i": "integer",
+                "u": "unsigned integer",
+                "B": "uint8",
+                "b": "boolean",
+                "O": "text",
+            }
             lengths = ", ".join("any" if length is None else str(length) for length in shape)
             raise ValueError(
                 f"{file.filename}: {name} is {dataset.dtype} {dataset.shape}; allowed: "
@@ -179,3 +186,9 @@ def finite(values: np.ndarray, path: str | Path, name: str) -> np.ndarray:
             "Remove the file and run snakemake again"
         )
     return values
+
+
+def held(values: np.ndarray, kind: type[np.signedinteger]) -> np.ndarray:
+    """Return whole numbers as `kind`, or as the smallest wider type that holds all: images' have up to 49 bits."""
+    values = np.asarray(values)
+    return values.astype(np.result_type(kind, np.min_scalar_type(-int(values.max(initial=0)) - 1)))

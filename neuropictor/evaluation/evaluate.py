@@ -384,11 +384,12 @@ def score_ceilings(
     -------
     DataFrame
         As for `statistics.summarise`. `seen`: the true images themselves (the best category accuracy that the zero-shot
-        judge can reach); `vae`: the true images encoded and decoded by the VAE; `text`: images sampled from the first
-        true caption alone (`TEXT_IMAGES` of them); `mean_colour`: each image replaced by its mean colour.
+        judge can reach); `vae`: the true images encoded and decoded by the VAE; `text`: images sampled from the
+        first true caption alone (`TEXT_IMAGES` of those with one); `mean_colour`: each image as its mean colour.
     """
     scorer, everything = Scorer(judge, [], None, backbone.device), np.arange(len(nsd_ids))
-    chosen = evenly_spaced(len(nsd_ids), TEXT_IMAGES)
+    described = np.flatnonzero([bool(texts) for texts in store.captions(nsd_ids)])
+    chosen = described[evenly_spaced(len(described), TEXT_IMAGES)]
     ceilings = {
         "seen": lambda: (judge.seen, everything),
         "vae": lambda: (
@@ -399,12 +400,16 @@ def score_ceilings(
         # Last, since sampling may bring UNet and VAE to another precision.
         "text": lambda: (_from_captions(backbone, store, nsd_ids[chosen], seed, runtime), chosen),
     }
+    if not len(chosen):
+        del ceilings["text"]
     parts = []
     for model, make in ceilings.items():
         images, of = make()
         scores, features = scorer.look_through(images, of)
         for subject, subject_rows in rows.items():
             part = np.flatnonzero(np.isin(of, subject_rows))
+            if not len(part):
+                continue
             judged = judge.score(judge.space(features[OURS, ""][part, None], of[part]))
             subject_scores = {key: values[part] for key, values in scores.items()}
             subject_scores |= {(OURS, name): values for name, values in judged.items()}
@@ -422,7 +427,7 @@ def _from_captions(
 ) -> Held:
     """Sample an image from each image's first caption."""
     config = SampleConfig(**TEXT_SAMPLING, seed=seed)
-    context = backbone.encode_text([texts[0] if texts else "" for texts in store.captions(nsd_ids)])
+    context = backbone.encode_text([texts[0] for texts in store.captions(nsd_ids)])
     sampler = Sampler(NeuroPictorPipeline.from_backbone(backbone), "00", config, runtime)
     parts = zip(batched(nsd_ids, config), context.split(config.batch_size), strict=True)
     return Held(np.concatenate([sampler.draw(jobs, {"context": part}) for jobs, part in parts])[:, None])

@@ -126,13 +126,20 @@ class ModulationTask(Task):
         return {"loss": loss, "diffusion": diffusion, "semantic": semantic}
 
     def _semantic(self, modulation: Modulation, batch: Batch) -> torch.Tensor:
-        """Return the squared distance between the semantic feature and the captions' target."""
+        """Return the squared distance between the semantic feature and the captions' target.
+
+        Images without captions have no target and count as 0, on any number of devices: that of the empty prompt would
+        teach the networks to say nothing.
+        """
         if self.tower is None:
             target = batch["text"]
         else:
             with torch.no_grad(), torch.autocast(batch["caption"].device.type, enabled=False):
                 target = self.tower(input_ids=batch["caption"]).last_hidden_state
-        return functional.mse_loss(modulation.semantic.float(), target.float())
+        if "described" not in batch:
+            return functional.mse_loss(modulation.semantic.float(), target.float())
+        distance = functional.mse_loss(modulation.semantic.float(), target.float(), reduction="none")
+        return (distance.flatten(1).mean(1) * batch["described"]).mean()
 
     def _target(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """Return what the UNet was trained to predict."""
@@ -191,6 +198,7 @@ def _train(
         share = (accelerator.process_index, accelerator.num_processes)
         store = LatentStore(*latents)
         _check_latents(store, frozen)
+        _check_images(store, responses, stage, config)
         batches, validation = (
             TrainingBatches(
                 ImageResponses(responses, split, components),
@@ -238,6 +246,26 @@ def _check_latents(store: LatentStore, backbone: Backbone) -> None:
                 f" {tuple(expected)};"
                 " allowed: latents made with the same backbone, for example by running stage cache_latents again"
             )
+
+
+def _check_images(
+    store: LatentStore, responses: Sequence[str | Path], stage: str, config: "ReconstructConfig | RefineConfig"
+) -> None:
+    """Refuse, before training, responses to images that no file holds, test images too, and targets that none gives."""
+    described = False
+    for path in responses:
+        trials = ResponseStore(path)
+        try:
+            rows = store.rows(trials.images("train"))
+            store.rows(trials.nsd_id)
+        except ValueError as error:
+            raise ValueError(f"{path} has responses to images that are nowhere: {error}") from None
+        described |= bool(store.described[rows].any())
+    if config.semantic_steps and not described:
+        raise ValueError(
+            f"{stage}.semantic_steps is {config.semantic_steps}, but no training image has captions to learn from; "
+            "allowed: 0, or captions, for example neuropictor import-images --captions MODEL"
+        )
 
 
 def pretrain(

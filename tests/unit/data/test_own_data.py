@@ -173,7 +173,7 @@ def test_mistakes_in_the_files_are_named(betas, tmp_path):
     with pytest.raises(ValueError, match=r"rh\.session4\.npy has 40962 vertices; allowed: those of fsaverage5, 10242"):
         run(table, tmp_path / "r.h5")
     (tmp_path / "trials.csv").write_text("session,trial\n1,2\n")
-    with pytest.raises(ValueError, match=r"the columns session, trial; allowed: session, trial, image, split"):
+    with pytest.raises(ValueError, match=r"the columns session, trial; allowed: session, trial, image, once"):
         run(table, tmp_path / "r.h5")
 
 
@@ -191,11 +191,13 @@ def test_mistakes_in_the_files_are_named(betas, tmp_path):
         (b"image,file,captions\n1,a.png,a\n2,b.png,red, blue\n", r"line 3: 4 fields, but 3 columns"),
         (b"image,file,captions\n1,a.png,a,\n", r"line 2: 4 fields, but 3 columns"),
         (b"image,file,captions\n1,a.png\n", r"line 2: 2 fields, but 3 columns"),
-        (b"\nimage,file,captions\r\n\r\n,,\r\nx,a.png,a\r\n", r"line 5: image is 'x'; allowed: whole numbers from 0"),
-        (b"image;file;captions\n1;a.png;a\n", r"the columns image;file;captions; allowed: image, file, captions"),
+        (
+            b"\nimage,file,captions\r\n\r\n,,\r\n1.5,a.png,a\r\n",
+            r"line 5: image is '1\.5'; allowed: whole numbers from 0",
+        ),
         (b"image,file,file,captions\n1,a.png,b.png,a\n", r"captions, once each"),
         (b"image,file,captions,category,category\n1,a.png,a,b,c\n", r"captions, once each"),
-        (b"", r"has 0 rows and the columns ; allowed: image, file, captions"),
+        (b"", r"has 0 rows and the columns ; allowed: file, captions"),
     ],
 )
 def test_foreign_and_damaged_tables_are_refused_with_the_line_in_the_file(tmp_path, text, words):
@@ -391,5 +393,7 @@ def test_mistakes_in_images_are_named(tmp_path):
         with pytest.raises(error, match=words):
             import_images(table, PreprocessConfig(image_size=16), tmp_path / "stimuli.h5")
     assert not (tmp_path / "stimuli.h5").exists()
-    with pytest.raises(FileNotFoundError, match=r"absent\.csv is missing; expected a CSV table with the columns image"):
+    with pytest.raises(
+        FileNotFoundError, match=r"absent\.csv is missing; expected a CSV or TSV table with the columns file"
+    ):
         import_images(tmp_path / "absent.csv", PreprocessConfig(), tmp_path / "stimuli.h5")
