@@ -39,6 +39,7 @@ from small_stores import write_responses, write_samples, write_stimuli
 
 from neuropictor.config import PreprocessConfig
 from neuropictor.data.image_files import read_image
+from neuropictor.data.image_names import ImageNames
 from neuropictor.data.labs.kinds import open_files
 from neuropictor.data.labs.reader import LabBetas
 from neuropictor.data.labs.session_files import hemispheres
@@ -47,7 +48,7 @@ from neuropictor.data.own_data import import_images
 from neuropictor.data.reconstructions import read_reconstructions
 from neuropictor.data.responses import ResponseStore
 from neuropictor.data.stimuli import StimulusStore
-from neuropictor.data.tables import read_trials
+from neuropictor.data.tables import Splits, number_trials, read_trials
 from neuropictor.fetching import manifest
 from neuropictor.records.checksums import verify
 from neuropictor.records.record import RunRecord, record_path
@@ -303,6 +304,10 @@ def trials_table(path: Path) -> None:
     path.write_text("session,trial,image,split\n" + "".join(",".join(map(str, row)) + "\n" for row in rows))
 
 
+def read_trial_table(path: Path) -> list:
+    return number_trials(read_trials(path)[0], path, ImageNames(), Splits()).to_numpy().tolist()
+
+
 def images_table(path: Path) -> None:
     path.write_text('image,file,captions\n3,a.png,a red dog|a dog\n12,b.png,"a bus, from the side"\n')
 
@@ -535,7 +540,7 @@ def read_manifest(path: Path) -> None:
 
 TEXT = BYTES | {"cut"}
 READERS = {
-    "trials.csv": Reader(".csv", trials_table, lambda path: read_trials(path).to_numpy().tolist(), foreign_table, TEXT),
+    "trials.csv": Reader(".csv", trials_table, read_trial_table, foreign_table, TEXT),
     "images.csv": Reader(".csv", images_table, read_images, foreign_table, TEXT),
     "betas .npy": Reader(".npy", lambda path: save_betas(path, betas()), read_betas, lambda _: foreign_betas(".npy")),
     "betas .mgh": Reader(".mgh", lambda path: save_betas(path, betas()), read_betas, foreign_mgh),

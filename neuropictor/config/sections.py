@@ -186,8 +186,8 @@ class PreprocessConfig(Section):
     )
     validation_images: Annotated[int, Field(ge=0, le=73_000)] = Field(
         default=60,
-        description="images a subject taken out of the training images for validation; 0: train on all, and choose"
-        " penalties on training images that a fit leaves out",
+        description="images a subject of NSD taken out of the training images for validation (imports: a share, see"
+        " docs/own_data.md); 0: train on all, and choose penalties on training images that a fit leaves out",
     )
     training_sessions: Annotated[int, Field(ge=1, le=40)] = Field(
         default=40, description="first sessions that train and validate; all sessions that count test"

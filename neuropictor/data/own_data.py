@@ -50,8 +50,8 @@ def import_betas(
     subject: str,
     config: PreprocessConfig,
     out: Path,
-    *,
     betas: Path | None = None,
+    *,
     kind: str = "",
     standardised: bool | None = None,
     images: Path | None = None,
@@ -106,21 +106,24 @@ def import_betas(
             "neither table nor betas are given; allowed: one of them or both. Example: --betas scans/sub-01"
         )
     folder = Path(betas) if betas is not None else tables[0] if tables[0].is_dir() else tables[0].parent
+    names = ImageNames(read_nsd_images(nsd_images) if nsd_images else {}, data_set)
+    splits = Splits(test_share, test_images, validation_share, split_seed)
     session_labels: dict[int, str] = {}
     if tables:
+        where = tables[0]
         rows, session_labels = read_trials(tables, image_column, task)
-    kind, files = open_files(folder, kind)
-    if not tables:
+        trials = number_trials(rows, where, names, splits)
+        kind, files = open_files(folder, kind)
+    else:
+        where = folder
+        kind, files = open_files(folder, kind)
         if files.trials is None:
             raise ValueError(
                 f"{folder}: files of the kind {kind} do not name their trials; allowed: a table of them. Example: "
                 "--table trials.csv, with the columns session, trial, image, split"
             )
         rows = files.trials()
-    where = tables[0] if tables else folder
-    names = ImageNames(read_nsd_images(nsd_images) if nsd_images else {}, data_set)
-    splits = Splits(test_share, test_images, validation_share, split_seed)
-    trials = number_trials(rows, where, names, splits)
+        trials = number_trials(rows, where, names, splits)
     if images:
         _check_known(trials, rows["image"], where, images)
     codes = np.array([SPLITS.index(name) for name in trials["split"]])

@@ -192,10 +192,10 @@ def test_components_and_axes_take_features_in_parts(stores, monkeypatch):
 def test_axes_are_found_without_a_copy_of_all_features_in_float64(monkeypatch):
     """Of 4096 images in Stable Diffusion it would take 2.6 GB beside the features' 1.3."""
     features = np.random.default_rng(0).standard_normal((60, 100_000), dtype=np.float32)
-    monkeypatch.setattr(alignment, "_FEATURES", {"text": lambda *_: features})
+    monkeypatch.setattr(alignment, "_FEATURES", {"latent": lambda *_: features})
     tracemalloc.start()
     try:
-        ComponentSpace.fit(None, np.arange(len(features)), {"text": 1}, seed=0)
+        ComponentSpace.fit(None, np.arange(len(features)), {"latent": 1}, seed=0)
         assert tracemalloc.get_traced_memory()[1] < features.nbytes
     finally:
         tracemalloc.stop()

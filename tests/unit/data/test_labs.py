@@ -39,7 +39,7 @@ def table(folder, trials=TRIALS, images=IMAGES):
 
 def store(folder, trials=True, betas=None, **options):
     out = folder / "responses.h5"
-    import_betas(table(folder) if trials else None, "03", PreprocessConfig(validation_images=1), out, betas, **options)
+    import_betas(table(folder) if trials else None, "03", PreprocessConfig(), out, betas, **options)
     return ResponseStore(out)
 
 
@@ -189,9 +189,7 @@ def nod(folder, values, labels=None):
 
 def test_nod_names_its_trials(values, tmp_path):
     nod(tmp_path, values)
-    import_betas(
-        None, "01", PreprocessConfig(validation_images=1, statistics="all"), tmp_path / "responses.h5", betas=tmp_path
-    )
+    import_betas(None, "01", PreprocessConfig(statistics="all"), tmp_path / "responses.h5", betas=tmp_path)
     made = ResponseStore(tmp_path / "responses.h5")
     assert made.session.tolist() == [1] * 6 + [2] * 2 and made.split.tolist()[6:] == [2, 2]
     assert len(set(made.nsd_id)) == TRIALS and made.nsd_id.min() >= 1_000_000
@@ -210,7 +208,7 @@ def test_algonauts_fills_the_vertices_of_its_mask(tmp_path):
     halves(tmp_path / "b", *np.split(full, 2, axis=1))
     made, plain = store(tmp_path / "a", standardised=False), store(tmp_path / "b")
     np.testing.assert_array_equal(made.responses(range(TRIALS)), plain.responses(range(TRIALS)))
-    with pytest.raises(ValueError, match="do not say which trials have the split train"):
+    with pytest.raises(ValueError, match="which images test is said by nothing"):
         store(tmp_path / "a", trials=False, betas=tmp_path / "a")
     next((tmp_path / "a").rglob("train-0001*")).unlink()
     with pytest.raises(ValueError, match=r"training_images has 7 images, but lh_training_fmri\.npy 8 trials"):

@@ -52,7 +52,7 @@ def scans(folder, betas, ending):
 
 
 def run(table, out, **changes):
-    import_betas(table, "MM03", PreprocessConfig(**{"validation_images": 1, **changes}), out)
+    import_betas(table, "MM03", PreprocessConfig(**changes), out)
     return ResponseStore(out)
 
 
@@ -78,16 +78,27 @@ def test_sessions_after_the_first_ones_only_test(betas, tmp_path):
     assert set(store.session[store.nsd_id != 30]) == {1}
 
 
-def test_rows_of_the_table_choose_trials_and_may_leave_validation_to_the_settings(betas, tmp_path):
+def test_rows_of_the_table_choose_trials_and_may_leave_validation_to_a_share(betas, tmp_path):
     scans(tmp_path, betas, ".npy")
     lines = ["4,6,9,train", "4,1,7,train", "4,2,30,test", "1,0,5,train", "1,3,30,test", "1,5,5,train"]
     store = run(write_table(tmp_path, lines), tmp_path / "responses.h5")
     assert store.nsd_id.tolist() == [5, 30, 5, 7, 30, 9]
     assert len(store.images("validation")) == 1 and len(store.images("train")) == 2
-    store = run(tmp_path / "trials.csv", tmp_path / "r.h5", validation_images=2)
-    assert store.images("test").tolist() == [30] and len(store.images("train")) == 1
-    with pytest.raises(ValueError, match=r"validation_images is 3, but subject MM03 saw only 3 images of its own"):
-        run(tmp_path / "trials.csv", tmp_path / "r.h5", validation_images=3)
+    config, out = PreprocessConfig(), tmp_path / "r.h5"
+    import_betas(tmp_path / "trials.csv", "MM03", config, out, validation_share=0)
+    assert not len(ResponseStore(out).images("validation"))
+    with pytest.raises(ValueError, match=r"a validation share of 1\.0 takes all 3 training images"):
+        import_betas(tmp_path / "trials.csv", "MM03", config, out, validation_share=1.0)
+
+
+def test_images_that_no_store_holds_are_told(betas, tmp_path):
+    table = scans(tmp_path, betas, ".npy")
+    (tmp_path / "images.csv").write_text("image,file,captions\n" + "".join(f"{n},a.png,a\n" for n in (5, 9, 30)))
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    import_images(tmp_path / "images.csv", PreprocessConfig(image_size=16), tmp_path / "stimuli.h5")
+    with pytest.raises(ValueError, match=r"trials\.csv, line \d+: image 41 \(number 41\) is none of the 3 in "):
+        import_betas(table, "MM03", PreprocessConfig(), tmp_path / "r.h5", images=tmp_path / "stimuli.h5")
+    assert not (tmp_path / "r.h5").exists()
 
 
 def test_trials_counted_from_1_are_told(betas, tmp_path, caplog):

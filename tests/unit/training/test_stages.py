@@ -194,6 +194,27 @@ def test_what_pretraining_trained_on_tests_no_subject_that_is_refined(
             refine(*files, RefineConfig(**SHORT), tiny_runtime, tmp_path / "out", others=[tmp_path / "responses.h5"])
 
 
+def test_images_that_are_nowhere_are_told_before_training(
+    chain, responses, tiny_latents, tiny_backbone, tiny_runtime, tmp_path
+):
+    path = tmp_path / "latents.h5"
+    shutil.copy(tiny_latents, path)
+    config = ReconstructConfig(init="scratch", **SHORT)
+    files = (responses[:1], [path], tiny_backbone, chain["autoencoder"])
+    with h5py.File(path, "r+") as file:
+        numbers = file["nsd_id"][:]
+        numbers[numbers >= ResponseStore(responses[0]).images("test")[-1]] += 1000
+        file["nsd_id"][:] = numbers
+    with pytest.raises(ValueError, match=r"sub-01/responses\.h5 has responses to images that are nowhere: .*no image"):
+        pretrain(*files, config, tiny_runtime, tmp_path / "out")
+    shutil.copy(tiny_latents, path)
+    with h5py.File(path, "r+") as file:
+        file["described"] = np.zeros(len(file["nsd_id"]), bool)
+    config = config.model_copy(update={"semantic_steps": 1})
+    with pytest.raises(ValueError, match=r"pretrain\.semantic_steps is 1, but no training image has captions"):
+        pretrain(*files, config, tiny_runtime, tmp_path / "out")
+
+
 def test_refining_in_little_memory_and_low_precision(
     chain, responses, tiny_components, tiny_latents, tiny_backbone, tiny_runtime, tmp_path, monkeypatch
 ):
