@@ -36,6 +36,16 @@ def trial_table(wildcards):
     return str(table) if table.is_file() else None
 
 
+def nsd_image_table():
+    """NSD's table of images, by which images of COCO have the same numbers for all people, if NSD takes part."""
+    return f"<nsd>/{keys.STIMULUS_INFO}" if from_nsd() else []
+
+
+def missing_captions(wildcards):
+    """What is done for images of one subject that have no captions."""
+    return settings.subjects.people[wildcards.subject].captions
+
+
 def image_table(wildcards):
     """The table of images that one subject saw: given, in the folder of its betas, or beside that."""
     person = settings.subjects.people[wildcards.subject]

@@ -3,7 +3,8 @@
 
 rule import_betas:
     input:
-        betas=lab_files,
+        files=lab_files,
+        nsd_images=nsd_image_table(),
     output:
         out="<prepared>/sub-{subject}/responses.h5",
         run="<prepared>/sub-{subject}/responses.run.json",
@@ -32,6 +33,7 @@ rule import_betas:
 rule import_images:
     input:
         table=image_table,
+        nsd_images=nsd_image_table(),
     output:
         out="<prepared>/sub-{subject}/stimuli.h5",
         run="<prepared>/sub-{subject}/stimuli.run.json",
@@ -48,6 +50,8 @@ rule import_images:
         runtime=growing(60),
     params:
         **tracked("config", "preprocess", "image_size"),
+        captions=missing_captions,
+        runtime=runtime,
         code=code("import_images"),
     message:
         "Collecting images and captions of subject {wildcards.subject}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from neuropictor.config.types import SUBJECT, subject_label
 
 NSD = "nsd"
-COLUMNS = ("subject", "dataset", "path", "images", "pretrain", "refine", "sessions")
+COLUMNS = ("subject", "dataset", "path", "images", "captions", "pretrain", "refine", "sessions")
 _ANSWERS = {"yes": True, "no": False, "true": True, "false": False, "1": True, "0": False}
 
 
@@ -26,6 +26,8 @@ class Person:
         Folder of the person's own betas; empty: none, the stores are prepared already, or the person is of NSD.
     images
         Table of the images that the person saw; empty: images.csv in the folder or the one above.
+    captions
+        For images that have none there: ``none``, or a model that writes them; empty: all have some.
     pretrain, refine
         Whether the person's trials train the shared networks, and whether networks of its own are refined.
     sessions
@@ -36,6 +38,7 @@ class Person:
     dataset: str = NSD
     path: str = ""
     images: str = ""
+    captions: str = ""
     pretrain: bool = True
     refine: bool = True
     sessions: int | None = None
@@ -106,6 +109,7 @@ def _person(row: dict[str, str], place: str) -> Person:
         dataset,
         values["path"],
         values["images"],
+        values["captions"],
         *(_ANSWERS[values[name].lower() or "yes"] for name in ("pretrain", "refine")),
         int(sessions) if sessions else None,
     )

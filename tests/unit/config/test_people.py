@@ -7,19 +7,19 @@ import pytest
 from neuropictor import config
 from neuropictor.config.people import Person, read_people
 
-TABLE = """subject\tdataset\tpath\timages\tpretrain\trefine\tsessions\tage
-1\t\t\t\t\tno\t\t31
-02\tnsd\t\t\tyes\t\t3\t
-MM01\tmylab\tscans/sub-MM01\tscans/images.csv\tno\tyes\t2\t40
+TABLE = """subject\tdataset\tpath\timages\tcaptions\tpretrain\trefine\tsessions\tage
+1\t\t\t\t\t\tno\t\t31
+02\tnsd\t\t\t\tyes\t\t3\t
+MM01\tmylab\tscans/sub-MM01\tscans/images.csv\tnone\tno\tyes\t2\t40
 
-NOD07\tNOD\t\t\tno\tno\t\t
+NOD07\tNOD\t\t\t\tno\tno\t\t
 """
 
 
 def test_a_table_replaces_both_lists(tmp_path):
     path = tmp_path / "subjects.tsv"
     path.write_text("\ufeff" + TABLE.replace("\n", "\r\n"), encoding="utf-8")
-    lab = Person("MM01", "mylab", "scans/sub-MM01", "scans/images.csv", False, True, 2)
+    lab = Person("MM01", "mylab", "scans/sub-MM01", "scans/images.csv", "none", False, True, 2)
     assert read_people(path)[:3] == [Person("01", refine=False), Person("02", sessions=3), lab]
     loaded = config.load({"subjects": {"table": str(path), "pretrain": [5]}})
     assert (loaded.subjects.pretrain, loaded.subjects.refine) == (["01", "02"], ["02", "MM01"])

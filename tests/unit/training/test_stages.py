@@ -205,7 +205,9 @@ def test_images_that_are_nowhere_are_told_before_training(
         numbers = file["nsd_id"][:]
         numbers[numbers >= ResponseStore(responses[0]).images("test")[-1]] += 1000
         file["nsd_id"][:] = numbers
-    with pytest.raises(ValueError, match=r"sub-01/responses\.h5 has responses to images that are nowhere: .*is not among its 26"):
+    with pytest.raises(
+        ValueError, match=r"sub-01/responses\.h5 has responses to images that are nowhere: .*is not among its 26"
+    ):
         pretrain(*files, config, tiny_runtime, tmp_path / "out")
     shutil.copy(tiny_latents, path)
     with h5py.File(path, "r+") as file:
