@@ -110,6 +110,7 @@ def _person(row: dict[str, str], place: str) -> Person:
         values["path"],
         values["images"],
         values["captions"],
-        *(_ANSWERS[values[name].lower() or "yes"] for name in ("pretrain", "refine")),
+        _ANSWERS[values["pretrain"].lower() or "yes"],
+        _ANSWERS[values["refine"].lower() or "yes"],
         int(sessions) if sessions else None,
     )

@@ -51,6 +51,8 @@ def caption_images(
 
     folder, allowed = _folder(model), "a captioning model such as Salesforce/blip-image-captioning-base"
     options: dict[str, Any] = {key: value for key, value in LOCAL.items() if key != "use_safetensors"}
+    config: Any
+    processor: Any
     try:
         config, processor = (kind.from_pretrained(folder, **options) for kind in (AutoConfig, AutoProcessor))
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -60,7 +62,8 @@ def caption_images(
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise ValueError(f"{folder}/config.json: model_type is {config.model_type!r}; allowed: {allowed}")
     device = prepare_device(runtime or RuntimeConfig())
-    network: Any = load_part(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)], folder, dtype=torch.float32)
+    kind: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+    network: Any = load_part(kind, folder, dtype=torch.float32)
     network.eval().to(device)
     every = iter(images)
     with progress(count, f"Writing captions with {model}", unit="image") as bar:

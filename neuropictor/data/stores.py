@@ -79,8 +79,8 @@ def _check_dataset(file: h5py.File, name: str, spread: bool = False) -> None:
     sources = set()
     if dataset is not None and dataset.is_virtual:
         sources = {source.file_name for source in dataset.virtual_sources()} - {"."}
-    elsewhere = dataset is None or dataset.external or (dataset.is_virtual and not spread)
-    if elsewhere or any(source != Path(source).name for source in sources):
+    apart = any(source != Path(source).name for source in sources)
+    if dataset is None or dataset.external or (dataset.is_virtual and not spread) or apart:
         raise ValueError(
             f"{path}: {name} lies in another file or under another name; whoever made it may mean you to read, and "
             "show to others, what is not theirs. Allowed: a file that holds its data itself, as its stage wrote it"

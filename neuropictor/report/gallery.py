@@ -47,7 +47,7 @@ def gallery(
     stimuli: Sequence[Path],
     scores: Sequence[Path],
     out: Path,
-    controls: Mapping[int, Mapping[str, Path]] | None = None,
+    controls: Mapping[Subject, Mapping[str, Path]] | None = None,
 ) -> None:
     """Write the page.
 
@@ -263,7 +263,7 @@ class ShownControl:
 
 
 def read_controls(
-    files: Mapping[int, Mapping[str, Path]], ids: Mapping[int, np.ndarray]
+    files: Mapping[str, Mapping[str, Path]], ids: Mapping[str, np.ndarray]
 ) -> dict[str, list[ShownControl]]:
     """Choose the images and conditions to show of each control; reads no images.
 
@@ -296,7 +296,7 @@ def read_controls(
     }
 
 
-def _open_control(path: Path, kind: str, subject: str, ids: Mapping[int, np.ndarray]) -> ShownControl:
+def _open_control(path: Path, kind: str, subject: str, ids: Mapping[str, np.ndarray]) -> ShownControl:
     item = StoredReconstructions(path)
     if item.subject != subject:
         raise ValueError(f"{path}: is of subject {item.subject}, but was given as subject {subject}'s")

@@ -259,7 +259,8 @@ def _cifti(path: Path, side: str) -> Numbers:
     if len(axes) != 2 or not isinstance(axes[1], BrainModelAxis) or isinstance(axes[0], BrainModelAxis):
         raise ValueError("its axes are not trials and grayordinates; allowed: dscalar or dtseries, a map a trial")
     place = np.full(2 * FS_LR_VERTICES, -1)
-    for structure, part, model in axes[1].iter_structures():
+    every: Any = axes[1].iter_structures()
+    for structure, part, model in every:
         if structure not in _CIFTI_SIDES:
             continue
         vertices = axes[1].nvertices[structure]

@@ -37,7 +37,7 @@ def mosaic(path: Path) -> Files | None:
         return None
     need(path, "expected a person's file of MOSAIC")
     with open_foreign(path) as file:
-        group = None if linked(file, "betas") else file["betas"]
+        group: Any = None if linked(file, "betas") else file["betas"]
         names = list(group) if isinstance(group, h5py.Group) else []
     if not names:
         return None
@@ -49,7 +49,9 @@ def mosaic(path: Path) -> Files | None:
     def take(trials: np.ndarray, columns: np.ndarray) -> np.ndarray:
         values = np.empty((len(trials), len(columns)), np.float32)
         with open_foreign(path) as file:
-            every = enumerate(trials) if len(trials) < _MANY else progress(list(enumerate(trials)), path.name, "trial")
+            every = (
+                enumerate(trials) if len(trials) < _MANY else progress(list(enumerate(trials)), path.name, unit="trial")
+            )
             for row, trial in every:
                 dataset: Any = foreign_dataset(file, f"betas/{names[trial]}")
                 if dataset is None or dataset.shape != (_GRAYORDINATES,) or dataset.dtype.kind != "f":

@@ -149,7 +149,8 @@ def test_formats_on_fsaverage_give_the_same_store(tmp_path):
         np.testing.assert_array_equal(every, stores["npy"].responses(range(TRIALS)))
 
 
-def test_mosaic_names_its_trials_and_is_only_clipped(values, tmp_path):
+def test_mosaic_names_its_trials_and_is_only_clipped(values, tmp_path, monkeypatch):
+    monkeypatch.setattr("neuropictor.data.labs.mosaic._MANY", 1)  # so that progress is shown
     names = [f"sub-01_NSD_stimulus-{i}_phase-{'test' if i == 30 else 'train'}_rep-{r}" for r, i in enumerate(IMAGES)]
     scaled = values * np.float32(20)
     lab_files.mosaic(tmp_path / "sub-01_NSD.hdf5", values, names)
