@@ -29,16 +29,16 @@ wildcard_constraints:
     model=r"refined|pretrained",
 
 
-if from_nsd() and settings.nsd.source == "simulated":
+if settings.from_nsd() and settings.nsd.source == "simulated":
 
     include: "rules/simulate.smk"
 
-elif from_nsd() and settings.nsd.source == "fetch":
+elif settings.from_nsd() and settings.nsd.source == "fetch":
 
     include: "rules/fetch_nsd.smk"
 
 
-if from_nsd():
+if settings.from_nsd():
 
     include: "rules/preprocess.smk"
 

@@ -89,13 +89,13 @@ def tracked(name, section, *only):
     return fingerprint.named_keys(name, section, same_for_all, only or values)
 
 
-def preprocessing():
+def preprocessing(*further):
     """Settings that one subject's responses depend on; presets may make them differ between subjects."""
 
     def of_subject(wildcards):
         return settings.preprocess_of(wildcards.subject).model_dump()
 
-    names = "clip z_score statistics validation_images training_sessions".split()
+    names = ("clip", "z_score", "statistics", "training_sessions", *further)
     return fingerprint.named_keys("config", "preprocess", of_subject, names)
 
 

@@ -16,13 +16,13 @@ def lab_files(wildcards):
     folder = Path(settings.subjects.people[wildcards.subject].path)
     if folder.is_file():
         return [str(folder)]
-    found = sorted(str(path) for path in folder.rglob("*") if path.is_file())
-    if not found:
+    files = sorted(str(path) for path in folder.rglob("*") if path.is_file())
+    if not files:
         raise WorkflowError(
             f"No files of subject {wildcards.subject} in {folder}, its path in {settings.subjects.table}. Allowed: a folder"
             " with betas, see docs/own_data.md"
         )
-    return found
+    return files
 
 
 def betas_place(wildcards):
@@ -38,7 +38,7 @@ def trial_table(wildcards):
 
 def nsd_image_table():
     """NSD's table of images, by which images of COCO have the same numbers for all people, if NSD takes part."""
-    return f"<nsd>/{keys.STIMULUS_INFO}" if from_nsd() else []
+    return f"<nsd>/{keys.STIMULUS_INFO}" if settings.from_nsd() else []
 
 
 def missing_captions(wildcards):

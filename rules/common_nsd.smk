@@ -1,11 +1,6 @@
 # Functions only: NSD's files, and those that the stages need.
 
 
-def from_nsd():
-    """Subjects whose stores are made from NSD's files, real or simulated."""
-    return settings.subjects.of_nsd() if settings.nsd.source != "prepared" else []
-
-
 def nsd_folder(wildcards, threads):
     """The NSD root; its content is known from the input files, so it is no reason to run again."""
     return settings.paths.nsd
@@ -74,7 +69,7 @@ def fetch_source(wildcards, threads):
 
 def planned_files():
     """Keys of all files that stay, and of those that are removed after use; more of them are no reason to plan anew."""
-    subjects = [int(subject) for subject in from_nsd()]
+    subjects = [int(subject) for subject in settings.from_nsd()]
     kept = [keys.EXPERIMENT_DESIGN, keys.STIMULUS_INFO, keys.STIMULI]
     betas = [key for subject in subjects for key in beta_keys(subject)]
     if settings.nsd.keep_raw:

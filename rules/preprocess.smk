@@ -16,7 +16,7 @@ if settings.nsd.source == "fetch":
             "<results>/benchmarks/preprocess_session/sub-{subject}/session-{session}.jsonl"
         wildcard_constraints:
             session=r"[0-4]\d",
-            subject=one_of(from_nsd()),
+            subject=one_of(settings.from_nsd()),
         priority: 10  # before the next session is fetched: raw betas are large, and removed after this
         conda:
             "../envs/neuropictor.yaml"
@@ -46,7 +46,7 @@ rule preprocess_stimuli:
     benchmark:
         "<results>/benchmarks/preprocess_stimuli/sub-{subject}.jsonl"
     wildcard_constraints:
-        subject=one_of(from_nsd()),
+        subject=one_of(settings.from_nsd()),
     conda:
         "../envs/neuropictor.yaml"
     resources:
@@ -77,14 +77,14 @@ rule preprocess_subject:
     benchmark:
         "<results>/benchmarks/preprocess_subject/sub-{subject}.jsonl"
     wildcard_constraints:
-        subject=one_of(from_nsd()),
+        subject=one_of(settings.from_nsd()),
     conda:
         "../envs/neuropictor.yaml"
     resources:
         mem_mb=growing(4000),
         runtime=growing(240),
     params:
-        **preprocessing(),
+        **preprocessing("validation_images"),
         **tracked("nsd", "nsd", "beta_version", "release", "sessions"),
         nsd_root=nsd_folder,
         code=code("preprocess_subject"),

@@ -16,7 +16,6 @@ from pydantic import Field, ValidationError, model_validator
 from neuropictor.config import text as config_text
 from neuropictor.config.drawing import ControlsConfig, SampleConfig
 from neuropictor.config.evaluation import EvaluateConfig, WeightsConfig
-from neuropictor.config.people import NSD
 from neuropictor.config.runtime import RuntimeConfig
 from neuropictor.config.sections import (
     AlignConfig,
@@ -158,13 +157,17 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_people(self) -> "Config":
-        for label in self.subjects.of_nsd() if self.nsd.source != "prepared" else ():
+        for label in self.from_nsd():
             if not re.fullmatch("0[1-8]", label):
                 raise ValueError(
                     f"subjects has {label}, who is none of NSD's, and nsd.source is {self.nsd.source}; allowed: 1 to 8,"
                     " or people of other data sets in subjects.table, or nsd: {source: prepared} for imported stores"
                 )
         return self
+
+    def from_nsd(self) -> list[str]:
+        """Return the labels of those whose stores are made from NSD's files, real or simulated, ascending."""
+        return self.subjects.of_nsd() if self.nsd.source != "prepared" else []
 
     def preprocess_of(self, subject: str) -> PreprocessConfig:
         """Return the settings of one subject's preprocessing, with its own number of `training_sessions`."""
@@ -212,7 +215,7 @@ def check_imported(settings: Config) -> None:
         If a subject lacks one; the message says how to import it.
     """
     for subject, person in settings.subjects.people.items():
-        if person.path or (person.dataset == NSD and settings.nsd.source != "prepared"):
+        if person.path or subject in settings.from_nsd():
             continue
         for name, command in (("responses.h5", "import-betas"), ("stimuli.h5", "import-images")):
             path = Path(settings.paths.prepared) / f"sub-{subject}" / name

@@ -18,7 +18,7 @@ from neuropictor.data.rows import read_rows
 from neuropictor.data.sessions import Sessions
 from neuropictor.data.stimuli import StimulusWriter, resize_images
 from neuropictor.data.stores import open_store
-from neuropictor.data.z_scores import Statistics, kept_as_is, noise_ceiling, z_score
+from neuropictor.data.z_scores import Statistics, checked_z_scores, noise_ceiling, z_score
 from neuropictor.fetching import manifest
 from neuropictor.nsd import keys
 from neuropictor.nsd.annotations import load_annotations
@@ -165,7 +165,9 @@ def write_responses(
             trial_rows, where = rows[row], f"{name}, session {session}"
             betas = reader.betas(session)
             statistics = overall or Statistics.of(betas, known[trial_rows])
-            responses = kept_as_is(betas, statistics, where) if standardised else z_score(betas, statistics, where)
+            responses = (
+                checked_z_scores(betas, statistics, where) if standardised else z_score(betas, statistics, where)
+            )
             finite = np.isfinite(responses)
             if not finite.any():
                 raise ValueError(

@@ -112,7 +112,7 @@ def z_score(responses: np.ndarray, statistics: Statistics, where: str) -> np.nda
     return responses
 
 
-def kept_as_is(responses: np.ndarray, statistics: Statistics, where: str) -> np.ndarray:
+def checked_z_scores(responses: np.ndarray, statistics: Statistics, where: str) -> np.ndarray:
     """Check that responses [T, V] are z-scores; vertices that do not vary become NaN, in place.
 
     Means over repeats vary less than single trials, and small sessions by chance: a spread from 0.1 to 10 passes.

@@ -183,7 +183,7 @@ def _data(config: "Config") -> list[Finding]:
     required = [keys.STIMULI, keys.STIMULUS_INFO, keys.EXPERIMENT_DESIGN]
     required += [
         keys.betas(int(subject), 1, side, config.nsd.beta_version)
-        for subject in config.subjects.everyone()
+        for subject in config.from_nsd()
         for side in constants.HEMISPHERES
     ]
     missing = [key for key in required if not (root / key).is_file()]
@@ -195,16 +195,20 @@ def _data(config: "Config") -> list[Finding]:
 
 
 def needed_bytes(config: "Config") -> dict[str, float]:
-    """Estimate what each root will hold at most, from the settings; keys as in ``paths``."""
-    subjects = config.subjects.everyone()
+    """Estimate what each root will hold at most, from the settings; keys as in ``paths``.
+
+    People of other data sets are taken to have as many trials as NSD's planned for each.
+    """
+    subjects, nsd = config.subjects.everyone(), config.from_nsd()
     simulated = config.nsd.source == "simulated"
     sessions = {
         subject: config.simulate.sessions
         if simulated
         else constants.counted_sessions(constants.SESSIONS[int(subject)], config.nsd.release, config.nsd.sessions)
-        for subject in subjects
+        for subject in nsd
     }
     trials = sum(sessions.values()) * (config.simulate.trials_per_session if simulated else 750)
+    trials += (len(subjects) - len(nsd)) * constants.PLANNED_SESSIONS * 750
     images = trials / 3
     raw = 0.0
     if simulated:

@@ -67,6 +67,17 @@ def test_jobs_follow_from_the_settings(checkout, name):
     assert planned(checkout, UNTRACKED | settings) == jobs
 
 
+def test_people_of_nsd_and_of_a_lab_take_part_together(tmp_path):
+    folder = copy_workflow(tmp_path)
+    (folder / "scans/MM01").mkdir(parents=True)
+    (folder / "scans/MM01/session1.npy").touch()
+    (folder / "scans/images.csv").touch()
+    (folder / "subjects.tsv").write_text("subject\tdataset\tpath\n1\n2\nMM01\tmylab\tscans/MM01\n")
+    jobs = planned(folder, UNTRACKED | {"subjects": {"table": "subjects.tsv"}})
+    made = Counter(["simulate_subject", "preprocess_subject", "preprocess_stimuli"])
+    assert jobs == chain(3) - made + Counter(["import_betas", "import_images"])
+
+
 def test_jobs_of_presets(checkout):
     assert planned(checkout, UNTRACKED, "presets/tiny.yaml") == chain(2) - Counter(control=3)
     jobs = planned(checkout, UNTRACKED, "presets/controls.yaml", targets=["controls"])

@@ -198,14 +198,15 @@ def _hdf5(path: Path, side: str, names: tuple[str, ...]) -> Numbers:
 
     def take(trials: np.ndarray, columns: np.ndarray) -> np.ndarray:
         rows, others = (columns, trials) if turn else (trials, columns)
+        lowest, highest = (int(others[0]), int(others[-1]) + 1) if len(others) else (0, 0)
         values = np.empty((len(rows), len(others)), kind)
         with open_foreign(path) as file:
             dataset: Any = foreign_dataset(file, name)
             for start in range(0, shape[0], step):
                 first, last = np.searchsorted(rows, [start, start + step])
                 if first < last:
-                    block = dataset[start : start + step].reshape(-1, shape[1])
-                    values[first:last] = block[rows[first:last] - start][:, others]
+                    block = dataset[start : start + step, ..., lowest:highest].reshape(-1, highest - lowest)
+                    values[first:last] = block[rows[first:last] - start][:, others - lowest]
         return values.T if turn else values
 
     return Numbers(shape[::-1] if turn else shape, take)

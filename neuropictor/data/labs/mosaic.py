@@ -17,11 +17,9 @@ from neuropictor.data.labs.formats import Numbers, grayordinates
 from neuropictor.data.labs.reader import Files, Run
 from neuropictor.data.stores import foreign_dataset, linked, open_foreign
 from neuropictor.records.files import need
-from neuropictor.records.progress import progress
 
 _NAME = re.compile(r"sub-\w+?_\w+?_stimulus-(?P<image>.+)_phase-(?P<split>train|test)_rep-(?P<repeat>\d+)")
 _GRAYORDINATES = 91_282
-_MANY = 1000  # trials from which on progress is shown
 
 
 def mosaic(path: Path) -> Files | None:
@@ -49,10 +47,7 @@ def mosaic(path: Path) -> Files | None:
     def take(trials: np.ndarray, columns: np.ndarray) -> np.ndarray:
         values = np.empty((len(trials), len(columns)), np.float32)
         with open_foreign(path) as file:
-            every = (
-                enumerate(trials) if len(trials) < _MANY else progress(list(enumerate(trials)), path.name, unit="trial")
-            )
-            for row, trial in every:
+            for row, trial in enumerate(trials):
                 dataset: Any = foreign_dataset(file, f"betas/{names[trial]}")
                 if dataset is None or dataset.shape != (_GRAYORDINATES,) or dataset.dtype.kind != "f":
                     raise ValueError(

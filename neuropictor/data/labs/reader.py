@@ -14,12 +14,14 @@ from scipy import sparse
 from neuropictor.data.labs.formats import MESHES, Numbers
 from neuropictor.data.sessions import Resampler
 from neuropictor.nsd.constants import HEMISPHERES
+from neuropictor.records.progress import progress
 from neuropictor.surface import load_geometry
 from neuropictor.surface.atlas import FS_LR_VERTICES, MESH_VERTICES
 
 log = logging.getLogger(__name__)
 
 _LARGEST = 1e6  # times the usual size of a beta: no measured one, and it would hide all others of its vertex
+_TRIALS_AT_ONCE = 2048  # 73 MB of visual cortex; checks take a few times as much
 _COMPARED, _COMPARED_VERTICES = 8, 10_242  # trials and vertices in which hemispheres are compared
 
 
@@ -92,7 +94,8 @@ class LabBetas:
 
     def betas(self, session: int) -> np.ndarray:
         """Return the betas of the session's trials, float32 [T, V], NaN where missing."""
-        asked, start, parts, runs = self.trials[session], 0, [], self._files.runs(session)
+        asked, start, runs = self.trials[session], 0, self._files.runs(session)
+        betas = np.empty((len(asked), load_geometry().n_vertices), np.float32)
         for run in runs:
             numbers = [self._files.read(path, side) for path, side in zip(run.paths, _sides(run.paths), strict=True)]
             for path, part in zip(run.paths, numbers, strict=True):
@@ -105,9 +108,11 @@ class LabBetas:
                         "as many"
                     )
             first, last = run.rows or (0, numbers[0].shape[0])
-            inside = asked[(asked >= start) & (asked < start + last - first)]
-            if len(inside):
-                parts.append(self._on_cortex(run, numbers, inside - start + first, session))
+            inside = np.flatnonzero((asked >= start) & (asked < start + last - first))
+            blocks = [inside[row : row + _TRIALS_AT_ONCE] for row in range(0, len(inside), _TRIALS_AT_ONCE)]
+            shown = f"Reading trials of session {session}"
+            for rows in progress(blocks, shown, unit="block") if len(blocks) > 1 else blocks:
+                betas[rows] = self._on_cortex(run, numbers, asked[rows] - start + first, session)
             start += last - first
         if asked[-1] >= start:
             told = runs[0].paths[0] if len(runs) == 1 else f"the {len(runs)} runs of {runs[0].paths[0].parent}"
@@ -117,7 +122,7 @@ class LabBetas:
             )
         if start > len(asked):
             log.warning("Session %d: %d of %d trials have no row and are not used", session, start - len(asked), start)
-        return np.concatenate(parts)
+        return betas
 
     def _on_cortex(self, run: Run, numbers: list[Numbers], trials: np.ndarray, session: int) -> np.ndarray:
         half = MESHES[self.mesh]

@@ -123,7 +123,8 @@ def expected(values, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", FS_LR)
-def test_formats_on_fs_lr_give_the_same_store(values, expected, tmp_path, name):
+def test_formats_on_fs_lr_give_the_same_store(values, expected, tmp_path, monkeypatch, name):
+    monkeypatch.setattr("neuropictor.data.labs.reader._TRIALS_AT_ONCE", 3)
     FS_LR[name](tmp_path, values)
     made = store(tmp_path)
     assert made.mesh == "fs_LR_32k" and made.nsd_id.tolist() == IMAGES
@@ -149,8 +150,9 @@ def test_formats_on_fsaverage_give_the_same_store(tmp_path):
         np.testing.assert_array_equal(every, stores["npy"].responses(range(TRIALS)))
 
 
-def test_mosaic_names_its_trials_and_is_only_clipped(values, tmp_path, monkeypatch):
-    monkeypatch.setattr("neuropictor.data.labs.mosaic._MANY", 1)  # so that progress is shown
+@pytest.mark.parametrize("block", [2048, 3])
+def test_mosaic_names_its_trials_and_is_only_clipped(values, tmp_path, monkeypatch, block):
+    monkeypatch.setattr("neuropictor.data.labs.reader._TRIALS_AT_ONCE", block)
     names = [f"sub-01_NSD_stimulus-{i}_phase-{'test' if i == 30 else 'train'}_rep-{r}" for r, i in enumerate(IMAGES)]
     scaled = values * np.float32(20)
     lab_files.mosaic(tmp_path / "sub-01_NSD.hdf5", values, names)

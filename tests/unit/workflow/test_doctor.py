@@ -100,6 +100,17 @@ def test_room_on_the_disk_is_compared_with_what_is_still_to_come(tmp_path, monke
     assert (finding.verdict, "nsd 2.4" in finding.found) == ("ok", True)
 
 
+def test_people_of_other_data_sets_are_counted(tmp_path):
+    people = {"subjects": {"pretrain": ["MM01"], "refine": ["MM01"]}, "nsd": {"source": "prepared"}}
+    assert needed_bytes(load(people))["prepared"] > 30_000 * 8921 * 2
+    (tmp_path / "subjects.tsv").write_text("subject\tdataset\tpath\n1\nMM01\tmylab\tscans/MM01\n")
+    mixed = {"subjects": {"table": str(tmp_path / "subjects.tsv")}, "nsd": {"source": "local"}}
+    alone = {"subjects": {"pretrain": [1], "refine": [1]}, "nsd": {"source": "local"}}
+    assert needed_bytes(load(mixed))["prepared"] > needed_bytes(load(alone))["prepared"]
+    (finding,) = find(mixed | {"paths": {"nsd": str(tmp_path / "nsd")}}, "data")
+    assert "5 files missing" in finding.found
+
+
 def test_the_demo_needs_what_the_readme_says():
     assert sum(needed_bytes(Config()).values()) == pytest.approx(2.5e9, rel=0.2)
 
