@@ -119,7 +119,7 @@ def sizes(side: str) -> dict[int, str]:
     }
 
 
-def listed(side: str) -> str:
+def _listed(side: str) -> str:
     """Sizes for messages."""
     return ", ".join(f"{count} ({name})" for count, name in sizes(side).items())
 
@@ -129,7 +129,7 @@ def _on_mesh(numbers: Numbers, path: Path, side: str) -> Numbers:
     if numbers.place is not None:
         return numbers
     if numbers.shape[1] not in sizes(side):
-        raise ValueError(f"{path} has {numbers.shape[1]} vertices; allowed: {listed(side)}")
+        raise ValueError(f"{path} has {numbers.shape[1]} vertices; allowed: {_listed(side)}")
     geometry = load_geometry()
     place = np.full(2 * FS_LR_VERTICES, -1)
     if numbers.shape[1] == geometry.n_vertices and not side:
@@ -147,7 +147,7 @@ def grayordinates() -> np.ndarray:
     return np.where(cortex, np.cumsum(cortex) - 1, -1)
 
 
-def turned(shape: tuple[int, ...], path: Path, side: str) -> bool:
+def _turned(shape: tuple[int, ...], path: Path, side: str) -> bool:
     """Whether the vertices of [trials, vertices] stand on the first axis."""
     first, last = (length in sizes(side) for length in shape)
     if first and last:
@@ -166,7 +166,7 @@ def _array(path: Path, side: str) -> Numbers:
             raise ValueError("it holds a pickle, which can run code and is never opened") from error
         raise
     _check_numbers(values, path)
-    return of_array(values.T if turned(values.shape, path, side) else values)
+    return of_array(values.T if _turned(values.shape, path, side) else values)
 
 
 def _check_numbers(values: Any, path: Path) -> None:
@@ -192,7 +192,7 @@ def _hdf5(path: Path, side: str, names: tuple[str, ...]) -> Numbers:
                 f"{path}: {name} is {kind} {dataset.shape}; allowed: numbers of trials and vertices, e.g. float32 "
                 "(163842, 1, 1, 750). Volumes are sampled on a surface first, see docs/own_data.md"
             )
-        turn = turned(shape, path, side)
+        turn = _turned(shape, path, side)
         high = dataset.chunks[0] if dataset.chunks else 1
     step = -(-max(1, _BLOCK // max(1, shape[1] * kind.itemsize)) // high) * high
 

@@ -132,6 +132,14 @@ def test_controls_are_drawn_and_scored(tmp_path, monkeypatch, tiny_prepared):
     assert len(drawn) == 2
 
 
+def test_the_default_share_of_validation_is_the_librarys():
+    """Said in both places, since the commands load no library before they are called."""
+    from neuropictor.cli import data
+    from neuropictor.data.tables import VALIDATION_SHARE
+
+    assert inspect.signature(data.import_betas).parameters["validation_share"].default == VALIDATION_SHARE
+
+
 STAGES = {
     "preprocess-stimuli": "neuropictor.data.preprocess:preprocess_stimuli",
     "preprocess-session": "neuropictor.data.sessions:preprocess_session",
