@@ -81,6 +81,7 @@ class ImageResponses:
         self.data = "simulated" if any(store.data == "simulated" for store in stores) else stores[0].data
         self.nsd_id = np.concatenate(nsd_ids)
         self.subject = np.repeat([store.subject for store in stores], [len(ids) for ids in nsd_ids])
+        self._missing = np.stack([store.missing for store in stores])
         self._file = np.repeat(np.arange(len(stores)), [len(ids) for ids in nsd_ids])
         self._trials = np.full((len(self.nsd_id), repeats), -1, dtype=np.int64)
         for item, trials in enumerate(trials for table in tables for trials in table):
@@ -88,6 +89,15 @@ class ImageResponses:
 
     def __len__(self) -> int:
         return len(self.nsd_id)
+
+    @property
+    def lacking(self) -> bool:
+        """Whether anybody lacks vertices."""
+        return bool(self._missing.any())
+
+    def missing(self, items: np.ndarray) -> np.ndarray:
+        """Return the vertices that each item's subject lacks in all trials, bool ``[n, V]``."""
+        return self._missing[self._file[items]]
 
     def choose(self, items: np.ndarray, averaging: TrialAveraging, random: np.random.Generator) -> list[np.ndarray]:
         """Choose the trials to average for each item: one random repeat, all, or a random number of random ones."""
@@ -134,11 +144,12 @@ def _leave_signals_to_the_trainer(worker: int) -> None:
 class TrainingBatches(Dataset):
     """Batches by step number; use through `loader`.
 
-    A batch is a dictionary: ``responses`` f4 ``[B, V]``; with an alignment ``components`` f4 ``[B, K]``; with latents
-    also ``latents`` ``[B, C, h, w]`` drawn from the VAE's posterior and scaled, ``noise`` as the latents, ``timesteps``
-    ``[B]``, and ``uniform`` ``[B]`` in 0..1, to be compared with the share of contexts to drop; and of the captions, by
-    `captions`, ``text`` f2 ``[B, L, D]`` or ``caption`` i8 ``[B, L]``; where some images have none, also ``described``
-    f4 ``[B]``, 1 for those that have.
+    A batch is a dictionary: ``responses`` f4 ``[B, V]``; with an alignment ``components`` f4 ``[B, K]``; without
+    latents, where anybody lacks vertices, ``missing`` b1 ``[B, V]``; with latents also ``latents`` ``[B, C, h, w]``
+    drawn from the VAE's posterior and scaled, ``noise`` as the latents, ``timesteps`` ``[B]``, and ``uniform`` ``[B]``
+    in 0..1, to be compared with the share of contexts to drop; and of the captions, by `captions`, ``text`` f2
+    ``[B, L, D]`` or ``caption`` i8 ``[B, L]``; where some images have none, also ``described`` f4 ``[B]``, 1 for those
+    that have.
 
     Parameters
     ----------
@@ -207,6 +218,8 @@ class TrainingBatches(Dataset):
         chosen = self.responses.choose(items, averaging, random)[self.rows]
         mine = items[self.rows]
         batch = self.responses.read(mine, chosen)
+        if self.latents is None and self.responses.lacking:
+            batch["missing"] = self.responses.missing(mine)
         if self.latents is not None:
             rows = self._latent_rows[mine]
             shape = (2, len(items), *self.latents.mean.shape[1:])

@@ -49,6 +49,8 @@ class ResponseStore:
         int [T]: of each trial: 0-based image number, session (NSD's from 1), 0-based repeat, index into `SPLITS`.
     ncsnr
         float32 [V]: noise ceiling signal-to-noise ratio of each vertex, unitless.
+    missing
+        bool [V]: vertices that the subject lacks in all trials, where 0 is stored; none in stores of before they were.
     rows
         Responses of the trials [T, V] as stored, float16.
 
@@ -74,10 +76,12 @@ class ResponseStore:
                 )
             trials, vertices = file["responses"].shape if len(file["responses"].shape) == 2 else (None, None)
             fields = dict.fromkeys(_TRIAL_FIELDS, ("iu", (trials,)))
+            fields |= {"missing": ("b", (vertices,))} if "missing" in file else {}
             expect(file, {"responses": ("f", (trials, vertices)), "ncsnr": ("f", (vertices,)), **fields})
             self.shape: tuple[int, int] = file["responses"].shape
             self.nsd_id, self.session, self.repeat, self.split = (file[name][:] for name in _TRIAL_FIELDS)
             self.ncsnr = file["ncsnr"][:]
+            self.missing = file["missing"][:] if "missing" in file else np.zeros(vertices or 0, bool)
             self.subject = subject_of(file)
             self.data, self.beta_version, self.mesh = (str(file.attrs[name]) for name in _ATTRIBUTES[1:])
         self.rows = Rows(self.path, "responses")
@@ -191,8 +195,11 @@ class ResponseWriter:
         self.dataset[self._filled : self._filled + len(responses)] = responses.astype(np.float16)
         self._filled += len(responses)
 
-    def finish(self, *, ncsnr: np.ndarray, **fields: np.ndarray) -> None:
-        """Add `nsd_id`, `session`, `repeat`, `split` [T] and `ncsnr` [V]; every trial must have been appended."""
+    def finish(self, *, ncsnr: np.ndarray, missing: np.ndarray | None = None, **fields: np.ndarray) -> None:
+        """Add `nsd_id`, `session`, `repeat`, `split` [T], `ncsnr` and `missing` [V], where None is none.
+
+        Every trial must have been appended.
+        """
         if self._filled != len(self.dataset):
             raise ValueError(f"responses: {self._filled} trials written of {len(self.dataset)} announced")
         for name, kind in _TRIAL_FIELDS.items():
@@ -204,5 +211,6 @@ class ResponseWriter:
             # A session may be called by its date, and an image by a number of its name.
             self._file.create_dataset(name, data=held(values, kind))
         if fields:
-            raise TypeError(f"unknown fields {sorted(fields)}; allowed are {', '.join(_TRIAL_FIELDS)}, ncsnr")
+            raise TypeError(f"unknown fields {sorted(fields)}; allowed are {', '.join(_TRIAL_FIELDS)}, ncsnr, missing")
         self._file.create_dataset("ncsnr", data=np.asarray(ncsnr, np.float32))
+        self._file.create_dataset("missing", data=np.zeros(len(ncsnr), bool) if missing is None else missing)

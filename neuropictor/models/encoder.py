@@ -90,7 +90,8 @@ def reconstruction_error(
     reconstruction, maps
         ``[B, C, H, W]``.
     mask
-        ``[B, H, W]`` or ``[H, W]``, 1 where a pixel counts; the same for all channels. None: all pixels count.
+        ``[B, H, W]`` or ``[H, W]``, 1 where a pixel counts; the same for all channels. None: all pixels count. Where
+        none does the error is 0.
 
     Returns
     -------
@@ -101,7 +102,7 @@ def reconstruction_error(
     if mask is None:
         return error.flatten(1).mean(1)
     weight = mask.to(error.dtype).expand(error.shape[0], *error.shape[2:])[:, None].expand_as(error)
-    return (error * weight).flatten(1).sum(1) / weight.flatten(1).sum(1)
+    return (error * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp(min=1)
 
 
 class _Attention(nn.Module):

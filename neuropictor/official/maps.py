@@ -81,12 +81,14 @@ def import_maps(maps: Path, mask: Path, test_images: Path, subject: str, config:
         labels = {"subject": subject, "data": "nsd", "beta_version": "neuropictor_maps", "mesh": "fs_LR_32k"}
         writer = ResponseWriter(file, len(nsd_id), geometry.n_vertices, **labels)
         missing, first, varies = 0, None, False
+        seen = np.zeros(geometry.n_vertices, bool)
         for number in progress(range(len(nsd_id)), f"Importing subject {subject}", unit="image"):
             responses = next(every)
             finite = np.isfinite(responses)
             if not finite.any():
                 raise ValueError(f"{maps}: map {number} has no finite number in visual cortex; allowed: responses")
             missing += finite.size - int(finite.sum())
+            seen |= finite.reshape(-1)
             responses = np.where(finite, np.clip(responses, -config.clip, config.clip), 0).astype(np.float16)
             first = responses if first is None else first
             varies |= not np.array_equal(responses, first)
@@ -98,6 +100,7 @@ def import_maps(maps: Path, mask: Path, test_images: Path, subject: str, config:
         split = np.select([np.isin(nsd_id, shared), np.isin(nsd_id, chosen)], [TEST, VALIDATION], TRAIN)
         writer.finish(
             ncsnr=np.full(geometry.n_vertices, np.nan),
+            missing=~seen,
             nsd_id=nsd_id,
             session=np.ones_like(nsd_id),
             repeat=pd.Series(nsd_id).groupby(nsd_id).cumcount().to_numpy(),

@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 class CalibrationTask(Task):
     """Squared error of reconstructed maps over the pixels of visual cortex.
 
+    Pixels that a vertex which somebody lacks takes part in have no weight in that person's maps: they show the 0 that
+    is stored for it.
+
     Parameters
     ----------
     module
@@ -48,8 +51,10 @@ class CalibrationTask(Task):
 
     def losses(self, module: nn.Module, batch: Batch, step: int | None) -> dict[str, torch.Tensor]:
         """Return ``loss``, the mean over the batch."""
-        maps = self.maps(batch["responses"])
-        return {"loss": reconstruction_error(module(maps), maps, self.mask).mean()}
+        maps, mask = self.maps(batch["responses"]), self.mask
+        if "missing" in batch:
+            mask = mask & (self.maps(batch["missing"].float())[:, 0] == 0)
+        return {"loss": reconstruction_error(module(maps), maps, mask).mean()}
 
 
 def _start(config: "CalibrateConfig", encoder: "EncoderConfig", backbone: str | Path) -> FMRIAutoencoder:

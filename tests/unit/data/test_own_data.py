@@ -348,6 +348,11 @@ def test_sessions_without_variation_are_refused_and_missing_values_counted(betas
     store = run(table, tmp_path / "r.h5")
     found = json.loads((tmp_path / "r.run.json").read_text())["results"]["values_missing"]
     assert found == (store.responses(range(16)) == 0).sum() > 8000
+    assert not store.missing.any()  # other sessions have them
+    save(tmp_path / "lh.session4.npy", np.where(np.isnan(gaps), gaps, betas["lh", 4]))
+    store = run(table, tmp_path / "r.h5")
+    assert store.missing.sum() == json.loads((tmp_path / "r.run.json").read_text())["results"]["vertices_missing"] > 400
+    np.testing.assert_array_equal((store.responses(range(len(store))) == 0).all(0), store.missing)
     for side in ("lh", "rh"):
         save(tmp_path / f"{side}.session4.npy", np.repeat(betas[side, 4][:1], TRIALS, axis=0))
     with pytest.raises(ValueError, match=r"subject MM03, session 4: the betas do not vary over trials at any vertex"):

@@ -80,6 +80,22 @@ def test_a_group_in_the_place_of_a_data_set_is_refused(path, tmp_path):
         ResponseStore(copy)
 
 
+def test_missing_vertices_are_kept_and_none_in_older_stores(path, tmp_path):
+    copy = tmp_path / "copy.h5"
+    copy.write_bytes(path.read_bytes())
+    assert ResponseStore(copy).missing.sum() == 0
+    with h5py.File(copy, "r+") as file:
+        file["missing"][3] = True
+    assert np.flatnonzero(ResponseStore(copy).missing).tolist() == [3]
+    with h5py.File(copy, "r+") as file:
+        del file["missing"]
+    assert ResponseStore(copy).missing.tolist() == [False] * 40
+    with h5py.File(copy, "r+") as file:
+        file["missing"] = np.zeros(39, bool)
+    with pytest.raises(ValueError, match=r"copy\.h5: missing is bool \(39,\); allowed: boolean .*\(40\)"):
+        ResponseStore(copy)
+
+
 def test_writer_refuses_an_incomplete_store(tmp_path):
     with h5py.File(tmp_path / "r.h5", "w") as file:
         writer = ResponseWriter(file, 4, 3, subject="01", data="nsd", beta_version="b3", mesh="fsaverage")

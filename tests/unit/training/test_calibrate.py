@@ -1,0 +1,96 @@
+"""The autoencoder's loss, and what it is trained on."""
+
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from small_backbone import TINY_ENCODER
+from small_task import SHORT
+
+from neuropictor.config import CalibrateConfig, EncoderConfig
+from neuropictor.data.datasets import ImageResponses, TrainingBatches
+from neuropictor.data.latents import LatentStore
+from neuropictor.data.responses import ResponseStore
+from neuropictor.models.encoder import FMRIAutoencoder
+from neuropictor.models.networks import load_autoencoder
+from neuropictor.surface import load_geometry
+from neuropictor.training.calibrate import CalibrationTask, calibrate
+
+
+@pytest.fixture
+def paths(tiny_prepared):
+    return [tiny_prepared / f"sub-0{subject}" / "responses.h5" for subject in (1, 2)]
+
+
+@pytest.fixture
+def lacking(paths, tmp_path):
+    """The same stores; the second person lacks V1 and V2 in all trials."""
+    copy = shutil.copy(paths[1], tmp_path / "responses.h5")
+    with h5py.File(copy, "r+") as file:
+        file["missing"][:] = load_geometry().region("V1", "V2")
+        file["responses"][:] = np.where(file["missing"][:], 0, file["responses"][:])
+    return [paths[0], copy]
+
+
+def make_task():
+    torch.manual_seed(0)
+    return CalibrationTask(FMRIAutoencoder(**TINY_ENCODER), load_geometry(), torch.device("cpu"))
+
+
+def batches(paths, **options):
+    return TrainingBatches(ImageResponses(paths, "train"), 6, "random", seed=3, **options)
+
+
+def test_pixels_that_a_person_lacks_do_not_count(lacking):
+    """With the loss of before, a network that draws anything there paid for not drawing the 0 that is stored."""
+    task, batch = make_task(), batches(lacking)[0]
+    absent = task.maps(batch["missing"].float())[:, 0] > 0
+    whom = batch["missing"].any(1)
+    assert whom.any() and not whom.all()
+    assert (absent[whom].float().mean() / task.mask.float().mean() > 0.05) and not absent[~whom].any()
+    drawn = torch.randn(6, 1, 32, 32)
+    loss = task.losses(lambda maps: drawn, batch, 0)["loss"]
+    elsewhere = torch.where(absent[:, None], drawn + 5.0, drawn)
+    assert torch.equal(task.losses(lambda maps: elsewhere, batch, 0)["loss"], loss)
+    maps = task.maps(batch["responses"])
+    means = [((drawn[row] - maps[row])[0] ** 2)[task.mask & ~absent[row]].mean() for row in range(6)]
+    torch.testing.assert_close(loss, torch.stack(means).mean())
+    everywhere = {"responses": batch["responses"]}
+    assert not torch.isclose(task.losses(lambda maps: drawn, everywhere, 0)["loss"], loss)
+
+
+def test_who_lacks_all_vertices_teaches_nothing_and_breaks_nothing():
+    batch = {"responses": torch.zeros(2, 8921), "missing": torch.ones(2, 8921, dtype=torch.bool)}
+    task = make_task()
+    loss = task.losses(task.module, batch, 0)["loss"]
+    loss.backward()
+    assert loss == 0 and not any(p.grad is not None and p.grad.any() for p in task.module.parameters())
+
+
+def test_batches_tell_what_is_missing_where_anybody_lacks_something(paths, lacking, tiny_latents):
+    assert batches(paths)[1].keys() == {"responses"}
+    assert "missing" not in batches(lacking, latents=LatentStore(tiny_latents))[1]
+    made, stores = batches(lacking), [ResponseStore(path) for path in lacking]
+    for step in range(3):
+        people = made.responses.subject[made._items(step)]
+        expected = np.stack([stores[int(label) - 1].missing for label in people])
+        np.testing.assert_array_equal(made[step]["missing"].numpy(), expected)
+        parts = [batches(lacking, share=(rank, 2))[step]["missing"] for rank in (0, 1)]
+        assert torch.equal(parts[1], made[step]["missing"][1::2])
+
+
+def test_stores_that_say_nothing_of_missing_vertices_train_as_before(paths, tiny_backbone, tiny_runtime, tmp_path):
+    older = [shutil.copy(path, tmp_path / f"{number}.h5") for number, path in enumerate(paths)]
+    for path in older:
+        with h5py.File(path, "r+") as file:
+            del file["missing"]
+        assert not ResponseStore(path).missing.any()
+    weights = []
+    for number, files in enumerate((paths, older)):
+        out = tmp_path / str(number) / "autoencoder.safetensors"
+        config = CalibrateConfig(init="scratch", **SHORT)
+        calibrate(files, tiny_backbone, config, EncoderConfig(**TINY_ENCODER), tiny_runtime, out)
+        weights.append(load_autoencoder(out).state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
