@@ -25,6 +25,7 @@ rule calibrate:
         **tracked("encoder", "encoder"),
         start=start_weights("calibrate", "autoencoder.safetensors"),
         backbone=backbone(),
+        data_sets=settings.data_sets("calibrate"),
         runtime=runtime,
         code=code("calibrate"),
     message:

@@ -33,6 +33,7 @@ rule pretrain:
         backbone=backbone(),
         content=backbone_content(),
         target=settings.target_folder() if settings.pretrain.runs_tower else "",
+        data_sets=settings.data_sets("pretrain"),
         runtime=runtime,
         code=code("pretrain"),
     message:

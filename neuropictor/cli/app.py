@@ -26,7 +26,8 @@ def calibrate(out: Out, responses: list[Path], backbone: Source = "miniature", s
 
     loaded, runtime = start(settings)
     sections = {"config": loaded.calibrate, "encoder": loaded.encoder, "runtime": runtime}
-    launch(stage, responses=responses, backbone=backbone, **sections, out=out)
+    data_sets = loaded.data_sets("calibrate")
+    launch(stage, responses=responses, backbone=backbone, **sections, out=out, data_sets=data_sets)
 
 
 @app.command()
@@ -83,6 +84,7 @@ def pretrain(
     files = {"responses": responses, "latents": latents, "autoencoder": autoencoder}
     sections = {"config": loaded.pretrain, "runtime": runtime, "aligned_tokens": loaded.align.tokens}
     options = {"components": components or None, "target": loaded.target_folder()}
+    options["data_sets"] = loaded.data_sets("pretrain")
     launch(stage, **files, backbone=backbone, **sections, out=out, **options)
 
 

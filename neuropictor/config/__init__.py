@@ -165,6 +165,22 @@ class Config(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _check_balance(self) -> "Config":
+        for name in ("calibrate", "pretrain"):
+            if getattr(self, name).balance == "data_sets" and not self.subjects.table:
+                raise ValueError(
+                    f"{name}.balance is data_sets, but without subjects.table nothing says of which data set people"
+                    f" are; allowed: such a table (docs/own_data.md), or {name}: {{balance: people}}"
+                )
+        return self
+
+    def data_sets(self, stage: str) -> dict[str, str] | None:
+        """Return the data set of each subject who pretrains, where a training stage balances by it, else None."""
+        if getattr(self, stage).balance != "data_sets":
+            return None
+        return {label: self.subjects.people[label].dataset for label in self.subjects.pretrain}
+
     def from_nsd(self) -> list[str]:
         """Return the labels of those whose stores are made from NSD's files, real or simulated, ascending."""
         return self.subjects.of_nsd() if self.nsd.source != "prepared" else []

@@ -305,6 +305,9 @@ class _TrainingConfig(Section):
     seed: Seed = Field(default=11, description="seed of weights, noise and order of images")
 
 
+Balance = Literal["images", "people", "data_sets"]
+
+
 class CalibrateConfig(_TrainingConfig):
     """Training of the encoder as an autoencoder of responses."""
 
@@ -315,6 +318,7 @@ class CalibrateConfig(_TrainingConfig):
     steps: Count = Field(default=100, description="training steps")
     learning_rate: Positive = Field(default=1.0e-4, description="highest learning rate")
     weight_decay: NotNegative = Field(default=0.05, description="weight decay of AdamW")
+    balance: Balance = Field(default="images", description="as pretrain.balance")
 
 
 class GuidanceAdaptationConfig(Section):
@@ -372,6 +376,11 @@ class ReconstructConfig(_ModulationConfig):
         description="population: shipped weights, trained on other simulated people; scratch: random weights",
     )
     steps: Count = Field(default=300, description="training steps")
+    balance: Balance = Field(
+        default="images",
+        description="what is seen equally often: each image of each person; each person, and each of their images; or"
+        " each data set of subjects.table, each of its people, and each of theirs",
+    )
     seed: Seed = Field(default=12, description="seed of weights, noise and order of images")
 
 

@@ -6,7 +6,8 @@ sees what an uninterrupted one would have seen.
 """
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ from neuropictor.data.responses import SPLITS, ResponseStore
 from neuropictor.data.rows import evenly_spaced, mean_over_repeats
 from neuropictor.data.stimuli import CAPTIONS_PER_IMAGE
 
+Balance = Literal["images", "people", "data_sets"]
 TrialAveraging = Literal["random", "mean", "single"]
 _VALIDATION_STREAM = 2**32  # entropy word that keeps validation's random numbers apart from those of any training step
 
@@ -35,6 +37,8 @@ class ImageResponses:
         ``train``, ``validation`` or ``test``.
     components
         Component files of the same subjects in the same order; None for none.
+    data_sets
+        Data set of each subject, by label; None: of no importance.
 
     Attributes
     ----------
@@ -42,6 +46,10 @@ class ImageResponses:
         ``[N]`` image of each item.
     subject
         ``[N]`` label of each item's subject.
+    person
+        ``[N]`` number of each item's subject among the files, ascending.
+    data_set
+        Data set of each of these subjects.
     data
         ``simulated``, ``nsd`` or ``own``.
     space
@@ -53,6 +61,7 @@ class ImageResponses:
         paths: Sequence[str | Path],
         split: str,
         components: Sequence[str | Path] | None = None,
+        data_sets: Mapping[str, str] | None = None,
     ):
         stores = [ResponseStore(path) for path in paths]
         self._rows = {"responses": [store.rows for store in stores]}
@@ -61,31 +70,35 @@ class ImageResponses:
             aligned = [ComponentStore(path, store) for path, store in zip(components, stores, strict=True)]
             self.space = aligned[0].space
             self._rows["components"] = [store.rows for store in aligned]
-        tables, nsd_ids = [], []
-        for store in stores:
-            ids = store.images(split)
-            tables.append(_groups(store, np.flatnonzero(store.split == SPLITS.index(split))))
-            nsd_ids.append(ids)
+        nsd_ids, tables = zip(*(_by_image(store, split) for store in stores), strict=True)
+        self.nsd_id = np.concatenate(nsd_ids)
         for other in stores if split != "test" else ():
-            tested = np.intersect1d(np.concatenate(nsd_ids), other.images("test"))
+            tested = np.intersect1d(self.nsd_id, other.images("test"))
             if len(tested):
                 raise ValueError(
                     f"{other.path}: image {tested[0]} tests subject {other.subject}, but is in split {split!r} of "
                     f"another among {', '.join(map(str, paths))}; allowed: an image tests all who saw it, or nobody"
                 )
-        repeats = max((len(trials) for table in tables for trials in table), default=0)
-        if not repeats and split != "validation":  # validation may have none
+        if not len(self.nsd_id) and split != "validation":  # validation may have none
             raise ValueError(
                 f"responses: no image of split {split!r} in {', '.join(map(str, paths))}; at least one is needed"
             )
+        labels = [store.subject for store in stores]
+        unknown = next((label for label in labels if data_sets is not None and label not in data_sets), None)
+        if unknown is not None:
+            raise ValueError(
+                f"balance is data_sets, but nothing says of which data set subject {unknown} is; allowed: a table of "
+                "people, subjects.table, that does (docs/own_data.md), or balance: people"
+            )
+        self.data_set = [data_sets[label] if data_sets is not None else "" for label in labels]
         self.data = "simulated" if any(store.data == "simulated" for store in stores) else stores[0].data
-        self.nsd_id = np.concatenate(nsd_ids)
-        self.subject = np.repeat([store.subject for store in stores], [len(ids) for ids in nsd_ids])
+        self.person = np.repeat(np.arange(len(stores)), [len(ids) for ids in nsd_ids])
+        self.subject = np.array(labels)[self.person]
         self._missing = np.stack([store.missing for store in stores])
-        self._file = np.repeat(np.arange(len(stores)), [len(ids) for ids in nsd_ids])
-        self._trials = np.full((len(self.nsd_id), repeats), -1, dtype=np.int64)
-        for item, trials in enumerate(trials for table in tables for trials in table):
-            self._trials[item, : len(trials)] = trials
+        repeats = max(table.shape[1] for table in tables)
+        self._trials = np.concatenate(
+            [np.pad(table, ((0, 0), (0, repeats - table.shape[1])), constant_values=-1) for table in tables]
+        )
 
     def __len__(self) -> int:
         return len(self.nsd_id)
@@ -97,7 +110,7 @@ class ImageResponses:
 
     def missing(self, items: np.ndarray) -> np.ndarray:
         """Return the vertices that each item's subject lacks in all trials, bool ``[n, V]``."""
-        return self._missing[self._file[items]]
+        return self._missing[self.person[items]]
 
     def choose(self, items: np.ndarray, averaging: TrialAveraging, random: np.random.Generator) -> list[np.ndarray]:
         """Choose the trials to average for each item: one random repeat, all, or a random number of random ones."""
@@ -114,7 +127,7 @@ class ImageResponses:
 
     def read(self, items: np.ndarray, chosen: list[np.ndarray]) -> dict[str, np.ndarray]:
         """Return means over the chosen trials of each item, float32: ``responses [n, V]``, ``components [n, K]``."""
-        files = self._file[items]
+        files = self.person[items]
         read = {}
         for name, rows in self._rows.items():
             read[name] = np.empty((len(items), rows[0].shape[1]), np.float32)
@@ -124,12 +137,63 @@ class ImageResponses:
         return read
 
 
-def _groups(store: ResponseStore, trials: np.ndarray) -> list[np.ndarray]:
-    """Group trial numbers by image, images ascending."""
-    if not len(trials):
-        return []
-    order = trials[np.argsort(store.nsd_id[trials], kind="stable")]
-    return np.split(order, np.flatnonzero(np.diff(store.nsd_id[order])) + 1)
+def _by_image(store: ResponseStore, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return a split's images, ascending, and the trials of each, ascending, with -1 after its last; [n] and [n, r]."""
+    trials = np.flatnonzero(store.split == SPLITS.index(split))
+    trials = trials[np.argsort(store.nsd_id[trials], kind="stable")]
+    images, first, count = np.unique(store.nsd_id[trials], return_index=True, return_counts=True)
+    table = np.full((len(images), count.max(initial=0)), -1, dtype=np.int64)
+    table[np.repeat(np.arange(len(images)), count), np.arange(len(trials)) - np.repeat(first, count)] = trials
+    return images, table
+
+
+class _Walk:
+    """An endless walk through parts: each round visits every part once, in a random order of its own.
+
+    A part is an item or, among walks, a walk that goes a step further with each visit. So parts of a walk come equally
+    often, however many items lie in them, and where a walk stands follows from the number of its steps alone.
+
+    Parameters
+    ----------
+    parts
+        int [n] items, or walks.
+    seed
+        Seed of the training.
+    """
+
+    def __init__(self, parts: "np.ndarray | Sequence[_Walk]", seed: int):
+        self.parts, self.seed = parts, seed
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
+
+    def __call__(self, places: np.ndarray, path: tuple[int, ...] = ()) -> np.ndarray:
+        """Return the items of steps ``[n]``, int ``[n]``; `path`: places of the walks around this one, from 1."""
+        rounds, offsets = np.divmod(places, len(self.parts))
+        chosen = np.empty(len(places), dtype=np.int64)
+        for number in np.unique(rounds):
+            if self._order[0] != number:
+                # A path has no 0, which seeds would not tell from nothing.
+                random = np.random.default_rng([self.seed, 0, number, *path])
+                self._order = (number, random.permutation(len(self.parts)))
+            chosen[rounds == number] = self._order[1][offsets[rounds == number]]
+        if isinstance(self.parts, np.ndarray):
+            return self.parts[chosen]
+        items = np.empty_like(chosen)
+        for part in np.unique(chosen):
+            items[chosen == part] = self.parts[part](rounds[chosen == part], (*path, part + 1))
+        return items
+
+
+def _walk(responses: ImageResponses, balance: Balance, seed: int) -> _Walk:
+    """Return the walk through all items."""
+    items = np.arange(len(responses))
+    if balance == "images" or not len(items):
+        return _Walk(items, seed)
+    data_sets: dict[str, list[_Walk]] = defaultdict(list)
+    for own in np.split(items, np.flatnonzero(np.diff(responses.person)) + 1):
+        name = responses.data_set[responses.person[own[0]]] if balance == "data_sets" else ""
+        data_sets[name].append(_Walk(own, seed))
+    walks = [_Walk(people, seed) for people in data_sets.values()]
+    return _Walk(walks, seed) if balance == "data_sets" else walks[0]
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
@@ -172,6 +236,9 @@ class TrainingBatches(Dataset):
         None: neither is read.
     share
         ``(rank, count)`` of the devices: this process gets every ``count``-th row of a batch.
+    balance
+        What comes equally often: every item; every person, and each one's items; or every data set, and each one's
+        people, and theirs.
     """
 
     def __init__(
@@ -185,6 +252,7 @@ class TrainingBatches(Dataset):
         n_timesteps: int = 1000,
         captions: Literal["mean", "random"] | None = "mean",
         share: tuple[int, int] = (0, 1),
+        balance: Balance = "images",
     ):
         self.captions = captions
         self.responses, self.batch_size, self.seed = responses, batch_size, seed
@@ -193,18 +261,11 @@ class TrainingBatches(Dataset):
         self.rows = slice(share[0], None, share[1])
         self._latent_rows = latents.rows(responses.nsd_id) if latents is not None else np.empty(0, np.int64)
         self._all_described = latents is None or bool(latents.described[self._latent_rows].all())
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
+        self._walk = _walk(responses, balance, seed)
 
     def _items(self, step: int) -> np.ndarray:
-        """Return the items of a step: a running walk through one random order an epoch."""
-        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        epochs, offsets = np.divmod(places, len(self.responses))
-        items = np.empty(self.batch_size, dtype=np.int64)
-        for epoch in np.unique(epochs):
-            if self._order[0] != epoch:
-                self._order = (epoch, np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.responses)))
-            items[epochs == epoch] = self._order[1][offsets[epochs == epoch]]
-        return items
+        """Return the items of a step."""
+        return self._walk(np.arange(step * self.batch_size, (step + 1) * self.batch_size))
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
         random = np.random.default_rng([self.seed, 1, step])

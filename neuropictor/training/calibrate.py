@@ -80,6 +80,7 @@ def calibrate(
     encoder: "EncoderConfig",
     runtime: "RuntimeConfig",
     out: str | Path,
+    data_sets: dict[str, str] | None = None,
 ) -> None:
     """Train the autoencoder; write its weights, ``history.csv`` and ``run.json`` beside each other.
 
@@ -93,6 +94,8 @@ def calibrate(
         Sections of the configuration.
     out
         Safetensors file for `load_autoencoder`.
+    data_sets
+        Data set of each subject, by label, where the configuration balances by it.
     """
     out = Path(out)
     accelerator = make_accelerator(runtime)
@@ -102,7 +105,8 @@ def calibrate(
     if config.init == "population":
         inputs["population"] = population_file(backbone, AUTOENCODER)
         start = checksum(inputs["population"])
-    guard = make_guard({"calibrate": config, "encoder": encoder}, inputs, __file__ if runtime.track_code else None)
+    script = __file__ if runtime.track_code else None
+    guard = make_guard({"calibrate": config, "encoder": encoder}, inputs, script, data_sets=data_sets)
     sections = {"calibrate": config, "encoder": encoder}
     with RunRecord(
         out.parent / "run.json",
@@ -119,7 +123,12 @@ def calibrate(
         share = (accelerator.process_index, accelerator.num_processes)
         batches, validation = (
             TrainingBatches(
-                ImageResponses(responses, split), config.batch_size, config.trial_averaging, config.seed, share=part
+                ImageResponses(responses, split, data_sets=data_sets),
+                config.batch_size,
+                config.trial_averaging,
+                config.seed,
+                share=part,
+                balance=config.balance,
             )
             for split, part in (("train", share), ("validation", (0, 1)))
         )

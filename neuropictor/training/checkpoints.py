@@ -29,7 +29,7 @@ _UNREADABLE = (RuntimeError, EOFError, LookupError, ValueError, TypeError, pickl
 
 
 def make_guard(
-    config: Mapping[str, Any], inputs: Mapping[str, str | Path], script: str | Path | None
+    config: Mapping[str, Any], inputs: Mapping[str, str | Path], script: str | Path | None, **further: Any
 ) -> dict[str, Any]:
     """Return what decides whether a checkpoint still fits.
 
@@ -41,12 +41,15 @@ def make_guard(
         Files or folders by name; compared by content, not location.
     script
         Module of the stage, whose code and imports are compared; None where code is not tracked.
+    further
+        By name, what else decides about batches; None: nothing.
     """
     sections = {name: section.model_dump(mode="json") for name, section in config.items()}
     return {
         "config": canonical(sections),
         "inputs": {name: checksum(path) for name, path in inputs.items()},
         "code": fingerprint(Path(script).resolve()) if script else None,
+        **{name: canonical(value) for name, value in further.items() if value is not None},
     }
 
 

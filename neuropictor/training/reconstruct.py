@@ -166,6 +166,7 @@ def _train(
     out: Path,
     scheduler: Mapping[str, Any] | None = None,
     target: str | Path | None = None,
+    data_sets: dict[str, str] | None = None,
 ) -> None:
     """Train the networks that `start` makes on all `responses`; write a pipeline's folder with history and record."""
     inputs = {"backbone": backbone_folder(backbone), **inputs}
@@ -175,7 +176,7 @@ def _train(
     target = target if config.runs_tower and target else None
     if target is not None:
         inputs["target"] = target
-    guard = make_guard({stage: config}, inputs, __file__ if runtime.track_code else None)
+    guard = make_guard({stage: config}, inputs, __file__ if runtime.track_code else None, data_sets=data_sets)
     accelerator = make_accelerator(runtime, parts_unused=config.semantic_steps > 0)
     with RunRecord(
         out / "run.json", stage, config=config, seed=config.seed, inputs=inputs.values(), outputs=[out]
@@ -201,7 +202,7 @@ def _train(
         _check_images(store, responses, stage, config)
         batches, validation = (
             TrainingBatches(
-                ImageResponses(responses, split, components),
+                ImageResponses(responses, split, components, data_sets),
                 config.batch_size,
                 config.trial_averaging,
                 config.seed,
@@ -210,6 +211,7 @@ def _train(
                 n_timesteps=frozen.scheduler.config["num_train_timesteps"],
                 captions=config.captions if config.uses_text else None,
                 share=part,
+                balance=getattr(config, "balance", "images"),
             )
             for split, part in (("train", share), ("validation", (0, 1)))
         )
@@ -279,6 +281,7 @@ def pretrain(
     components: Sequence[str | Path] | None = None,
     aligned_tokens: int = 0,
     target: str | Path | None = None,
+    data_sets: dict[str, str] | None = None,
 ) -> None:
     """Train the networks on several subjects together.
 
@@ -306,6 +309,8 @@ def pretrain(
     target
         Folder of the semantic loss's text tower, which is read with ``captions: random`` if that loss has a weight;
         None or empty: the backbone's own.
+    data_sets
+        Data set of each subject, by label, where the configuration balances by it.
     """
     verify(autoencoder)
     inputs, schedule = {"autoencoder": autoencoder}, None
@@ -325,7 +330,7 @@ def pretrain(
         return Networks.build(encoder, frozen, "pretrain", alignment)
 
     files = (responses, components, latents, backbone)
-    _train("pretrain", start, *files, config, runtime, inputs, Path(out), schedule, target)
+    _train("pretrain", start, *files, config, runtime, inputs, Path(out), schedule, target, data_sets)
 
 
 def _population_start(encoder: FMRIEncoder, autoencoder: str | Path, backbone: str | Path) -> Networks:

@@ -28,6 +28,23 @@ def test_a_table_replaces_both_lists(tmp_path):
     assert [loaded.preprocess_of(label).training_sessions for label in loaded.subjects.everyone()] == [40, 3, 2]
 
 
+def test_data_sets_are_those_of_the_table_and_known_where_a_stage_balances_by_them(tmp_path):
+    path = tmp_path / "subjects.tsv"
+    path.write_text(TABLE)
+    settings = {"subjects": {"table": str(path)}, "pretrain": {"balance": "data_sets"}}
+    loaded = config.load(settings)
+    assert loaded.data_sets("pretrain") == {"01": "nsd", "02": "nsd"}
+    assert loaded.data_sets("calibrate") is None
+    with pytest.raises(
+        config.ConfigError, match=r"pretrain\.balance is data_sets, but without subjects\.table nothing"
+    ):
+        config.load({"pretrain": {"balance": "data_sets"}})
+    with pytest.raises(
+        config.ConfigError, match=r'calibrate\.balance is "equal"; allowed: images, people or data_sets'
+    ):
+        config.load({"calibrate": {"balance": "equal"}})
+
+
 def test_commas_may_stand_between(tmp_path):
     path = tmp_path / "subjects.csv"
     path.write_text('subject,path,dataset\nMM01,"scans, old/MM01",mylab\n')

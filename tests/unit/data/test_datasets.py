@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL
 
 from neuropictor.data.datasets import ImageResponses, TrainingBatches
 from neuropictor.data.latents import LatentStore, Rows, cache_latents
-from neuropictor.data.responses import ResponseStore
+from neuropictor.data.responses import ResponseStore, ResponseWriter
 from neuropictor.data.rows import evenly_spaced
 from neuropictor.data.stimuli import StimulusStore
 from neuropictor.models.backbone import Backbone
@@ -253,6 +253,77 @@ def test_an_epoch_shows_every_image_once(paths, tiny_latents):
     seen = np.concatenate([batches._items(step) for step in range(2 * count // 5 + 1)])
     for epoch in (0, 1):
         assert sorted(seen[epoch * count : (epoch + 1) * count]) == list(range(count))
+
+
+def people(tmp_path):
+    """Five people of three data sets who saw 3 to 60 images each; the data set of each."""
+    counts = {"A1": 60, "A2": 6, "A3": 3, "B1": 12, "C1": 30}
+    files = [tmp_path / f"{label}.h5" for label in counts]
+    for path, count in zip(files, counts.values(), strict=True):
+        labels = {"subject": path.stem, "data": "own", "beta_version": "own", "mesh": "fs_LR_32k"}
+        with h5py.File(path, "w") as file:
+            writer = ResponseWriter(file, count, 4, **labels)
+            writer.append(np.full((count, 4), count))
+            fields = {"session": np.ones(count), "repeat": np.zeros(count), "split": np.zeros(count)}
+            writer.finish(ncsnr=np.ones(4), nsd_id=np.arange(count) + 1000 * len(path.stem), **fields)
+    return files, {label: label[0] for label in counts}
+
+
+def balanced(paths, balance, data_sets=None, batch_size=7, **options):
+    responses = ImageResponses(paths, "train", data_sets=data_sets)
+    return TrainingBatches(responses, batch_size, "random", seed=3, balance=balance, **options)
+
+
+def test_by_default_batches_are_those_of_one_walk_through_all_images(paths):
+    """As they were before there was a choice."""
+    batches = make(paths)
+    count = len(batches.responses)
+    orders = [np.random.default_rng([3, 0, epoch]).permutation(count) for epoch in range(4)]
+    places = np.concatenate([batches._items(step) for step in range(3 * count // 5)])
+    np.testing.assert_array_equal(places, np.concatenate(orders)[: len(places)])
+
+
+@pytest.mark.parametrize("balance", ["people", "data_sets"])
+def test_people_and_data_sets_come_equally_often(tmp_path, balance):
+    files, data_sets = people(tmp_path)
+    batches = balanced(files, balance, data_sets)
+    labels = batches.responses.subject
+    items = np.concatenate([batches._items(step) for step in range(900)])[:6000]
+    share = {label: float((labels[items] == label).mean()) for label in data_sets}
+    if balance == "people":
+        assert share == dict.fromkeys(data_sets, 0.2)
+        assert all(set(labels[items[start : start + 5]]) == set(data_sets) for start in range(0, 6000, 5))
+    else:
+        expected = {"A1": 1 / 9, "A2": 1 / 9, "A3": 1 / 9, "B1": 1 / 3, "C1": 1 / 3}
+        assert share == pytest.approx(expected, abs=1e-3)
+    for label in data_sets:  # and all images of a person equally often
+        times = np.bincount(items[labels[items] == label])[np.flatnonzero(labels == label)]
+        assert times.max() - times.min() <= 1
+    orders = [tuple(items[labels[items] == label][:3]) for label in ("A3", "A1")]
+    assert orders[0] != tuple(items[labels[items] == "A3"][3:6])  # a new order each time
+    assert orders[1] != (0, 1, 2)
+
+
+@pytest.mark.parametrize("balance", ["people", "data_sets"])
+def test_balanced_batches_follow_from_seed_and_step_alone(tmp_path, balance):
+    files, data_sets = people(tmp_path)
+    straight = [balanced(files, balance, data_sets)[step] for step in range(12)]
+    batches = balanced(files, balance, data_sets)
+    for step in (11, 0, 7, 3):  # resumed anywhere
+        assert_same(batches[step], straight[step])
+    for one, other in zip(balanced(files, balance, data_sets).loader(5, 12, workers=2), straight[5:], strict=True):
+        assert_same(one, other)
+    parts = [balanced(files, balance, data_sets, share=(rank, 2))[4]["responses"] for rank in (0, 1)]
+    assert torch.equal(parts[0], straight[4]["responses"][0::2])
+    assert torch.equal(parts[1], straight[4]["responses"][1::2])
+
+
+def test_a_subject_of_no_known_data_set_is_told(tmp_path):
+    files, data_sets = people(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"balance is data_sets, but nothing says .* B1 is; allowed: .*subjects\.table"
+    ):
+        balanced(files, "data_sets", {label: name for label, name in data_sets.items() if name != "B"})
 
 
 def test_devices_share_a_batch(paths, tiny_latents):

@@ -17,6 +17,7 @@ from neuropictor.models.encoder import FMRIAutoencoder
 from neuropictor.models.networks import load_autoencoder
 from neuropictor.surface import load_geometry
 from neuropictor.training.calibrate import CalibrationTask, calibrate
+from neuropictor.training.checkpoints import differences, make_guard
 
 
 @pytest.fixture
@@ -79,6 +80,19 @@ def test_batches_tell_what_is_missing_where_anybody_lacks_something(paths, lacki
         np.testing.assert_array_equal(made[step]["missing"].numpy(), expected)
         parts = [batches(lacking, share=(rank, 2))[step]["missing"] for rank in (0, 1)]
         assert torch.equal(parts[1], made[step]["missing"][1::2])
+
+
+def test_people_take_turns_where_the_configuration_says_so(paths, tiny_backbone, tiny_runtime, tmp_path):
+    """And the guard tells data sets apart, so that no checkpoint of others is continued."""
+    options, losses = {"init": "scratch", **SHORT}, []
+    for balance, data_sets in (("images", None), ("data_sets", {"01": "a", "02": "b"})):
+        out, config = tmp_path / balance / "autoencoder.safetensors", CalibrateConfig(balance=balance, **options)
+        sections = (config, EncoderConfig(**TINY_ENCODER), tiny_runtime)
+        calibrate(paths, tiny_backbone, *sections, out, data_sets=data_sets)
+        losses.append((out.parent / "history.csv").read_text())
+    assert losses[0] != losses[1]
+    old, new = (make_guard({}, {}, None, data_sets=names) for names in ({"01": "a"}, {"01": "b"}))
+    assert differences(old, new) == ["data_sets.01 was 'a', is now 'b'"]
 
 
 def test_stores_that_say_nothing_of_missing_vertices_train_as_before(paths, tiny_backbone, tiny_runtime, tmp_path):
