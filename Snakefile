@@ -48,6 +48,11 @@ if imported():
     include: "rules/import.smk"
 
 
+if frame_entries():
+
+    include: "rules/frames.smk"
+
+
 include: "rules/fetch_networks.smk"
 include: "rules/latents.smk"
 include: "rules/calibrate.smk"

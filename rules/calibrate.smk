@@ -4,6 +4,7 @@
 rule calibrate:
     input:
         responses=expand("<prepared>/sub-{subject}/responses.h5", subject=pretraining()),
+        extra=extra_stores(),
     output:
         out="<results>/calibrate/autoencoder.safetensors",
         history="<results>/calibrate/history.csv",

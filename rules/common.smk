@@ -11,6 +11,7 @@ from snakemake.exceptions import WorkflowError
 
 import neuropictor
 from neuropictor import config as configuration
+from neuropictor.config import extra
 from neuropictor.config.types import SUBJECT
 from neuropictor.workflow import doctor
 from neuropictor.records import files, fingerprint
@@ -50,6 +51,7 @@ def checked(values):
             agreement.check_terms(loaded.nsd.terms_accepted)
         configuration.check_imported(loaded)
         configuration.check_judge(loaded)
+        configuration.check_extra(loaded)
     except (configuration.ConfigError, FileExistsError, agreement.AgreementError) as error:
         raise WorkflowError(str(error)) from None
     return loaded

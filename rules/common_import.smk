@@ -1,4 +1,4 @@
-# Functions only: people whose own data a lab has.
+# Functions only: people whose own data a lab has, and what only the encoder learns from.
 
 
 def one_of(subjects):
@@ -52,3 +52,19 @@ def image_table(wildcards):
     beside = Path(person.path).parent / "images.csv"
     inside = Path(person.path) / "images.csv"
     return person.images or str(inside if inside.is_file() else beside)
+
+
+def frame_entries():
+    """Entries of calibrate.extra that are time series, by the name of their store."""
+    return {extra.frames_name(entry): entry for entry in settings.calibrate.extra if not extra.response_stores(entry)}
+
+
+def series_files(wildcards):
+    """Time series of one entry."""
+    return [str(path) for path in extra.series_files(frame_entries()[wildcards.entry])]
+
+
+def extra_stores():
+    """Stores of which only the encoder learns: of responses, and of frames."""
+    stores = [store for entry in settings.calibrate.extra for store in extra.response_stores(entry)]
+    return [*dict.fromkeys(stores), *expand("<prepared>/frames/{entry}.h5", entry=frame_entries())]

@@ -60,3 +60,13 @@ def algonauts(folder, left, right, masks, numbers):
         np.save(folder / f"roi_masks/{side}.all-vertices_fsaverage_space.npy", mask.astype(int))
     for place, number in enumerate(numbers, start=1):
         (folder / f"training_split/training_images/train-{place:04d}_nsd-{number:05d}.png").touch()
+
+
+def grayordinates(path, values):
+    """Save [frames, 64984] as a time series of the HCP's 91,282 grayordinates, whose subcortical voxels hold 0."""
+    sides = zip(load_geometry().cortex, ("CortexLeft", "CortexRight"), strict=True)
+    left, right = (BrainModelAxis.from_surface(np.flatnonzero(cortex), HALF, name) for cortex, name in sides)
+    voxels = np.ones((1, 1, 91_282 - 59_412), bool)
+    axis = left + right + BrainModelAxis.from_mask(voxels, "thalamus_left", np.eye(4))
+    full = np.pad(without_wall(values), ((0, 0), (0, voxels.size))).astype(np.float32)
+    nibabel.save(nibabel.Cifti2Image(full, (SeriesAxis(0, 1, len(values)), axis)), path)

@@ -16,18 +16,28 @@ from neuropictor.config import text as config_text
 
 
 @app.command()
-def calibrate(out: Out, responses: list[Path], backbone: Source = "miniature", settings: Settings = None) -> None:
+def calibrate(
+    out: Out,
+    responses: list[Path],
+    extra: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, dir_okay=False, help="frames or responses that train it too; may be repeated"),
+    ] = None,
+    backbone: Source = "miniature",
+    settings: Settings = None,
+) -> None:
     """Train the encoder as an autoencoder of responses (stage 1).
 
     Example: neuropictor calibrate --out results/calibrate/autoencoder.safetensors data/prepared/sub-*/responses.h5
+    --extra data/prepared/frames/ukb.h5
     """
     from neuropictor.training.calibrate import calibrate as stage
     from neuropictor.workflow.launch import launch
 
     loaded, runtime = start(settings)
     sections = {"config": loaded.calibrate, "encoder": loaded.encoder, "runtime": runtime}
-    data_sets = loaded.data_sets("calibrate")
-    launch(stage, responses=responses, backbone=backbone, **sections, out=out, data_sets=data_sets)
+    further = {"data_sets": loaded.data_sets("calibrate"), "extra": extra or []}
+    launch(stage, responses=responses, backbone=backbone, **sections, out=out, **further)
 
 
 @app.command()

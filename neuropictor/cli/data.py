@@ -240,6 +240,24 @@ def import_betas(
 
 
 @app.command()
+def import_frames(
+    out: Out,
+    series: Annotated[list[Path], typer.Argument(help="*.dtseries.nii, or folders with them")],
+    settings: Settings = None,
+) -> None:
+    """Take frames of CIFTI time series, from which the encoder learns too; docs/encoder_data.md says more.
+
+    Example: neuropictor import-frames --out data/prepared/frames/ukb.h5 ukb/*/*.dtseries.nii
+    """
+    from neuropictor.config.extra import series_files
+    from neuropictor.data.time_series import import_frames as stage
+
+    loaded, _ = start(settings)
+    files = [file for entry in series for file in series_files(entry)]
+    stage(files=files, frames=loaded.calibrate.extra_frames, config=loaded.preprocess, out=out)
+
+
+@app.command()
 def import_images(
     out: Out,
     table: Annotated[

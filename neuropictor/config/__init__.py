@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
+from neuropictor.config import extra
 from neuropictor.config import text as config_text
 from neuropictor.config.drawing import ControlsConfig, SampleConfig
 from neuropictor.config.evaluation import EvaluateConfig, WeightsConfig
@@ -168,7 +169,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _check_balance(self) -> "Config":
         for name in ("calibrate", "pretrain"):
-            if getattr(self, name).balance == "data_sets" and not self.subjects.table:
+            known = self.subjects.table or (name == "calibrate" and self.calibrate.extra)
+            if getattr(self, name).balance == "data_sets" and not known:
                 raise ValueError(
                     f"{name}.balance is data_sets, but without subjects.table nothing says of which data set people"
                     f" are; allowed: such a table (docs/own_data.md), or {name}: {{balance: people}}"
@@ -241,6 +243,21 @@ def check_imported(settings: Config) -> None:
                     f" every subject, imported or made from NSD before, e.g. neuropictor {command} --out {path};"
                     " docs/own_data.md tells how. With nsd.source: simulated, local or fetch those of NSD are made."
                 )
+
+
+def check_extra(settings: Config) -> int:
+    """Make sure that there are files of all that calibrate.extra names, and return how many time series.
+
+    Raises
+    ------
+    ConfigError
+        If an entry names none, or files that it cannot take.
+    """
+    try:
+        series = [extra.series_files(entry) for entry in settings.calibrate.extra if not extra.response_stores(entry)]
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return sum(map(len, series))
 
 
 def check_judge(settings: Config) -> None:

@@ -318,7 +318,19 @@ class CalibrateConfig(_TrainingConfig):
     steps: Count = Field(default=100, description="training steps")
     learning_rate: Positive = Field(default=1.0e-4, description="highest learning rate")
     weight_decay: NotNegative = Field(default=0.05, description="weight decay of AdamW")
-    balance: Balance = Field(default="images", description="as pretrain.balance")
+    balance: Balance = Field(
+        default="images",
+        description="as pretrain.balance; each run of calibrate.extra is a person here, and all of it a data set",
+    )
+    extra: list[FolderName] = Field(
+        default=[],
+        description="what the encoder learns from beside people who pretrain, without images: CIFTI time series (a"
+        " file, a folder, or a pattern) and response stores, see docs/encoder_data.md",
+        examples=[["ukb/*/*.dtseries.nii"]],
+    )
+    extra_frames: Annotated[int, Field(ge=1, le=10**6)] = Field(
+        default=50, description="frames taken of each time series of calibrate.extra at most, evenly over its length"
+    )
 
 
 class GuidanceAdaptationConfig(Section):

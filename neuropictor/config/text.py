@@ -157,7 +157,7 @@ def _describe(schema: dict[str, Any]) -> str:
     if "anyOf" in schema:
         return " or ".join(map(_describe, schema["anyOf"]))
     if schema.get("type") == "array":
-        return f"a list of one or more, each {_describe(schema['items'])}"
+        return f"a list{' of one or more' if schema.get('minItems') else ''}, each {_describe(schema['items'])}"
     limits = [f"{words} {_yaml(schema[bound])}" for bound, words in _BOUNDS.items() if bound in schema]
     if "pattern" in schema:
         limits.append(next(words for part, words in _PATTERNS.items() if part in schema["pattern"]))

@@ -9,21 +9,51 @@ import signal
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from neuropictor.data.alignment import ComponentStore
+from neuropictor.data.frames import FrameStore, is_frames
 from neuropictor.data.latents import LatentStore
 from neuropictor.data.responses import SPLITS, ResponseStore
-from neuropictor.data.rows import evenly_spaced, mean_over_repeats
+from neuropictor.data.rows import Rows, evenly_spaced, mean_over_repeats
 from neuropictor.data.stimuli import CAPTIONS_PER_IMAGE
 
 Balance = Literal["images", "people", "data_sets"]
 TrialAveraging = Literal["random", "mean", "single"]
 _VALIDATION_STREAM = 2**32  # entropy word that keeps validation's random numbers apart from those of any training step
+
+
+class _Source(NamedTuple):
+    """What one file gives to training: items, each with the rows that may be averaged."""
+
+    rows: Rows
+    missing: np.ndarray | Rows  # bool [R, V] of subjects or runs
+    lacking: bool  # whether any of them lacks a vertex
+    images: np.ndarray  # [n], -1 for none
+    trials: np.ndarray  # [n, r] rows of each item, ascending, with -1 after its last
+    run: np.ndarray  # [n] row of `missing`, ascending
+    labels: list[str]  # [R]
+
+
+def _of_subject(store: ResponseStore, split: str) -> _Source:
+    """Return a split's images, ascending."""
+    trials = np.flatnonzero(store.split == SPLITS.index(split))
+    trials = trials[np.argsort(store.nsd_id[trials], kind="stable")]
+    images, first, count = np.unique(store.nsd_id[trials], return_index=True, return_counts=True)
+    table = np.full((len(images), count.max(initial=0)), -1, dtype=np.int64)
+    table[np.repeat(np.arange(len(images)), count), np.arange(len(trials)) - np.repeat(first, count)] = trials
+    missing, run = store.missing[None], np.zeros(len(images), np.int32)
+    return _Source(store.rows, missing, bool(missing.any()), images, table, run, [store.subject])
+
+
+def _of_frames(store: FrameStore) -> _Source:
+    """Return all frames."""
+    none, rows = np.full(len(store), -1), np.arange(len(store))[:, None]
+    return _Source(store.rows, store.missing, store.lacking, none, rows, store.run, [""] * store.runs)
 
 
 class ImageResponses:
@@ -39,17 +69,20 @@ class ImageResponses:
         Component files of the same subjects in the same order; None for none.
     data_sets
         Data set of each subject, by label; None: of no importance.
+    extra
+        Response files of further subjects, whose images of the split are items too, and files of frames, all of which
+        are: without components, and tested by nobody.
 
     Attributes
     ----------
     nsd_id
-        ``[N]`` image of each item.
+        ``[N]`` image of each item; -1 of frames.
     subject
-        ``[N]`` label of each item's subject.
+        ``[N]`` label of each item's subject; empty of frames.
     person
-        ``[N]`` number of each item's subject among the files, ascending.
+        ``[N]`` number of each item's subject, or of a frame's run, ascending.
     data_set
-        Data set of each of these subjects.
+        Data set of each of these subjects and runs; empty of extra ones.
     data
         ``simulated``, ``nsd`` or ``own``.
     space
@@ -62,22 +95,28 @@ class ImageResponses:
         split: str,
         components: Sequence[str | Path] | None = None,
         data_sets: Mapping[str, str] | None = None,
+        extra: Sequence[str | Path] = (),
     ):
         stores = [ResponseStore(path) for path in paths]
-        self._rows = {"responses": [store.rows for store in stores]}
+        others = [FrameStore(path) if is_frames(path) else ResponseStore(path) for path in extra]
+        sources = [_of_subject(store, split) for store in stores]
+        sources += [
+            _of_frames(store) if isinstance(store, FrameStore) else _of_subject(store, split) for store in others
+        ]
+        self._rows = {"responses": [source.rows for source in sources]}
         self.space = None
         if components is not None:
             aligned = [ComponentStore(path, store) for path, store in zip(components, stores, strict=True)]
             self.space = aligned[0].space
             self._rows["components"] = [store.rows for store in aligned]
-        nsd_ids, tables = zip(*(_by_image(store, split) for store in stores), strict=True)
-        self.nsd_id = np.concatenate(nsd_ids)
+        self.nsd_id = np.concatenate([source.images for source in sources])
         for other in stores if split != "test" else ():
             tested = np.intersect1d(self.nsd_id, other.images("test"))
             if len(tested):
                 raise ValueError(
                     f"{other.path}: image {tested[0]} tests subject {other.subject}, but is in split {split!r} of "
-                    f"another among {', '.join(map(str, paths))}; allowed: an image tests all who saw it, or nobody"
+                    f"another among {', '.join(map(str, [*paths, *extra]))}; allowed: an image tests all who saw it, "
+                    "or nobody"
                 )
         if not len(self.nsd_id) and split != "validation":  # validation may have none
             raise ValueError(
@@ -90,27 +129,36 @@ class ImageResponses:
                 f"balance is data_sets, but nothing says of which data set subject {unknown} is; allowed: a table of "
                 "people, subjects.table, that does (docs/own_data.md), or balance: people"
             )
-        self.data_set = [data_sets[label] if data_sets is not None else "" for label in labels]
-        self.data = "simulated" if any(store.data == "simulated" for store in stores) else stores[0].data
-        self.person = np.repeat(np.arange(len(stores)), [len(ids) for ids in nsd_ids])
-        self.subject = np.array(labels)[self.person]
-        self._missing = np.stack([store.missing for store in stores])
-        repeats = max(table.shape[1] for table in tables)
+        every = [label for source in sources for label in source.labels]
+        names = [data_sets[label] if data_sets is not None else "" for label in labels]
+        self.data_set = names + [""] * (len(every) - len(names))
+        known = {store.data for store in stores} | {store.data for store in others if isinstance(store, ResponseStore)}
+        self.data = "simulated" if "simulated" in known else stores[0].data
+        counts = [len(source.images) for source in sources]
+        self._file = np.repeat(np.arange(len(sources), dtype=np.int32), counts)
+        self._missing, self.lacking = [source.missing for source in sources], any(s.lacking for s in sources)
+        self._run = np.concatenate([source.run for source in sources])
+        first = np.cumsum([0, *(len(source.labels) for source in sources[:-1])])
+        self.person = first[self._file] + self._run
+        self.subject = np.array(every)[self.person]
+        repeats = max(source.trials.shape[1] for source in sources)
         self._trials = np.concatenate(
-            [np.pad(table, ((0, 0), (0, repeats - table.shape[1])), constant_values=-1) for table in tables]
+            [
+                np.pad(source.trials, ((0, 0), (0, repeats - source.trials.shape[1])), constant_values=-1)
+                for source in sources
+            ]
         )
 
     def __len__(self) -> int:
         return len(self.nsd_id)
 
-    @property
-    def lacking(self) -> bool:
-        """Whether anybody lacks vertices."""
-        return bool(self._missing.any())
-
     def missing(self, items: np.ndarray) -> np.ndarray:
-        """Return the vertices that each item's subject lacks in all trials, bool ``[n, V]``."""
-        return self._missing[self.person[items]]
+        """Return the vertices that each item's subject, or run, lacks throughout, bool ``[n, V]``."""
+        files = self._file[items]
+        missing = np.empty((len(items), self._missing[0].shape[1]), bool)
+        for file in np.unique(files):
+            missing[files == file] = self._missing[file][self._run[items[files == file]]]
+        return missing
 
     def choose(self, items: np.ndarray, averaging: TrialAveraging, random: np.random.Generator) -> list[np.ndarray]:
         """Choose the trials to average for each item: one random repeat, all, or a random number of random ones."""
@@ -127,7 +175,7 @@ class ImageResponses:
 
     def read(self, items: np.ndarray, chosen: list[np.ndarray]) -> dict[str, np.ndarray]:
         """Return means over the chosen trials of each item, float32: ``responses [n, V]``, ``components [n, K]``."""
-        files = self.person[items]
+        files = self._file[items]
         read = {}
         for name, rows in self._rows.items():
             read[name] = np.empty((len(items), rows[0].shape[1]), np.float32)
@@ -135,16 +183,6 @@ class ImageResponses:
                 places = np.flatnonzero(files == file)
                 read[name][places] = mean_over_repeats(rows[file], [chosen[place] for place in places])
         return read
-
-
-def _by_image(store: ResponseStore, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return a split's images, ascending, and the trials of each, ascending, with -1 after its last; [n] and [n, r]."""
-    trials = np.flatnonzero(store.split == SPLITS.index(split))
-    trials = trials[np.argsort(store.nsd_id[trials], kind="stable")]
-    images, first, count = np.unique(store.nsd_id[trials], return_index=True, return_counts=True)
-    table = np.full((len(images), count.max(initial=0)), -1, dtype=np.int64)
-    table[np.repeat(np.arange(len(images)), count), np.arange(len(trials)) - np.repeat(first, count)] = trials
-    return images, table
 
 
 class _Walk:

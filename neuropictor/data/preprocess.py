@@ -83,7 +83,7 @@ def preprocess_subject(
     inputs = [nsd_root / keys.EXPERIMENT_DESIGN]
     reader.check(sessions)
     if not kept:
-        manifest.check(nsd_root, _recorded([], reader.files(sessions)))
+        manifest.check(nsd_root, recorded([], reader.files(sessions)))
     write_responses(reader, sessions, trials, split, config, labels, sections, inputs, out)
 
 
@@ -149,7 +149,7 @@ def write_responses(
     name = f"subject {labels['subject']}"
     with (
         RunRecord(
-            record_path(out), "preprocess", config=sections, inputs=_recorded(inputs, files), outputs=[out]
+            record_path(out), "preprocess", config=sections, inputs=recorded(inputs, files), outputs=[out]
         ) as record,
         atomic_path(out) as temporary,
         h5py.File(temporary, "w") as file,
@@ -216,7 +216,7 @@ def count_splits(nsd_id: np.ndarray, split: np.ndarray) -> dict[str, dict[str, i
     }
 
 
-def _recorded(inputs: list[Path], files: list[Path]) -> list[Path]:
+def recorded(inputs: list[Path], files: list[Path]) -> list[Path]:
     """Choose the inputs to checksum: full-size betas are not read again for it; fetching has checked them."""
     if sum(path.stat().st_size for path in files) <= _HASH_LIMIT:
         inputs = [*inputs, *files]

@@ -73,6 +73,20 @@ def _start(config: "CalibrateConfig", encoder: "EncoderConfig", backbone: str | 
     return autoencoder
 
 
+def _check_extra(named: Sequence[str], responses: Sequence[str | Path], extra: Sequence[str | Path]) -> None:
+    if named and not extra:
+        raise ValueError(
+            f"calibrate.extra is {named[0]} ..., but no store of it is given; allowed: the workflow, which makes them,"
+            " or those of neuropictor import-frames, each by --extra"
+        )
+    places = [Path(path).resolve() for path in (*responses, *extra)]
+    twice = next((path for path in places if places.count(path) > 1), None)
+    if twice is not None:
+        raise ValueError(
+            f"{twice} would train twice; allowed: each store once, and in calibrate.extra nobody who pretrains"
+        )
+
+
 def calibrate(
     responses: Sequence[str | Path],
     backbone: str | Path,
@@ -81,6 +95,7 @@ def calibrate(
     runtime: "RuntimeConfig",
     out: str | Path,
     data_sets: dict[str, str] | None = None,
+    extra: Sequence[str | Path] = (),
 ) -> None:
     """Train the autoencoder; write its weights, ``history.csv`` and ``run.json`` beside each other.
 
@@ -96,11 +111,20 @@ def calibrate(
         Safetensors file for `load_autoencoder`.
     data_sets
         Data set of each subject, by label, where the configuration balances by it.
+    extra
+        Response files of further subjects, and files of frames, that train too.
+
+    Raises
+    ------
+    ValueError
+        If the configuration names extra time series or stores and none are given, or one is given twice.
     """
+    _check_extra(config.extra, responses, extra)
     out = Path(out)
     accelerator = make_accelerator(runtime)
     torch.manual_seed(config.seed)
     inputs = {f"responses.{i}": path for i, path in enumerate(responses)}
+    inputs |= {f"extra.{i}": path for i, path in enumerate(extra)}
     start = "scratch"
     if config.init == "population":
         inputs["population"] = population_file(backbone, AUTOENCODER)
@@ -123,14 +147,14 @@ def calibrate(
         share = (accelerator.process_index, accelerator.num_processes)
         batches, validation = (
             TrainingBatches(
-                ImageResponses(responses, split, data_sets=data_sets),
+                ImageResponses(responses, split, data_sets=data_sets, extra=further),
                 config.batch_size,
                 config.trial_averaging,
                 config.seed,
                 share=part,
                 balance=config.balance,
             )
-            for split, part in (("train", share), ("validation", (0, 1)))
+            for split, part, further in (("train", share, extra), ("validation", (0, 1), ()))
         )
         checkpoints = CheckpointFolder(out.parent / "checkpoints", guard)
         monitor = Monitor(out.parent / MONITOR_FOLDER, batches.responses.data)
@@ -140,7 +164,8 @@ def calibrate(
         if accelerator.is_main_process:
             save_autoencoder(module, out, start)
             write_history(out.parent / "history.csv", history)
-        record.add(data=batches.responses.data, images=len(batches.responses))
+        images = batches.responses.nsd_id >= 0
+        record.add(data=batches.responses.data, images=int(images.sum()), frames=int((~images).sum()))
         record.add(precision=runtime.precision)
         record.add(parameters=sum(p.numel() for p in module.parameters()))
         record.add(**{f"{split}_{name}": value for _, split, name, value in history[-2:]})

@@ -4,6 +4,7 @@ Nothing is changed, fetched or trained. Sizes are estimates from the settings, g
 and a laptop's disk from a server's.
 """
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from neuropictor.config import ConfigError, check_imported
+from neuropictor.config import ConfigError, check_extra, check_imported
 from neuropictor.fetching import agreement
 from neuropictor.models.layout import check_backbone
 from neuropictor.nsd import constants, keys
@@ -65,6 +66,7 @@ def examine(config: "Config") -> list[Finding]:
         _machine,
         _device,
         _data,
+        _extra,
         _disk,
         _weights,
         _cluster,
@@ -194,6 +196,15 @@ def _data(config: "Config") -> list[Finding]:
     return [Finding("ok", "data", f"NSD in {root}")]
 
 
+def _extra(config: "Config") -> list[Finding]:
+    """What else the encoder learns from."""
+    try:
+        count = check_extra(config)
+    except ConfigError as error:
+        return [Finding("problem", "extra", str(error), "change the settings as said")]
+    return [Finding("ok", "extra", f"{count:,} time series")] if count else []
+
+
 def needed_bytes(config: "Config") -> dict[str, float]:
     """Estimate what each root will hold at most, from the settings; keys as in ``paths``.
 
@@ -219,6 +230,9 @@ def needed_bytes(config: "Config") -> dict[str, float]:
         raw = IMAGES + ANNOTATIONS + betas
     kept = 0 if simulated else sum(sessions.values()) * KEPT
     prepared = kept + trials * VERTICES * 2 + images * config.preprocess.image_size**2 * 3
+    with contextlib.suppress(ConfigError):  # which is told elsewhere
+        # Frames lie twice while they are read: each run's, and their store.
+        prepared += 2 * check_extra(config) * config.calibrate.extra_frames * VERTICES * 2
     # Of each image: mean and log variance of latents, and the captions' mean, in half precision.
     latent, context = (2 * 4 * 64 * 64, 77 * 1024) if is_large(config) else (2 * 8 * 8 * 8, 16 * 128)
     weights = _weights_bytes(config)

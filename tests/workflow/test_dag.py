@@ -78,6 +78,19 @@ def test_people_of_nsd_and_of_a_lab_take_part_together(tmp_path):
     assert jobs == chain(3) - made + Counter(["import_betas", "import_images"])
 
 
+def test_what_else_the_encoder_learns_from_is_imported_before(tmp_path):
+    folder = copy_workflow(tmp_path)
+    for name in ("ukb/1/rest.dtseries.nii", "ukb/2/rest.dtseries.nii", "rest.dtseries.nii", "mosaic/responses.h5"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    extra = ["ukb/*/*.dtseries.nii", "rest.dtseries.nii", "mosaic/*.h5"]
+    jobs = planned(folder, UNTRACKED | {"calibrate": {"extra": extra}})
+    assert jobs == chain(3) + Counter(import_frames=2)
+    for entry, words in (("hcp", "hcp names no file"), ("mosaic/*", "mosaic/responses.h5 is no CIFTI time series")):
+        message = refused(folder, UNTRACKED | {"calibrate": {"extra": [entry]}})
+        assert f"calibrate.extra: {words}" in message and "Traceback" not in message
+
+
 def test_jobs_of_presets(checkout):
     assert planned(checkout, UNTRACKED, "presets/tiny.yaml") == chain(2) - Counter(control=3)
     jobs = planned(checkout, UNTRACKED, "presets/controls.yaml", targets=["controls"])

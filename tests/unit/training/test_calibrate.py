@@ -1,5 +1,6 @@
 """The autoencoder's loss, and what it is trained on."""
 
+import json
 import shutil
 
 import h5py
@@ -11,6 +12,7 @@ from small_task import SHORT
 
 from neuropictor.config import CalibrateConfig, EncoderConfig
 from neuropictor.data.datasets import ImageResponses, TrainingBatches
+from neuropictor.data.frames import write_frames
 from neuropictor.data.latents import LatentStore
 from neuropictor.data.responses import ResponseStore
 from neuropictor.models.encoder import FMRIAutoencoder
@@ -93,6 +95,72 @@ def test_people_take_turns_where_the_configuration_says_so(paths, tiny_backbone,
     assert losses[0] != losses[1]
     old, new = (make_guard({}, {}, None, data_sets=names) for names in ({"01": "a"}, {"01": "b"}))
     assert differences(old, new) == ["data_sets.01 was 'a', is now 'b'"]
+
+
+@pytest.fixture
+def frames(tmp_path):
+    """Four runs of six frames, the last of which lacks V1."""
+    random = np.random.default_rng(7)
+    runs = random.standard_normal((4, 6, 8921)).astype(np.float16)
+    runs[3][:, load_geometry().region("V1")] = np.nan
+    with h5py.File(tmp_path / "frames.h5", "w") as file:
+        write_frames(file, [f"{number}.dtseries.nii" for number in range(4)], [6] * 4, runs)
+    return tmp_path / "frames.h5"
+
+
+def test_frames_and_further_people_are_items_beside_images(paths, frames):
+    """Each row alike; their test images test nobody, and no components belong to them."""
+    responses = ImageResponses(paths[:1], "train", extra=[paths[1], frames])
+    alone = [ImageResponses([path], "train") for path in paths]
+    count = len(alone[0]) + len(alone[1])
+    assert len(responses) == count + 24 and (responses.nsd_id[count:] == -1).all()
+    assert responses.subject.tolist() == ["01"] * len(alone[0]) + ["02"] * len(alone[1]) + [""] * 24
+    assert np.bincount(responses.person)[2:].tolist() == [6] * 4
+    made = TrainingBatches(responses, len(responses), "random", 3)[0]
+    items = TrainingBatches(responses, len(responses), "random", 3)._items(0)
+    assert sorted(items) == list(range(len(responses)))
+    with h5py.File(frames) as file:
+        stored, missing = file["responses"][:], file["missing"][:]
+    for row, item in enumerate(items):
+        if item >= count:
+            assert np.array_equal(made["responses"][row].numpy(), stored[item - count].astype(np.float32))
+            assert np.array_equal(made["missing"][row].numpy(), missing[(item - count) // 6])
+        else:
+            assert not made["missing"][row].any()
+    copy = shutil.copy(paths[1], frames.parent / "trained.h5")
+    with h5py.File(copy, "r+") as file:
+        file["split"][np.isin(file["nsd_id"][:], [112, 113])] = 0
+    with pytest.raises(ValueError, match=r"image 11[23] tests subject 01, but is in split 'train' of another"):
+        ImageResponses(paths[:1], "train", extra=[copy])
+
+
+def test_all_extra_together_is_a_data_set_of_its_own(paths, frames):
+    names = {"01": "a", "02": "b"}
+    responses = ImageResponses(paths, "train", data_sets=names, extra=[frames])
+    batches = TrainingBatches(responses, 12, "random", 3, balance="data_sets")
+    extra = np.concatenate([responses.nsd_id[batches._items(step)] for step in range(10)]) < 0
+    assert extra.mean() == pytest.approx(1 / 3)
+    batches = TrainingBatches(responses, 12, "random", 3, balance="people")
+    extra = np.concatenate([responses.nsd_id[batches._items(step)] for step in range(10)]) < 0
+    assert extra.mean() == pytest.approx(4 / 6)  # two people, four runs
+
+
+def test_the_encoder_trains_on_frames_and_validates_on_images(paths, frames, tiny_backbone, tiny_runtime, tmp_path):
+    out = tmp_path / "calibrate" / "autoencoder.safetensors"
+    config = CalibrateConfig(init="scratch", extra=["ukb"], **SHORT)
+    files = (paths[:1], tiny_backbone, config, EncoderConfig(**TINY_ENCODER), tiny_runtime, out)
+    with pytest.raises(
+        ValueError, match=r"calibrate\.extra is ukb .*but no store of it is given; allowed: the workflow"
+    ):
+        calibrate(*files)
+    with pytest.raises(ValueError, match=r"sub-01/responses\.h5 would train twice; allowed: each store once"):
+        calibrate(*files, extra=[frames, paths[0]])
+    calibrate(*files, extra=[frames, paths[1]])
+    results = json.loads((out.parent / "run.json").read_text())["results"]
+    images = sum(len(ImageResponses([path], "train")) for path in paths)
+    assert (results["images"], results["frames"]) == (images, 24)
+    assert results["validation_loss"] > 0
+    assert str(frames) in json.loads((out.parent / "run.json").read_text())["inputs"]
 
 
 def test_stores_that_say_nothing_of_missing_vertices_train_as_before(paths, tiny_backbone, tiny_runtime, tmp_path):

@@ -111,6 +111,19 @@ def test_people_of_other_data_sets_are_counted(tmp_path):
     assert "5 files missing" in finding.found
 
 
+def test_what_else_the_encoder_learns_from_is_counted_and_missing_files_are_told(tmp_path):
+    for number in range(3):
+        (tmp_path / f"{number}.dtseries.nii").touch()
+    config = load({"calibrate": {"extra": [str(tmp_path)], "extra_frames": 100}})
+    (finding,) = [finding for finding in examine(config) if finding.about == "extra"]
+    assert (finding.verdict, finding.found) == ("ok", "3 time series")
+    assert needed_bytes(config)["prepared"] - needed_bytes(Config())["prepared"] == 2 * 3 * 100 * 8921 * 2
+    config = load({"calibrate": {"extra": [str(tmp_path / "none")]}})
+    (finding,) = [finding for finding in examine(config) if finding.about == "extra"]
+    assert finding.verdict == "problem" and "names no file" in finding.found
+    assert needed_bytes(config) == needed_bytes(Config())
+
+
 def test_the_demo_needs_what_the_readme_says():
     assert sum(needed_bytes(Config()).values()) == pytest.approx(2.5e9, rel=0.2)
 
