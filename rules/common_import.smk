@@ -59,9 +59,14 @@ def frame_entries():
     return {extra.frames_name(entry): entry for entry in settings.calibrate.extra if not extra.response_stores(entry)}
 
 
-def series_files(wildcards):
-    """Time series of one entry."""
+def series_files(wildcards, threads):
+    """Time series of one entry; tens of thousands of inputs would stand in every message, so `series_state` is compared."""
     return [str(path) for path in extra.series_files(frame_entries()[wildcards.entry])]
+
+
+def series_state(wildcards):
+    """What changes when time series of one entry do."""
+    return extra.series_state(frame_entries()[wildcards.entry])
 
 
 def extra_stores():

@@ -2,8 +2,6 @@
 
 
 rule import_frames:
-    input:
-        files=series_files,
     output:
         out="<prepared>/frames/{entry}.h5",
         run="<prepared>/frames/{entry}.run.json",
@@ -20,6 +18,8 @@ rule import_frames:
         runtime=growing(1440),  # 10,000 runs; the next try goes on where this one ended
     params:
         **tracked("config", "preprocess", "clip"),
+        files=series_files,
+        series=series_state,
         frames=settings.calibrate.extra_frames,
         code=code("import_frames"),
     message:

@@ -57,6 +57,14 @@ def series_files(entry: str | Path) -> list[Path]:
     return list(dict.fromkeys(files)) or _nothing(entry)
 
 
+def series_state(entry: str) -> str:
+    """Return the number of an entry's time series, and a hash of their names, sizes and times of change."""
+    files = series_files(entry)
+    states = [(path, path.stat() if path.exists() else path.lstat()) for path in files]  # links may lead nowhere
+    told = "\n".join(f"{path} {state.st_size} {int(state.st_mtime)}" for path, state in states)
+    return f"{len(files)} time series {hashlib.sha256(told.encode()).hexdigest()[:16]}"
+
+
 def _nothing(entry: str) -> NoReturn:
     raise ValueError(
         f"calibrate.extra: {entry} names no file; allowed: CIFTI time series in a file, in a folder or by a pattern,"

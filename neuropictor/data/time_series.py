@@ -17,7 +17,7 @@ from neuropictor.data.labs.formats import read
 from neuropictor.data.preprocess import recorded
 from neuropictor.data.rows import evenly_spaced
 from neuropictor.data.z_scores import Statistics, z_score
-from neuropictor.records.files import atomic_path
+from neuropictor.records.files import atomic_path, need
 from neuropictor.records.progress import progress
 from neuropictor.records.record import RunRecord, record_path
 from neuropictor.surface import load_geometry
@@ -53,7 +53,7 @@ def import_frames(files: Sequence[Path], frames: int, config: PreprocessConfig, 
         If files are damaged, on another mesh, too short or do not vary, each by name; the others stay read.
     """
     out, files = Path(out), list(files)
-    kept = out.parent / "work" / out.stem
+    kept = out.with_suffix(".work")
     runs = _read_all(files, frames, config.clip, kept)
     settings = {"preprocess": {"clip": config.clip}, "frames": frames}
     with (
@@ -79,6 +79,7 @@ def _read_all(files: Sequence[Path], frames: int, clip: float, kept: Path) -> li
     runs, problems = [], []
     for path in progress(files, "Reading time series", unit="run"):
         try:
+            need(path, "expected a time series")
             status = path.stat()
             key = f"{path.absolute()} {status.st_size} {status.st_mtime_ns} {frames} {clip}"
             run = kept / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"

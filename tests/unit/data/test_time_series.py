@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from neuropictor.config import PreprocessConfig
-from neuropictor.config.extra import frames_name, response_stores, series_files
+from neuropictor.config.extra import frames_name, response_stores, series_files, series_state
 from neuropictor.data import time_series
 from neuropictor.data.frames import FrameStore, is_frames
 from neuropictor.data.time_series import import_frames
@@ -122,12 +122,12 @@ def test_wrong_files_are_all_named_and_the_others_stay_read(values, series, tmp_
     new = save(tmp_path / "new.dtseries.nii", values, **cortex())
     run([new, *series], out)
     assert read == [new]
-    assert not (tmp_path / "work/frames").exists()
+    assert not (tmp_path / "frames.work").exists()
 
 
 def test_another_number_of_frames_and_changed_files_are_read_again(values, series, tmp_path):
     import_frames(series, 8, PreprocessConfig(), tmp_path / "frames.h5")
-    kept = tmp_path / "work" / "frames"
+    kept = tmp_path / "frames.work"
     first = time_series._read_all(series, 8, 8.0, kept)
     assert time_series._read_all(series, 8, 8.0, kept) == first
     assert not set(time_series._read_all(series, 9, 8.0, kept)) & set(first)
@@ -139,9 +139,16 @@ def test_where_everything_is_wrong_it_stops_early(tmp_path):
     files = [tmp_path / f"{number}.dtseries.nii" for number in range(30)]
     for path in files:
         path.write_text("nothing")
+    files[0].unlink()
+    files[0].symlink_to("gone.nii")
     with pytest.raises(ValueError, match="20 or more of 30 time series cannot be used") as error:
         run(files, tmp_path / "frames.h5")
-    assert str(error.value).count("cannot be read") == 20
+    assert str(error.value).count("cannot be read") == 19
+    assert "0.dtseries.nii is a link to gone.nii, which is missing" in str(error.value)
+    state = series_state(str(tmp_path))
+    assert state.startswith("30 time series ")
+    files[3].write_text("something")
+    assert series_state(str(tmp_path)) != state
 
 
 def test_entries_are_files_folders_and_patterns(tmp_path, monkeypatch):
