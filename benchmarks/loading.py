@@ -13,11 +13,24 @@ A step cannot take less time than its floating-point operations at the highest r
 are counted (torch's FlopCounterMode, forward and backward, the UNet frozen) on networks of the paper's size without
 weights, so that the comparison needs no GPU. Real steps, which reach half of that rate at best, take twice as long and
 more.
+
+    python benchmarks/loading.py --people --root /scratch/loading-people
+
+does it for as many people as MOSAIC has: 93 people of eight data sets, 430,007 trials, 7.7 GB, about as unevenly spread
+(the trials of each are rounded from its description). Fresh processes start a training, from opening the stores to the
+first batch, with nothing of the stores in the page cache, then wait for batches:
+
+- mapped: as training does; `balanced`: with balance: data_sets; `pretrain`: with latents and texts of the paper's size
+  beside (files of 42 GB without contents, that take no room, so that only what is done with them counts);
+- held: the same batches of responses that were all read into memory first, as is usual;
+- selected: the same batches by HDF5's own selection of rows.
 """
 
 import argparse
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -32,12 +45,14 @@ from neuropictor import config
 from neuropictor.data.datasets import ImageResponses, TrainingBatches
 from neuropictor.data.latents import LatentStore
 from neuropictor.data.responses import ResponseWriter
+from neuropictor.data.rows import Rows
 from neuropictor.models.encoder import FMRIEncoder
 from neuropictor.models.guiding import GuidingNetwork
 from neuropictor.models.manipulation import ManipulationNetwork
 from neuropictor.nsd.constants import CAPTIONS_PER_IMAGE
+from neuropictor.records.checksums import checksum
 
-RESULT = Path(__file__).parent / "results" / "loading.json"
+RESULTS = Path(__file__).parent / "results"
 PRESET = Path(__file__).resolve().parents[1] / "presets" / "nsd.yaml"
 TRIALS, VERTICES, IMAGES, BATCH = 30_000, 8_921, 8_859, 16
 LATENT, CONTEXT = (4, 64, 64), (77, 1024)
@@ -74,6 +89,140 @@ def write_stores(root: Path) -> None:
             dataset = file.create_dataset(name, (IMAGES, *shape), "f2")
             for start in range(0, IMAGES, len(rows)):
                 dataset[start : start + len(rows)] = rows[: IMAGES - start]
+
+
+#: People, trials and images of each, and whether all see the same images, by data set of MOSAIC (rounded).
+DATA_SETS = {
+    "NSD": (8, 26_625, 9_000, False),
+    "BOLD5000": (4, 5_254, 4_916, True),
+    "BOLDMoments": (10, 4_020, 1_102, True),
+    "deeprecon": (3, 7_200, 1_250, True),
+    "GOD": (5, 2_950, 1_250, True),
+    "HAD": (30, 720, 720, False),
+    "NOD": (30, 2_170, 1_900, False),
+    "THINGS": (3, 9_840, 8_740, True),
+}
+PEOPLE_TRIALS = 430_007
+PEOPLE_BATCH, PEOPLE_WORKERS = 96, 2
+
+
+def write_people(root: Path) -> None:
+    """Write everybody's responses and, without contents, latents."""
+    random = np.random.default_rng(0)
+    some = random.standard_normal((500, VERTICES), np.float32).astype(np.float16)
+    left = PEOPLE_TRIALS - sum(people * trials for people, trials, *_ in DATA_SETS.values())
+    first = 0
+    for name, (people, trials, images, same) in DATA_SETS.items():
+        for person in range(people):
+            count, left = trials + left, 0
+            numbers = first + np.arange(images)
+            shown = np.resize(numbers, count)
+            with h5py.File(root / f"{name}{person + 1:02d}.responses.h5", "w") as file:
+                labels = {"subject": f"{name}{person + 1:02d}", "data": "simulated", "beta_version": "none"}
+                writer = ResponseWriter(file, count, VERTICES, mesh="fs_LR_32k", **labels)
+                for start in range(0, count, len(some)):
+                    writer.append(some[: count - start])
+                split = np.select([shown % 10 == 0, shown % 20 == 1], [2, 1], 0)
+                fields = {"session": np.arange(count) // 750 + 1, "repeat": np.arange(count) // images}
+                writer.finish(ncsnr=np.ones(VERTICES), nsd_id=shown, split=split, **fields)
+            with h5py.File(root / f"{name}{person + 1:02d}.latents.h5", "w") as file:
+                file["nsd_id"] = numbers
+                file["caption_tokens"] = np.zeros((images, CAPTIONS_PER_IMAGE, CONTEXT[0]), np.int32)
+                for part, shape in (("mean", LATENT), ("logvar", LATENT), ("text", CONTEXT)):
+                    empty = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+                    empty.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+                    empty.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+                    space = h5py.h5s.create_simple((images, *shape))
+                    h5py.h5d.create(file.id, part.encode(), h5py.h5t.IEEE_F16LE, space, empty)
+            first += 0 if same else images
+        first += images if same else 0
+
+
+class Selected:
+    """Rows by HDF5's own selection."""
+
+    def __init__(self, path: Path):
+        self.path, self.dataset, self.process = path, None, -1
+        self.shape = Rows(path, "responses").shape
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        if self.process != os.getpid():
+            self.dataset, self.process = h5py.File(self.path)["responses"], os.getpid()
+        unique, inverse = np.unique(rows, return_inverse=True)
+        return self.dataset[unique][inverse]
+
+
+def memory(process: int | str) -> dict[str, int]:
+    """Memory of a process in MiB: the most that it had, files' pages included, and what it has of its own now."""
+    lines = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
+    return {name: int(lines[key].split()[0]) // 1024 for name, key in (("peak", "VmHWM"), ("own", "RssAnon"))}
+
+
+def start_training(root: Path, way: str, steps: int, computing: float) -> dict:
+    """Start a training, wait for its batches, and tell times and memory of its processes."""
+    paths, began, used = sorted(root.glob("*.responses.h5")), time.perf_counter(), time.process_time()
+    names = {path.name.split(".")[0]: path.name[:-15] for path in paths} if way == "balanced" else None
+    responses, validation = (ImageResponses(paths, split, data_sets=names) for split in ("train", "validation"))
+    if way == "held":
+        responses._rows["responses"] = [h5py.File(path)["responses"][:] for path in paths]
+    if way == "selected":
+        responses._rows["responses"] = [Selected(path) for path in paths]
+    latents = LatentStore(*sorted(root.glob("*.latents.h5"))) if way == "pretrain" else None
+    balance = "data_sets" if way == "balanced" else "images"
+    made = TrainingBatches(responses, PEOPLE_BATCH, "random", 0, latents, balance=balance)
+    loader = iter(made.loader(0, steps, PEOPLE_WORKERS))
+    next(loader)
+    found = {"first_batch_s": round(time.perf_counter() - began, 2), "cpu_s": round(time.process_time() - used, 2)}
+    seconds = []
+    for _ in range(steps - 1):
+        time.sleep(computing)
+        start = time.perf_counter()
+        next(loader)
+        seconds.append(time.perf_counter() - start)
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    found |= {"waited": summary(seconds), "images": len(responses), "validation_images": len(validation)}
+    found["main_process_mib"] = memory("self")
+    found["worker_mib"] = max((memory(child) for child in children), key=lambda child: child["peak"])
+    seconds = []
+    for step in range(steps, steps + 30):  # in this process, of rows that may not have been read
+        start = time.process_time()
+        made[step]
+        seconds.append(time.process_time() - start)
+    return found | {"made_alone_cpu": summary(seconds)}
+
+
+def people(given: argparse.Namespace) -> dict:
+    """Compare the ways, each in a process of its own."""
+    computing = PEOPLE_BATCH * operations() / max(PEAK.values()) / 1e12
+    found = {}
+    for way in ("mapped", "balanced", "pretrain", "held", "selected"):
+        forget(given.root)
+        command = [sys.executable, __file__, "--root", given.root, "--steps", given.steps]
+        command += ["--start", way, "--computing", 0.05 if way != "pretrain" else computing]
+        done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True, check=True)
+        found[way] = json.loads(done.stdout)
+        print(way, done.stdout, file=sys.stderr)
+    forget(given.root)
+    began = time.perf_counter()
+    for path in given.root.glob("*.responses.h5"):
+        checksum(path)
+    ours, held, selected = (found[way] for way in ("mapped", "held", "selected"))
+    return {
+        "what": f"start of a training on {sum(people for people, *_ in DATA_SETS.values())} people, {PEOPLE_TRIALS} "
+        f"trials x {VERTICES} vertices, batches of {PEOPLE_BATCH}, {PEOPLE_WORKERS} workers, nothing in the page cache",
+        "wanted": "first batch in less than 30 s, less than 4,000 MiB a process",
+        "bytes": sum(path.stat().st_size for path in given.root.glob("*.responses.h5")),
+        "computing_ms_between_batches": {"calibrate": 50.0, "pretrain": round(1e3 * computing, 1)},
+        "ways": found,
+        "checksums_s": round(time.perf_counter() - began, 2),
+        "held_by_mapped": {
+            "first_batch_s": round(held["first_batch_s"] / ours["first_batch_s"], 1),
+            "own_memory": round(held["main_process_mib"]["own"] / ours["main_process_mib"]["own"], 1),
+        },
+        "selected_by_mapped": {
+            "made_alone_cpu": round(selected["made_alone_cpu"]["median_ms"] / ours["made_alone_cpu"]["median_ms"], 1)
+        },
+    }
 
 
 def forget(root: Path) -> None:
@@ -166,12 +315,23 @@ def main() -> None:
         "--root", type=Path, required=True, help="folder for 8.1 GB of stores; reused if they are there"
     )
     parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--people", action="store_true", help="93 people in place of one")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--start", help=argparse.SUPPRESS)
+    parser.add_argument("--computing", type=float, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.start:
+        print(json.dumps(start_training(given.root, given.start, given.steps, given.computing)))
+        return
     described = machine()
+    given.root.mkdir(parents=True, exist_ok=True)
+    if given.people:
+        if not list(given.root.glob("*.responses.h5")):
+            write_people(given.root)
+        write(people(given) | {"machine": described | {"torch": torch.__version__}}, given.out, "loading-people")
+        return
     counted = operations()
     shortest = {name: BATCH * counted / peak / 1e12 for name, peak in PEAK.items()}
-    given.root.mkdir(parents=True, exist_ok=True)
     if not (given.root / "latents.h5").is_file():
         write_stores(given.root)
     computing = min(shortest.values())
@@ -191,7 +351,11 @@ def main() -> None:
         "captions": found,
         "machine": described | {"torch": torch.__version__},
     }
-    given.out.write_text(json.dumps(result, indent=2) + "\n")
+    write(result, given.out, "loading")
+
+
+def write(result: dict, out: Path | None, name: str) -> None:
+    (out or RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Sequence
 from itertools import pairwise
@@ -95,7 +96,11 @@ class Rows:
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         """Return ``[len(rows), ...]`` in the stored type; rows in any order, repeated or not."""
         held = self._open()
-        values = read_rows(held, rows) if isinstance(held, h5py.Dataset) else np.asarray(held[rows])
+        if isinstance(held, h5py.Dataset):
+            return finite(read_rows(held, rows), self.path, self.name)
+        values = np.asarray(held[rows])
+        # Else all that was ever read would count as this process's memory, as clusters measure it; the page cache keeps it.
+        held._mmap.madvise(mmap.MADV_DONTNEED)  # pyright: ignore[reportAttributeAccessIssue] (numpy's types lack it)
         return finite(values, self.path, self.name)
 
     def _open(self) -> np.memmap | h5py.Dataset:
