@@ -99,7 +99,7 @@ class Rows:
         if isinstance(held, h5py.Dataset):
             return finite(read_rows(held, rows), self.path, self.name)
         values = np.asarray(held[rows])
-        # Else all that was ever read would count as this process's memory, as clusters measure it; the page cache keeps it.
+        # Else all that was ever read would count as this process's memory, as clusters do; the page cache keeps it.
         held._mmap.madvise(mmap.MADV_DONTNEED)  # pyright: ignore[reportAttributeAccessIssue] (numpy's types lack it)
         return finite(values, self.path, self.name)
 
