@@ -34,7 +34,7 @@ def response_stores(entry: str) -> list[str]:
 
 @functools.cache
 def series_files(entry: str | Path) -> list[Path]:
-    """Return the time series that an entry names, ascending; of a folder all at and below it.
+    """Return the time series that an entry names, ascending; of a folder all at and below it, hidden ones left out.
 
     Raises
     ------
@@ -46,7 +46,8 @@ def series_files(entry: str | Path) -> list[Path]:
     files = []
     for match in map(Path, matches):
         if match.is_dir():
-            files += sorted(match.rglob(f"*{SERIES}"))
+            below = sorted(path.relative_to(match) for path in match.rglob(f"*{SERIES}"))
+            files += [match / path for path in below if not any(part.startswith(".") for part in path.parts)]
         elif match.name.endswith(SERIES):
             files.append(match)
         else:
