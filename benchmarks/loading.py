@@ -18,10 +18,10 @@ more.
 
 does it for as many people as MOSAIC has: 93 people of eight data sets, 430,007 trials, 7.7 GB, about as unevenly spread
 (the trials of each are rounded from its description). Fresh processes start a training, from opening the stores to the
-first batch, with nothing of the stores in the page cache, then wait for batches:
+first batch, with nothing of the stores in the page cache, then wait for batches, which are computed with for 50 ms:
 
 - mapped: as training does; `balanced`: with balance: data_sets; `pretrain`: with latents and texts of the paper's size
-  beside (files of 42 GB without contents, that take no room, so that only what is done with them counts);
+  beside, of which only the start is measured (42 GB of files without contents, which take no room);
 - held: the same batches of responses that were all read into memory first, as is usual;
 - selected: the same batches by HDF5's own selection of rows.
 """
@@ -103,7 +103,7 @@ DATA_SETS = {
     "THINGS": (3, 9_840, 8_740, True),
 }
 PEOPLE_TRIALS = 430_007
-PEOPLE_BATCH, PEOPLE_WORKERS = 96, 2
+PEOPLE_BATCH, PEOPLE_WORKERS, COMPUTING = 96, 2, 0.05
 
 
 def write_people(root: Path) -> None:
@@ -158,7 +158,7 @@ def memory(process: int | str) -> dict[str, int]:
     return {name: int(lines[key].split()[0]) // 1024 for name, key in (("peak", "VmHWM"), ("own", "RssAnon"))}
 
 
-def start_training(root: Path, way: str, steps: int, computing: float) -> dict:
+def start_training(root: Path, way: str, steps: int) -> dict:
     """Start a training, wait for its batches, and tell times and memory of its processes."""
     paths, began, used = sorted(root.glob("*.responses.h5")), time.perf_counter(), time.process_time()
     names = {path.name.split(".")[0]: path.name[:-15] for path in paths} if way == "balanced" else None
@@ -174,14 +174,16 @@ def start_training(root: Path, way: str, steps: int, computing: float) -> dict:
     next(loader)
     found = {"first_batch_s": round(time.perf_counter() - began, 2), "cpu_s": round(time.process_time() - used, 2)}
     seconds = []
+    found["images"] = len(responses) + len(validation)
+    if way == "pretrain":
+        return found | {"main_process_mib": memory("self")}
     for _ in range(steps - 1):
-        time.sleep(computing)
+        time.sleep(COMPUTING)
         start = time.perf_counter()
         next(loader)
         seconds.append(time.perf_counter() - start)
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    found |= {"waited": summary(seconds), "images": len(responses), "validation_images": len(validation)}
-    found["main_process_mib"] = memory("self")
+    found |= {"waited": summary(seconds), "main_process_mib": memory("self")}
     found["worker_mib"] = max((memory(child) for child in children), key=lambda child: child["peak"])
     seconds = []
     for step in range(steps, steps + 30):  # in this process, of rows that may not have been read
@@ -193,17 +195,16 @@ def start_training(root: Path, way: str, steps: int, computing: float) -> dict:
 
 def people(given: argparse.Namespace) -> dict:
     """Compare the ways, each in a process of its own."""
-    computing = PEOPLE_BATCH * operations() / max(PEAK.values()) / 1e12
     found = {}
     for way in ("mapped", "balanced", "pretrain", "held", "selected"):
         forget(given.root)
         command = [sys.executable, __file__, "--root", given.root, "--steps", given.steps]
-        command += ["--start", way, "--computing", 0.05 if way != "pretrain" else computing]
+        command += ["--start", way]
         done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True, check=True)
         found[way] = json.loads(done.stdout)
         print(way, done.stdout, file=sys.stderr)
     forget(given.root)
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     for path in given.root.glob("*.responses.h5"):
         checksum(path)
     ours, held, selected = (found[way] for way in ("mapped", "held", "selected"))
@@ -212,9 +213,11 @@ def people(given: argparse.Namespace) -> dict:
         f"trials x {VERTICES} vertices, batches of {PEOPLE_BATCH}, {PEOPLE_WORKERS} workers, nothing in the page cache",
         "wanted": "first batch in less than 30 s, less than 4,000 MiB a process",
         "bytes": sum(path.stat().st_size for path in given.root.glob("*.responses.h5")),
-        "computing_ms_between_batches": {"calibrate": 50.0, "pretrain": round(1e3 * computing, 1)},
         "ways": found,
-        "checksums_s": round(time.perf_counter() - began, 2),
+        "checksums": {
+            "seconds": round(time.perf_counter() - began, 2),
+            "cpu_s": round(time.process_time() - used, 2),
+        },
         "held_by_mapped": {
             "first_batch_s": round(held["first_batch_s"] / ours["first_batch_s"], 1),
             "own_memory": round(held["main_process_mib"]["own"] / ours["main_process_mib"]["own"], 1),
@@ -318,10 +321,9 @@ def main() -> None:
     parser.add_argument("--people", action="store_true", help="93 people in place of one")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--start", help=argparse.SUPPRESS)
-    parser.add_argument("--computing", type=float, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.start:
-        print(json.dumps(start_training(given.root, given.start, given.steps, given.computing)))
+        print(json.dumps(start_training(given.root, given.start, given.steps)))
         return
     described = machine()
     given.root.mkdir(parents=True, exist_ok=True)

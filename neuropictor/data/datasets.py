@@ -110,8 +110,9 @@ class ImageResponses:
             self.space = aligned[0].space
             self._rows["components"] = [store.rows for store in aligned]
         self.nsd_id = np.concatenate([source.images for source in sources])
+        trained = np.unique(self.nsd_id)
         for other in stores if split != "test" else ():
-            tested = np.intersect1d(self.nsd_id, other.images("test"))
+            tested = np.intersect1d(trained, other.images("test"), assume_unique=True)
             if len(tested):
                 raise ValueError(
                     f"{other.path}: image {tested[0]} tests subject {other.subject}, but is in split {split!r} of "

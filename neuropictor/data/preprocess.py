@@ -184,7 +184,7 @@ def write_responses(
         nsd_id = final["nsd_id"].to_numpy()
         ncsnr = noise_ceiling(file["responses"], nsd_id, kept_split != TEST, absent, session_row)
         fields = {field: final[field].to_numpy() for field in ("nsd_id", "session", "repeat")}
-        writer.finish(ncsnr=ncsnr, missing=absent.all(0), split=kept_split, **fields)
+        writer.finish(ncsnr=ncsnr, missing=np.all(absent, axis=0), split=kept_split, **fields)
         counts = count_splits(nsd_id, kept_split)
         record.add(
             **labels,
