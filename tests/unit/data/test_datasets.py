@@ -1,7 +1,10 @@
 import multiprocessing
 import pickle
+import re
 import shutil
+import sys
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -178,6 +181,21 @@ def test_rows_are_mapped_into_memory_and_read_from_chunks_of_older_files(tiny_la
         np.testing.assert_array_equal(pickle.loads(again)[rows], expected[rows])
         held.close()
         np.testing.assert_array_equal(held[rows], expected[rows])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel for the process's memory")
+def test_rows_that_were_read_are_no_memory_of_the_process(tmp_path):
+    with h5py.File(tmp_path / "large.h5", "w") as file:
+        file["rows"] = np.zeros((4000, 8921), np.float16)  # 71 MB
+    rows = Rows(tmp_path / "large.h5", "rows")
+
+    def held():
+        return int(re.search(r"RssFile:\s+(\d+)", Path("/proc/self/status").read_text())[1]) // 1024
+
+    before = held()
+    for start in range(0, 4000, 200):
+        rows[np.arange(start, start + 200)]
+    assert held() - before < 10
 
 
 def test_what_is_not_finite_is_named_when_it_is_read(paths, tmp_path):

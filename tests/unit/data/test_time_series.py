@@ -163,6 +163,9 @@ def test_entries_are_files_folders_and_patterns(tmp_path, monkeypatch):
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
+    for name in ("1/._a.dtseries.nii", "1/.git/b.dtseries.nii"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
     expected = {
         "1/a.dtseries.nii": ["1/a.dtseries.nii"],
         "1": ["1/a.dtseries.nii", "1/deep/b.dtseries.nii"],
