@@ -50,7 +50,7 @@ from neuropictor.models.encoder import FMRIEncoder
 from neuropictor.models.guiding import GuidingNetwork
 from neuropictor.models.manipulation import ManipulationNetwork
 from neuropictor.nsd.constants import CAPTIONS_PER_IMAGE
-from neuropictor.records.checksums import checksum
+from neuropictor.records.checksums import checksums
 
 RESULTS = Path(__file__).parent / "results"
 PRESET = Path(__file__).resolve().parents[1] / "presets" / "nsd.yaml"
@@ -205,8 +205,7 @@ def people(given: argparse.Namespace) -> dict:
         print(way, done.stdout, file=sys.stderr)
     forget(given.root)
     began, used = time.perf_counter(), time.process_time()
-    for path in given.root.glob("*.responses.h5"):
-        checksum(path)
+    checksums(given.root.glob("*.responses.h5"))
     ours, held, selected = (found[way] for way in ("mapped", "held", "selected"))
     return {
         "what": f"start of a training on {sum(people for people, *_ in DATA_SETS.values())} people, {PEOPLE_TRIALS} "
