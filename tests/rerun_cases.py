@@ -66,6 +66,7 @@ OTHER_VALUES = {
     "encoder.heads": 4,
     "encoder.decoder_width": 32,
     "encoder.dropout": 0.1,
+    "calibrate.extra": ["data/prepared/sub-02/responses.h5"],
     "pretrain.semantic_steps": 1,
     "refine.semantic_steps": 1,
     "sample.guidance_scale": 2.0,

@@ -56,6 +56,11 @@ class FrameStore:
             expect(file, {"run": ("iu", (None,)), "missing": ("b", (None, vertices))})
             expect(file, {"responses": ("f", (len(file["run"]), vertices))})
             self.run: np.ndarray = file["run"][:]
+            if len(self.run) and (self.run.min() < 0 or self.run.max() >= len(file["missing"])):
+                raise ValueError(
+                    f"{self.path}: run names runs {self.run.min()} to {self.run.max()}; allowed: 0 to "
+                    f"{len(file['missing']) - 1}. Remove the file and import it again"
+                )
             self.runs, self.lacking = len(file["missing"]), bool(file.attrs["runs_lacking"])
         self.rows, self.missing = Rows(self.path, "responses"), Rows(self.path, "missing")
 

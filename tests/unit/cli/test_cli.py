@@ -147,6 +147,7 @@ STAGES = {
     "import-maps": "neuropictor.official.maps:import_maps",
     "import-betas": "neuropictor.data.own_data:import_betas",
     "import-images": "neuropictor.data.own_data:import_images",
+    "import-frames": "neuropictor.data.time_series:import_frames",
     "cache-latents": "neuropictor.data.latents:cache_latents",
     "calibrate": "neuropictor.training.calibrate:calibrate",
     "align-space": "neuropictor.data.alignment:make_space",
@@ -177,8 +178,9 @@ ARGUMENTS = {
     ],
     "import-betas": ["--table", "{file}", "--subject", "1", "--out", "o"],
     "import-images": ["--table", "{file}", "--out", "o"],
+    "import-frames": ["--out", "o", "{folder}"],
     "cache-latents": ["--stimuli", "{file}", "--out", "o"],
-    "calibrate": ["--out", "o", "{file}", "{file}"],
+    "calibrate": ["--out", "o", "--extra", "{file}", "{file}", "{file}"],
     "align-space": ["--latents", "{file}", "--out", "o", "{file}"],
     "align": ["--responses", "{file}", "--latents", "{file}", "--space", "{file}", "--out", "o"],
     "pretrain": ["--latents", "{file}", "--autoencoder", "{file}", "--out", "o", "--components", "{file}", "{file}"],
@@ -203,6 +205,7 @@ def test_commands_call_stages_as_their_signatures_ask(name, tmp_path, monkeypatc
     file.touch()
     controls.mkdir()
     (controls / "areas.h5").touch()
+    (tmp_path / "rest.dtseries.nii").touch()
     done = run(name, *[item.format(folder=tmp_path, file=file) for item in ARGUMENTS[name]])
     assert done.exit_code == 0, (done.output, done.exception)
     assert len(calls) == 1

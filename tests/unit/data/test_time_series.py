@@ -188,6 +188,31 @@ def test_entries_are_files_folders_and_patterns(tmp_path, monkeypatch):
     assert len(set(names)) == 4 and names[0].startswith("ukb-20227-")
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        (
+            "responses",
+            lambda values: values[:, :-1],
+            r"responses is float16 \(16, 8920\); allowed: floating .*\(16, 8921\)",
+        ),
+        ("responses", lambda values: values.astype(np.int16), r"responses is int16 .*; allowed: floating numbers"),
+        ("responses", lambda values: np.full_like(values, np.nan), r"values read of responses are not finite"),
+        ("missing", lambda values: values[:, :-1], r"missing is bool \(2, 8920\); allowed: boolean .*8921\)"),
+        ("run", lambda values: values.astype(float), r"run is float64 \(16,\); allowed: integer"),
+        ("run", lambda values: values + 1, r"run names runs 1 to 2; allowed: 0 to 1"),
+    ],
+)
+def test_damaged_stores_are_told(series, tmp_path, name, change, words):
+    run(series, tmp_path / "frames.h5")
+    with h5py.File(tmp_path / "frames.h5", "r+") as file:
+        values = change(file[name][:])
+        del file[name]
+        file[name] = values
+    with pytest.raises(ValueError, match=rf"frames\.h5: .*{words}"):
+        FrameStore(tmp_path / "frames.h5").rows[np.arange(3)]
+
+
 def test_other_files_are_no_frames(tmp_path):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["run"] = np.zeros(3, int)
