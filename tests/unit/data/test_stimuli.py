@@ -62,6 +62,29 @@ def test_own_images_stand_beside_those_of_nsd_under_other_numbers(tmp_path):
         assert both.data == "own" and np.array_equal(both.images([119, 0]), smooth_images([119, 0]))
 
 
+@pytest.mark.parametrize("data", ["simulated", "nsd"])
+def test_an_image_of_coco_is_nsd_s_even_if_others_crop_and_describe_it(tmp_path, data):
+    paths = [write_stimuli(tmp_path / f"{name}.h5", ids) for name, ids in (("lab", (5, 7, 9)), ("nsd", (7, 9, 119)))]
+    with h5py.File(paths[1], "r+") as file:
+        file.attrs["data"] = data
+    with h5py.File(paths[0], "r+") as file:
+        file.attrs["data"] = "own"
+        file["name"] = [f"COCO_train2014_{number:012}.jpg" for number in (5, 7, 9)]
+        file["images"][1] = 0
+        file["captions"][2] = "another"
+    for order in (paths, paths[::-1]):
+        both = StimulusStore(*order)
+        assert both.nsd_id.tolist() == [5, 7, 9, 119] and both.of_coco.all()
+        assert both.data == {"nsd": "own"}.get(data, data)
+        assert np.array_equal(both.images([7, 9]), StimulusStore(paths[1]).images([7, 9]))
+        assert both.captions([9]) == StimulusStore(paths[1]).captions([9])
+    assert not StimulusStore(paths[0]).images([7]).any()  # its own picture, where it stands alone
+    with h5py.File(paths[0], "r+") as file:
+        file["name"][1] = "7"
+    with pytest.raises(ValueError, match=r"image 7 of .*lab\.h5 is another, .* than image 7 of .*nsd\.h5"):
+        StimulusStore(*paths)
+
+
 @pytest.mark.parametrize(("data", "changed"), [("own", "captions"), ("own", "images"), ("simulated", "category")])
 def test_one_number_for_different_images_is_refused(tmp_path, monkeypatch, data, changed):
     monkeypatch.setattr("neuropictor.data.stimuli._COMPARED_AT_ONCE", 1)
