@@ -46,6 +46,11 @@ def missing_captions(wildcards):
     return settings.subjects.people[wildcards.subject].captions
 
 
+def visual_angle(wildcards):
+    """Degrees under which one subject saw the images, where known."""
+    return settings.subjects.people[wildcards.subject].visual_angle
+
+
 def image_table(wildcards):
     """The table of images that one subject saw: given, in the folder of its betas, or beside that."""
     person = settings.subjects.people[wildcards.subject]

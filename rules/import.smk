@@ -49,8 +49,9 @@ rule import_images:
         mem_mb=growing(2000),
         runtime=growing(60),
     params:
-        **tracked("config", "preprocess", "image_size"),
+        **tracked("config", "preprocess", "image_size", "visual_angle"),
         captions=missing_captions,
+        visual_angle=visual_angle,
         runtime=runtime,
         code=code("import_images"),
     message:

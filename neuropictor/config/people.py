@@ -8,7 +8,7 @@ from pathlib import Path
 from neuropictor.config.types import SUBJECT, subject_label
 
 NSD = "nsd"
-COLUMNS = ("subject", "dataset", "path", "images", "captions", "pretrain", "refine", "sessions")
+COLUMNS = ("subject", "dataset", "path", "images", "captions", "pretrain", "refine", "sessions", "visual_angle")
 _ANSWERS = {"yes": True, "no": False, "true": True, "false": False, "1": True, "0": False}
 
 
@@ -32,6 +32,8 @@ class Person:
         Whether the person's trials train the shared networks, and whether networks of its own are refined.
     sessions
         First sessions that train and validate; None: as preprocess.training_sessions says.
+    visual_angle
+        Degrees that the images covered when they were shown; None: not known.
     """
 
     subject: str
@@ -42,6 +44,7 @@ class Person:
     pretrain: bool = True
     refine: bool = True
     sessions: int | None = None
+    visual_angle: float | None = None
 
 
 def read_people(path: str | Path) -> list[Person]:
@@ -104,6 +107,9 @@ def _person(row: dict[str, str], place: str) -> Person:
     sessions = values["sessions"]
     if sessions and not re.fullmatch(r"[1-9]\d{0,8}", sessions):
         raise ValueError(f"{place}: sessions is {sessions!r}; allowed: a number from 1, or nothing for all")
+    angle = values["visual_angle"]
+    if angle and not (re.fullmatch(r"\d{1,3}(\.\d{1,6})?", angle) and 0 < float(angle) <= 180):
+        raise ValueError(f"{place}: visual_angle is {angle!r}; allowed: degrees above 0, up to 180, or nothing")
     return Person(
         label,
         dataset,
@@ -113,4 +119,5 @@ def _person(row: dict[str, str], place: str) -> Person:
         _ANSWERS[values["pretrain"].lower() or "yes"],
         _ANSWERS[values["refine"].lower() or "yes"],
         int(sessions) if sessions else None,
+        float(angle) if angle else None,
     )

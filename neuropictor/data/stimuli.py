@@ -13,7 +13,7 @@ from PIL import Image
 from neuropictor.data.image_names import of_coco
 from neuropictor.data.rows import read_rows
 from neuropictor.data.stores import expect, held, open_store
-from neuropictor.nsd.constants import CAPTIONS_PER_IMAGE
+from neuropictor.nsd.constants import CAPTIONS_PER_IMAGE, SCREEN_GREY
 
 _COMPARED_AT_ONCE = 64
 _FIELDS = ("images", "nsd_id", "captions", "category", "background")
@@ -43,6 +43,30 @@ def resize_images(images: np.ndarray, size: int) -> np.ndarray:
     for row, image in enumerate(flat):
         out[row] = np.asarray(Image.fromarray(image).resize((size, size), filter_))
     return out.reshape(*images.shape[:-3], size, size, 3)
+
+
+def frame_images(images: np.ndarray, size: int, share: float) -> np.ndarray:
+    """Resize images as `resize_images` so that they cover a share of their side.
+
+    Parameters
+    ----------
+    images
+        uint8 [..., S, S, 3].
+    size
+        New side in pixels.
+    share
+        Below 1: the middle alone; above 1: all of the image, on the grey of a screen; 1: `resize_images`.
+    """
+    if share <= 1:
+        side = images.shape[-2]
+        inner = max(1, round(side * share))
+        start = (side - inner) // 2
+        return resize_images(images[..., start : start + inner, start : start + inner, :], size)
+    inner = max(1, round(size / share))
+    start = (size - inner) // 2
+    framed = np.full((*images.shape[:-3], size, size, 3), SCREEN_GREY, np.uint8)
+    framed[..., start : start + inner, start : start + inner, :] = resize_images(images, inner)
+    return framed
 
 
 class StimulusStore:

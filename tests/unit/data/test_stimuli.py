@@ -7,7 +7,7 @@ import pytest
 from small_stores import SIZE, smooth_images, write_samples, write_stimuli
 
 from neuropictor.data.reconstructions import Reconstructions, read_reconstructions, write_reconstructions
-from neuropictor.data.stimuli import StimulusStore, StimulusWriter, resize_images
+from neuropictor.data.stimuli import StimulusStore, StimulusWriter, frame_images, resize_images
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,18 @@ def test_several_stores_are_read_as_one(store, tmp_path):
         ValueError, match=r"small\.h5 holds simulated images of 4 pixels, .* of 16; .*prepare both alike"
     ):
         StimulusStore(tmp_path / "0.h5", tmp_path / "small.h5")
+
+
+def test_images_are_framed_to_a_share_of_their_side():
+    image = np.zeros((40, 40, 3), np.uint8)
+    image[10:30, 10:30] = 200  # the middle half
+    assert np.array_equal(frame_images(image, 20, 1.0), resize_images(image, 20))
+    assert (frame_images(image, 20, 0.5) == 200).all()
+    framed = frame_images(np.stack([image, image]), 40, 2.0)
+    assert framed.shape == (2, 40, 40, 3)
+    assert (framed[:, :10] == 127).all() and (framed[:, :, 30:] == 127).all()
+    assert np.array_equal(framed[:, 10:30, 10:30], resize_images(np.stack([image, image]), 20))
+    assert frame_images(image, 40, 180.0).shape == (40, 40, 3)
 
 
 def test_own_images_stand_beside_those_of_nsd_under_other_numbers(tmp_path):
