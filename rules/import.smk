@@ -34,6 +34,7 @@ rule import_images:
     input:
         table=image_table,
         nsd_images=nsd_image_table(),
+        model=captions_model,
     output:
         out="<prepared>/sub-{subject}/stimuli.h5",
         run="<prepared>/sub-{subject}/stimuli.run.json",

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuropictor.config.types import SUBJECT, subject_label
+from neuropictor.config.types import REPOSITORY, SUBJECT, subject_label
 
 NSD = "nsd"
 COLUMNS = ("subject", "dataset", "path", "images", "captions", "pretrain", "refine", "sessions", "visual_angle")
@@ -27,7 +27,8 @@ class Person:
     images
         Table of the images that the person saw; empty: images.csv in the folder or the one above.
     captions
-        For images that have none there: ``none``, or a model that writes them; empty: all have some.
+        For images that have none there: ``none``, or a model that writes them, a folder or a repository of the Hugging
+        Face hub with its commit (owner/name@commit); empty: all have some.
     pretrain, refine
         Whether the person's trials train the shared networks, and whether networks of its own are refined.
     sessions
@@ -100,6 +101,11 @@ def _person(row: dict[str, str], place: str) -> Person:
         raise ValueError(
             f"{place}: subject {label} is of data set nsd and has a path; allowed: none, since NSD's files lie in "
             "paths.nsd, or another name of the data set, e.g. mylab"
+        )
+    if "@" in values["captions"] and not re.fullmatch(rf"{REPOSITORY.pattern}@[0-9a-f]{{40}}", values["captions"]):
+        raise ValueError(
+            f"{place}: captions is {values['captions']!r}; allowed: none, a folder, or a repository of the hub and its "
+            "commit of 40 hexadecimal digits, e.g. Salesforce/blip-image-captioning-base@<commit>"
         )
     for name in ("pretrain", "refine"):
         if values[name] and values[name].lower() not in _ANSWERS:

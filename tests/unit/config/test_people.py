@@ -44,6 +44,7 @@ def test_commas_may_stand_between(tmp_path):
         ("02\tnsd\t", "02\tnsd\tscans/02", "line 3: subject 02 is of data set nsd and has a path"),
         ("\tno\tyes\t2", "\tno\tperhaps\t2", "line 4: refine is 'perhaps'; allowed: yes, no, or nothing for yes"),
         ("\tyes\t2\t", "\tyes\t0\t", "line 4: sessions is '0'; allowed: a number from 1"),
+        ("\tnone\t", "\towner/name@main\t", "line 4: captions is 'owner/name@main'; allowed: none, a folder, or a rep"),
         ("16.5", "wide", "line 4: visual_angle is 'wide'; allowed: degrees above 0, up to 180"),
         ("16.5", "0.0", "line 4: visual_angle is '0.0'"),
         ("NOD07", "1", r"has subject 01 twice; allowed: a row a person, and labels .* e\.g\. NOD01"),
