@@ -164,8 +164,9 @@ def calibrate(
         if accelerator.is_main_process:
             save_autoencoder(module, out, start)
             write_history(out.parent / "history.csv", history)
-        images = batches.responses.nsd_id >= 0
-        record.add(data=batches.responses.data, images=int(images.sum()), frames=int((~images).sum()))
+        used = batches.responses
+        images = int((used.nsd_id >= 0).sum())
+        record.add(data=used.data, images=images, frames=len(used) - images, images_left_out=used.left_out)
         record.add(precision=runtime.precision)
         record.add(parameters=sum(p.numel() for p in module.parameters()))
         record.add(**{f"{split}_{name}": value for _, split, name, value in history[-2:]})

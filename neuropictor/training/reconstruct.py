@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -19,6 +20,7 @@ from torch.nn import functional
 from neuropictor.data.alignment import ComponentStore
 from neuropictor.data.datasets import ImageResponses, TrainingBatches
 from neuropictor.data.latents import LatentStore
+from neuropictor.data.origin import drawn_label
 from neuropictor.data.responses import ResponseStore
 from neuropictor.models.alignment import AlignmentNetwork
 from neuropictor.models.backbone import Backbone, backbone_folder
@@ -219,14 +221,16 @@ def _train(
         checkpoints = CheckpointFolder(out / "checkpoints", guard)
         previewed = next(validation.fixed(PREVIEWED), None)
         preview = Preview(networks, frozen, previewed) if previewed else None
-        monitor = Monitor(out / MONITOR_FOLDER, batches.responses.data, preview)
+        data = drawn_label(batches.responses.data, frozen.unet.config["cross_attention_dim"])
+        monitor = Monitor(out / MONITOR_FOLDER, data, preview)
         recipe = Recipe.of(config)
         trainer = Trainer(task, batches, validation, recipe, runtime, checkpoints, accelerator, monitor)
         history = trainer.run({"pretrain": "Pretraining", "refine": "Refining"}[stage])
         if accelerator.is_main_process:
             NeuroPictorPipeline.from_parts(networks, frozen).save_trained(out, backbone)
             write_history(out / "history.csv", history)
-        record.add(data=batches.responses.data, images=len(batches.responses))
+        images = batches.responses
+        record.add(data=data, images=len(images), images_left_out=images.left_out)
         record.add(subjects=sorted({str(s) for s in batches.responses.subject}))
         record.add(precision=runtime.precision, steps_per_second=round(trainer.steps_per_second, 4))
         record.add(parameters=sum(p.numel() for p in networks.parameters() if p.requires_grad))
@@ -377,11 +381,10 @@ def refine(
     """Tune pretrained networks on one subject.
 
     Parameters are those of `pretrain`, of one subject; `pretrained` is its output, and `others` are the responses that
-    it was trained on: none of their training images may test this subject.
+    it was trained on: none of their training images may test this subject, unless it is one of them.
     """
     verify(pretrained)
-    for split in ("train", "validation"):
-        ImageResponses([responses, *others], split)
+    _check_tests(ResponseStore(responses), others)
     inputs = {f"pretrained.{path.name}": path for path in pipeline_paths(pretrained)}
 
     def start(frozen: Backbone) -> Networks:
@@ -390,3 +393,19 @@ def refine(
 
     files = ([responses], None if components is None else [components], [latents], backbone)
     _train("refine", start, *files, config, runtime, inputs, Path(out), read_schedule(pretrained), target)
+
+
+def _check_tests(store: ResponseStore, others: Sequence[str | Path]) -> None:
+    """Refuse a subject some of whose test images have trained the networks."""
+    for split in ("train", "validation") if others else ():
+        trained = ImageResponses(others, split)
+        seen = np.intersect1d(trained.nsd_id, store.images("test"))
+        if len(seen):
+            whose = trained.subject[trained.nsd_id == seen[0]][0]
+            raise ValueError(
+                f"{store.path}: image {seen[0]} tests subject {store.subject}, but was in split {split!r} of subject "
+                f"{whose} in pretraining, as were {len(seen) - 1} more of its {len(store.images('test'))} test images; "
+                f"allowed: tests on images that no subject of pretraining trained on. Give subject {store.subject} "
+                "pretrain: yes in the table of people, so that images which test anybody train nobody, or leave the "
+                "trials of these images out of its table of trials"
+            )

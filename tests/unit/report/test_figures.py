@@ -100,6 +100,7 @@ def test_data_card(tmp_path):
     assert facts["subjects"]["02"]["splits"]["validation"] == {"trials": 45, "images": 15}
     assert facts["subjects"]["01"]["ncsnr_quartiles"] == [0.4, 0.4, 0.4]
     assert (facts["images"]["train"], facts["images"]["train_and_test"]) == (60, 0)
+    assert facts["images"]["left_out"] == 0
     seen, mean = smooth_images(TEST), smooth_images(range(60)).mean(0)
     expected = np.mean([np.corrcoef(mean.ravel(), image.ravel())[0, 1] for image in seen])
     assert facts["images"]["mean_training_image_pixcorr"] == pytest.approx(expected, abs=1e-4)
@@ -110,6 +111,7 @@ def test_data_card(tmp_path):
     told = {"release": describe_release(37, 2), "preprocess": PreprocessConfig()}
     data_card(responses, stimuli, EvaluateConfig(), SampleConfig(), tmp_path / "card.html", **told)
     text = (tmp_path / "card.html").read_text()
+    assert "Test images of NSD are those that all its subjects were to see" in text
     assert "Release 37: without each subject&#39;s last three sessions; only the first 2 count." in text
     assert "training: " not in text
     assert "z-scored over trials of no test image of a session and end at 8 standard deviations" in text
@@ -125,7 +127,7 @@ def test_data_card(tmp_path):
     text = (tmp_path / "card.html").read_text()
     assert "below 0.75 - missed" in text
     assert '<span class="good">at least 0.90' in text
-    assert "Test images are those that all subjects were to see" in text
+    assert "Test images are those that the tables of trials or the import's options name" in text
     assert "reconstructed from the mean response over their repeats" in text
     single = SampleConfig(trial_averaging="single")
     data_card(responses, stimuli, EvaluateConfig(), single, tmp_path / "card.html")
