@@ -4,14 +4,12 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
 #: Bytes above which a file is identified by size, head and tail: hashing all of NSD's images would take minutes.
 WHOLE_HASH_LIMIT = 4 * 2**30
 _EDGE = 16 * 2**20
-_AT_ONCE = 4
 #: Files in a stage's folder that are not results.
 _PASSING = ("checkpoints", "tensorboard", "work")
 
@@ -50,12 +48,6 @@ def _of_file(path: Path, size: int, modified: int, changed: int, inode: int) -> 
         file.seek(-_EDGE, os.SEEK_END)
         digest.update(file.read())
     return f"sha256-edges:{digest.hexdigest()}"
-
-
-def checksums(paths: Iterable[str | Path]) -> list[str]:
-    """Return the checksum of each file or folder, in order; some are read at a time, as people's stores may be many."""
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(pool.map(checksum, paths))
 
 
 def of_outputs(outputs: Iterable[str | Path], record: Path) -> dict[str, str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from neuropictor.records.checksums import checksums
+from neuropictor.records.checksums import checksum
 from neuropictor.records.files import atomic_path
 from neuropictor.records.fingerprint import canonical, fingerprint
 
@@ -47,7 +47,7 @@ def make_guard(
     sections = {name: section.model_dump(mode="json") for name, section in config.items()}
     return {
         "config": canonical(sections),
-        "inputs": dict(zip(inputs, checksums(inputs.values()), strict=True)),
+        "inputs": {name: checksum(path) for name, path in inputs.items()},
         "code": fingerprint(Path(script).resolve()) if script else None,
         **{name: canonical(value) for name, value in further.items() if value is not None},
     }

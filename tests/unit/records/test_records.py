@@ -213,15 +213,6 @@ def test_a_folder_has_a_checksum_of_names_and_contents(tmp_path):
     assert checksums.checksum(tmp_path) != before
 
 
-def test_checksums_of_several_files_are_theirs_in_order(tmp_path):
-    files = [tmp_path / str(number) for number in range(9)]
-    for number, path in enumerate(files):
-        path.write_text(str(number))
-    assert checksums.checksums(files[::-1]) == [checksums.checksum(path) for path in files[::-1]]
-    with pytest.raises(FileNotFoundError):
-        checksums.checksums([files[0], tmp_path / "none"])
-
-
 def test_record_path():
     assert record.record_path("results/metrics.csv").as_posix() == "results/metrics.run.json"
 
