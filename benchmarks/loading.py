@@ -21,7 +21,7 @@ does it for as many people as MOSAIC has: 93 people of eight data sets, 430,007 
 first batch, with nothing of the stores in the page cache, then wait for batches, which are computed with for 50 ms:
 
 - mapped: as training does; `balanced`: with balance: data_sets; `pretrain`: with latents and texts of the paper's size
-  beside, in the page cache, of which only the start is measured (42 GB of files without contents, which take no room);
+  beside, of which only the start is measured (42 GB of files without contents, which take no room);
 - held: the same batches of responses that were all read into memory first, as is usual;
 - selected: the same batches by HDF5's own selection of rows.
 """
@@ -198,8 +198,6 @@ def people(given: argparse.Namespace) -> dict:
     found = {}
     for way in ("mapped", "balanced", "pretrain", "held", "selected"):
         forget(given.root)
-        if way == "pretrain":
-            LatentStore(*sorted(given.root.glob("*.latents.h5")))
         command = [sys.executable, __file__, "--root", given.root, "--steps", given.steps]
         command += ["--start", way]
         done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True, check=True)
