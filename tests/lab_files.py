@@ -1,5 +1,7 @@
 """Writes one person's known responses in the formats of labs."""
 
+from pathlib import Path
+
 import h5py
 import nibabel
 import numpy as np
@@ -44,11 +46,31 @@ def glmsingle(path, values, matlab=False, **design):
                     file[key].attrs["MATLAB_class"] = np.bytes_("single")
 
 
-def mosaic(path, values, names):
-    """Save one vector of grayordinates a trial."""
+def mosaic(path, values, names, missing=(), visual_angle=16, kind=np.float64):
+    """Save one vector of grayordinates a trial with all that MOSAIC's files hold, some vertices undefined.
+
+    Names are those of images with endings, and the split of each ("train" or "test"); missing are places among the
+    grayordinates. Written as create_hdf5_pkl.py of github.com/blahner/mosaic-preprocessing does.
+    """
+    person, data_set = path.stem.split("_")
+    seen = {}
     with h5py.File(path, "w") as file:
-        for row, name in zip(without_wall(values), names, strict=True):
-            file[f"betas/{name}"] = np.pad(row, (0, 91_282 - 59_412))
+        facts = {"visual_angle": visual_angle, "sex": "F", "age": 24, "dataset_name": data_set, "subjectID": person}
+        file.attrs.update(facts, preprocessing_pipeline="fMRIPrepv23.2.0", beta_pipeline="GLMsinglev1.2")
+        ceilings = file.create_group("noiseceilings", track_order=True)
+        for n in ("1", "avg"):
+            ceilings[f"{path.stem}_phase-test_n-{n}"] = np.full(91_282, 20.0)
+            ceilings[f"{path.stem}_phase-test_n-{n}"].attrs.update(n=n, phase="test", nan_indices=np.array([], int))
+        betas = file.create_group("betas", track_order=True)
+        for row, (image, split) in zip(without_wall(values), names, strict=True):
+            seen[image] = repeat = seen.get(image, -1) + 1
+            vector = np.pad(row.astype(kind), (0, 91_282 - 59_412))
+            vector[list(missing)] = np.nan
+            name = f"{path.stem}_stimulus-{Path(image).stem}_phase-{split}_rep-{repeat}"
+            dataset = betas.create_dataset(name, data=vector, track_order=True)
+            dataset.attrs.update(nan_indices=np.array(missing, int), phase=split, repetition=repeat)
+            dataset.attrs["presented_stimulus_filename"] = image
+        file["nan_indices_all"] = np.array(missing[::-1], int)
 
 
 def algonauts(folder, left, right, masks, numbers):

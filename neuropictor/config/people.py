@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from neuropictor.config.mosaic import PREFIX, file_key
 from neuropictor.config.types import SUBJECT, subject_label
 
 NSD = "nsd"
@@ -23,9 +24,10 @@ class Person:
     dataset
         ``nsd``: of NSD, from where nsd.source says; else any name of a data set.
     path
-        Folder of the person's own betas; empty: none, the stores are prepared already, or the person is of NSD.
+        Folder or file of the person's own betas, or somebody of MOSAIC, ``mosaic:sub-01_NOD``; empty: none, the
+        stores are prepared already, or the person is of NSD.
     images
-        Table of the images that the person saw; empty: images.csv in the folder or the one above.
+        Table or folder of the images that the person saw; empty: images.csv in the folder of betas or the one above.
     captions
         For images that have none there: ``none``, or a model that writes them; empty: all have some.
     pretrain, refine
@@ -42,6 +44,11 @@ class Person:
     pretrain: bool = True
     refine: bool = True
     sessions: int | None = None
+
+    @property
+    def mosaic(self) -> str:
+        """Name of the person in MOSAIC, e.g. ``sub-01_NOD``; empty: none."""
+        return self.path.removeprefix(PREFIX) if self.path.startswith(PREFIX) else ""
 
 
 def read_people(path: str | Path) -> list[Person]:
@@ -98,6 +105,16 @@ def _person(row: dict[str, str], place: str) -> Person:
             f"{place}: subject {label} is of data set nsd and has a path; allowed: none, since NSD's files lie in "
             "paths.nsd, or another name of the data set, e.g. mylab"
         )
+    if values["path"].startswith(PREFIX):
+        try:
+            file_key(values["path"].removeprefix(PREFIX))
+        except ValueError as error:
+            raise ValueError(f"{place}: path {error}") from None
+        if not values["images"]:
+            raise ValueError(
+                f"{place}: subject {label} is of MOSAIC, which has no images, and images is empty; allowed: a table of "
+                "images, or a folder of those that the data set's makers publish, e.g. stimuli/NOD"
+            )
     for name in ("pretrain", "refine"):
         if values[name] and values[name].lower() not in _ANSWERS:
             raise ValueError(f"{place}: {name} is {values[name]!r}; allowed: yes, no, or nothing for yes")
