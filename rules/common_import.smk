@@ -72,7 +72,7 @@ def missing_captions(wildcards):
 def image_folder(wildcards):
     """The folder of images in the table's place, if one is given."""
     images = settings.subjects.people[wildcards.subject].images
-    return images if Path(images).is_dir() else []
+    return images if images and Path(images).is_dir() else []
 
 
 def image_table(wildcards):

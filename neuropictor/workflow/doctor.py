@@ -226,8 +226,9 @@ def needed_bytes(config: "Config") -> dict[str, float]:
     weights = _weights_bytes(config)
     results = images * (latent + context) * 2 + weights * (len(subjects) + 1) + weights * CHECKPOINT_COPIES
     of_mosaic = sum(bool(person.mosaic) for person in config.subjects.people.values())
-    files = PERSON * (of_mosaic if config.mosaic.keep_raw else min(of_mosaic, 2))
-    return {"nsd": raw, "mosaic": files, "prepared": prepared, "results": results}
+    at_once = of_mosaic if config.mosaic.keep_raw else min(of_mosaic, 2)
+    fetched = {"mosaic": PERSON * at_once} if of_mosaic else {}
+    return {"nsd": raw, **fetched, "prepared": prepared, "results": results}
 
 
 def _weights_bytes(config: "Config") -> float:

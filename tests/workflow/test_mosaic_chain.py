@@ -33,10 +33,10 @@ T01\tTHINGS\tmosaic:sub-01_THINGS\tstimuli/things.csv\t\tyes\tno
 WORDS = ("boat", "cat", "car", "mug", "tree")
 
 
-def write_bucket(folder):
-    """Write the people's files, with uploads in parts as MOSAIC's have, and return them as objects."""
+def write_bucket(folder, *labels):
+    """Write people's files, with uploads in parts as MOSAIC's have, and return them as objects."""
     objects = {}
-    for seed, (person, train, test) in enumerate(PEOPLE.values()):
+    for seed, (person, train, test) in enumerate(PEOPLE[label] for label in labels):
         names = [(f"{person[-3:]}_{i}.jpg", "train") for i in range(train)]
         names += [(f"{person[-3:]}_{100 + i}.jpg", "test") for i in range(test)] * 3
         values = np.random.default_rng(seed).standard_normal((len(names), 2 * lab_files.HALF), np.float32)
@@ -76,13 +76,28 @@ def kill_in_the_middle(folder, large, further):
         assert running.poll() is None, (folder / "killed.txt").read_text()
         os.killpg(running.pid, signal.SIGKILL)
         running.wait()
-    assert large not in (whole := set(manifest.read(root)))
+    whole = set(manifest.read(root))
+    assert large not in whole
     return whole
+
+
+def test_files_are_kept_where_that_is_asked(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    objects = write_bucket(tmp_path, "T01")
+    (tmp_path / "subjects.tsv").write_text("".join(TABLE.splitlines(True)[::4]).replace("\tno", "\tyes"))
+    with serving(objects) as server:
+        settings = {"subjects": {"table": "subjects.tsv"}, "mosaic": {"endpoint": server.address, "keep_raw": True}}
+        (tmp_path / "my.yaml").write_text(yaml.safe_dump(settings))
+        wanted = "data/prepared/sub-T01/responses.h5"
+        snakemake(tmp_path, wanted, further=[tmp_path / "my.yaml"], program=WARM)
+    ((key, stored),) = objects.items()
+    assert (tmp_path / "data/mosaic" / key).read_bytes() == stored.content
+    assert (tmp_path / wanted).is_file()
 
 
 def test_people_of_mosaic_are_fetched_killed_continued_and_trained_with_nsds(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    objects = write_bucket(tmp_path)
+    objects = write_bucket(tmp_path, *PEOPLE)
     write_images(tmp_path / "stimuli")
     (tmp_path / "subjects.tsv").write_text(TABLE)
     large = file_key(PEOPLE["N01"][0])
