@@ -175,11 +175,17 @@ class Config(Section):
         return self.subjects.of_nsd() if self.nsd.source != "prepared" else []
 
     def preprocess_of(self, subject: str) -> PreprocessConfig:
-        """Return the settings of one subject's preprocessing, with its own number of `training_sessions`."""
+        """Return the settings of one subject's preprocessing, with its own number of `training_sessions`.
+
+        Of people of MOSAIC, whose responses are z-scores without sessions, what has no effect has its default, so that
+        it is no reason to fetch them again.
+        """
         sessions = [self.preprocess.training_sessions]
         if subject not in self.subjects.pretrain:
             sessions.append(self.preprocess.refine_sessions)
         person = self.subjects.people.get(subject)
+        if person and person.mosaic:
+            return PreprocessConfig(clip=self.preprocess.clip, image_size=self.preprocess.image_size)
         if person and person.sessions:
             sessions.append(person.sessions)
         fewer = min(sessions)

@@ -115,6 +115,11 @@ def _person(row: dict[str, str], place: str) -> Person:
                 f"{place}: subject {label} is of MOSAIC, which has no images, and images is empty; allowed: a table of "
                 "images, or a folder of those that the data set's makers publish, e.g. stimuli/NOD"
             )
+        if values["sessions"]:
+            raise ValueError(
+                f"{place}: sessions is {values['sessions']!r}, but subject {label} is of MOSAIC, whose files do not "
+                "say which session a trial is of; allowed: nothing, for all"
+            )
     for name in ("pretrain", "refine"):
         if values[name] and values[name].lower() not in _ANSWERS:
             raise ValueError(f"{place}: {name} is {values[name]!r}; allowed: yes, no, or nothing for yes")

@@ -111,6 +111,7 @@ def test_people_of_mosaic_are_fetched_killed_continued_and_trained_with_nsds(tmp
         line.bytes_per_second = 0
         snakemake(tmp_path, "--unlock", further=further, program=WARM)
         snakemake(tmp_path, "results/metrics.csv", further=further, program=WARM)
+        assert "Nothing to be done" in snakemake(tmp_path, "results/metrics.csv", "-n", further=further)
         fetched = [(key, start) for method, key, start, _ in server.requests if method == "GET"]
     assert [start for key, start in fetched if key == large] == ["", f"bytes={BLOCK_BYTES}-"]
     assert whole and all([start for key, start in fetched if key == other] == [""] for other in whole)

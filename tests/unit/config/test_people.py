@@ -71,6 +71,16 @@ def test_people_of_mosaic_are_known_by_name(tmp_path):
         message = rf"line 2: path mosaic:{re.escape(name)} is nobody of MOSAIC; allowed: people of BMD \(01 to 10\), "
         with pytest.raises(ValueError, match=rf"{message}.*e\.g\. mosaic:sub-01_NOD"):
             read_people(path)
+    path.write_text("subject\tdataset\tpath\timages\nB4\tB\tmosaic:sub-01_NOD\tstimuli\n")
+    settings = {"subjects": {"table": str(path)}}
+    tried = {"z_score": "subject", "training_sessions": 2, "statistics": "all"}
+    made = config.load(settings | {"preprocess": tried | {"clip": 5.0}}).preprocess_of("B4")
+    assert made == config.load(settings | {"preprocess": {"clip": 5.0}}).preprocess_of("B4") and made.clip == 5.0
+    path.write_text("subject\tdataset\tpath\timages\tsessions\nB4\tB\tmosaic:sub-01_NOD\tstimuli\t2\n")
+    with pytest.raises(
+        ValueError, match=r"line 2: sessions is '2', but subject B4 is of MOSAIC, whose files do not say"
+    ):
+        read_people(path)
     path.write_text("subject\tdataset\tpath\nB4\tB\tmosaic:sub-01_NOD\n")
     with pytest.raises(ValueError, match=r"line 2: subject B4 is of MOSAIC, which has no images, .*e\.g\. stimuli/NOD"):
         read_people(path)
