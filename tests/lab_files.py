@@ -7,6 +7,7 @@ import nibabel
 import numpy as np
 from nibabel.cifti2 import BrainModelAxis, ScalarAxis, SeriesAxis
 
+from neuropictor.config.mosaic import DATA_SETS
 from neuropictor.surface import load_geometry
 
 HALF = 32_492
@@ -55,8 +56,10 @@ def mosaic(path, values, names, missing=(), visual_angle=16, kind=np.float64):
     person, data_set = path.stem.split("_")
     seen = {}
     with h5py.File(path, "w") as file:
-        facts = {"visual_angle": visual_angle, "sex": "F", "age": 24, "dataset_name": data_set, "subjectID": person}
-        file.attrs.update(facts, preprocessing_pipeline="fMRIPrepv23.2.0", beta_pipeline="GLMsinglev1.2")
+        facts = {"visual_angle": visual_angle, "sex": "F", "age": 24, "subjectID": person}
+        facts |= {name: f"the {name}" for name in ("publication_url", "github_url", "owner_name", "owner_email")}
+        facts |= {"preprocessing_pipeline": "fMRIPrepv23.2.0", "beta_pipeline": "GLMsinglev1.2"}
+        file.attrs.update(facts, dataset_name=DATA_SETS[data_set][0])
         ceilings = file.create_group("noiseceilings", track_order=True)
         for n in ("1", "avg"):
             ceilings[f"{path.stem}_phase-test_n-{n}"] = np.full(91_282, 20.0)
