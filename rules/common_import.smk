@@ -66,7 +66,18 @@ def nsd_image_table():
 
 def missing_captions(wildcards):
     """What is done for images of one subject that have no captions."""
-    return settings.subjects.people[wildcards.subject].captions
+    return settings.captions_of(wildcards.subject)
+
+
+def captions_model(wildcards):
+    """A file that exists once the model that writes one subject's captions is fetched, if it is."""
+    fetched = "@" in settings.subjects.people[wildcards.subject].captions
+    return f"{settings.captions_of(wildcards.subject)}/fetched.json" if fetched else []
+
+
+def visual_angle(wildcards):
+    """Degrees under which one subject saw the images, where known."""
+    return settings.subjects.people[wildcards.subject].visual_angle
 
 
 def image_folder(wildcards):

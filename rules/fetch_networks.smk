@@ -1,7 +1,7 @@
 # Networks that are not made here: backbones, and those that judge images.
 
 
-# A backbone or text tower of the Hugging Face hub (or a mirror of it, HF_ENDPOINT); no other job needs the network for it.
+# A backbone, text tower or captioning model of the Hugging Face hub (or a mirror of it, HF_ENDPOINT); no other job needs the network for it.
 rule fetch_hub:
     output:
         out=f"{settings.paths.weights}/{{repository}}/{{commit}}/fetched.json",

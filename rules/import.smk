@@ -38,6 +38,7 @@ rule import_images:
         images=image_folder,
         responses=seen_images,
         nsd_images=nsd_image_table(),
+        model=captions_model,
     output:
         out="<prepared>/sub-{subject}/stimuli.h5",
         run="<prepared>/sub-{subject}/stimuli.run.json",
@@ -53,8 +54,9 @@ rule import_images:
         mem_mb=growing(2000),
         runtime=growing(60),
     params:
-        **tracked("config", "preprocess", "image_size"),
+        **tracked("config", "preprocess", "image_size", "visual_angle"),
         captions=missing_captions,
+        visual_angle=visual_angle,
         runtime=runtime,
         code=code("import_images"),
     message:

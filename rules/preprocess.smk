@@ -53,7 +53,7 @@ rule preprocess_stimuli:
         mem_mb=growing(2000),
         runtime=growing(60),
     params:
-        **tracked("config", "preprocess", "image_size"),
+        **tracked("config", "preprocess", "image_size", "visual_angle"),
         **tracked("nsd", "nsd", "release", "sessions"),
         subjects=lambda wildcards: [int(wildcards.subject)],
         nsd_root=nsd_folder,

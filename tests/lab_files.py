@@ -59,7 +59,7 @@ def mosaic(path, values, names, missing=(), visual_angle=16, kind=np.float64):
         facts = {"visual_angle": visual_angle, "sex": "F", "age": 24, "subjectID": person}
         facts |= {name: f"the {name}" for name in ("publication_url", "github_url", "owner_name", "owner_email")}
         facts |= {"preprocessing_pipeline": "fMRIPrepv23.2.0", "beta_pipeline": "GLMsinglev1.2"}
-        file.attrs.update(facts, dataset_name=DATA_SETS[data_set][0])
+        file.attrs.update(facts, dataset_name=DATA_SETS[data_set].folder)
         ceilings = file.create_group("noiseceilings", track_order=True)
         for n in ("1", "avg"):
             ceilings[f"{path.stem}_phase-test_n-{n}"] = np.full(91_282, 20.0)

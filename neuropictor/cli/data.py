@@ -273,6 +273,9 @@ def import_images(
     ] = "",
     nsd_images: NsdImages = None,
     data_set: DataSet = "",
+    visual_angle: Annotated[
+        float | None, typer.Option(min=0.01, max=180, help="degrees that the images covered when they were shown")
+    ] = None,
     settings: Settings = None,
 ) -> None:
     """Collect images and captions of your own; docs/own_data.md describes the table.
@@ -293,6 +296,7 @@ def import_images(
         captions=captions,
         nsd_images=nsd_images,
         data_set=data_set,
+        visual_angle=visual_angle,
         runtime=runtime,
     )
 

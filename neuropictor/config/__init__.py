@@ -118,6 +118,11 @@ class Config(Section):
         """Return the folder of the semantic loss's text tower; empty for the backbone's own."""
         return self._fetched(self.backbone.target_text_encoder, self.backbone.target_revision)
 
+    def captions_of(self, subject: str) -> str:
+        """Return what is done for a subject's images without captions: nothing, ``none``, or a model's folder."""
+        repository, _, revision = self.subjects.people[subject].captions.partition("@")
+        return self._fetched(repository, revision)
+
     def _fetched(self, source: str, revision: str) -> str:
         """Return the folder of a repository's fetched files, or the source itself."""
         return f"{self.paths.weights}/{source.replace('/', '--')}/{revision}" if revision else source

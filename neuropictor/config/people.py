@@ -5,11 +5,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuropictor.config.mosaic import PREFIX, file_key
-from neuropictor.config.types import SUBJECT, subject_label
+from neuropictor.config.mosaic import PREFIX, data_set_of
+from neuropictor.config.types import REPOSITORY, SUBJECT, subject_label
 
 NSD = "nsd"
-COLUMNS = ("subject", "dataset", "path", "images", "captions", "pretrain", "refine", "sessions")
+COLUMNS = ("subject", "dataset", "path", "images", "captions", "pretrain", "refine", "sessions", "visual_angle")
 _ANSWERS = {"yes": True, "no": False, "true": True, "false": False, "1": True, "0": False}
 
 
@@ -29,11 +29,14 @@ class Person:
     images
         Table or folder of the images that the person saw; empty: images.csv in the folder of betas or the one above.
     captions
-        For images that have none there: ``none``, or a model that writes them; empty: all have some.
+        For images that have none there: ``none``, or a model that writes them, a folder or a repository of the Hugging
+        Face hub with its commit (owner/name@commit); empty: all have some.
     pretrain, refine
         Whether the person's trials train the shared networks, and whether networks of its own are refined.
     sessions
         First sessions that train and validate; None: as preprocess.training_sessions says.
+    visual_angle
+        Degrees that the images covered when they were shown; None: not known.
     """
 
     subject: str
@@ -44,6 +47,7 @@ class Person:
     pretrain: bool = True
     refine: bool = True
     sessions: int | None = None
+    visual_angle: float | None = None
 
     @property
     def mosaic(self) -> str:
@@ -100,6 +104,7 @@ def _person(row: dict[str, str], place: str) -> Person:
         raise ValueError(f"{place}: subject is {values['subject']!r}; allowed: letters and digits, e.g. MM01")
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", dataset):
         raise ValueError(f"{place}: dataset is {dataset!r}; allowed: nsd, or any other name without spaces, e.g. NOD")
+    degrees = None
     if dataset == NSD and (values["path"] or values["images"]):
         raise ValueError(
             f"{place}: subject {label} is of data set nsd and has a path; allowed: none, since NSD's files lie in "
@@ -107,7 +112,7 @@ def _person(row: dict[str, str], place: str) -> Person:
         )
     if values["path"].startswith(PREFIX):
         try:
-            file_key(values["path"].removeprefix(PREFIX))
+            degrees = data_set_of(values["path"].removeprefix(PREFIX)).visual_angle
         except ValueError as error:
             raise ValueError(f"{place}: path {error}") from None
         if not values["images"]:
@@ -120,12 +125,20 @@ def _person(row: dict[str, str], place: str) -> Person:
                 f"{place}: sessions is {values['sessions']!r}, but subject {label} is of MOSAIC, whose files do not "
                 "say which session a trial is of; allowed: nothing, for all"
             )
+    if "@" in values["captions"] and not re.fullmatch(rf"{REPOSITORY.pattern}@[0-9a-f]{{40}}", values["captions"]):
+        raise ValueError(
+            f"{place}: captions is {values['captions']!r}; allowed: none, a folder, or a repository of the hub and its "
+            "commit of 40 hexadecimal digits, e.g. Salesforce/blip-image-captioning-base@<commit>"
+        )
     for name in ("pretrain", "refine"):
         if values[name] and values[name].lower() not in _ANSWERS:
             raise ValueError(f"{place}: {name} is {values[name]!r}; allowed: yes, no, or nothing for yes")
     sessions = values["sessions"]
     if sessions and not re.fullmatch(r"[1-9]\d{0,8}", sessions):
         raise ValueError(f"{place}: sessions is {sessions!r}; allowed: a number from 1, or nothing for all")
+    angle = values["visual_angle"]
+    if angle and not (re.fullmatch(r"\d{1,3}(\.\d{1,6})?", angle) and 0 < float(angle) <= 180):
+        raise ValueError(f"{place}: visual_angle is {angle!r}; allowed: degrees above 0, up to 180, or nothing")
     return Person(
         label,
         dataset,
@@ -135,4 +148,5 @@ def _person(row: dict[str, str], place: str) -> Person:
         _ANSWERS[values["pretrain"].lower() or "yes"],
         _ANSWERS[values["refine"].lower() or "yes"],
         int(sessions) if sessions else None,
+        float(angle) if angle else degrees,
     )

@@ -214,6 +214,11 @@ class PreprocessConfig(Section):
         description="as training_sessions, for subjects that refine without having pretrained: few-session work",
     )
     image_size: Side = Field(default=64, description="side of the stored images in pixels; the backbone's image size")
+    visual_angle: Annotated[float, Field(ge=0, le=180)] = Field(
+        default=0.0,
+        description="degrees that every stored image covers, cut or set in grey, where data sets showed theirs at"
+        " different sizes (NSD: 8.4); 0: images as they are",
+    )
     statistics: Literal["non_test", "all"] = Field(
         default="non_test",
         description="trials behind mean and standard deviation; non_test: not those of test images",

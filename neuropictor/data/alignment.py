@@ -215,7 +215,11 @@ def make_space(
                     f"{space.sizes}; allowed: its sizes, or calibrate and pretrain with init: scratch"
                 )
         else:
-            ids = np.unique(np.concatenate([ResponseStore(path).images("train") for path in responses]))
+            stores = [ResponseStore(path) for path in responses]
+            trained, tested = (
+                np.unique(np.concatenate([store.images(split) for store in stores])) for split in ("train", "test")
+            )
+            ids = np.setdiff1d(trained, tested)
             space = ComponentSpace.fit(LatentStore(*latents), ids, sizes, config.seed)
         if population is None:
             space.save(out)

@@ -5,6 +5,7 @@ from the seed and the step, so that batches do not depend on workers or on the n
 sees what an uninterrupted one would have seen.
 """
 
+import logging
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,12 +21,16 @@ from neuropictor.data.responses import SPLITS, ResponseStore
 from neuropictor.data.rows import evenly_spaced, mean_over_repeats
 from neuropictor.data.stimuli import CAPTIONS_PER_IMAGE
 
+log = logging.getLogger(__name__)
+
 TrialAveraging = Literal["random", "mean", "single"]
 _VALIDATION_STREAM = 2**32  # entropy word that keeps validation's random numbers apart from those of any training step
 
 
 class ImageResponses:
     """Responses of the images of one split, over one or more subjects; an item is an image of a subject.
+
+    An image that tests one of the subjects trains and validates none of them: such items are left out.
 
     Parameters
     ----------
@@ -44,6 +49,8 @@ class ImageResponses:
         ``[N]`` label of each item's subject.
     data
         ``simulated``, ``nsd`` or ``own``.
+    left_out
+        Number of items left out.
     space
         Checksum of the shared space of the components; None without components.
     """
@@ -61,18 +68,16 @@ class ImageResponses:
             aligned = [ComponentStore(path, store) for path, store in zip(components, stores, strict=True)]
             self.space = aligned[0].space
             self._rows["components"] = [store.rows for store in aligned]
-        tables, nsd_ids = [], []
+        tested = np.concatenate([store.images("test") for store in stores]) if split != "test" else []
+        tables, nsd_ids, self.left_out = [], [], 0
         for store in stores:
-            ids = store.images(split)
-            tables.append(_groups(store, np.flatnonzero(store.split == SPLITS.index(split))))
-            nsd_ids.append(ids)
-        for other in stores if split != "test" else ():
-            tested = np.intersect1d(np.concatenate(nsd_ids), other.images("test"))
-            if len(tested):
-                raise ValueError(
-                    f"{other.path}: image {tested[0]} tests subject {other.subject}, but is in split {split!r} of "
-                    f"another among {', '.join(map(str, paths))}; allowed: an image tests all who saw it, or nobody"
-                )
+            trials = np.flatnonzero(store.split == SPLITS.index(split))
+            kept = trials[~np.isin(store.nsd_id[trials], tested)]
+            tables.append(_groups(store, kept))
+            nsd_ids.append(np.unique(store.nsd_id[kept]))
+            self.left_out += len(store.images(split)) - len(nsd_ids[-1])
+        if self.left_out:
+            log.info("%d images of split %s are left out, since they test another subject", self.left_out, split)
         repeats = max((len(trials) for table in tables for trials in table), default=0)
         if not repeats and split != "validation":  # validation may have none
             raise ValueError(

@@ -90,6 +90,11 @@ class ImageNames:
         return pd.Series(numbers, names.index, "int64")
 
 
+def of_coco(name: str) -> bool:
+    """Tell whether a name is that of a file of COCO, of which data sets show different parts."""
+    return bool(name) and _parsed(name)[0] == "coco"
+
+
 def _parsed(name: str) -> tuple[str, str]:
     """Return what kind of name it is, "number", "coco" or "name", and what tells the image from others."""
     base = re.split(r"[/\\]", composed(name.strip()))[-1]

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 _DATASETS = ("mean", "logvar", "text", "caption_tokens")
 TARGET = "target"
-DESCRIBED = "described"
+DESCRIBED, OF_COCO = "described", "of_coco"
 _COMPARED_AT_ONCE = 256
 _SAME = 0.05  # share of their mean size by which latents of one image may differ
 
@@ -61,9 +61,9 @@ class _Joined:
 
 
 class LatentStore:
-    """Reader of latents files, one a subject; an image that several hold is read from the first.
+    """Reader of latents files, one a subject; an image that several hold is read from the first, of NSD if one is.
 
-    It must be the same image in all.
+    It must be the same image in all, but for images of COCO, of which data sets show different parts.
 
     Parameters
     ----------
@@ -87,8 +87,9 @@ class LatentStore:
     """
 
     def __init__(self, *paths: str | Path):
-        self.paths = [Path(path) for path in paths]
-        held, described = [], []
+        # Latents of NSD's images come first.
+        self.paths = sorted(map(Path, paths), key=_of_own_images)
+        held, described, cropped = [], [], []
         for path in self.paths:
             with open_store(path) as file:
                 missing = [name for name in ("nsd_id", *_DATASETS) if name not in file]
@@ -107,7 +108,12 @@ class LatentStore:
                 if DESCRIBED in file:  # of images that all have captions, it is left out
                     expect(file, {DESCRIBED: ("b", (count,))})
                     described[-1] = file[DESCRIBED][:].astype(bool)
-        self.described = np.concatenate(described)
+                cropped.append(np.zeros(count or 0, bool))
+                if OF_COCO in file:  # of own images alone
+                    expect(file, {OF_COCO: ("b", (count,))})
+                    cropped[-1] = file[OF_COCO][:].astype(bool)
+        self.described, self._cropped = np.concatenate(described), np.concatenate(cropped)
+        self._of_nsd = np.repeat([not _of_own_images(path) for path in self.paths], [len(ids) for ids in held])
         numbers = np.concatenate(held)
         self.nsd_id, self._row, inverse = np.unique(numbers, return_index=True, return_inverse=True)
         self.mean, self.logvar, self.text, self.caption_tokens, self.target = (
@@ -124,11 +130,12 @@ class LatentStore:
         # The same image, encoded on another machine, differs in last digits.
         differ = np.abs(latents - earlier).mean((1, 2, 3)) > _SAME * np.abs(earlier).mean((1, 2, 3))
         differ |= (self.caption_tokens[again] != self.caption_tokens[before]).any((1, 2))
+        differ &= ~(self._cropped[again] & (self._cropped[before] | self._of_nsd[before]))
         if differ.any():
             raise ValueError(
                 f"{', '.join(map(str, self.paths))}: number {numbers[again[differ]][0]} is of different images or "
-                "captions; allowed: one image a number over all subjects, for example numbers from 10000 on for the "
-                "second"
+                "captions; allowed: one image a number over all subjects, for example numbers from 73000 on beside "
+                "NSD's 0 to 72999"
             )
 
     def _target(self) -> str:
@@ -155,6 +162,11 @@ class LatentStore:
                 "allowed: images of the stimuli file that the latents were made from"
             )
         return self._row[places]
+
+
+def _of_own_images(path: Path) -> bool:
+    with open_store(path) as file:
+        return file.attrs.get("data") == "own"
 
 
 def _five(captions: list[str]) -> list[str]:
@@ -184,7 +196,8 @@ def cache_latents(
     out
         HDF5 file: ``mean``, ``logvar`` f2 ``[P, C, h, w]``, ``text`` f2 ``[P, L, D]`` and, with `target`, ``target``
         as ``text``, ``caption_tokens`` i4 ``[P, 5, L]``, ``nsd_id`` i4 or i8 ``[P]`` and,
-        where some images have no captions, ``described`` bool ``[P]``; in one piece each, so that training
+        where some images have no captions, ``described`` bool ``[P]``; of own images, ``of_coco`` bool ``[P]``; in one
+        piece each, so that training
         maps them into memory.
     batch_size
         Images read at once; the VAE, in float32, takes as many of them at a time as ``runtime.decode_memory`` allows.
@@ -218,6 +231,8 @@ def cache_latents(
             described = np.array([bool(texts) for texts in store.captions(nsd_ids)])
             if not described.all():
                 file[DESCRIBED] = described
+            if store.data == "own":
+                file[OF_COCO] = store.of_coco
             file.attrs.update(data=store.data, backbone=model.name)
             starts = range(0, len(nsd_ids), batch_size)
             for start in progress(starts, "Encoding images and captions", unit="batch"):

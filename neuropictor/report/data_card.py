@@ -84,14 +84,14 @@ def data_card(
 def measure(responses: dict[str, Path], stimuli: Sequence[Path], seed: int) -> dict:
     """Return the facts that need no backbone, as plain numbers and texts."""
     store = StimulusStore(*stimuli)
-    subjects, train, test = {}, set(), set()
+    subjects, train, test, both = {}, set(), set(), 0
     for subject, path in responses.items():
         one = ResponseStore(path)
         subjects[subject] = _subject_facts(one)
-        train.update(one.images("train").tolist())
-        test.update(one.images("test").tolist())
+        of_train, of_test = (set(one.images(name).tolist()) for name in ("train", "test"))
+        train, test, both = train | of_train, test | of_test, both + len(of_train & of_test)
         one.close()
-    train_ids, test_ids = np.array(sorted(train)), np.array(sorted(test))
+    train_ids, test_ids = np.array(sorted(train - test)), np.array(sorted(test))
     return {
         "data": store.data,
         "subjects": subjects,
@@ -100,7 +100,8 @@ def measure(responses: dict[str, Path], stimuli: Sequence[Path], seed: int) -> d
             "all": len(store),
             "train": len(train_ids),
             "test": len(test_ids),
-            "train_and_test": len(train & test),
+            "train_and_test": both,
+            "left_out": len(train & test) - both,
             "categories": len(store.categories),
             "backgrounds": len(set(store.background(store.nsd_id)) - {""}),
             "mean_training_image_pixcorr": _mean_image_pixcorr(store, train_ids, test_ids),
@@ -210,10 +211,11 @@ def _image_table(images: dict, backbone: dict | None) -> Table:
     rows = [
         ["images (training, test)", f"{images['train']:,}, {images['test']:,}", ""],
         [
-            "images in both training and test",
+            "images in both training and test of a subject",
             str(images["train_and_test"]),
             verdict(images["train_and_test"] == 0, "0"),
         ],
+        ["training images left out of pretraining, as they test another subject", f"{images['left_out']:,}", ""],
         ["categories, kinds of background", f"{images['categories']}, {images['backgrounds']}", ""],
         [
             "PixCorr of the mean training image with test images",

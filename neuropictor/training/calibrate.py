@@ -126,7 +126,8 @@ def calibrate(
         if accelerator.is_main_process:
             save_autoencoder(module, out, start)
             write_history(out.parent / "history.csv", history)
-        record.add(data=batches.responses.data, images=len(batches.responses))
+        images = batches.responses
+        record.add(data=images.data, images=len(images), images_left_out=images.left_out)
         record.add(precision=runtime.precision)
         record.add(parameters=sum(p.numel() for p in module.parameters()))
         record.add(**{f"{split}_{name}": value for _, split, name, value in history[-2:]})

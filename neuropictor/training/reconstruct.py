@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -224,7 +225,8 @@ def _train(
         if accelerator.is_main_process:
             NeuroPictorPipeline.from_parts(networks, frozen).save_trained(out, backbone)
             write_history(out / "history.csv", history)
-        record.add(data=batches.responses.data, images=len(batches.responses))
+        images = batches.responses
+        record.add(data=images.data, images=len(images), images_left_out=images.left_out)
         record.add(subjects=sorted({str(s) for s in batches.responses.subject}))
         record.add(precision=runtime.precision, steps_per_second=round(trainer.steps_per_second, 4))
         record.add(parameters=sum(p.numel() for p in networks.parameters() if p.requires_grad))
@@ -372,11 +374,10 @@ def refine(
     """Tune pretrained networks on one subject.
 
     Parameters are those of `pretrain`, of one subject; `pretrained` is its output, and `others` are the responses that
-    it was trained on: none of their training images may test this subject.
+    it was trained on: none of their training images may test this subject, unless it is one of them.
     """
     verify(pretrained)
-    for split in ("train", "validation"):
-        ImageResponses([responses, *others], split)
+    _check_tests(ResponseStore(responses), others)
     inputs = {f"pretrained.{path.name}": path for path in pipeline_paths(pretrained)}
 
     def start(frozen: Backbone) -> Networks:
@@ -385,3 +386,19 @@ def refine(
 
     files = ([responses], None if components is None else [components], [latents], backbone)
     _train("refine", start, *files, config, runtime, inputs, Path(out), read_schedule(pretrained), target)
+
+
+def _check_tests(store: ResponseStore, others: Sequence[str | Path]) -> None:
+    """Refuse a subject some of whose test images have trained the networks."""
+    for split in ("train", "validation") if others else ():
+        trained = ImageResponses(others, split)
+        seen = np.intersect1d(trained.nsd_id, store.images("test"))
+        if len(seen):
+            whose = trained.subject[trained.nsd_id == seen[0]][0]
+            raise ValueError(
+                f"{store.path}: image {seen[0]} tests subject {store.subject}, but was in split {split!r} of subject "
+                f"{whose} in pretraining, as were {len(seen) - 1} more of its {len(store.images('test'))} test images; "
+                f"allowed: tests on images that no subject of pretraining trained on. Give subject {store.subject} "
+                "pretrain: yes in the table of people, so that images which test anybody train nobody, or leave the "
+                "trials of these images out of its table of trials"
+            )

@@ -72,10 +72,12 @@ def test_people_of_nsd_and_of_a_lab_take_part_together(tmp_path):
     (folder / "scans/MM01").mkdir(parents=True)
     (folder / "scans/MM01/session1.npy").touch()
     (folder / "scans/images.csv").touch()
-    (folder / "subjects.tsv").write_text("subject\tdataset\tpath\n1\n2\nMM01\tmylab\tscans/MM01\n")
+    (folder / "subjects.tsv").write_text(
+        "subject\tdataset\tpath\tcaptions\n1\n2\nMM01\tmylab\tscans/MM01\towner/model@" + COMMIT
+    )
     jobs = planned(folder, UNTRACKED | {"subjects": {"table": "subjects.tsv"}})
     made = Counter(["simulate_subject", "preprocess_subject", "preprocess_stimuli"])
-    assert jobs == chain(3) - made + Counter(["import_betas", "import_images"])
+    assert jobs == chain(3) - made + Counter(["import_betas", "import_images", "fetch_hub"])
 
 
 def test_people_of_mosaic_take_part_by_their_names(tmp_path):

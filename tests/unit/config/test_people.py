@@ -8,19 +8,19 @@ from neuropictor import config
 from neuropictor.config import mosaic
 from neuropictor.config.people import Person, read_people
 
-TABLE = """subject\tdataset\tpath\timages\tcaptions\tpretrain\trefine\tsessions\tage
-1\t\t\t\t\t\tno\t\t31
-02\tnsd\t\t\t\tyes\t\t3\t
-MM01\tmylab\tscans/sub-MM01\tscans/images.csv\tnone\tno\tyes\t2\t40
+TABLE = """subject\tdataset\tpath\timages\tcaptions\tpretrain\trefine\tsessions\tvisual_angle\tage
+1\t\t\t\t\t\tno\t\t\t31
+02\tnsd\t\t\t\tyes\t\t3\t\t
+MM01\tmylab\tscans/sub-MM01\tscans/images.csv\tnone\tno\tyes\t2\t16.5\t40
 
-NOD07\tNOD\t\t\t\tno\tno\t\t
+NOD07\tNOD\t\t\t\tno\tno\t\t\t
 """
 
 
 def test_a_table_replaces_both_lists(tmp_path):
     path = tmp_path / "subjects.tsv"
     path.write_text("\ufeff" + TABLE.replace("\n", "\r\n"), encoding="utf-8")
-    lab = Person("MM01", "mylab", "scans/sub-MM01", "scans/images.csv", "none", False, True, 2)
+    lab = Person("MM01", "mylab", "scans/sub-MM01", "scans/images.csv", "none", False, True, 2, 16.5)
     assert read_people(path)[:3] == [Person("01", refine=False), Person("02", sessions=3), lab]
     loaded = config.load({"subjects": {"table": str(path), "pretrain": [5]}})
     assert (loaded.subjects.pretrain, loaded.subjects.refine) == (["01", "02"], ["02", "MM01"])
@@ -45,6 +45,9 @@ def test_commas_may_stand_between(tmp_path):
         ("02\tnsd\t", "02\tnsd\tscans/02", "line 3: subject 02 is of data set nsd and has a path"),
         ("\tno\tyes\t2", "\tno\tperhaps\t2", "line 4: refine is 'perhaps'; allowed: yes, no, or nothing for yes"),
         ("\tyes\t2\t", "\tyes\t0\t", "line 4: sessions is '0'; allowed: a number from 1"),
+        ("\tnone\t", "\towner/name@main\t", "line 4: captions is 'owner/name@main'; allowed: none, a folder, or a rep"),
+        ("16.5", "wide", "line 4: visual_angle is 'wide'; allowed: degrees above 0, up to 180"),
+        ("16.5", "0.0", "line 4: visual_angle is '0.0'"),
         ("NOD07", "1", r"has subject 01 twice; allowed: a row a person, and labels .* e\.g\. NOD01"),
         ("MM01", '"MM01', "cannot be read"),
     ],
@@ -60,10 +63,11 @@ def test_mistakes_are_told_with_their_line(tmp_path, old, new, message):
 
 
 def test_people_of_mosaic_are_known_by_name(tmp_path):
-    assert sum(people for _, people in mosaic.DATA_SETS.values()) == 93
+    assert sum(data_set.people for data_set in mosaic.DATA_SETS.values()) == 93
     path = tmp_path / "subjects.tsv"
     path.write_text("subject\tdataset\tpath\timages\nB4\tB\tmosaic:sub-04_BOLD5000\tstimuli\nMM01\tmylab\tscans\t\n")
     assert [person.mosaic for person in read_people(path)] == ["sub-04_BOLD5000", ""]
+    assert [person.visual_angle for person in read_people(path)] == [4.6, None]
     folder = "fMRIPrepv23_2_0/task_fMRI/betas/GLMsinglev1_2"
     assert mosaic.file_key("sub-30_HAD") == f"{folder}/HumanActionsDataset/sub-30_HAD.hdf5"
     for name in ("sub-05_BOLD5000", "sub-00_NOD", "sub-1_NOD", "sub-01_nod", "NOD", "sub-01_NOD.hdf5", ""):

@@ -1,6 +1,7 @@
 """Images without captions, and captions that a model writes."""
 
 import json
+import shutil
 
 import h5py
 import numpy as np
@@ -16,6 +17,7 @@ from neuropictor.data.datasets import ImageResponses, TrainingBatches
 from neuropictor.data.latents import LatentStore
 from neuropictor.data.own_data import import_images
 from neuropictor.data.stimuli import StimulusStore
+from neuropictor.fetching.hub import needed_files
 from neuropictor.models.backbone import Backbone
 
 RUNTIME = RuntimeConfig(device="cpu", threads=1)
@@ -61,6 +63,20 @@ def test_a_model_writes_missing_captions_always_the_same(model, seen, tmp_path):
         assert set(caption.split()) <= set(WORDS)
     results = json.loads((tmp_path / "once.run.json").read_text())["results"]
     assert (results["captions_model"], results["captions_made"], results["without_captions"]) == (str(model), 2, 0)
+
+
+def test_the_files_that_are_fetched_of_a_model_suffice(model, seen, tmp_path):
+    names = needed_files([path.name for path in model.iterdir()] + ["README.md", "pytorch_model.bin"])
+    (tmp_path / "fetched").mkdir()
+    for name in names:
+        shutil.copy(model / name, tmp_path / "fetched" / name)
+    given = {"table": None, "images": seen, "config": PreprocessConfig(image_size=16), "runtime": RUNTIME}
+    texts = []
+    for folder in (model, tmp_path / "fetched"):
+        import_images(**given, captions=str(folder), out=tmp_path / "s.h5")
+        store = StimulusStore(tmp_path / "s.h5")
+        texts.append(store.captions(store.nsd_id))
+    assert texts[0] == texts[1] and len(texts[0]) == 3
 
 
 def test_what_is_no_captioning_model_is_refused(model, seen, tmp_path):

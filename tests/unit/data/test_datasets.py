@@ -114,6 +114,23 @@ def test_one_number_for_latents_of_different_images_is_refused(tiny_latents, tmp
             LatentStore(tiny_latents, tmp_path / "b.h5")
 
 
+def test_an_image_of_coco_has_one_latent_nsd_s_even_if_others_crop_it(tiny_latents, tmp_path):
+    """NSD has a square of its own of each."""
+    path = shutil.copy(tiny_latents, tmp_path / "lab.h5")
+    with h5py.File(path, "r+") as file:
+        file.attrs["data"] = "own"
+        file["mean"][:] = file["mean"][:][::-1]
+        file["of_coco"] = np.ones(len(file["nsd_id"]), bool)
+    ids, nsd = LatentStore(tiny_latents).nsd_id[:2], LatentStore(tiny_latents)
+    for order in ((path, tiny_latents), (tiny_latents, path)):
+        both = LatentStore(*order)
+        np.testing.assert_array_equal(both.mean[both.rows(ids)], nsd.mean[nsd.rows(ids)])
+    with h5py.File(path, "r+") as file:
+        file["of_coco"][1] = False
+    with pytest.raises(ValueError, match=r"number 101 is of different images or captions"):
+        LatentStore(path, tiny_latents)
+
+
 def test_latents_that_lack_parts_or_are_of_two_makes_are_refused(tiny_latents, tmp_path):
     path, count = tmp_path / "b.h5", len(LatentStore(tiny_latents).nsd_id)
     for name, values, words in (
@@ -142,16 +159,20 @@ def test_latents_that_lack_parts_or_are_of_two_makes_are_refused(tiny_latents, t
         LatentStore(tiny_latents, path)
 
 
-def test_an_image_that_tests_one_subject_trains_and_validates_nobody(paths, tmp_path):
+def test_an_image_that_tests_one_subject_trains_and_validates_nobody(paths, tmp_path, caplog):
+    caplog.set_level("INFO")
     for split, row in (("train", 0), ("validation", 1)):
         shutil.copy(paths[1], tmp_path / "responses.h5")
         tested = ResponseStore(paths[0]).images("test")[0]  # whom only the first saw
         with h5py.File(tmp_path / "responses.h5", "r+") as file:
             number = ResponseStore(paths[1]).images(split)[row]
             file["nsd_id"][:] = np.where(file["nsd_id"][:] == number, tested, file["nsd_id"][:])
-        ImageResponses([tmp_path / "responses.h5"], split)
-        with pytest.raises(ValueError, match=rf"image {tested} tests subject 01, but is in split '{split}' of another"):
-            ImageResponses([paths[0], tmp_path / "responses.h5"], split)
+        alone = ImageResponses([tmp_path / "responses.h5"], split)
+        both = ImageResponses([paths[0], tmp_path / "responses.h5"], split)
+        assert tested in alone.nsd_id and not alone.left_out
+        assert tested not in both.nsd_id and both.left_out == 1
+        assert len(both) == len(alone) - 1 + len(ImageResponses([paths[0]], split))
+        assert f"1 images of split {split} are left out" in caplog.text
 
 
 def in_chunks(path, copy):

@@ -11,6 +11,7 @@ from neuropictor.config import PreprocessConfig
 from neuropictor.data.own_data import import_betas, import_images
 from neuropictor.data.responses import ResponseStore
 from neuropictor.data.stimuli import StimulusStore
+from neuropictor.records.record import record_path
 from neuropictor.surface import load_geometry
 
 VERTICES, TRIALS = 10_242, 8
@@ -405,6 +406,22 @@ def test_of_a_folder_only_the_images_that_a_subject_saw_are_taken(betas, tmp_pat
     words = rf"whole lacks 1 of the {len(seen)} images that subject MM03 saw by .*r\.h5, number {seen[0]} among them"
     with pytest.raises(ValueError, match=words):
         import_images(None, PreprocessConfig(image_size=8), tmp_path / "s.h5", **given)
+
+
+def test_images_cover_one_visual_angle_whatever_a_data_set_showed(tmp_path):
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[16:48, 16:48] = 200
+    Image.fromarray(pixels).save(tmp_path / "one.png")
+    (tmp_path / "images.csv").write_text("file,captions\none.png,a square\n")
+    files, out = {"table": tmp_path / "images.csv"}, tmp_path / "stimuli.h5"
+    config = PreprocessConfig(image_size=32, visual_angle=8.0)
+    for shown, expected in ((16.0, 200), (8.0, None), (4.0, 127)):
+        import_images(**files, config=config, out=out, visual_angle=shown)
+        image = StimulusStore(out).images(StimulusStore(out).nsd_id)[0]
+        assert (image[0, 0] == (expected or 0)).all() and (image[16, 16] == 200).all()
+        assert json.loads(record_path(out).read_text())["results"]["visual_angle"] == shown
+    with pytest.raises(ValueError, match=r"visual_angle is 8\.0, but nothing tells .* Example: --visual-angle 8\.4"):
+        import_images(**files, config=config, out=out)
 
 
 def test_mistakes_in_images_are_named(tmp_path):

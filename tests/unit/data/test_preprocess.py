@@ -150,7 +150,10 @@ def test_stimuli(root, tmp_path):
     assert store.category([3, 4]).tolist() == ["dog", "cat"]
     assert store.background([3, 4]).tolist() == ["city", "sea"]
     assert store.data == "simulated"
-    assert (tmp_path / "stimuli.run.json").is_file()
+    assert json.loads((tmp_path / "stimuli.run.json").read_text())["results"]["visual_angle"] == 8.4
+    half = config(visual_angle=4.2)  # the middle, enlarged
+    preprocess_stimuli(nsd_root=root, subjects=[1], config=half, nsd=NsdConfig(), out=tmp_path / "half.h5")
+    assert np.abs(StimulusStore(tmp_path / "half.h5").images([6])[0].astype(int) - image[10:30, 10:30]).max() == 0
 
 
 def test_missing_images_are_named(root, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from small_stores import SIZE, smooth_images, write_samples, write_stimuli
 
 from neuropictor.data.reconstructions import Reconstructions, read_reconstructions, write_reconstructions
-from neuropictor.data.stimuli import StimulusStore, StimulusWriter, resize_images
+from neuropictor.data.stimuli import StimulusStore, StimulusWriter, frame_images, resize_images
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,18 @@ def test_several_stores_are_read_as_one(store, tmp_path):
         StimulusStore(tmp_path / "0.h5", tmp_path / "small.h5")
 
 
+def test_images_are_framed_to_a_share_of_their_side():
+    image = np.zeros((40, 40, 3), np.uint8)
+    image[10:30, 10:30] = 200  # the middle half
+    assert np.array_equal(frame_images(image, 20, 1.0), resize_images(image, 20))
+    assert (frame_images(image, 20, 0.5) == 200).all()
+    framed = frame_images(np.stack([image, image]), 40, 2.0)
+    assert framed.shape == (2, 40, 40, 3)
+    assert (framed[:, :10] == 127).all() and (framed[:, :, 30:] == 127).all()
+    assert np.array_equal(framed[:, 10:30, 10:30], resize_images(np.stack([image, image]), 20))
+    assert frame_images(image, 40, 180.0).shape == (40, 40, 3)
+
+
 def test_own_images_stand_beside_those_of_nsd_under_other_numbers(tmp_path):
     paths = [write_stimuli(tmp_path / "nsd.h5", (0, 7)), write_stimuli(tmp_path / "own.h5", (8, 119))]
     for path in paths:
@@ -60,6 +72,29 @@ def test_own_images_stand_beside_those_of_nsd_under_other_numbers(tmp_path):
     for order in (paths, paths[::-1]):
         both = StimulusStore(*order)
         assert both.data == "own" and np.array_equal(both.images([119, 0]), smooth_images([119, 0]))
+
+
+@pytest.mark.parametrize("data", ["simulated", "nsd"])
+def test_an_image_of_coco_is_nsd_s_even_if_others_crop_and_describe_it(tmp_path, data):
+    paths = [write_stimuli(tmp_path / f"{name}.h5", ids) for name, ids in (("lab", (5, 7, 9)), ("nsd", (7, 9, 119)))]
+    with h5py.File(paths[1], "r+") as file:
+        file.attrs["data"] = data
+    with h5py.File(paths[0], "r+") as file:
+        file.attrs["data"] = "own"
+        file["name"] = [f"COCO_train2014_{number:012}.jpg" for number in (5, 7, 9)]
+        file["images"][1] = 0
+        file["captions"][2] = "another"
+    for order in (paths, paths[::-1]):
+        both = StimulusStore(*order)
+        assert both.nsd_id.tolist() == [5, 7, 9, 119] and both.of_coco.all()
+        assert both.data == {"nsd": "own"}.get(data, data)
+        assert np.array_equal(both.images([7, 9]), StimulusStore(paths[1]).images([7, 9]))
+        assert both.captions([9]) == StimulusStore(paths[1]).captions([9])
+    assert not StimulusStore(paths[0]).images([7]).any()  # its own picture, where it stands alone
+    with h5py.File(paths[0], "r+") as file:
+        file["name"][1] = "7"
+    with pytest.raises(ValueError, match=r"image 7 of .*lab\.h5 is another, .* than image 7 of .*nsd\.h5"):
+        StimulusStore(*paths)
 
 
 @pytest.mark.parametrize(("data", "changed"), [("own", "captions"), ("own", "images"), ("simulated", "category")])

@@ -133,7 +133,7 @@ def test_a_damaged_file_is_refused_and_removed(hub, tmp_path):
 def test_another_commit_is_refused(hub, tmp_path):
     hub.commit = "f" * 40
     done = fetch(hub, tmp_path / "out", tmp_path / "home")
-    assert "backbone.revision: the hub answered ffff" in done.stderr
+    assert "owner/name: the hub answered ffff" in done.stderr
 
 
 def test_files_of_a_text_tower():

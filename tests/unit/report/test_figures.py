@@ -100,6 +100,7 @@ def test_data_card(tmp_path):
     assert facts["subjects"]["02"]["splits"]["validation"] == {"trials": 45, "images": 15}
     assert facts["subjects"]["01"]["ncsnr_quartiles"] == [0.4, 0.4, 0.4]
     assert (facts["images"]["train"], facts["images"]["train_and_test"]) == (60, 0)
+    assert facts["images"]["left_out"] == 0
     seen, mean = smooth_images(TEST), smooth_images(range(60)).mean(0)
     expected = np.mean([np.corrcoef(mean.ravel(), image.ravel())[0, 1] for image in seen])
     assert facts["images"]["mean_training_image_pixcorr"] == pytest.approx(expected, abs=1e-4)

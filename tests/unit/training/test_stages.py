@@ -19,7 +19,7 @@ from neuropictor.models.pipeline_folder import read_networks
 from neuropictor.training import reconstruct
 from neuropictor.training.calibrate import calibrate
 from neuropictor.training.loop import Recipe
-from neuropictor.training.reconstruct import pretrain, refine
+from neuropictor.training.reconstruct import _check_tests, pretrain, refine
 
 
 @pytest.fixture(scope="module")
@@ -190,8 +190,11 @@ def test_what_pretraining_trained_on_tests_no_subject_that_is_refined(
         with h5py.File(tmp_path / "responses.h5", "r+") as file:
             trained = ResponseStore(responses[1]).images(split)[0]
             file["nsd_id"][:] = np.where(file["nsd_id"][:] == trained, tested, file["nsd_id"][:])
-        with pytest.raises(ValueError, match=rf"image {tested} tests subject 01, but is in split '{split}' of another"):
-            refine(*files, RefineConfig(**SHORT), tiny_runtime, tmp_path / "out", others=[tmp_path / "responses.h5"])
+        others = [tmp_path / "responses.h5"]
+        message = rf"image {tested} tests subject 01, but was in split '{split}' of subject 02 .* 0 more of its"
+        with pytest.raises(ValueError, match=message):
+            refine(*files, RefineConfig(**SHORT), tiny_runtime, tmp_path / "out", others=others)
+        _check_tests(ResponseStore(responses[0]), [*others, responses[0]])  # pretraining has left the image out
 
 
 def test_images_that_are_nowhere_are_told_before_training(
