@@ -15,6 +15,8 @@ include: "rules/common.smk"
 
 
 settings = checked(config)
+# For the report's first page: the table of people counts too.
+config["subjects"] = {"pretrain": pretraining(), "refine": refined(), "of_nsd": settings.from_nsd()}
 
 
 pathvars:

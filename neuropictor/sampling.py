@@ -18,6 +18,7 @@ import torch
 from diffusers.utils.logging import disable_progress_bar
 
 from neuropictor.data.alignment import ComponentStore
+from neuropictor.data.origin import drawn_label
 from neuropictor.data.reconstructions import Reconstructions, write_array, writing
 from neuropictor.data.responses import ResponseStore, subject_number
 from neuropictor.data.rows import mean_over_repeats
@@ -158,7 +159,7 @@ def sample_subject(
                 chunks.save(index, sampler.draw(batches[index], inputs(store, aligned, ids, config.most_repeats)))
         if not is_first():
             return
-        about = Reconstructions(np.empty(0), store.images("test"), model, store.subject, store.data)
+        about = Reconstructions(np.empty(0), store.images("test"), model, store.subject, sampler.label(store.data))
         write_drawn(out, about, map(chunks.load, range(len(batches))), config)
         record.add(images=len(about.nsd_id), samples=config.samples, kept=chosen_samples(config))
     chunks.clear()
@@ -258,6 +259,10 @@ class Sampler:
         self.schedule = pipeline.scheduler.config
         prepare_sampling(pipeline, runtime)
         pipeline.set_progress_bar_config(disable=True)  # the stage's own counts batches
+
+    def label(self, data: str) -> str:
+        """Return the label of what is drawn from responses of `data`, see `neuropictor.data.origin`."""
+        return drawn_label(data, self.pipeline.unet.config["cross_attention_dim"])
 
     def draw(self, jobs: Sequence[Job], inputs: dict[str, torch.Tensor], **options: Any) -> np.ndarray:
         """Return uint8 ``[n, S, S, 3]``, each from the starting noise of its seed.

@@ -6,6 +6,12 @@ def nsd_folder(wildcards, threads):
     return settings.paths.nsd
 
 
+def release():
+    """Which sessions of NSD count, for pages; "" if nobody is made from NSD."""
+    nsd = settings.nsd
+    return constants.describe_release(nsd.release, nsd.sessions) if settings.from_nsd() else ""
+
+
 def annotation_files():
     """COCO's annotations, unpacked."""
     return [f"<nsd>/{keys.annotations(kind, split)}" for kind in keys.ANNOTATION_KINDS for split in keys.COCO_SPLITS]

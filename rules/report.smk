@@ -26,7 +26,7 @@ rule data_card:
         **tracked("config", "evaluate", "seed"),
         **tracked("sample", "sample", "trial_averaging"),
         **tracked_preprocessing(),
-        release=constants.describe_release(settings.nsd.release, settings.nsd.sessions),
+        release=release(),
         templates=checksum(TEMPLATES),
         code=code("data_card"),
     message:
@@ -79,7 +79,7 @@ rule report_scores:
     conda:
         "../envs/neuropictor.yaml"
     params:
-        release=constants.describe_release(settings.nsd.release, settings.nsd.sessions),
+        release=release(),
         published=checksum(PUBLISHED_RESULTS),
         templates=checksum(TEMPLATES),
         code=code("report_scores"),

@@ -82,7 +82,7 @@ def pretend_unet(scheduler, latent_shape):
     import torch
 
     class PretendUNet(torch.nn.Module):
-        config: ClassVar = {"in_channels": latent_shape[0], "sample_size": latent_shape[1]}
+        config: ClassVar = {"in_channels": latent_shape[0], "sample_size": latent_shape[1], "cross_attention_dim": 8}
         dtype, device, calls = torch.float32, torch.device("cpu"), 0
 
         def forward(self, state, timestep, context, return_dict=False, **residuals):

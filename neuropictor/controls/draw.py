@@ -147,7 +147,7 @@ def steer_subject(
             nsd_ids,
             kind,
             store.subject,
-            store.data,
+            sampler.label(store.data),
             labels=tuple(CONTROLS[kind].label(condition) for condition in chosen),
             others=np.where(others < 0, -1, nsd_ids[others]),
         )

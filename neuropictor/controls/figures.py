@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from neuropictor.controls.conditions import CONTROLS
 from neuropictor.controls.scores import OF_TWO, TABLE_METRICS
+from neuropictor.data.origin import title_mark
 from neuropictor.data.reconstructions import StoredReconstructions
 from neuropictor.evaluation.metrics import METRICS
-from neuropictor.evaluation.tables import title_mark
 from neuropictor.report.figures import COLOURS, FAINT, STYLE, image_grid, save_figure
 
 

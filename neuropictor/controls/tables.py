@@ -83,13 +83,16 @@ def score_controls(
         data, ranks = "", []
         for subject in progress(sorted({*drawn, *samples}), "Scoring controls", unit="subject"):
             scorer = _Subject(subject, responses[subject], stimuli[subject], describer, evaluate)
-            data, parts = scorer.stimuli.data, {}
+            parts = {}
             for kind, path in drawn.get(subject, {}).items():
                 images = StoredReconstructions(path)
+                data = images.data
                 parts |= scorer.score(kind, images)
                 scorer.sheet(kind, images, config.sheet_rows, figures)
             if subject in samples:
-                rows, quarters = scorer.nearest(StoredReconstructions(samples[subject]), config.sheet_rows, figures)
+                images = StoredReconstructions(samples[subject])
+                data = images.data
+                rows, quarters = scorer.nearest(images, config.sheet_rows, figures)
                 ranks += [row | {"data": data} for row in rows]
                 parts |= quarters
             for key, part in parts.items():

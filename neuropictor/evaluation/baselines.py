@@ -109,12 +109,13 @@ def fit_baselines(
                 raise ValueError(
                     f"{responses}: no {split} images; at least one is needed, for example 60 for validation"
                 )
-        about = Reconstructions(np.empty(0), ids["test"], "", store.subject, store.data)
+        model = Backbone.load(backbone).to(device)
+        sampler = Sampler(NeuroPictorPipeline.from_backbone(model), store.subject, sample, runtime)
+        about = Reconstructions(np.empty(0), ids["test"], "", store.subject, sampler.label(store.data))
         mean = mean_image(images, ids["train"])
         with writing(out["mean_image"], replace(about, model="mean_image"), samples=1) as writer:
             for row in range(len(ids["test"])):
                 writer.write(row, 0, mean[None, None])
-        model = Backbone.load(backbone).to(device)
         linear = _Linear(model, store, LatentStore(latents), ids, config.ridge_alphas, sample.most_repeats)
         describer = load_describer(config.networks, model, weights, device)
         log.info("Subject %s: ridge penalties %s", store.subject, linear.penalties)
@@ -123,7 +124,6 @@ def fit_baselines(
             for start in range(0, len(predicted), sample.batch_size):
                 part = model.decode(predicted[start : start + sample.batch_size], runtime.decode_memory)
                 writer.write(start, 0, part[:, None])
-        sampler = Sampler(NeuroPictorPipeline.from_backbone(model), store.subject, sample, runtime)
         draw = _Draw(sampler, linear, config.diffusion_strength)
         rescale, scores = choose_rescale(draw, ids["validation"], images, describer)
         log.info("Subject %s: ridge_diffusion rescales by %s, validation scores %s", store.subject, rescale, scores)

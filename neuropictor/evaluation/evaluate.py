@@ -18,6 +18,7 @@ import torch
 
 from neuropictor.config.drawing import SampleConfig
 from neuropictor.config.types import Subject
+from neuropictor.data.origin import joined_label
 from neuropictor.data.reconstructions import StoredReconstructions
 from neuropictor.data.rows import evenly_spaced
 from neuropictor.data.stimuli import StimulusStore, resize_images
@@ -111,13 +112,14 @@ def evaluate(
         scorer = Scorer(judge, config.protocols, weights if config.networks == "published" else None, device)
         pairings = Pairings(len(nsd_ids), config.permutations, config.seed)
         scores, nulls = score_all(scorer, places, nsd_ids, pairings, COMPARED, config.seed)
-        tests = tests_of(scores, nulls, COMPARED, store.data, config)
+        data = joined_label(images.data for images in reconstructions.values())
+        tests = tests_of(scores, nulls, COMPARED, data, config)
         rows = {subject: rows for (subject, _), (_, rows) in places.items()}
         of_ceilings = score_ceilings(judge, frozen, store, nsd_ids, rows, config.seed, runtime)
-        write_scores(pd.concat([scores, of_ceilings]), store.data, config, out)
+        write_scores(pd.concat([scores, of_ceilings]), data, config, out)
         write_table(tests, TEST_COLUMNS, out.with_name(STATISTICS))
         record.add(
-            data=store.data,
+            data=data,
             test_images=len(nsd_ids),
             backbone=frozen.name,
             networks=config.networks,

@@ -10,6 +10,7 @@ from typing import Literal
 import pandas as pd
 
 from neuropictor.config.types import subject_label
+from neuropictor.data.origin import joined_label, title_mark
 from neuropictor.evaluation.metrics import METRICS, shown_in
 from neuropictor.evaluation.protocols import OURS
 from neuropictor.records.files import atomic_path
@@ -107,17 +108,6 @@ def read_tests(path: Path) -> pd.DataFrame:
     return _read(path, TEST_COLUMNS, {"value": [""], "p": [""]})
 
 
-def data_of(frame: pd.DataFrame) -> str:
-    """Origin of a table's data; "simulated" if any are."""
-    kinds = set(frame["data"])
-    return "simulated" if "simulated" in kinds else str(min(kinds, default=""))
-
-
-def title_mark(data: str) -> str:
-    """What titles add about the data: " (SIMULATED data)", or nothing for NSD."""
-    return " (SIMULATED data)" if data == "simulated" else ""
-
-
 def count_test_images(frame: pd.DataFrame) -> str:
     """Number of test images of a table's subjects: "982", or "907 to 1000" where they differ."""
     counts = frame[frame["subject"] != "mean"].groupby("subject")["n_images"].max()
@@ -151,7 +141,7 @@ def fill_readme(metrics: Path, readme: Path) -> None:
     subjects = ", ".join(subject for subject in frame["subject"].unique() if subject != "mean")
     title = (
         f"Mean over subjects {subjects}, {count_test_images(frame)} test images each, 95 % intervals"
-        f"{title_mark(data_of(mean))}:"
+        f"{title_mark(joined_label(mean['data']))}:"
     )
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     text = readme.read_text(encoding="utf-8")

@@ -9,14 +9,13 @@ from typing import Any
 
 import pandas as pd
 
+from neuropictor.data.origin import joined_label, title_mark
 from neuropictor.evaluation.metrics import METRICS, shown_in
 from neuropictor.evaluation.protocols import OURS
 from neuropictor.evaluation.tables import (
-    data_of,
     model_title,
     order_models,
     read_metrics,
-    title_mark,
     without_ceilings,
 )
 from neuropictor.records.files import atomic_path
@@ -60,8 +59,10 @@ def compare(metrics: list[Path], out: Path) -> None:
     frames = {name_experiment(path): without_ceilings(read_metrics(path)) for path in metrics}
     frames = {name: frame[frame["protocol"] == OURS] for name, frame in frames.items()}
     table = pd.concat([frame.assign(experiment=name) for name, frame in frames.items()], ignore_index=True)
-    kinds = set(table["data"])
-    mark = title_mark("simulated") if kinds == {"simulated"} else " (some of SIMULATED data)" * ("simulated" in kinds)
+    labels = {joined_label(frame["data"]) for frame in frames.values()}
+    mark = title_mark(joined_label(labels))
+    if len(labels) > 1:
+        mark = mark and " (the rows tell which of simulated data, or drawn by a miniature)"
     tested = {}
     for name, frame in frames.items():
         counts = frame[frame["subject"] != "mean"].groupby("subject")["n_images"].max()
@@ -87,7 +88,7 @@ def _scores(table: pd.DataFrame, names: list[str]) -> Table:
     for model in order_models(table["model"]):
         having = [name for name in names if any((name, model, metric) in cells for metric in metrics)]
         for name in having:
-            data = title_mark(data_of(table[table["experiment"] == name]))
+            data = title_mark(joined_label(table[table["experiment"] == name]["data"]))
             row: list[str | Cell] = [model_title(model), name + data]
             for metric in metrics:
                 cell = cells.get((name, model, metric))

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neuropictor.config.types import Subject
+from neuropictor.data.origin import title_mark
 from neuropictor.data.responses import SPLITS, ResponseStore
 from neuropictor.data.stimuli import StimulusStore
 from neuropictor.evaluation.judges import blocks
 from neuropictor.evaluation.metrics import pixcorr
 from neuropictor.evaluation.protocols import OURS
-from neuropictor.evaluation.tables import read_metrics, title_mark
+from neuropictor.evaluation.tables import read_metrics
 from neuropictor.records.checksums import verify
 from neuropictor.report.pages import Cell, Table, write_page
 
@@ -60,7 +61,7 @@ def data_card(
     metrics
         `metrics.csv`, for what needs the backbone: mean-colour identification and ceilings.
     release
-        Which sessions of NSD count, see `neuropictor.nsd.constants.describe_release`.
+        Which sessions of NSD count, see `neuropictor.nsd.constants.describe_release`; "" without subjects of NSD.
     preprocess
         How the responses were z-scored; not shown without it.
     """
@@ -73,6 +74,7 @@ def data_card(
         "Data card" + title_mark(facts["data"]),
         facts=facts,
         one=next(iter(facts["subjects"].values())),
+        sources=dict.fromkeys(f"{one['beta_version']} on {one['mesh']}" for one in facts["subjects"].values()),
         subjects=_subject_table(facts),
         images=_image_table(facts["images"], facts["backbone"]),
         release=release,

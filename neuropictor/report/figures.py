@@ -14,11 +14,12 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from neuropictor.data.origin import joined_label, title_mark
 from neuropictor.data.reconstructions import StoredReconstructions
 from neuropictor.data.responses import ResponseStore
 from neuropictor.data.rows import evenly_spaced
 from neuropictor.data.stimuli import StimulusStore
-from neuropictor.evaluation.tables import model_title, order_models, title_mark
+from neuropictor.evaluation.tables import model_title, order_models
 from neuropictor.records.checksums import verify
 from neuropictor.records.files import atomic_path
 from neuropictor.surface import load_geometry
@@ -111,7 +112,7 @@ def image_grid(
         hspace=0.05,
     )
     figure.text(
-        0.5, 1 - 0.3 / height, "\n".join(textwrap.wrap(title, int(width * 12))), ha="center", va="center", size=12
+        0.5, 1 - 0.3 / height, "\n".join(textwrap.wrap(title, int(width * 11))), ha="center", va="center", size=12
     )
     for place, (name, images) in enumerate(columns.items()):
         for row, image in enumerate(images):
@@ -211,7 +212,7 @@ def _data_of(histories) -> str:
         record = Path(path).with_name("run.json")
         if record.is_file():
             kinds.add(json.loads(record.read_text(encoding="utf-8")).get("results", {}).get("data"))
-    return "simulated" if "simulated" in kinds else ""
+    return joined_label(kinds - {None})
 
 
 def response_map(responses: Path, out: Path) -> None:

@@ -18,13 +18,14 @@ import pandas as pd
 from PIL import Image
 
 from neuropictor.config.types import Subject
+from neuropictor.data.origin import joined_label, origin_of, title_mark
 from neuropictor.data.reconstructions import StoredReconstructions
 from neuropictor.data.rows import evenly_spaced
 from neuropictor.data.stimuli import StimulusStore
 from neuropictor.evaluation.judges import Seen, reduced
 from neuropictor.evaluation.metrics import METRICS, metric_title
 from neuropictor.evaluation.protocols import OURS
-from neuropictor.evaluation.tables import SCORE_COLUMNS, model_title, order_models, read_scores, title_mark
+from neuropictor.evaluation.tables import SCORE_COLUMNS, model_title, order_models, read_scores
 from neuropictor.records.progress import progress
 from neuropictor.report.pages import write_page
 
@@ -109,7 +110,8 @@ def gallery(
     shown = [(subject, item) for subject, part in drawn.items() for item in part]
     for subject, item in progress(shown, "Reducing images of controls", unit="control"):
         _add_sheet(data, sheets, f"{subject}/control/{item.kind}", item.reduced(side), item.file.shape[2])
-    title, note = "Seen images and reconstructions" + title_mark(store.data), _note(data, store, drawn)
+    label = joined_label(item.data for models in files.values() for item in models.values())
+    title, note = "Seen images and reconstructions" + title_mark(label), _note(data, label, drawn)
     texts = {name: base64.b64encode(content).decode() for name, content in sheets.items()}
     write_page("gallery.html", out, title, note=note, data=data, sheets=texts)
 
@@ -194,9 +196,9 @@ def _add_scores(data: dict, tables: Sequence[Path], ids: dict[str, np.ndarray]) 
     data["metrics"] = first + [item for item in data["metrics"] if item not in first]
 
 
-def _note(data: dict, store: StimulusStore, drawn: dict[str, list[ShownControl]]) -> str:
+def _note(data: dict, label: str, drawn: dict[str, list[ShownControl]]) -> str:
     """The note at the top of the page."""
-    real = "Rendered scenes and simulated brains; nobody was measured. " if store.data == "simulated" else ""
+    real = "Rendered scenes and simulated brains; nobody was measured. " if origin_of(label) == "simulated" else ""
     of_controls = len({number for items in drawn.values() for item in items for number in item.nsd_id.tolist()})
     sentence = f" {of_controls} of the images are shown with controls, below their scores." if of_controls else ""
     return (

@@ -13,20 +13,19 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from neuropictor.data.origin import joined_label, origin_of, title_mark
 from neuropictor.data.stimuli import StimulusStore
 from neuropictor.evaluation.metrics import METRICS, RETRIEVAL_POOL, metric_title, shown_in
 from neuropictor.evaluation.protocols import OURS, PROTOCOLS
 from neuropictor.evaluation.statistics import ABOVE_CHANCE, DIFFERENCE
 from neuropictor.evaluation.tables import (
     count_test_images,
-    data_of,
     model_title,
     of_kind,
     order_models,
     read_metrics,
     read_scores,
     read_tests,
-    title_mark,
     without_ceilings,
 )
 from neuropictor.records.checksums import verify
@@ -82,12 +81,12 @@ def report_scores(
     """
     verify(metrics, scores, statistics, *stimuli)
     frame, tests = read_metrics(metrics), read_tests(statistics)
-    proper, mark = without_ceilings(frame), title_mark(data_of(frame))
+    proper, mark = without_ceilings(frame), title_mark(joined_label(frame["data"]))
     _metric_page(frame, release, "Reconstruction scores" + mark, metric_page)
     write_page("statistics.html", test_page, "Tests of the scores" + mark, sections=test_sections(tests))
     _published_page(proper, published_page)
     _score_figure(proper, score_figure)
-    _category_figure(read_scores(scores), StimulusStore(*stimuli), category_figure)
+    _category_figure(read_scores(scores), StimulusStore(*stimuli), mark, category_figure)
 
 
 def score_table(frame: pd.DataFrame, names: Sequence[str], counts: bool = False) -> Table:
@@ -218,10 +217,12 @@ def reasons_against(frame: pd.DataFrame) -> list[str]:
         DataFrame: rows of `metrics.csv`, without ceilings.
     """
     reasons, labels = [], {protocol.label for protocol in PROTOCOLS.values()}
-    if data_of(frame) == "simulated":
+    if origin_of(joined_label(frame["data"])) == "simulated":
         reasons.append("The data are simulated: rendered scenes and simulated brains. Published results are of people.")
-    elif set(frame["data"]) != {"nsd"}:
+    elif {origin_of(label) for label in frame["data"]} != {"nsd"}:
         reasons.append("The images are not those of NSD, on which published results were measured.")
+    if any(label != origin_of(label) for label in frame["data"]):
+        reasons.append("Images are drawn by a miniature; published ones by Stable Diffusion or its like.")
     if set(frame["networks"]) != {"published"}:
         reasons.append(
             "Images are judged by the miniature's image tower; published results by AlexNet, Inception-v3, CLIP"
@@ -263,7 +264,7 @@ def _published_page(frame: pd.DataFrame, out: Path) -> None:
         if not reasons and number == mean["n_images"].max():
             rows += _own_rows(mean, scales)
         test_sets[name] = Table(["method", *map(with_arrow, names), "source, protocol"], rows)
-    mark = title_mark(data_of(frame))
+    mark = title_mark(joined_label(frame["data"]))
     title = "Published results" + (f", and why this run stands apart{mark}" if reasons else " and this run")
     write_page("published.html", out, title, reasons=reasons, apart=apart, test_sets=test_sets)
 
@@ -332,8 +333,8 @@ def _score_figure(frame: pd.DataFrame, out: Path) -> None:
         for axes in grid.ravel()[len(panels) :]:
             axes.set_visible(False)
         networks = " judged by the miniature" if (frame["networks"] == "miniature").any() else ""
-        title = f"Scores{networks}: mean over subjects with 95 % interval, and each subject"
-        figure.suptitle(title + title_mark(data_of(frame)), size=13)
+        title = f"Scores{networks}: mean over subjects with 95 % interval, and each subject\n"
+        figure.suptitle(title + title_mark(joined_label(frame["data"])).strip(), size=13)
         save_figure(figure, out)
 
 
@@ -350,7 +351,7 @@ def _panel(axes: Axes, frame: pd.DataFrame, models: list[str]) -> None:
     axes.set_yticks(range(len(models)), list(map(model_title, models)), color=INK)
 
 
-def _category_figure(frame: pd.DataFrame, store: StimulusStore, out: Path) -> None:
+def _category_figure(frame: pd.DataFrame, store: StimulusStore, mark: str, out: Path) -> None:
     frame = frame[(frame["protocol"] == OURS) & frame["model"].isin(CATEGORY_MODELS)]
     frame = frame.assign(main=store.category(frame["nsd_id"].astype(int).to_numpy()))
     frame = frame[frame["main"] != ""]
@@ -372,6 +373,6 @@ def _category_figure(frame: pd.DataFrame, store: StimulusStore, out: Path) -> No
         counts = frame.drop_duplicates("nsd_id")["main"].value_counts()
         grid[0].set_yticks(range(len(categories)), [f"{name} ({counts[name]})" for name in categories], color=INK)
         grid[-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-        title = f"By category (number of images), all subjects; dotted: chance{title_mark(store.data)}"
+        title = f"By category (number of images), all subjects; dotted: chance{mark}"
         figure.suptitle(title, size=12)
         save_figure(figure, out)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from neuropictor.data.origin import title_mark
 from neuropictor.models.decoding import decode
 from neuropictor.models.pipeline import NeuroPictorPipeline
 from neuropictor.records.log import is_first
@@ -41,7 +42,7 @@ class Monitor:
 
     def __init__(self, folder: Path, data: str, preview: Callable[[], np.ndarray] | None = None):
         self.folder, self.preview = folder, preview
-        self.title = "reconstructions" + (" (SIMULATED data)" if data == "simulated" else "")
+        self.title = "reconstructions" + title_mark(data)
         self._writer = None
 
     def open(self, step: int) -> None:

@@ -20,6 +20,7 @@ from torch.nn import functional
 from neuropictor.data.alignment import ComponentStore
 from neuropictor.data.datasets import ImageResponses, TrainingBatches
 from neuropictor.data.latents import LatentStore
+from neuropictor.data.origin import drawn_label
 from neuropictor.data.responses import ResponseStore
 from neuropictor.models.alignment import AlignmentNetwork
 from neuropictor.models.backbone import Backbone, backbone_folder
@@ -218,7 +219,8 @@ def _train(
         checkpoints = CheckpointFolder(out / "checkpoints", guard)
         previewed = next(validation.fixed(PREVIEWED), None)
         preview = Preview(networks, frozen, previewed) if previewed else None
-        monitor = Monitor(out / MONITOR_FOLDER, batches.responses.data, preview)
+        data = drawn_label(batches.responses.data, frozen.unet.config["cross_attention_dim"])
+        monitor = Monitor(out / MONITOR_FOLDER, data, preview)
         recipe = Recipe.of(config)
         trainer = Trainer(task, batches, validation, recipe, runtime, checkpoints, accelerator, monitor)
         history = trainer.run({"pretrain": "Pretraining", "refine": "Refining"}[stage])
@@ -226,7 +228,7 @@ def _train(
             NeuroPictorPipeline.from_parts(networks, frozen).save_trained(out, backbone)
             write_history(out / "history.csv", history)
         images = batches.responses
-        record.add(data=images.data, images=len(images), images_left_out=images.left_out)
+        record.add(data=data, images=len(images), images_left_out=images.left_out)
         record.add(subjects=sorted({str(s) for s in batches.responses.subject}))
         record.add(precision=runtime.precision, steps_per_second=round(trainer.steps_per_second, 4))
         record.add(parameters=sum(p.numel() for p in networks.parameters() if p.requires_grad))

@@ -41,7 +41,7 @@ def test_all_test_images_in_order(draw, tiny_prepared, tmp_path):
     result = draw("refined.h5")
     assert result.images.shape == (3, 2, 8, 8, 3)
     np.testing.assert_array_equal(result.nsd_id, ResponseStore(tiny_prepared / "sub-01/responses.h5").images("test"))
-    assert (result.model, result.subject, result.data) == ("refined", "01", "simulated")
+    assert (result.model, result.subject, result.data) == ("refined", "01", "simulated+miniature")
     assert not np.array_equal(result.images[:, 0], result.images[:, 1])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["refined.h5", "refined.run.json"]
 

@@ -101,7 +101,7 @@ def test_all_controls_have_a_table_and_figures(paper):
     kinds = set(get_args(get_args(ControlsConfig.model_fields["made"].annotation)[0]))
     rows = paper.rows("controls/controls.csv")
     assert {row["control"] for row in rows} == kinds
-    assert {row["data"] for row in rows} == {"simulated"}
+    assert {row["data"] for row in rows} == {"simulated+miniature"}
     assert {row["metric"] for row in rows} >= {"pixcorr", "category", "two_way"}
     figures = {path.name for path in (paper.results / "report/controls").iterdir()}
     assert figures == {f"{kind}_sub-01{end}.png" for kind in kinds for end in ("", "_scores")}

@@ -29,7 +29,7 @@ def test_metrics_are_tidy_and_complete(chain):
     for row in rows:
         assert float(row["ci_low"]) <= float(row["value"]) <= float(row["ci_high"]), row
         assert int(row["n_images"]) > 0
-        assert row["data"] == "simulated"
+        assert row["data"] == "simulated+miniature"
 
 
 def test_second_run_does_nothing(chain):
@@ -69,7 +69,7 @@ def test_all_jobs_are_listed_with_what_they_took(chain):
     sheet = json.loads((logs / "contact_sheet/sub-01.run.json").read_text())
     assert sheet["config"]["config"] == {"contact_sheet_rows": sheet["config"]["config"]["contact_sheet_rows"]}
     assert "../../results/report/contact_sheet_sub-01.png" in sheet["outputs"]
-    assert rows["pretrain"]["data"] == "simulated"
+    assert rows["pretrain"]["data"] == "simulated+miniature"
     assert float(rows["pretrain"]["steps_per_second"]) > 0
 
 
@@ -82,8 +82,8 @@ def test_experiments_are_compared(chain, tmp_path):
     shutil.copy(chain / "results/metrics.csv", other)
     snakemake(tmp_path, "compare")
     text = (tmp_path / "results/comparison.html").read_text()
-    assert "Experiments compared (SIMULATED data)" in text
-    assert "<td>other (SIMULATED data)</td>" in text
+    assert "Experiments compared (SIMULATED data, drawn by a miniature that knows 12 cartoon objects)" in text
+    assert "<td>other (SIMULATED data, drawn by a miniature that knows 12 cartoon objects)</td>" in text
     assert "<code>refine.steps</code></td><td>4</td>" in text
 
 

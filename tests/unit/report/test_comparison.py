@@ -54,7 +54,9 @@ def test_real_and_simulated_data_are_told_apart(tmp_path):
     pages = [make(tmp_path / "experiments/a", 0.4, 1), make(tmp_path / "experiments/b", 0.4, 1, data="nsd")]
     compare(pages, tmp_path / "comparison.html")
     text = (tmp_path / "comparison.html").read_text()
-    assert "<title>Experiments compared (some of SIMULATED data)</title>" in text
+    assert (
+        "<title>Experiments compared (the rows tell which of simulated data, or drawn by a miniature)</title>" in text
+    )
     assert "<td>a (SIMULATED data)</td>" in text
     assert "<td>b</td>" in text
     assert "None that the records" in text

@@ -111,6 +111,7 @@ def test_data_card(tmp_path):
     told = {"release": describe_release(37, 2), "preprocess": PreprocessConfig()}
     data_card(responses, stimuli, EvaluateConfig(), SampleConfig(), tmp_path / "card.html", **told)
     text = (tmp_path / "card.html").read_text()
+    assert "Test images of NSD are those that all its subjects were to see" in text
     assert "Release 37: without each subject&#39;s last three sessions; only the first 2 count." in text
     assert "training: " not in text
     assert "z-scored over trials of no test image of a session and end at 8 standard deviations" in text
@@ -126,7 +127,7 @@ def test_data_card(tmp_path):
     text = (tmp_path / "card.html").read_text()
     assert "below 0.75 - missed" in text
     assert '<span class="good">at least 0.90' in text
-    assert "Test images are those that all subjects were to see" in text
+    assert "Test images are those that the tables of trials or the import's options name" in text
     assert "reconstructed from the mean response over their repeats" in text
     single = SampleConfig(trial_averaging="single")
     data_card(responses, stimuli, EvaluateConfig(), single, tmp_path / "card.html")

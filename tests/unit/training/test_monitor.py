@@ -47,7 +47,7 @@ def test_curves_and_images_are_written_and_weights_do_not_know(train):
     assert [event.step for event in events.Scalars("loss/train")] == [2, 4, 6]
     assert [event.step for event in events.Scalars("loss/validation")] == [3, 6]
     (title,) = events.Tags()["images"]
-    assert title == "reconstructions (SIMULATED data)"
+    assert title == "reconstructions (SIMULATED data, drawn by a miniature that knows 12 cartoon objects)"
     images = events.Images(title)
     assert [image.step for image in images] == [3, 6]
     assert (images[0].height, images[0].width) == (2 * 8, 2 * 8)  # two validation images of 8 pixels
