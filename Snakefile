@@ -21,6 +21,7 @@ config["subjects"] = {"pretrain": pretraining(), "refine": refined(), "of_nsd": 
 
 pathvars:
     nsd=settings.paths.nsd,
+    mosaic=settings.paths.mosaic,
     prepared=settings.paths.prepared,
     results=settings.results_folder(),
     logs=settings.logs_folder(),
@@ -43,6 +44,11 @@ elif settings.from_nsd() and settings.nsd.source == "fetch":
 if settings.from_nsd():
 
     include: "rules/preprocess.smk"
+
+
+if of_mosaic():
+
+    include: "rules/fetch_mosaic.smk"
 
 
 if imported():

@@ -222,7 +222,7 @@ def whole_brain(seed: int = 0) -> np.ndarray:
 def read_whole_brain(kind: str, path: Path) -> np.ndarray:
     _, files = open_files(path if kind == "mosaic" else path.parent, kind)
     trials = files.trials() if files.trials else None
-    if trials is not None and sorted(trials["image"]) != [f"{number}" for number in range(TRIALS)]:
+    if trials is not None and sorted(trials["image"]) != [f"{number:012d}.jpg" for number in range(TRIALS)]:
         return trials["image"].to_numpy()
     return LabBetas(files, {1: np.arange(TRIALS)}).betas(1)
 
@@ -293,10 +293,7 @@ def foreign_lab_store(whole: bytes) -> dict[str, Content]:
 
 
 def save_mosaic(path: Path) -> None:
-    names = [
-        f"sub-01_NSD_stimulus-{number}_phase-{'test' if number > 5 else 'train'}_rep-0" for number in range(TRIALS)
-    ]
-    mosaic(path, whole_brain(), names)
+    mosaic(path, whole_brain(), [(f"{number:012d}.jpg", "test" if number > 5 else "train") for number in range(TRIALS)])
 
 
 def trials_table(path: Path) -> None:

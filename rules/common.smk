@@ -11,7 +11,7 @@ from snakemake.exceptions import WorkflowError
 
 import neuropictor
 from neuropictor import config as configuration
-from neuropictor.config import extra
+from neuropictor.config import extra, mosaic
 from neuropictor.config.types import SUBJECT
 from neuropictor.workflow import doctor
 from neuropictor.records import files, fingerprint
@@ -30,6 +30,8 @@ TEMPLATES = PACKAGE / "report" / "templates"
 PUBLISHED_RESULTS = PACKAGE / "report" / "published_results.csv"
 # Raw sessions on disk at most, fetched or in preprocessing: the profiles' resource sessions.
 SESSIONS_AT_ONCE = 4
+# Raw files of people of MOSAIC, alike: the resource people.
+PEOPLE_AT_ONCE = 2
 MODELS = ["refined", "pretrained"]
 HELD = []  # locked files
 BASELINES = ["ridge_diffusion", "ridge", "mean_image"]

@@ -11,10 +11,32 @@ def imported():
     return [label for label, person in settings.subjects.people.items() if person.path]
 
 
+def of_mosaic():
+    """People of MOSAIC: the name there of each subject."""
+    people = settings.subjects.people.items()
+    return {label: person.mosaic for label, person in people if person.mosaic}
+
+
+def mosaic_folder(wildcards, threads):
+    """The folder of MOSAIC's files; their content is compared, so that it is no reason to fetch them again."""
+    return settings.paths.mosaic
+
+
+def mosaic_source(wildcards, threads):
+    """Where and how to fetch; as fetch_source."""
+    return settings.mosaic.model_dump()
+
+
+def raw_mosaic():
+    """A person's file of MOSAIC, with its data set's folder and its name as wildcards; removed after use unless mosaic.keep_raw."""
+    file = f"<mosaic>/{mosaic.FOLDER}/{{data_set}}/{{person}}.hdf5"
+    return file if settings.mosaic.keep_raw else temp(file)
+
+
 def lab_files(wildcards):
     """One subject's file of betas, or all files in the folder of them."""
-    folder = Path(settings.subjects.people[wildcards.subject].path)
-    if folder.is_file():
+    folder = Path(betas_place(wildcards))
+    if folder.is_file() or wildcards.subject in of_mosaic():
         return [str(folder)]
     files = sorted(str(path) for path in folder.rglob("*") if path.is_file())
     if not files:
@@ -27,7 +49,8 @@ def lab_files(wildcards):
 
 def betas_place(wildcards):
     """The folder or file of one subject's betas."""
-    return settings.subjects.people[wildcards.subject].path
+    person = settings.subjects.people[wildcards.subject]
+    return f"{settings.paths.mosaic}/{mosaic.file_key(person.mosaic)}" if person.mosaic else person.path
 
 
 def trial_table(wildcards):
@@ -57,12 +80,23 @@ def visual_angle(wildcards):
     return settings.subjects.people[wildcards.subject].visual_angle
 
 
+def image_folder(wildcards):
+    """The folder of images in the table's place, if one is given."""
+    images = settings.subjects.people[wildcards.subject].images
+    return images if images and Path(images).is_dir() else []
+
+
 def image_table(wildcards):
     """The table of images that one subject saw: given, in the folder of its betas, or beside that."""
     person = settings.subjects.people[wildcards.subject]
     beside = Path(person.path).parent / "images.csv"
     inside = Path(person.path) / "images.csv"
-    return person.images or str(inside if inside.is_file() else beside)
+    return [] if image_folder(wildcards) else person.images or str(inside if inside.is_file() else beside)
+
+
+def seen_images(wildcards):
+    """Of a folder, which may be a whole data set's, only what the subject saw."""
+    return "<prepared>/sub-{subject}/responses.h5" if image_folder(wildcards) else []
 
 
 def frame_entries():

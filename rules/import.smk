@@ -14,9 +14,11 @@ rule import_betas:
         "<results>/benchmarks/import_betas/sub-{subject}.jsonl"
     wildcard_constraints:
         subject=one_of(imported()),
+    priority: 10  # before the next person is fetched: MOSAIC's files are large, and removed after this
     conda:
         "../envs/neuropictor.yaml"
     resources:
+        people=lambda wildcards: int(wildcards.subject in of_mosaic()),
         mem_mb=growing(4000),
         runtime=growing(240),
     params:
@@ -33,6 +35,8 @@ rule import_betas:
 rule import_images:
     input:
         table=image_table,
+        images=image_folder,
+        responses=seen_images,
         nsd_images=nsd_image_table(),
         model=captions_model,
     output:

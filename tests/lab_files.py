@@ -1,10 +1,13 @@
 """Writes one person's known responses in the formats of labs."""
 
+from pathlib import Path
+
 import h5py
 import nibabel
 import numpy as np
 from nibabel.cifti2 import BrainModelAxis, ScalarAxis, SeriesAxis
 
+from neuropictor.config.mosaic import DATA_SETS
 from neuropictor.surface import load_geometry
 
 HALF = 32_492
@@ -44,11 +47,33 @@ def glmsingle(path, values, matlab=False, **design):
                     file[key].attrs["MATLAB_class"] = np.bytes_("single")
 
 
-def mosaic(path, values, names):
-    """Save one vector of grayordinates a trial."""
+def mosaic(path, values, names, missing=(), visual_angle=16, kind=np.float64):
+    """Save one vector of grayordinates a trial with all that MOSAIC's files hold, some vertices undefined.
+
+    Names are those of images with endings, and the split of each ("train" or "test"); missing are places among the
+    grayordinates. Written as create_hdf5_pkl.py of github.com/blahner/mosaic-preprocessing does.
+    """
+    person, data_set = path.stem.split("_")
+    seen = {}
     with h5py.File(path, "w") as file:
-        for row, name in zip(without_wall(values), names, strict=True):
-            file[f"betas/{name}"] = np.pad(row, (0, 91_282 - 59_412))
+        facts = {"visual_angle": visual_angle, "sex": "F", "age": 24, "subjectID": person}
+        facts |= {name: f"the {name}" for name in ("publication_url", "github_url", "owner_name", "owner_email")}
+        facts |= {"preprocessing_pipeline": "fMRIPrepv23.2.0", "beta_pipeline": "GLMsinglev1.2"}
+        file.attrs.update(facts, dataset_name=DATA_SETS[data_set].folder)
+        ceilings = file.create_group("noiseceilings", track_order=True)
+        for n in ("1", "avg"):
+            ceilings[f"{path.stem}_phase-test_n-{n}"] = np.full(91_282, 20.0)
+            ceilings[f"{path.stem}_phase-test_n-{n}"].attrs.update(n=n, phase="test", nan_indices=np.array([], int))
+        betas = file.create_group("betas", track_order=True)
+        for row, (image, split) in zip(without_wall(values), names, strict=True):
+            seen[image] = repeat = seen.get(image, -1) + 1
+            vector = np.pad(row.astype(kind), (0, 91_282 - 59_412))
+            vector[list(missing)] = np.nan
+            name = f"{path.stem}_stimulus-{Path(image).stem}_phase-{split}_rep-{repeat}"
+            dataset = betas.create_dataset(name, data=vector, track_order=True)
+            dataset.attrs.update(nan_indices=np.array(missing, int), phase=split, repetition=repeat)
+            dataset.attrs["presented_stimulus_filename"] = image
+        file["nan_indices_all"] = np.array(missing[::-1], int)
 
 
 def algonauts(folder, left, right, masks, numbers):

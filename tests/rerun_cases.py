@@ -27,6 +27,7 @@ ORDER += ["training_curves", "response_map"]
 READ_BY = {
     "experiment": [],
     "nsd": [],
+    "mosaic": [],
     "nsd.release": ["preprocess_subject", "preprocess_stimuli", "report_scores"],
     "nsd.sessions": ["preprocess_subject", "preprocess_stimuli", "report_scores"],
     "simulate": ["simulate_images", "simulate_subject"],

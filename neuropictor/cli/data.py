@@ -67,6 +67,22 @@ def fetch(
         stage.fetch_annotations(nsd, section)
 
 
+@app.command()
+def fetch_mosaic(
+    people: Annotated[list[str], typer.Argument(help="names of people's files in MOSAIC, e.g. sub-01_NOD")],
+    mosaic: Annotated[Path, typer.Option(file_okay=False, help="folder in MOSAIC's layout; made if needed")],
+    settings: Settings = None,
+) -> None:
+    """Fetch people's files of MOSAIC. Goes on from where it was interrupted.
+
+    Example: neuropictor fetch-mosaic --mosaic data/mosaic sub-01_NOD sub-02_NOD
+    """
+    from neuropictor.fetching.mosaic import fetch_people as stage
+
+    loaded, _ = start(settings)
+    stage(people=people, root=mosaic, config=loaded.mosaic)
+
+
 def _verify(nsd: Path) -> None:
     """Compare the manifest's files with the fetched ones; fail if any differs."""
     from neuropictor.fetching import manifest
@@ -264,6 +280,9 @@ def import_images(
         Path | None, typer.Option(exists=True, dir_okay=False, help="table of images, CSV or TSV, or else --images")
     ] = None,
     images: Annotated[Path | None, typer.Option(exists=True, file_okay=False, help="folder of images, by name")] = None,
+    responses: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="only images of this store's trials; default: all")
+    ] = None,
     captions: Annotated[
         str,
         typer.Option(
@@ -291,12 +310,31 @@ def import_images(
         config=loaded.preprocess,
         out=out,
         images=images,
+        responses=responses,
         captions=captions,
         nsd_images=nsd_images,
         data_set=data_set,
         visual_angle=visual_angle,
         runtime=runtime,
     )
+
+
+@app.command()
+def compare_responses(
+    first: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="responses.h5 of a person")],
+    second: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="another of the same person")],
+    out: Out,
+) -> None:
+    """Compare responses of one person that were made in two ways, as by MOSAIC and from NSD's betas, area by area.
+
+    Correlations of mean responses over the images that both have, and of noise ceilings over vertices.
+
+    Example: neuropictor compare-responses data/prepared/sub-01/responses.h5 data/prepared/sub-MOSAICNSD01/responses.h5
+    --out comparison.csv
+    """
+    from neuropictor.data.response_comparison import compare_responses as stage
+
+    typer.echo(stage(first=first, second=second, out=out).round(3).to_string(index=False))
 
 
 @app.command()

@@ -24,6 +24,7 @@ from neuropictor.config.sections import (
     CalibrateConfig,
     EncoderConfig,
     GuidanceAdaptationConfig,
+    MosaicConfig,
     NsdConfig,
     PathsConfig,
     PreprocessConfig,
@@ -45,6 +46,7 @@ __all__ = [
     "EncoderConfig",
     "EvaluateConfig",
     "GuidanceAdaptationConfig",
+    "MosaicConfig",
     "NsdConfig",
     "PathsConfig",
     "PreprocessConfig",
@@ -82,6 +84,9 @@ class Config(Section):
     subjects: SubjectsConfig = Field(default=SubjectsConfig(), description="who takes part")
     paths: PathsConfig = Field(default=PathsConfig(), description="where files lie")
     nsd: NsdConfig = Field(default=NsdConfig(), description="which data are used")
+    mosaic: MosaicConfig = Field(
+        default=MosaicConfig(), description="where people of MOSAIC come from (subjects.table)"
+    )
     simulate: SimulateConfig = Field(
         default=SimulateConfig(), description="the stand-in for NSD (nsd.source: simulated)"
     )
@@ -137,7 +142,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _check_folders(self) -> "Config":
         nsd = Path(self.paths.nsd).absolute()
-        for name in ("prepared", "results"):
+        for name in ("mosaic", "prepared", "results"):
             if Path(getattr(self.paths, name)).absolute().is_relative_to(nsd):
                 raise ValueError(
                     f"paths.{name} is {getattr(self.paths, name)}, in paths.nsd, {self.paths.nsd}, whose files are"
@@ -193,11 +198,17 @@ class Config(Section):
         return self.subjects.of_nsd() if self.nsd.source != "prepared" else []
 
     def preprocess_of(self, subject: str) -> PreprocessConfig:
-        """Return the settings of one subject's preprocessing, with its own number of `training_sessions`."""
+        """Return the settings of one subject's preprocessing, with its own number of `training_sessions`.
+
+        Of people of MOSAIC, whose responses are z-scores without sessions, what has no effect has its default, so that
+        it is no reason to fetch them again.
+        """
         sessions = [self.preprocess.training_sessions]
         if subject not in self.subjects.pretrain:
             sessions.append(self.preprocess.refine_sessions)
         person = self.subjects.people.get(subject)
+        if person and person.mosaic:
+            return PreprocessConfig(clip=self.preprocess.clip, image_size=self.preprocess.image_size)
         if person and person.sessions:
             sessions.append(person.sessions)
         fewer = min(sessions)

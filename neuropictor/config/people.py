@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from neuropictor.config.mosaic import PREFIX, data_set_of
 from neuropictor.config.types import REPOSITORY, SUBJECT, subject_label
 
 NSD = "nsd"
@@ -23,9 +24,10 @@ class Person:
     dataset
         ``nsd``: of NSD, from where nsd.source says; else any name of a data set.
     path
-        Folder of the person's own betas; empty: none, the stores are prepared already, or the person is of NSD.
+        Folder or file of the person's own betas, or somebody of MOSAIC, ``mosaic:sub-01_NOD``; empty: none, the
+        stores are prepared already, or the person is of NSD.
     images
-        Table of the images that the person saw; empty: images.csv in the folder or the one above.
+        Table or folder of the images that the person saw; empty: images.csv in the folder of betas or the one above.
     captions
         For images that have none there: ``none``, or a model that writes them, a folder or a repository of the Hugging
         Face hub with its commit (owner/name@commit); empty: all have some.
@@ -46,6 +48,11 @@ class Person:
     refine: bool = True
     sessions: int | None = None
     visual_angle: float | None = None
+
+    @property
+    def mosaic(self) -> str:
+        """Name of the person in MOSAIC, e.g. ``sub-01_NOD``; empty: none."""
+        return self.path.removeprefix(PREFIX) if self.path.startswith(PREFIX) else ""
 
 
 def read_people(path: str | Path) -> list[Person]:
@@ -97,11 +104,27 @@ def _person(row: dict[str, str], place: str) -> Person:
         raise ValueError(f"{place}: subject is {values['subject']!r}; allowed: letters and digits, e.g. MM01")
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", dataset):
         raise ValueError(f"{place}: dataset is {dataset!r}; allowed: nsd, or any other name without spaces, e.g. NOD")
+    degrees = None
     if dataset == NSD and (values["path"] or values["images"]):
         raise ValueError(
             f"{place}: subject {label} is of data set nsd and has a path; allowed: none, since NSD's files lie in "
             "paths.nsd, or another name of the data set, e.g. mylab"
         )
+    if values["path"].startswith(PREFIX):
+        try:
+            degrees = data_set_of(values["path"].removeprefix(PREFIX)).visual_angle
+        except ValueError as error:
+            raise ValueError(f"{place}: path {error}") from None
+        if not values["images"]:
+            raise ValueError(
+                f"{place}: subject {label} is of MOSAIC, which has no images, and images is empty; allowed: a table of "
+                "images, or a folder of those that the data set's makers publish, e.g. stimuli/NOD"
+            )
+        if values["sessions"]:
+            raise ValueError(
+                f"{place}: sessions is {values['sessions']!r}, but subject {label} is of MOSAIC, whose files do not "
+                "say which session a trial is of; allowed: nothing, for all"
+            )
     if "@" in values["captions"] and not re.fullmatch(rf"{REPOSITORY.pattern}@[0-9a-f]{{40}}", values["captions"]):
         raise ValueError(
             f"{place}: captions is {values['captions']!r}; allowed: none, a folder, or a repository of the hub and its "
@@ -125,5 +148,5 @@ def _person(row: dict[str, str], place: str) -> Person:
         _ANSWERS[values["pretrain"].lower() or "yes"],
         _ANSWERS[values["refine"].lower() or "yes"],
         int(sessions) if sessions else None,
-        float(angle) if angle else None,
+        float(angle) if angle else degrees,
     )

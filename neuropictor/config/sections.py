@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
 
+from neuropictor.config.mosaic import ENDPOINT as MOSAIC_ENDPOINT
 from neuropictor.config.people import NSD, Person, read_people
 from neuropictor.config.types import (
     REPOSITORY,
@@ -85,6 +86,9 @@ class PathsConfig(Section):
         default="data/nsd",
         description="folder in NSD's layout; written if nsd.source is simulated or fetch, only read if it is local",
     )
+    mosaic: FolderName = Field(
+        default="data/mosaic", description="fetched files of MOSAIC, which are removed after use unless mosaic.keep_raw"
+    )
     prepared: FolderName = Field(
         default="data/prepared", description="response and image stores that preprocessing writes"
     )
@@ -131,6 +135,19 @@ class NsdConfig(Section):
     )
     keep_raw: bool = Field(
         default=False, description="fetch: keep the betas after preprocessing; 39.3 GB for a subject of 40 sessions"
+    )
+
+
+class MosaicConfig(Section):
+    """People of MOSAIC, whom subjects.table names."""
+
+    endpoint: Address = Field(default=MOSAIC_ENDPOINT, description="MOSAIC's public bucket, or a mirror of it")
+    connections: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=4, description="files that are looked up, and by fetch-mosaic fetched, at the same time"
+    )
+    keep_raw: bool = Field(
+        default=False,
+        description="keep people's files after their import; 11 or 22 GB (float32 or float64) for 30,000 trials",
     )
 
 

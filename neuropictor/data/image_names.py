@@ -70,7 +70,7 @@ class ImageNames:
         ValueError
             For a name that is none, and for two images with one number; with file and line.
         """
-        first: dict[int, tuple[str, str, int]] = {}
+        first: dict[int, tuple[str, str, object]] = {}
         numbers = []
         for line, name in names.items():
             try:
@@ -80,7 +80,7 @@ class ImageNames:
             kind, value = _parsed(name)
             # Only COCO's names and plain digits say for certain that two spellings are one image.
             image = value if kind == "coco" or name.strip().isdigit() else composed(name.strip())
-            earlier = first.setdefault(numbers[-1], (image, name, int(line)))
+            earlier = first.setdefault(numbers[-1], (image, name, line))
             if earlier[0] != image:
                 raise ValueError(
                     f"{where}, line {line}: {name!r} and {earlier[1]!r} of line {earlier[2]} would both be image "

@@ -20,7 +20,7 @@ from neuropictor.data.image_names import ImageNames
 from neuropictor.data.labs.kinds import KINDS, open_files
 from neuropictor.data.labs.reader import LabBetas
 from neuropictor.data.preprocess import write_responses
-from neuropictor.data.responses import SPLITS
+from neuropictor.data.responses import SPLITS, ResponseStore
 from neuropictor.data.stimuli import StimulusStore, StimulusWriter, frame_images
 from neuropictor.data.tables import (
     VALIDATION_SHARE,
@@ -137,7 +137,8 @@ def import_betas(
     options |= {"test_share": test_share, "validation_share": validation_share, "split_seed": split_seed}
     sections = {"preprocess": config, "import": options | {"session_labels": session_labels}}
     inputs = [path for path in (*tables, nsd_images, test_images) if path is not None and Path(path).is_file()]
-    write_responses(reader, sessions, trials, codes, config, labels, sections, inputs, out, standardised)
+    facts = files.facts() if files.facts else {}
+    write_responses(reader, sessions, trials, codes, config, labels, sections, inputs, out, standardised, facts)
 
 
 def _check_known(trials: pd.DataFrame, names: pd.Series, table: Path, images: Path) -> None:
@@ -160,6 +161,7 @@ def import_images(
     out: Path,
     *,
     images: Path | None = None,
+    responses: Path | None = None,
     captions: str = "",
     nsd_images: Path | None = None,
     data_set: str = "",
@@ -179,7 +181,9 @@ def import_images(
     out
         `stimuli.h5` to write; a record is written beside it.
     images
-        Folder, all of whose image files are taken, named as they are.
+        Folder, whose image files are taken, named as they are.
+    responses
+        Response store, whose trials' images alone are taken: the folder may hold a whole data set's; None: all.
     captions
         Empty: every image has captions in the table; "none": images may have none, and those with a category get
         `CATEGORY_CAPTION`; otherwise the folder or fetched repository of a model that writes those that are missing.
@@ -219,13 +223,15 @@ def import_images(
             f"{source}, line {line_of(twice)}: image {rows['image'][twice].iloc[0]} comes twice; allowed: a row an "
             "image"
         )
+    if responses is not None:
+        rows = _seen(rows, source, responses)
     rows = rows.sort_values("number")
     folder = source if table is None else source.parent
     paths = {line: _existing(folder, name) for line, name in rows["file"].items()}
     for line, path in paths.items():
         need(path, f"{source}, line {line}, names it")
     texts = _captions(rows, source, captions)
-    inputs = [path for path in (table, nsd_images) if path is not None]
+    inputs = [path for path in (table, responses, nsd_images) if path is not None]
     with (
         RunRecord(record_path(out), "import_images", config=config, inputs=inputs, outputs=[out]) as record,
         atomic_path(out) as temporary,
@@ -266,6 +272,20 @@ def _listed(folder: Path) -> pd.DataFrame:
     listed = [path.relative_to(folder).as_posix() for path in files]
     rows = pd.DataFrame({"image": listed, "file": listed}, range(1, len(files) + 1))
     return rows.assign(captions="", category="", background="")
+
+
+def _seen(rows: pd.DataFrame, source: Path, responses: Path) -> pd.DataFrame:
+    """Rows of the images that a subject saw; refuse a source that lacks one."""
+    store = ResponseStore(responses)
+    seen = np.unique(store.nsd_id)
+    lacking = np.setdiff1d(seen, rows["number"])
+    if len(lacking):
+        raise ValueError(
+            f"{source} lacks {len(lacking)} of the {len(seen)} images that subject {store.subject} saw by {responses}, "
+            f"number {lacking[0]} among them; allowed: all, with the names that the trials have. It holds "
+            f"{len(rows)}, for example {rows['image'].iloc[0]}, number {rows['number'].iloc[0]}"
+        )
+    return rows[rows["number"].isin(seen)]
 
 
 def _captions(rows: pd.DataFrame, source: Path, option: str) -> list[list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -115,6 +115,7 @@ def write_responses(
     inputs: list[Path],
     out: Path,
     standardised: bool = False,
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Z-score and clip a subject's betas, and write the store.
 
@@ -138,6 +139,8 @@ def write_responses(
         HDF5 file to write.
     standardised
         Whether the betas are z-scores already, which are only clipped.
+    facts
+        What else is known of the subject, for the record.
     """
     reader.check(sessions)
     # In sessions used for testing only, trials that are not stored still count towards mean and standard deviation.
@@ -147,6 +150,7 @@ def write_responses(
     final, kept_split = trials[stored], split[stored]
     files = reader.files(sessions)
     absent = np.zeros((len(sessions), load_geometry().n_vertices), bool)
+    incomplete = absent[0].copy()
     name = f"subject {labels['subject']}"
     with (
         RunRecord(
@@ -177,6 +181,7 @@ def write_responses(
                 )
             missing += finite.size - int(finite.sum())
             absent[row] = ~finite.any(0)
+            incomplete |= ~finite.all(0)
             np.clip(responses, -config.clip, config.clip, out=responses)
             if not finite.all():
                 np.nan_to_num(responses, copy=False)
@@ -189,6 +194,7 @@ def write_responses(
         counts = count_splits(nsd_id, kept_split)
         record.add(
             **labels,
+            **(facts or {}),
             sessions=len(sessions),
             splits=counts,
             trials_left_out=int((~stored).sum()),
@@ -196,6 +202,7 @@ def write_responses(
             vertices=absent.shape[1],
             vertices_missing=int(absent.all(0).sum()),
             vertices_missing_in_a_session=int(absent.any(0).sum()),
+            vertices_missing_in_a_trial=int(incomplete.sum()),
             values_missing=missing,
             ncsnr_median=None if np.isnan(ncsnr).all() else round(float(np.nanmedian(ncsnr)), 4),
             beta_bytes=sum(path.stat().st_size for path in files),

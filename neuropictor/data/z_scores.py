@@ -43,7 +43,8 @@ class Statistics:
         blocks = [trials[start : start + _ROWS_AT_ONCE] for start in range(0, len(trials), _ROWS_AT_ONCE)]
         number = np.zeros(responses.shape[1], np.int64)
         total, squares = np.zeros(responses.shape[1]), np.zeros(responses.shape[1])
-        largest = np.abs(responses).max(initial=0, where=np.isfinite(responses))
+        every = (responses[start : start + _ROWS_AT_ONCE] for start in range(0, len(responses), _ROWS_AT_ONCE))
+        largest = max((np.abs(part).max(initial=0, where=np.isfinite(part)) for part in every), default=0)
         kind = np.float32 if 1e-15 < largest < 1e15 else np.float64  # float32 cannot hold the squares of others
         with np.errstate(invalid="ignore", divide="ignore"):
             for rows in blocks:

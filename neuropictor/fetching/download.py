@@ -48,7 +48,12 @@ CHUNK_BYTES = 2**18
 #: A part is flushed to disk after each block of this many bytes, and a later process continues from the last block:
 #: bytes after it may be zeros if the machine has crashed.
 BLOCK_BYTES = 32 * 2**20
-_EXAMPLE = "nsddata/experiments/nsd/nsd_expdesign.mat"
+#: Bytes of which the parts of an upload are multiples, and those of most: AWS's clients take 8 MiB, and more only where
+#: an object would have above 10,000 parts (boto3's TransferConfig, `aws s3`).
+PART_UNIT, USUAL_PART = 2**20, 8 * 2**20
+#: Parts from which their number leaves no other size than a multiple of the unit: with 100 of 8 MiB, 84 kB.
+MANY_PARTS = 100
+_MOST_LENGTHS = 3  # each takes as long as reading the file
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -79,6 +84,19 @@ class Remote:
     etag: str
 
 
+@dataclass(frozen=True)
+class Source:
+    """A public bucket in messages: the setting of its address, the address, and what to do where it lacks an object."""
+
+    setting: str = "nsd.endpoint"
+    address: str = "https://natural-scenes-dataset.s3.amazonaws.com"
+    absent: str = (
+        "NSD answers 403 for what it holds back and for keys that do not exist; a mirror may hold only a part. Allowed:"
+        " keys that NSD's bucket shows to everybody, e.g. nsddata/experiments/nsd/nsd_expdesign.mat; check subject,"
+        " session, nsd.beta_version and nsd.endpoint"
+    )
+
+
 class Client:
     """Anonymous reads of public servers, such as ``https://natural-scenes-dataset.s3.amazonaws.com``.
 
@@ -86,10 +104,12 @@ class Client:
     ----------
     connections
         Most files at a time.
+    source
+        For messages; NSD's by default.
     """
 
-    def __init__(self, connections: int):
-        self.connections, self._stop = connections, threading.Event()
+    def __init__(self, connections: int, source: Source | None = None):
+        self.connections, self._stop, self._source = connections, threading.Event(), source or Source()
         self._session = requests.Session()
         # Neither on the way nor after a redirect does anybody get what ~/.netrc has for their host.
         self._session.auth = lambda request: request
@@ -234,7 +254,7 @@ class Client:
                         raise FetchError(
                             f"{remote.key}: given up, as only {file.tell() - counted} bytes came in {PATIENCE:.0f} s."
                             f" Allowed: {SLOWEST} bytes a second or more; bytes fetched so far are kept, and the same"
-                            " command goes on from there. Check the network and nsd.endpoint"
+                            f" command goes on from there. Check the network and {self._source.setting}"
                         )
                     began, counted = time.monotonic(), file.tell()
                 if file.tell() - flushed >= BLOCK_BYTES:
@@ -257,7 +277,7 @@ class Client:
                     raise FetchError(
                         f"{key}: given up after {failures} tries in a row without a new byte; the last ended with:"
                         f" {error}. Bytes fetched so far are kept, and the same command goes on from there. Check the"
-                        " network and nsd.endpoint, e.g. endpoint: https://natural-scenes-dataset.s3.amazonaws.com"
+                        f" network and {self._source.setting}, e.g. endpoint: {self._source.address}"
                     ) from error
                 seconds = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (failures - 1)) * random.uniform(0.5, 1)
                 log.info("%s: %s; next try in %.1f s", key, error, seconds)
@@ -291,7 +311,7 @@ class Client:
             answer.close()
             raise FetchError(
                 f"{key}: {endpoint} sends on to {hops[-1]}, where anybody on the way could change the bytes. Allowed:"
-                " an endpoint that stays with https://, e.g. https://natural-scenes-dataset.s3.amazonaws.com"
+                f" an endpoint that stays with https://, e.g. {self._source.address}"
             )
         if len(hops) > 1:
             log.info("%s: %s sends on to %s", key, endpoint, hops[-1])
@@ -303,16 +323,12 @@ class Client:
         if status >= 500 or status in {408, 429}:  # request timeout, too many requests
             raise _PassingError(f"{status} {answer.reason}")
         if status in {403, 404}:
-            raise AbsentError(
-                f"{at} ({answer.reason}). NSD answers 403 for what it holds back and for keys that do not exist; a"
-                f" mirror may hold only a part. Allowed: keys that NSD's bucket shows to everybody, e.g. {_EXAMPLE};"
-                " check subject, session, nsd.beta_version and nsd.endpoint"
-            )
+            raise AbsentError(f"{at} ({answer.reason}). {self._source.absent}")
         if status == 416:
             raise WrongBytesError(f"{key} was replaced at {endpoint} by a shorter one while it was being fetched")
         raise FetchError(
-            f"{at} ({answer.reason}), which is no answer of a public bucket. Allowed: 200 or 206; check nsd.endpoint,"
-            " e.g. endpoint: https://natural-scenes-dataset.s3.amazonaws.com"
+            f"{at} ({answer.reason}), which is no answer of a public bucket. Allowed: 200 or 206; check"
+            f" {self._source.setting}, e.g. endpoint: {self._source.address}"
         )
 
 
@@ -373,14 +389,15 @@ def _led_astray(part: Path) -> FetchError:
 def compare(path: Path, remote: Remote, sha256: str = "") -> tuple[str, str]:
     """Compare a file's size with an object's, its SHA-256 with its known start, and its MD5 with the ETag.
 
-    S3's ETag is the MD5 of an object that was uploaded at once; that of an upload in parts is no checksum.
+    S3's ETag is the MD5 of an object that was uploaded at once. That of an upload in parts is the MD5 of their MD5s and
+    their number; how large they were is not told, but follows from the number where the parts are many.
 
     Returns
     -------
     sha256 : str
         Of the file.
     checked : str
-        The strongest comparison: ``sha256``, ``md5`` or ``size``.
+        The strongest comparison: ``sha256``, ``md5``, ``md5 of parts`` or ``size``.
 
     Raises
     ------
@@ -393,11 +410,16 @@ def compare(path: Path, remote: Remote, sha256: str = "") -> tuple[str, str]:
     expected, hashes = {"sha256": sha256}, {"sha256": hashlib.sha256()}
     if re.fullmatch("[0-9a-f]{32}", remote.etag):
         expected["md5"], hashes["md5"] = remote.etag, hashlib.md5(usedforsecurity=False)
+    parts = [_Parts(length) for length in _part_lengths(remote)]
     with open(path, "rb") as file:
         while data := file.read(2**22):
-            for digest in hashes.values():
+            for digest in (*hashes.values(), *parts):
                 digest.update(data)
     digests = {kind: digest.hexdigest() for kind, digest in hashes.items()}
+    etags = [part.hexdigest() for part in parts]
+    if remote.etag in etags or (etags and parts[0].count > MANY_PARTS):
+        digests["md5 of parts"] = remote.etag if remote.etag in etags else etags[0]
+        expected["md5 of parts"] = remote.etag
     for kind, digest in digests.items():
         if not digest.startswith(expected[kind]):
             raise WrongBytesError(
@@ -406,6 +428,46 @@ def compare(path: Path, remote: Remote, sha256: str = "") -> tuple[str, str]:
                 " as it is, e.g. over https:// and without a proxy; then give the same command again"
             )
     return digests["sha256"], next((kind for kind in expected if expected[kind]), "size")
+
+
+class _Parts:
+    """The ETag of an upload in parts of a length."""
+
+    def __init__(self, length: int):
+        self._length, self._filled, self.count = length, 0, 0
+        self._joined, self._part = hashlib.md5(usedforsecurity=False), hashlib.md5(usedforsecurity=False)
+
+    def update(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            taken = rest[: self._length - self._filled]
+            self._part.update(taken)
+            self._filled, rest = self._filled + len(taken), rest[len(taken) :]
+            if self._filled == self._length:
+                self._end_part()
+
+    def _end_part(self) -> None:
+        self._joined.update(self._part.digest())
+        self._part, self._filled, self.count = hashlib.md5(usedforsecurity=False), 0, self.count + 1
+
+    def hexdigest(self) -> str:
+        if self._filled:
+            self._end_part()
+        return f"{self._joined.hexdigest()}-{self.count}"
+
+
+def _part_lengths(remote: Remote) -> list[int]:
+    """Return the lengths that the parts of an upload may have had, by its ETag; none where too many fit."""
+    match = re.fullmatch("[0-9a-f]{32}-([0-9]{1,5})", remote.etag)
+    count = int(match[1]) if match else 0
+    if count < 1:
+        return []
+    least = -(-remote.size // count)
+    most = (remote.size - 1) // (count - 1) if count > 1 else remote.size + USUAL_PART
+    if least <= USUAL_PART <= most:
+        return [USUAL_PART]
+    fitting = range(-(-least // PART_UNIT) * PART_UNIT, most + 1, PART_UNIT)
+    return list(fitting) if len(fitting) <= _MOST_LENGTHS else []
 
 
 def check_room(folder: Path, needed: int, what: str) -> None:
@@ -431,6 +493,6 @@ def _full_disk(what: str, folder: Path, needed: int) -> FetchError:
     return FetchError(
         f"No room for {what} on the disk of {folder}: {needed / 1e9:.3f} GB more are needed,"
         f" {free_bytes(folder) / 1e9:.3f} GB are free (or a quota is used up). What is there already is kept, and the"
-        " same command goes on from there. Allowed: more room, fewer subjects or sessions, or a folder on another disk,"
-        " e.g. paths: {nsd: /scratch/nsd}"
+        " same command goes on from there. Allowed: more room, fewer people or sessions, or a folder on another disk"
+        " (section paths), e.g. paths: {nsd: /scratch/nsd}"
     )

@@ -3,28 +3,18 @@
 Each file gets a line in the manifest beside the data once its size and checksum have been compared.
 """
 
-import json
 import logging
 import shutil
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
 
 from neuropictor.config import NsdConfig
 from neuropictor.fetching import manifest
 from neuropictor.fetching.agreement import check_root, check_terms
-from neuropictor.fetching.download import (
-    AbsentError,
-    Client,
-    FetchError,
-    Remote,
-    WrongBytesError,
-    arrived,
-    check_room,
-    compare,
-)
+from neuropictor.fetching.download import AbsentError, Client, FetchError, Remote, check_room
+from neuropictor.fetching.folder import bytes_to_come, fetch_missing, write_plan
 from neuropictor.nsd import keys
 from neuropictor.nsd.constants import HEMISPHERES, SESSIONS
 from neuropictor.records.checksums import checksum
@@ -104,7 +94,7 @@ def fetch(file_keys: Sequence[str], root: str | Path, config: NsdConfig) -> None
     check_terms(config.terms_accepted)
     root, client = Path(root), Client(config.connections)
     _mark(root, client, config)
-    _download(client, client.find_all(config.endpoint, file_keys), root)
+    fetch_missing(client, client.find_all(config.endpoint, file_keys), root)
 
 
 def plan_fetch(
@@ -138,13 +128,9 @@ def plan_fetch(
     stay, removed = (client.find_all(config.endpoint, names) for names in (kept, passing))
     archives = client.find_all(config.coco_endpoint, _archives_to_come(root))
     # The annotations used take about as much space unpacked as COCO's archives.
-    needed = sum(_bytes_to_come(root, remote) for remote in stay) + 2 * sum(remote.size for remote in archives)
+    needed = sum(bytes_to_come(root, remote) for remote in stay) + 2 * sum(remote.size for remote in archives)
     needed += sum(sorted((remote.size for remote in removed), reverse=True)[:at_once])
-    remotes = [*stay, *removed, *archives]
-    check_room(root, needed, f"{len(remotes)} files")
-    files = [{"key": remote.key, "size": remote.size, "etag": remote.etag} for remote in remotes]
-    with atomic_path(out) as temporary:
-        temporary.write_text(json.dumps({"bytes_needed": needed, "files": files}, indent=1) + "\n", encoding="utf-8")
+    write_plan([*stay, *removed, *archives], needed, root, out)
 
 
 def fetch_annotations(root: str | Path, config: NsdConfig) -> None:
@@ -157,7 +143,7 @@ def fetch_annotations(root: str | Path, config: NsdConfig) -> None:
     """
     root, client = Path(root), Client(config.connections)
     remotes = client.find_all(config.coco_endpoint, _archives_to_come(root))
-    _download(client, remotes, root)
+    fetch_missing(client, remotes, root)
     for remote in remotes:
         archive = root / remote.key
         try:
@@ -216,43 +202,4 @@ def _mark(root: Path, client: Client, config: NsdConfig) -> None:
             log.info("%s has no %s: it is taken for a mirror of NSD itself", config.endpoint, keys.SIMULATED)
     check_root(root, simulated is not None)
     if simulated and not keys.is_simulated(root):
-        _download(client, [simulated], root)
-
-
-def _download(client: Client, remotes: list[Remote], root: Path) -> None:
-    """Download missing files, and note them in the manifest."""
-    known = manifest.read(root)
-    missing = [remote for remote in remotes if not _is_there(root, remote, known.get(remote.key))]
-    if not missing:
-        log.info("All %d files are there already.", len(remotes))
-        return
-    again = [remote.key for remote in missing if remote.key in known and known[remote.key].etag == remote.etag]
-    digests = {key: known[key].sha256 for key in again}
-    client.download(missing, root, digests, partial(_note, root))
-
-
-def _bytes_to_come(root: Path, remote: Remote) -> int:
-    """Return the bytes that an object still needs on disk."""
-    target = root / remote.key
-    complete = target.is_file() and target.stat().st_size == remote.size
-    return 0 if complete else remote.size - arrived(target, remote)
-
-
-def _is_there(root: Path, remote: Remote, entry: manifest.Entry | None) -> bool:
-    """Tell whether a file has been fetched; one from elsewhere is compared with the endpoint's."""
-    target = root / remote.key
-    if not target.is_file():
-        return False
-    if entry and (target.stat().st_size, entry.etag) == (remote.size, remote.etag):
-        return True
-    log.info("%s is not in the manifest: comparing it with the endpoint's", target)
-    try:
-        _note(root, remote, *compare(target, remote))
-    except WrongBytesError as error:
-        log.warning("%s is replaced, as it is not what the endpoint has: %s", target, error)
-        return False
-    return True
-
-
-def _note(root: Path, remote: Remote, sha256: str, checked: str) -> None:
-    manifest.note(root, remote.key, sha256, remote.etag, checked)
+        fetch_missing(client, [simulated], root)

@@ -93,6 +93,22 @@ def test_what_else_the_encoder_learns_from_is_imported_before(tmp_path):
         assert f"calibrate.extra: {words}" in message and "Traceback" not in message
 
 
+def test_people_of_mosaic_take_part_by_their_names(tmp_path):
+    folder = copy_workflow(tmp_path)
+    (folder / "stimuli").mkdir()
+    (folder / "images.csv").touch()
+    rows = ["N01\tNOD\tmosaic:sub-01_NOD\tstimuli", "T01\tTHINGS\tmosaic:sub-01_THINGS\timages.csv"]
+    (folder / "subjects.tsv").write_text("\n".join(["subject\tdataset\tpath\timages", "1", *rows]))
+    jobs = planned(folder, UNTRACKED | {"subjects": {"table": "subjects.tsv"}})
+    made = Counter(["simulate_subject", "preprocess_subject", "preprocess_stimuli"])
+    fetched = Counter(fetch_mosaic_plan=1, fetch_mosaic=2, import_betas=2, import_images=2)
+    assert jobs == chain(3) - made - made + fetched
+    (folder / "subjects.tsv").write_text("subject\tdataset\tpath\timages\nN01\tNOD\tmosaic:sub-31_NOD\tstimuli\n")
+    message = refused(folder, UNTRACKED | {"subjects": {"table": "subjects.tsv"}})
+    assert "subjects.tsv, line 2: path mosaic:sub-31_NOD is nobody of MOSAIC" in message
+    assert "Traceback" not in message
+
+
 def test_jobs_of_presets(checkout):
     assert planned(checkout, UNTRACKED, "presets/tiny.yaml") == chain(2) - Counter(control=3)
     jobs = planned(checkout, UNTRACKED, "presets/controls.yaml", targets=["controls"])

@@ -70,19 +70,27 @@ def test_files_are_planned_fetched_and_not_fetched_again(checkout, monkeypatch):
         assert sum(method == "GET" for method, *_ in server.requests) == 4
     assert set(manifest.read(checkout / "data/nsd")) == {*shared[:2], beta, beta.replace("rh.", "lh.")}
     assert (checkout / "data/nsd" / beta).read_bytes() == objects[beta].content
-    edit = checkout / "neuropictor/fetching/nsd.py"
+    edit = checkout / "neuropictor/fetching/folder.py"
     edit.write_text(edit.read_text().replace("if not missing:", "if len(missing) == 0:"))
     other = {"nsd": {**NOWHERE, "connections": 3}, "subjects": {"pretrain": [4, 8], "refine": [4]}}
     assert planned(checkout, other, targets=targets) == Counter()
 
 
 def test_profiles_keep_to_the_room_that_the_plan_reserves(checkout):
-    reserved = int(
-        re.search(r"^SESSIONS_AT_ONCE = (\d+)", (checkout / "rules/common.smk").read_text(), re.MULTILINE)[1]
-    )
+    common = (checkout / "rules/common.smk").read_text()
+    reserved = {
+        name: int(re.search(rf"^{name.upper()}_AT_ONCE = (\d+)", common, re.MULTILINE)[1])
+        for name in ("sessions", "people")
+    }
     for profile in ("default", "slurm"):
         found = yaml.safe_load((checkout / f"profiles/{profile}/profile.v9+.yaml").read_text())
-        assert found["resources"]["sessions"] == reserved
-    rules = "".join((checkout / f"rules/{name}.smk").read_text() for name in ("fetch_nsd", "preprocess"))
-    for rule in ("as fetch_betas with:", "rule preprocess_session:"):
-        assert "sessions=1," in rules.partition(rule)[2].partition("params:")[0].partition("\n\n\n")[0]
+        assert found["resources"] | reserved == found["resources"]
+    names = ("fetch_nsd", "preprocess", "fetch_mosaic", "import")
+    rules = "".join((checkout / f"rules/{name}.smk").read_text() for name in names)
+    for rule, resource in (
+        ("as fetch_betas with:", "sessions=1,"),
+        ("rule preprocess_session:", "sessions=1,"),
+        ("rule fetch_mosaic:", "people=1,"),
+        ("rule import_betas:", "people=lambda"),
+    ):
+        assert resource in rules.partition(rule)[2].partition("params:")[0].partition("\n\n\n")[0]

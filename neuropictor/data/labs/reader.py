@@ -46,11 +46,14 @@ class Files:
     trials
         Where the files name their trials, a table of them: ``session``, ``trial`` (place in the session, from 0),
         ``image`` (name or number as text) and ``split`` (or ""); None where they do not.
+    facts
+        What the files say of the person and how they were made, for the record; None: nothing.
     """
 
     runs: Callable[[int], list[Run]]
     read: Callable[[Path, str], Numbers]
     trials: Callable[[], pd.DataFrame] | None = None
+    facts: Callable[[], dict[str, str | float]] | None = None
 
 
 class LabBetas:

@@ -141,6 +141,7 @@ def test_the_default_share_of_validation_is_the_librarys():
 
 
 STAGES = {
+    "fetch-mosaic": "neuropictor.fetching.mosaic:fetch_people",
     "preprocess-stimuli": "neuropictor.data.preprocess:preprocess_stimuli",
     "preprocess-session": "neuropictor.data.sessions:preprocess_session",
     "preprocess-subject": "neuropictor.data.preprocess:preprocess_subject",
@@ -161,6 +162,7 @@ STAGES = {
     "gallery": "neuropictor.report.gallery:gallery",
 }
 ARGUMENTS = {
+    "fetch-mosaic": ["--mosaic", "{folder}", "sub-01_NOD"],
     "preprocess-stimuli": ["--nsd", "{folder}", "--out", "o", "1", "2"],
     "preprocess-session": ["--nsd", "{folder}", "--out", "o", "--subject", "1", "--session", "2"],
     "preprocess-subject": ["--nsd", "{folder}", "--out", "o", "--subject", "1", "{file}", "{file}"],

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from neuropictor import config
+from neuropictor.config import mosaic
 from neuropictor.config.people import Person, read_people
 
 TABLE = """subject\tdataset\tpath\timages\tcaptions\tpretrain\trefine\tsessions\tvisual_angle\tage
@@ -76,6 +77,34 @@ def test_mistakes_are_told_with_their_line(tmp_path, old, new, message):
     assert str(error.value).startswith(str(path))
     with pytest.raises(config.ConfigError, match=f"subjects.* {re.escape(str(path))}"):
         config.load({"subjects": {"table": str(path)}})
+
+
+def test_people_of_mosaic_are_known_by_name(tmp_path):
+    assert sum(data_set.people for data_set in mosaic.DATA_SETS.values()) == 93
+    path = tmp_path / "subjects.tsv"
+    path.write_text("subject\tdataset\tpath\timages\nB4\tB\tmosaic:sub-04_BOLD5000\tstimuli\nMM01\tmylab\tscans\t\n")
+    assert [person.mosaic for person in read_people(path)] == ["sub-04_BOLD5000", ""]
+    assert [person.visual_angle for person in read_people(path)] == [4.6, None]
+    folder = "fMRIPrepv23_2_0/task_fMRI/betas/GLMsinglev1_2"
+    assert mosaic.file_key("sub-30_HAD") == f"{folder}/HumanActionsDataset/sub-30_HAD.hdf5"
+    for name in ("sub-05_BOLD5000", "sub-00_NOD", "sub-1_NOD", "sub-01_nod", "NOD", "sub-01_NOD.hdf5", ""):
+        path.write_text(f"subject\tdataset\tpath\timages\nB4\tB\tmosaic:{name}\tstimuli\n")
+        message = rf"line 2: path mosaic:{re.escape(name)} is nobody of MOSAIC; allowed: people of BMD \(01 to 10\), "
+        with pytest.raises(ValueError, match=rf"{message}.*e\.g\. mosaic:sub-01_NOD"):
+            read_people(path)
+    path.write_text("subject\tdataset\tpath\timages\nB4\tB\tmosaic:sub-01_NOD\tstimuli\n")
+    settings = {"subjects": {"table": str(path)}}
+    tried = {"z_score": "subject", "training_sessions": 2, "statistics": "all"}
+    made = config.load(settings | {"preprocess": tried | {"clip": 5.0}}).preprocess_of("B4")
+    assert made == config.load(settings | {"preprocess": {"clip": 5.0}}).preprocess_of("B4") and made.clip == 5.0
+    path.write_text("subject\tdataset\tpath\timages\tsessions\nB4\tB\tmosaic:sub-01_NOD\tstimuli\t2\n")
+    with pytest.raises(
+        ValueError, match=r"line 2: sessions is '2', but subject B4 is of MOSAIC, whose files do not say"
+    ):
+        read_people(path)
+    path.write_text("subject\tdataset\tpath\nB4\tB\tmosaic:sub-01_NOD\n")
+    with pytest.raises(ValueError, match=r"line 2: subject B4 is of MOSAIC, which has no images, .*e\.g\. stimuli/NOD"):
+        read_people(path)
 
 
 def test_somebody_must_take_part(tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from neuropictor.config import PreprocessConfig
-from neuropictor.data.labs.formats import sizes
+from neuropictor.data.labs.formats import grayordinates, sizes
 from neuropictor.data.labs.kinds import KINDS
 from neuropictor.data.own_data import import_betas
 from neuropictor.data.responses import ResponseStore
@@ -150,25 +150,55 @@ def test_formats_on_fsaverage_give_the_same_store(tmp_path):
         np.testing.assert_array_equal(every, stores["npy"].responses(range(TRIALS)))
 
 
-@pytest.mark.parametrize("block", [2048, 3])
-def test_mosaic_names_its_trials_and_is_only_clipped(values, tmp_path, monkeypatch, block):
+NAMES = [(f"{image:012d}.jpg", "test" if image == 30 else "train") for image in IMAGES]
+
+
+def mosaic_record(folder, values, names=NAMES, **options):
+    """Import a file of MOSAIC with NSD's table of images, and return the store and its record's results."""
+    lab_files.mosaic(folder / "sub-01_NSD.hdf5", values, names, **options)
+    (folder / "info.csv").write_text("nsdId,cocoId\n" + "".join(f"{1000 + image},{image}\n" for image in {*IMAGES}))
+    made = store(folder, False, folder / "sub-01_NSD.hdf5", nsd_images=folder / "info.csv")
+    return made, json.loads((folder / "responses.run.json").read_text())["results"]
+
+
+@pytest.mark.parametrize(("block", "kind"), [(2048, np.float64), (3, np.float32)])
+def test_mosaic_names_its_trials_and_is_only_clipped(values, tmp_path, monkeypatch, block, kind):
     monkeypatch.setattr("neuropictor.data.labs.reader._TRIALS_AT_ONCE", block)
-    names = [f"sub-01_NSD_stimulus-{i}_phase-{'test' if i == 30 else 'train'}_rep-{r}" for r, i in enumerate(IMAGES)]
-    scaled = values * np.float32(20)
-    lab_files.mosaic(tmp_path / "sub-01_NSD.hdf5", values, names)
-    made = store(tmp_path, trials=False, betas=tmp_path / "sub-01_NSD.hdf5")
-    order = sorted(range(TRIALS), key=lambda row: (IMAGES[row] != 30, str(IMAGES[row]), row))
-    assert made.nsd_id.tolist() == [IMAGES[row] for row in order] and set(made.session) == {1}
+    made, record = mosaic_record(tmp_path, values, kind=kind)
+    order = sorted(range(TRIALS), key=lambda row: (IMAGES[row] != 30, IMAGES[row], row))
+    assert made.nsd_id.tolist() == [1000 + IMAGES[row] for row in order] and set(made.session) == {1}
     np.testing.assert_array_equal(
         made.responses(range(TRIALS)), visual(values)[order].clip(-8, 8).astype(np.float16).astype(np.float32)
     )
-    record = json.loads((tmp_path / "responses.run.json").read_text())
-    assert record["results"]["standardised_before"] is True and record["results"]["vertices_missing"] == 0
-    lab_files.mosaic(tmp_path / "sub-01_NSD.hdf5", scaled, names)
+    facts = {"visual_angle": 16.0, "sex": "F", "age": 24, "subjectID": "sub-01", "beta_pipeline": "GLMsinglev1.2"}
+    expected = facts | {"standardised_before": True, "vertices_missing": 0, "vertices_missing_in_a_trial": 0}
+    assert {name: record[name] for name in expected} == expected
     with pytest.raises(
         ValueError, match=r"usual standard deviation of a vertex is 1\d\.\d, so the responses are not z-s"
     ):
-        store(tmp_path, trials=False, betas=tmp_path / "sub-01_NSD.hdf5")
+        mosaic_record(tmp_path, values * np.float32(20))
+
+
+def test_vertices_that_a_person_of_mosaic_lacks_are_0_and_counted(values, tmp_path):
+    geometry, missing = load_geometry(), [7, *range(2000, 3000)]
+    place = grayordinates()[geometry.vertex + HALF * geometry.hemisphere]
+    lacking = np.isin(place, missing)
+    made, record = mosaic_record(tmp_path, values, missing=missing, visual_angle="8.4")
+    assert lacking.any() and (made.responses(range(TRIALS))[:, lacking] == 0).all()
+    assert record["vertices_missing"] == record["vertices_missing_in_a_trial"] == lacking.sum()
+    assert record["values_missing"] == TRIALS * lacking.sum() and record["visual_angle"] == 8.4
+    with h5py.File(tmp_path / "sub-01_NSD.hdf5", "r+") as file:
+        trial = next(name for name in file["betas"] if "phase-train" in name)
+        file[f"betas/{trial}"].attrs["nan_indices"] = np.array([*missing, place[~lacking][0]])
+    store(tmp_path, False, tmp_path / "sub-01_NSD.hdf5")
+    record = json.loads((tmp_path / "responses.run.json").read_text())["results"]
+    assert record["vertices_missing_in_a_trial"] == record["vertices_missing"] + 1 == lacking.sum() + 1
+
+
+def test_of_mosaics_nsd_people_artificial_images_are_left_out(values, tmp_path, caplog):
+    caplog.set_level("INFO")
+    made, _ = mosaic_record(tmp_path, np.concatenate([values, values[:2]]), [*NAMES, *[("001.jpg", "test")] * 2])
+    assert len(made) == TRIALS and "2 trials of NSD-synthetic are left out" in caplog.text
 
 
 def test_missing_vertices_are_recorded(values, tmp_path):

@@ -397,6 +397,22 @@ def test_images_are_cropped_resized_and_sorted(tmp_path):
     assert store.category([30, 5]).tolist() == ["square", ""] and store.background([5]).tolist() == [""]
 
 
+def test_of_a_folder_only_the_images_that_a_subject_saw_are_taken(betas, tmp_path):
+    store = run(scans(tmp_path, betas, ".npy"), tmp_path / "r.h5")
+    seen = np.unique(store.nsd_id)
+    (tmp_path / "whole/set").mkdir(parents=True)
+    for number in (*seen, 90, 91):
+        Image.new("RGB", (8, 8), (int(number), 0, 0)).save(tmp_path / f"whole/set/{number}.png")
+    given = {"images": tmp_path / "whole", "responses": tmp_path / "r.h5", "captions": "none"}
+    import_images(None, PreprocessConfig(image_size=8), tmp_path / "stimuli.h5", **given)
+    images = StimulusStore(tmp_path / "stimuli.h5")
+    assert images.nsd_id.tolist() == images.images(seen)[:, 0, 0, 0].tolist() == seen.tolist()
+    (tmp_path / f"whole/set/{seen[0]}.png").unlink()
+    words = rf"whole lacks 1 of the {len(seen)} images that subject MM03 saw by .*r\.h5, number {seen[0]} among them"
+    with pytest.raises(ValueError, match=words):
+        import_images(None, PreprocessConfig(image_size=8), tmp_path / "s.h5", **given)
+
+
 def test_images_cover_one_visual_angle_whatever_a_data_set_showed(tmp_path):
     pixels = np.zeros((64, 64, 3), np.uint8)
     pixels[16:48, 16:48] = 200

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import io
 import os
 import random
@@ -125,6 +126,29 @@ def test_what_is_compared(tmp_path, part_size, known, checked):
         (tmp_path / "file").write_bytes(b"a")
         with pytest.raises(FetchError, match="1 bytes came, expected 0"):
             compare(tmp_path / "file", remote)
+
+
+@pytest.mark.parametrize(
+    ("part_size", "checked"),
+    [(8000, "md5 of parts"), (12_000, "md5 of parts"), (24_000, "size"), (20_001, "size")],
+)
+def test_uploads_in_parts_are_compared_where_the_parts_can_be_told(tmp_path, monkeypatch, part_size, checked):
+    """The usual part is told apart from all, others by being a multiple of the unit, while few of these fit."""
+    monkeypatch.setattr(download, "PART_UNIT", 1000)
+    monkeypatch.setattr(download, "USUAL_PART", 8000)
+    with serving({KEY: Stored(CONTENT, part_size)}) as server:
+        assert [how for *_, how in get(server, tmp_path)] == [checked]
+        again = get(server, tmp_path, known=hashlib.sha256(CONTENT).hexdigest()[:8])
+        assert [how for *_, how in again] == ["sha256"]
+
+
+def test_wrong_bytes_of_an_upload_in_many_parts_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "PART_UNIT", 400)
+    monkeypatch.setattr(download, "USUAL_PART", 400)
+    with serving({KEY: Stored(CONTENT, 400)}, Mischief({"wrong": 1})) as server:
+        assert "md5 of parts" in refusal(server, tmp_path)
+        server.mischief.rates = {}
+        assert [how for *_, how in get(server, tmp_path)] == ["md5 of parts"]
 
 
 def test_two_processes_do_not_write_the_same_file(tmp_path):

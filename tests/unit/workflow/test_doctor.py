@@ -124,6 +124,14 @@ def test_what_else_the_encoder_learns_from_is_counted_and_missing_files_are_told
     assert needed_bytes(config) == needed_bytes(Config())
 
 
+def test_of_mosaic_two_peoples_files_lie_there_at_a_time_or_all(tmp_path):
+    rows = [f"N0{i}\tNOD\tmosaic:sub-0{i}_NOD\tstimuli" for i in range(1, 5)]
+    (tmp_path / "subjects.tsv").write_text("\n".join(["subject\tdataset\tpath\timages", *rows]))
+    settings = {"subjects": {"table": str(tmp_path / "subjects.tsv")}}
+    passing, kept = (needed_bytes(load(settings | {"mosaic": {"keep_raw": keep}}))["mosaic"] for keep in (False, True))
+    assert passing == 2 * 30_000 * 91_282 * 8 == kept / 2
+
+
 def test_the_demo_needs_what_the_readme_says():
     assert sum(needed_bytes(Config()).values()) == pytest.approx(2.5e9, rel=0.2)
 
