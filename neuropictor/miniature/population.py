@@ -95,19 +95,29 @@ class _Person:
 
 
 def write_person(
-    person: int, rows: np.ndarray, images: np.ndarray, scenes: Sequence[Scene], config: SimulateConfig, out: Path
+    person: int,
+    rows: np.ndarray,
+    split: np.ndarray,
+    images: np.ndarray,
+    scenes: Sequence[Scene],
+    config: SimulateConfig,
+    out: Path,
+    subject: str = "",
 ) -> None:
-    """Simulate one person's responses to the images of ``rows``, three repeats each, as a response store."""
+    """Simulate one person's responses to the images of ``rows``, three repeats each, as a response store.
+
+    ``split`` tells for each of them the index into `neuropictor.data.responses.SPLITS`; the subject's label is the
+    number unless it is given.
+    """
     order = np.random.default_rng([config.seed, person]).permutation(np.repeat(np.arange(len(rows)), REPEATS))
     trials = pd.DataFrame(
         {"row": order, "nsd_id": rows[order], "session": np.arange(len(order)) // TRIALS_PER_SESSION + 1}
     )
     trials["repeat"] = trials.groupby("row").cumcount()
     reader = _Person(person, images[rows], [scenes[row] for row in rows], trials, config)
-    labels = {"subject": str(person), "data": "simulated", "beta_version": "simulated", "mesh": config.mesh}
+    labels = {"subject": subject or str(person), "data": "simulated", "beta_version": "simulated", "mesh": config.mesh}
     sessions = trials["session"].unique().tolist()
-    split = (order < VALIDATION_IMAGES).astype(int)
-    write_responses(reader, sessions, trials, split, PreprocessConfig(), labels, {"simulate": config}, [], out)
+    write_responses(reader, sessions, trials, split[order], PreprocessConfig(), labels, {"simulate": config}, [], out)
 
 
 def train_population(backbone: str | Path, settings: MiniatureSettings, out: str | Path) -> None:
@@ -183,5 +193,6 @@ def _simulate_people(settings: MiniatureSettings, work: Path) -> list[Path]:
         write_stimuli(np.unique(np.concatenate(seen)), images, scenes, stimuli)
     for person, rows, path in zip(progress(people, "Simulating people", unit="person"), seen, responses, strict=True):
         if path in missing:
-            write_person(person, rows, images, scenes, simulate, path)
+            split = (np.arange(len(rows)) < VALIDATION_IMAGES).astype(int)
+            write_person(person, rows, split, images, scenes, simulate, path)
     return responses

@@ -164,7 +164,8 @@ def test_population_start_is_made_and_work_stays_until_the_end(tmp_path, monkeyp
 
 
 def test_other_people_have_responses_like_subjects(tmp_path):
-    write_person(101, np.arange(0, 40, 2), IMAGES, SCENES, SimulateConfig(), tmp_path / "person.h5")
+    split = (np.arange(20) < VALIDATION_IMAGES).astype(int)
+    write_person(101, np.arange(0, 40, 2), split, IMAGES, SCENES, SimulateConfig(), tmp_path / "person.h5")
     store = ResponseStore(tmp_path / "person.h5")
     assert store.shape == (60, 8921)
     assert len(store.images("validation")) == VALIDATION_IMAGES
