@@ -33,6 +33,7 @@ READ_BY = {
     "simulate": ["simulate_images", "simulate_subject"],
     "preprocess": ["preprocess_subject"],
     "preprocess.image_size": ["preprocess_stimuli"],
+    "preprocess.visual_angle": ["preprocess_stimuli"],
     "preprocess.refine_sessions": [],
     "backbone": [],
     "encoder": ["calibrate"],
