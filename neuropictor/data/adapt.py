@@ -3,7 +3,7 @@
 Not in the paper. All people lie on one mesh, so what other people's alignments have in common is a prior for a new
 person's: a vertex's weights are the mean of theirs, scaled, plus a deviation whose variance is the mean square of
 their weights at this vertex times the share of signal in the person's own trials. Few pairs then go a long way, and
-none give the mean. It is ridge regression with a mean and with a penalty for each vertex, in closed form; how far to
+none leave the mean. It is ridge regression with a mean and with a penalty for each vertex, in closed form; how far to
 follow the mean, and the penalty, are chosen by leaving out one pair at a time.
 """
 
@@ -134,8 +134,9 @@ def adapt_subject(
     """Align a person on whom nothing was trained, and write the same file as `align_subject`.
 
     Pairs are training images at random, with the mean response to each; a pair's own trials are predicted without it.
-    Components are brought to the spread over images that other people's have, since the networks were trained on
-    those; the person's spread is taken over all responses but those to test images, with or without the image.
+    Without pairs, components are brought to the spread over images that other people's have, since the networks were
+    trained on those and a mean over people is weaker; what they spread is seen in all responses but those to test
+    images, if there are some. With pairs, these tell how far to follow the mean.
 
     Parameters
     ----------
@@ -177,12 +178,12 @@ def adapt_subject(
         importance = shared.variances
         kinds = _parts(importance)
         prior = OtherPeople.read(others, space, importance, store)
+        weights, offsets = prior.weights.astype(np.float64), prior.offsets.astype(np.float64)
         random = np.random.default_rng([config.seed, subject_number(store.subject)])
         chosen = np.sort(random.permutation(train)[:pairs])
-        images = LatentStore(latents) if latents else None
-        weights, offsets = prior.weights.astype(np.float64), prior.offsets.astype(np.float64)
+        images = LatentStore(latents) if pairs and latents else None
         fits: dict[str, _Fit] = {}
-        if pairs and images:
+        if images:
             check_images(images, latents, store)
             signal, targets = _signal(store, chosen), shared.components(images, chosen)
             described = images.described[images.rows(chosen)]
@@ -198,6 +199,17 @@ def adapt_subject(
                         importance[kind],
                     )
                     weights[:, part] = fits[kind].weights
+        known = np.concatenate([train, validation])
+        matched = [part for kind, part in kinds.items() if kind not in fits and len(known) > 1]
+        if matched:
+            means = store.mean_response(known)
+            for part in matched:
+                predicted = means @ weights[:, part] + offsets[part]
+                middle, spread = predicted.mean(0), predicted.std(0)
+                ratio = np.divide(prior.spread[part], spread, out=np.ones_like(spread), where=spread > 0)
+                ratio = ratio.clip(max=MOST_AMPLIFICATION)
+                weights[:, part] *= ratio
+                offsets[part] = middle + (offsets[part] - middle) * ratio
         components = np.empty((len(store), len(offsets)))
         for start in range(0, len(store), _TRIALS_AT_ONCE):
             trials = np.arange(start, min(start + _TRIALS_AT_ONCE, len(store)))
@@ -205,28 +217,18 @@ def adapt_subject(
             components[trials] = values @ weights + offsets
             for kind, fit in fits.items():
                 components[trials, kinds[kind]] += fit.without_own_pair(store.nsd_id[trials], values)
-        ids = np.concatenate([train, validation])
-        if len(ids) > 1:
-            known = mean_over_repeats(components, [store.trials(int(one)) for one in ids])
-            middle, spread = known.mean(0), known.std(0)
-            with np.errstate(invalid="ignore", divide="ignore"):
-                ratio = np.where(spread > 0, prior.spread / spread, 1).clip(0, MOST_AMPLIFICATION)
-            components, weights = middle + (components - middle) * ratio, weights * ratio
-            offsets = middle + (offsets - middle) * ratio
         write_components(out, store, space, components, weights, offsets)
         record.add(
             subject=store.subject,
             data=store.data,
             others=prior.subjects,
             pairs=pairs,
-            spread_matched=len(ids) > 1,
             followed={kind: round(fit.followed, 3) for kind, fit in fits.items()},
             penalties={kind: fit.penalty for kind, fit in fits.items()},
         )
-        if images:
-            for split, shown in (("pairs", chosen), ("validation", validation)):
-                if len(shown):
-                    record.add(**{f"{split}_explained": explained(store, components, shown, shared, images)})
+        for split, shown in (("pairs", chosen), ("validation", validation)):
+            if images and len(shown):
+                record.add(**{f"{split}_explained": explained(store, components, shown, shared, images)})
     store.close()
 
 
@@ -244,7 +246,7 @@ def _signal(store: ResponseStore, nsd_ids: np.ndarray) -> np.ndarray:
         return np.ones(store.n_vertices)
     within = np.zeros(store.n_vertices)
     for rows in repeated:
-        within += np.square(store.responses(rows) - store.responses(rows).mean(0)).sum(0)
+        within += store.responses(rows).var(0, dtype=np.float64) * len(rows)
     noise = within / sum(len(rows) - 1 for rows in repeated)
     between = mean_over_repeats(store.rows, repeated).var(0, ddof=1, dtype=np.float64)
     signal = np.maximum(between - noise * np.mean([1 / len(rows) for rows in repeated]), 0)
