@@ -202,6 +202,26 @@ def test_noisy_vertices_count_less(people):
     np.testing.assert_array_equal(adapt._signal(single, single.images("train")), 1)
 
 
+def test_a_vertex_departs_from_others_as_far_as_they_and_its_signal_allow(people, monkeypatch):
+    silent, unlike, unsure = np.arange(5), np.arange(5, 10), np.arange(10, 15)
+    for path in alignments(people):
+        with h5py.File(path, "r+") as file:
+            weights = file["weights"][:]
+            weights[silent] = 0
+            file["weights"][...] = weights
+        path.with_suffix(".run.json").unlink()
+    signal = np.ones(VERTICES)
+    signal[unsure] = 0
+    monkeypatch.setattr(adapt, "_signal", lambda store, nsd_ids: signal)
+    with h5py.File(adapted(people, 20)) as file:
+        weights = file["weights"][:]
+    followed = json.loads((people / "new.run.json").read_text())["results"]["followed"]
+    expected = mean_weights(alignments(people))[0] * np.repeat([followed["text"], followed["latent"]], [3, 4])
+    np.testing.assert_array_equal(weights[silent], 0)
+    np.testing.assert_allclose(weights[unsure], expected[unsure], atol=2e-3)
+    assert np.abs(weights[unlike] - expected[unlike]).max() > 0.01
+
+
 def test_images_without_captions_leave_meaning_to_others(people):
     with h5py.File(people / "latents.h5", "r+") as file:
         file["described"] = np.zeros(IMAGES, bool)
