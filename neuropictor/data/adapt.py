@@ -92,9 +92,10 @@ class OtherPeople:
         """
         if not paths:
             raise ValueError("others: none given; allowed: at least one file of align, e.g. sub-01/components.h5")
-        kinds, tested = _parts(importance), store.images("test")
-        means, subjects = [0.0, 0.0, 0.0], []
-        squares = dict.fromkeys(KINDS, 0.0)
+        kinds, tested, subjects = _parts(importance), store.images("test"), []
+        size = sum(map(len, importance.values()))
+        weights, offsets, spread = (np.zeros(shape, np.float32) for shape in ((store.n_vertices, size), size, size))
+        squares = {kind: np.zeros(store.n_vertices, np.float32) for kind in kinds}
         for path in paths:
             with open_store(path) as file:
                 missing = [name for name in ("components", "nsd_id", "weights", "offsets") if name not in file]
@@ -105,21 +106,21 @@ class OtherPeople:
                         f"{path}: aligned to another space than {space}; allowed: alignments to one space, for example "
                         "by running align with it again"
                     )
-                size = sum(map(len, importance.values()))
                 expect(file, {"weights": ("f", (store.n_vertices, size)), "offsets": ("f", (size,))})
                 expect(file, {"components": ("f", (len(file["nsd_id"]), size))})
                 subjects.append(subject_of(file))
                 if subjects[-1] == store.subject:
                     raise ValueError(f"{path}: is of subject {store.subject}, who is new; allowed: other people's")
-                weights, offsets = file["weights"][:], file["offsets"][:]
+                theirs = file["weights"][:]
                 components, nsd_id = file["components"][:], file["nsd_id"][:]
+                weights += theirs / len(paths)
+                offsets += file["offsets"][:] / len(paths)
             ids = np.setdiff1d(nsd_id, tested)
-            spread = mean_over_repeats(components, [np.flatnonzero(nsd_id == one) for one in ids]).std(0)
-            for place, value in enumerate((weights, offsets, spread)):
-                means[place] = means[place] + value / len(paths)
+            means = mean_over_repeats(components, [np.flatnonzero(nsd_id == one) for one in ids])
+            spread += means.std(0) / len(paths)
             for kind, part in kinds.items():
-                squares[kind] = squares[kind] + np.square(weights[:, part]) @ importance[kind] / len(paths)
-        return cls(means[0], means[1], squares, means[2], subjects)
+                squares[kind] += np.square(theirs[:, part]) @ importance[kind] / len(paths)
+        return cls(weights, offsets, squares, spread, subjects)
 
 
 def adapt_subject(
@@ -181,9 +182,10 @@ def adapt_subject(
         weights, offsets = prior.weights.astype(np.float64), prior.offsets.astype(np.float64)
         random = np.random.default_rng([config.seed, subject_number(store.subject)])
         chosen = np.sort(random.permutation(train)[:pairs])
-        images = LatentStore(latents) if pairs and latents else None
+        images = None
         fits: dict[str, _Fit] = {}
-        if images:
+        if pairs and latents:
+            images = LatentStore(latents)
             check_images(images, latents, store)
             signal, targets = _signal(store, chosen), shared.components(images, chosen)
             described = images.described[images.rows(chosen)]
