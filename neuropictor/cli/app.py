@@ -71,6 +71,42 @@ def align(responses: File, latents: File, space: File, out: Out, settings: Setti
 
 
 @app.command()
+def adapt(
+    responses: File,
+    space: File,
+    others: Annotated[
+        list[Path], typer.Option(exists=True, dir_okay=False, help="files of align, of other people; may be repeated")
+    ],
+    out: Out,
+    pairs: Annotated[int, typer.Option(min=0, help="training images to learn from, at random; 0: none")] = 0,
+    latents: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="latents of the person's images, unless --pairs 0")
+    ] = None,
+    settings: Settings = None,
+) -> None:
+    """Predict the components of a new person, on whom nothing was trained, from few image-response pairs or none.
+
+    Images are then sampled with networks as they are; no network is trained. docs/new_person.md tells how well.
+
+    Example: neuropictor adapt --responses data/prepared/sub-MM01/responses.h5 --latents results/latents/sub-MM01.h5
+    --space results/align/space.safetensors --others results/align/sub-01/components.h5
+    --others results/align/sub-02/components.h5 --pairs 50 --out results/adapt/sub-MM01/components.h5
+    """
+    from neuropictor.data.adapt import adapt_subject
+
+    loaded, _ = start(settings)
+    adapt_subject(
+        responses=responses,
+        space=space,
+        others=others,
+        pairs=pairs,
+        config=loaded.align,
+        out=out,
+        latents=latents,
+    )
+
+
+@app.command()
 def pretrain(
     latents: Files,
     autoencoder: File,

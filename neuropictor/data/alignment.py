@@ -79,6 +79,11 @@ class ComponentSpace:
         """Number of components of each kind."""
         return {kind: len(self.axes[kind]) for kind in KINDS}
 
+    @property
+    def variances(self) -> dict[str, np.ndarray]:
+        """Variance of the features along each axis, float32 [Kt] and [Kl]."""
+        return {kind: 1 / np.square(self.axes[kind]).sum(1) for kind in KINDS}
+
     @classmethod
     def fit(cls, latents: LatentStore, nsd_ids: np.ndarray, sizes: dict[str, int], seed: int) -> "ComponentSpace":
         """Find the principal axes of the images of `nsd_ids`, at most `IMAGES_FOR_AXES` of them at random.
@@ -248,12 +253,7 @@ def align_subject(
     """
     verify(responses, latents, space)
     store, shared, images = ResponseStore(responses), ComponentSpace.load(space), LatentStore(latents)
-    unknown = np.setdiff1d(store.nsd_id, images.nsd_id)
-    if len(unknown):
-        raise ValueError(
-            f"{latents}: no image {unknown[0]} among {len(images.nsd_id)}, but {responses} has a response to it; "
-            "allowed: all images that were seen, counted alike in both tables"
-        )
+    check_images(images, latents, store)
     with RunRecord(
         record_path(out), "align", config=config, inputs=[responses, latents, space], outputs=[out]
     ) as record:
@@ -281,20 +281,62 @@ def align_subject(
             trials = np.flatnonzero(fold_of_trial == left_out)
             for part in np.array_split(trials, -(-len(trials) // _TRIALS_AT_ONCE) or 1):
                 components[part] = model.predict(store.responses(part))
-        with atomic_path(out) as temporary, h5py.File(temporary, "w") as file:
-            file["components"], file["nsd_id"] = components, store.nsd_id
-            # Of the last round, for the responses of controls, which are no trials.
-            file["weights"], file["offsets"] = (part.astype(np.float32) for part in model.weights())
-            file.attrs.update(subject=store.subject, data=store.data, space=checksum(space))
+        # Weights are those of the last round, for the responses of controls, which are no trials.
+        write_components(out, store, space, components, *model.weights())
         record.add(
             subject=store.subject, data=store.data, penalties=[float(model.penalty[0]), float(model.penalty[-1])]
         )
         for split, ids in (("train", train), ("validation", validation)):
-            record.add(**{f"{split}_explained": _explained(store, components, ids, shared, images)})
+            record.add(**{f"{split}_explained": explained(store, components, ids, shared, images)})
     store.close()
 
 
-def _explained(
+def check_images(images: LatentStore, latents: str | Path, store: ResponseStore) -> None:
+    """Make sure that `images`, read from the file `latents`, hold every image that a person saw.
+
+    Raises
+    ------
+    ValueError
+        If one is missing.
+    """
+    unknown = np.setdiff1d(store.nsd_id, images.nsd_id)
+    if len(unknown):
+        raise ValueError(
+            f"{latents}: no image {unknown[0]} among {len(images.nsd_id)}, but {store.path} has a response to it; "
+            "allowed: all images that were seen, counted alike in both tables"
+        )
+
+
+def write_components(
+    out: str | Path,
+    store: ResponseStore,
+    space: str | Path,
+    components: np.ndarray,
+    weights: np.ndarray,
+    offsets: np.ndarray,
+) -> None:
+    """Write a file for `ComponentStore`, atomically, as float32.
+
+    Parameters
+    ----------
+    out
+        HDF5 file.
+    store
+        Responses behind the components.
+    space
+        File of the shared space.
+    components
+        [T, K], of each trial.
+    weights, offsets
+        [V, K] and [K]: the regression for all other responses.
+    """
+    with atomic_path(out) as temporary, h5py.File(temporary, "w") as file:
+        file["components"], file["nsd_id"] = components.astype(np.float32), store.nsd_id
+        file["weights"], file["offsets"] = weights.astype(np.float32), offsets.astype(np.float32)
+        file.attrs.update(subject=store.subject, data=store.data, space=checksum(space))
+
+
+def explained(
     store: ResponseStore, components: np.ndarray, nsd_ids: np.ndarray, space: ComponentSpace, latents: LatentStore
 ) -> dict[str, float | None]:
     """Share of the variance of true components that the mean over an image's repeats explains."""
@@ -304,7 +346,7 @@ def _explained(
     for kind, size in space.sizes.items():
         part = np.s_[:, start : start + size]
         # Components have unit variance; weigh each by the variance of its axis, as in the features themselves.
-        weight = 1 / np.square(space.axes[kind]).sum(1)
+        weight = space.variances[kind]
         error = (np.square(predicted[part] - true[part]) * weight).sum()
         variance = (np.square(true[part] - true[part].mean(0)) * weight).sum()
         # Without captions, nothing varies.
