@@ -95,10 +95,15 @@ class Rows:
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         """Return ``[len(rows), ...]`` in the stored type; rows in any order, repeated or not."""
+        return self.part(rows, slice(None))
+
+    def part(self, rows: np.ndarray, part: slice) -> np.ndarray:
+        """Return the same, of each row no more than a part along its first axis."""
         held = self._open()
+        along = (slice(None), part)[: len(self.shape)]
         if isinstance(held, h5py.Dataset):
-            return finite(read_rows(held, rows), self.path, self.name)
-        values = np.asarray(held[rows])
+            return finite(read_rows(held, rows)[along], self.path, self.name)
+        values = np.asarray(held[(rows, *along[1:])])
         # Else all that was ever read would count as this process's memory, as clusters do; the page cache keeps it.
         held._mmap.madvise(mmap.MADV_DONTNEED)  # pyright: ignore[reportAttributeAccessIssue] (numpy's types lack it)
         return finite(values, self.path, self.name)

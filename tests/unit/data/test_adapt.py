@@ -196,7 +196,7 @@ def test_noisy_vertices_count_less(people):
     once = np.unique(store.nsd_id, return_index=True)[1]
     with h5py.File(people / "responses.h5") as file, h5py.File(people / "single.h5", "w") as out:
         for name in file:
-            out[name] = file[name][:] if name == "ncsnr" else file[name][:][np.sort(once)]
+            out[name] = file[name][:] if name in ("ncsnr", "missing") else file[name][:][np.sort(once)]
         out.attrs.update(file.attrs)
     single = ResponseStore(people / "single.h5")
     np.testing.assert_array_equal(adapt._signal(single, single.images("train")), 1)
