@@ -7,6 +7,7 @@ the mean text features and the tokens are kept: features of all five would be 0.
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,17 +50,20 @@ class _Joined:
         self.shape = (int(self._starts[-1]), *parts[0].shape[1:])
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        return self.part(rows, slice(None))
-
-    def part(self, rows: np.ndarray, part: slice) -> np.ndarray:
         if len(self._parts) == 1:
-            return self._parts[0].part(rows, part)
-        rows = np.asarray(rows)
-        values = np.empty((len(rows), *self.shape[1:]), self._parts[0].dtype)[:, part]
+            return self._parts[0][rows]
+        return self._gathered(np.asarray(rows), self.shape[1:], Rows.__getitem__)
+
+    def first(self, rows: np.ndarray) -> np.ndarray:
+        """Return `Rows.first` of each row."""
+        return self._gathered(rows, (1, *self.shape[2:]), Rows.first)
+
+    def _gathered(self, rows: np.ndarray, shape: tuple[int, ...], read: Callable[[Rows, np.ndarray], np.ndarray]):
+        values = np.empty((len(rows), *shape), self._parts[0].dtype)
         owner = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(owner):
             in_part = owner == number
-            values[in_part] = self._parts[number].part(rows[in_part] - self._starts[number], part)
+            values[in_part] = read(self._parts[number], rows[in_part] - self._starts[number])
         return values
 
 
@@ -130,7 +134,7 @@ class LatentStore:
         """Refuse images whose numbers an earlier file gives to others."""
         before = first[again]
         # One channel tells images apart; the same image, encoded on another machine, differs in last digits.
-        latents, earlier = (self.mean.part(rows, slice(1)).astype(np.float32) for rows in (again, before))
+        latents, earlier = (self.mean.first(rows).astype(np.float32) for rows in (again, before))
         differ = np.abs(latents - earlier).mean((1, 2, 3)) > _SAME * np.abs(earlier).mean((1, 2, 3))
         differ |= (self.caption_tokens[again] != self.caption_tokens[before]).any((1, 2))
         differ &= ~(self._cropped[again] & (self._cropped[before] | self._of_nsd[before]))

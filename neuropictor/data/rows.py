@@ -95,17 +95,28 @@ class Rows:
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         """Return ``[len(rows), ...]`` in the stored type; rows in any order, repeated or not."""
-        return self.part(rows, slice(None))
-
-    def part(self, rows: np.ndarray, part: slice) -> np.ndarray:
-        """Return the same, of each row no more than a part along its first axis."""
         held = self._open()
-        along = (slice(None), part)[: len(self.shape)]
         if isinstance(held, h5py.Dataset):
-            return finite(read_rows(held, rows)[along], self.path, self.name)
-        values = np.asarray(held[(rows, *along[1:])])
+            return finite(read_rows(held, rows), self.path, self.name)
+        values = np.asarray(held[rows])
         # Else all that was ever read would count as this process's memory, as clusters do; the page cache keeps it.
         held._mmap.madvise(mmap.MADV_DONTNEED)  # pyright: ignore[reportAttributeAccessIssue] (numpy's types lack it)
+        return finite(values, self.path, self.name)
+
+    def first(self, rows: np.ndarray) -> np.ndarray:
+        """Return the first part along the second axis of each row, ``[len(rows), 1, ...]``, for a look at many rows.
+
+        It is read without mapping, which would take whole pages around it.
+        """
+        if self._offset is None:
+            return self[rows][:, :1]
+        values = np.empty((len(rows), 1, *self.shape[2:]), self.dtype)
+        stride = self.dtype.itemsize * int(np.prod(self.shape[1:]))
+        with open(self.path, "rb", buffering=0) as file:
+            for value, row in zip(values, rows, strict=True):
+                # numpy's types do not tell that arrays are buffers
+                buffer = memoryview(value).cast("B")  # pyright: ignore[reportArgumentType]
+                os.preadv(file.fileno(), [buffer], self._offset + int(row) * stride)
         return finite(values, self.path, self.name)
 
     def _open(self) -> np.memmap | h5py.Dataset:

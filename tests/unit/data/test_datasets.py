@@ -195,6 +195,7 @@ def test_rows_are_mapped_into_memory_and_read_from_chunks_of_older_files(tiny_la
     for path, kind in ((tiny_latents, np.memmap), (chunked, h5py.Dataset)):
         held = Rows(path, "text")
         assert held._held is None  # nothing is read before it is asked for
+        np.testing.assert_array_equal(held.first(rows), expected[rows][:, :1])
         np.testing.assert_array_equal(held[rows], expected[rows])
         assert isinstance(held._held, kind) and not isinstance(held[rows], np.memmap)
         again = pickle.dumps(held)
