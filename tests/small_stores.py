@@ -181,3 +181,13 @@ def write_latents(path, stimuli):
         file["text"] = text.astype(np.float16)
         file["caption_tokens"] = np.zeros((len(text), 5, text.shape[1]), np.int32)
     return path
+
+
+def write_random_latents(path, images, random):
+    """Write latents [N, 2, 2, 2] and texts [N, 3, 4] with few directions that vary much, and return both."""
+    mean = random.standard_normal((images, 2, 2, 2)) * np.array([4, 3, 2, 1, 0.1, 0.1, 0.1, 0.1]).reshape(2, 2, 2)
+    text = random.standard_normal((images, 3, 4)) * [[[3, 2, 1, 0.1]]]
+    with h5py.File(path, "w") as file:
+        file["mean"], file["logvar"], file["text"] = mean, np.zeros_like(mean), text
+        file["nsd_id"], file["caption_tokens"] = np.arange(images), np.zeros((images, 5, 3), np.int32)
+    return mean, text

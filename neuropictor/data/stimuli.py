@@ -129,10 +129,13 @@ class StimulusStore:
         for start in range(0, len(again), _COMPARED_AT_ONCE):
             part = slice(start, start + _COMPARED_AT_ONCE)
             differ = (texts[again[part]] != texts[before[part]]).any(1)
-            if self._own.any():
-                differ |= (self._read(again[part]) != self._read(before[part])).any((1, 2, 3))
-                cropped = self._of_coco[again[part]] & self._of_coco[before[part]]
-                differ &= ~(cropped & self._own[self._file[again[part]]])
+            own = self._own[self._file[again[part]]]
+            cropped = own & self._of_coco[again[part]] & self._of_coco[before[part]]
+            looked = np.flatnonzero(own & ~cropped)
+            if len(looked):
+                pairs = (self._read(rows[part][looked]) for rows in (again, before))
+                differ[looked] |= np.not_equal(*pairs).any((1, 2, 3))
+            differ &= ~cropped
             for place in np.flatnonzero(differ)[:1] + start:
                 path, earlier = (self.paths[self._file[row]] for row in (again[place], before[place]))
                 number = self.nsd_id[self._first == before[place]][0]

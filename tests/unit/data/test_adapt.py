@@ -5,6 +5,7 @@ import json
 import h5py
 import numpy as np
 import pytest
+from small_stores import write_random_latents
 
 from neuropictor.config import AlignConfig
 from neuropictor.data import adapt
@@ -43,11 +44,7 @@ def write_person(path, subject, private, splits=(0, 1, 2), noise=4.0, twin=None)
 def people(tmp_path):
     """Latents of all images, a space, alignments of the others, and the new person's responses."""
     random = np.random.default_rng(0)
-    mean = random.standard_normal((IMAGES, 2, 2, 2)) * np.array([4, 3, 2, 1, 0.1, 0.1, 0.1, 0.1]).reshape(2, 2, 2)
-    text = random.standard_normal((IMAGES, 3, 4)) * [[[3, 2, 1, 0.1]]]
-    with h5py.File(tmp_path / "latents.h5", "w") as file:
-        file["mean"], file["logvar"], file["text"] = mean, np.zeros_like(mean), text
-        file["nsd_id"], file["caption_tokens"] = np.arange(IMAGES), np.zeros((IMAGES, 5, 3), np.int32)
+    write_random_latents(tmp_path / "latents.h5", IMAGES, random)
     responses = [write_person(tmp_path / f"{label}.h5", label, private=0.7) for label in OTHERS]
     make_space([tmp_path / "latents.h5"], responses, None, CONFIG, tmp_path / "space.safetensors")
     for path in responses:

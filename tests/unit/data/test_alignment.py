@@ -4,6 +4,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from small_stores import write_random_latents
 
 from neuropictor.config import AlignConfig
 from neuropictor.data import alignment
@@ -22,11 +23,7 @@ CONFIG = AlignConfig(tokens=2, text_components=3, latent_components=4, folds=4, 
 def stores(tmp_path):
     """A subject whose vertices mix the images' latents and text features; two noisy repeats of each image."""
     random = np.random.default_rng(0)
-    mean = random.standard_normal((IMAGES, 2, 2, 2)) * np.array([4, 3, 2, 1, 0.1, 0.1, 0.1, 0.1]).reshape(2, 2, 2)
-    text = random.standard_normal((IMAGES, 3, 4)) * [[[3, 2, 1, 0.1]]]
-    with h5py.File(tmp_path / "latents.h5", "w") as file:
-        file["mean"], file["logvar"], file["text"] = mean, np.zeros_like(mean), text
-        file["nsd_id"], file["caption_tokens"] = np.arange(IMAGES), np.zeros((IMAGES, 5, 3), np.int32)
+    mean, text = write_random_latents(tmp_path / "latents.h5", IMAGES, random)
     features = np.concatenate([mean.reshape(IMAGES, -1), text.reshape(IMAGES, -1)], 1)
     signal = features @ random.standard_normal((features.shape[1], VERTICES))
     nsd_id = random.permutation(np.repeat(np.arange(IMAGES), 2))
