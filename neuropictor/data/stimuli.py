@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from neuropictor.data.stores import expect, held, open_store
 from neuropictor.nsd.constants import CAPTIONS_PER_IMAGE, SCREEN_GREY
 
 _COMPARED_AT_ONCE = 64
+_CHECKSUM = "checksum"  # of each image, CRC-32: it tells images apart without reading them
 _FIELDS = ("images", "nsd_id", "captions", "category", "background")
 
 
@@ -115,6 +117,7 @@ class StimulusStore:
         texts = [np.concatenate([part[name] for part in parts]) for name in ("captions", "category", "background")]
         self._captions, self._category, self._background = (text[self._first] for text in texts)
         self._names = np.concatenate([part["name"] for part in parts])[self._first]
+        self._sums = np.concatenate([part["checksum"] for part in parts])
         self._of_coco = np.concatenate([part["of_coco"] for part in parts])
         self.of_coco = self._of_coco[self._first]
         # Number of the file, and row in it, of each image of all files.
@@ -133,8 +136,8 @@ class StimulusStore:
             cropped = own & self._of_coco[again[part]] & self._of_coco[before[part]]
             looked = np.flatnonzero(own & ~cropped)
             if len(looked):
-                pairs = (self._read(rows[part][looked]) for rows in (again, before))
-                differ[looked] |= np.not_equal(*pairs).any((1, 2, 3))
+                sums = [self._checksums(rows[part][looked]) for rows in (again, before)]
+                differ[looked] |= sums[0] != sums[1]
             differ &= ~cropped
             for place in np.flatnonzero(differ)[:1] + start:
                 path, earlier = (self.paths[self._file[row]] for row in (again[place], before[place]))
@@ -144,6 +147,14 @@ class StimulusStore:
                     "allowed: one image a number over all subjects, for example numbers from 73000 on beside NSD's 0 "
                     "to 72999; where images have names, both imports with --data-set"
                 )
+
+    def _checksums(self, rows: np.ndarray) -> np.ndarray:
+        """Return checksums of images, int64 [n]; those of older files, which hold none, are computed."""
+        sums = self._sums[rows]
+        unknown = np.flatnonzero(sums < 0)
+        if len(unknown):
+            sums[unknown] = _sums_of(self._read(rows[unknown]))
+        return sums
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -213,10 +224,18 @@ def _read_table(path: Path) -> dict[str, Any]:
         if "name" in file:
             expect(file, {"name": ("O", (count,))})
             table["name"] = file["name"].asstr()[:].astype(str)
+        table["checksum"] = np.full(count or 0, -1)
+        if _CHECKSUM in file:
+            expect(file, {_CHECKSUM: ("u", (count,))})
+            table["checksum"] = file[_CHECKSUM][:].astype(np.int64)
         data = str(file.attrs["data"])
         table["of_coco"] = np.array([data != "own" or of_coco(name) for name in table["name"]], bool)
         captions = file["captions"].asstr()[:]
         return table | {"path": path, "captions": captions, "nsd_id": file["nsd_id"][:], "described": (data, size)}
+
+
+def _sums_of(images: np.ndarray) -> list[int]:
+    return [zlib.crc32(image.tobytes()) for image in images]
 
 
 class StimulusWriter:
@@ -244,6 +263,7 @@ class StimulusWriter:
         )
         self._file = file
         self._filled = 0
+        self._sums: list[int] = []
         file.create_dataset("nsd_id", data=nsd_id)
         file.attrs.update(data=data, size=size)
 
@@ -251,6 +271,7 @@ class StimulusWriter:
         """Append images uint8 [n, size, size, 3]."""
         self.dataset[self._filled : self._filled + len(images)] = images
         self._filled += len(images)
+        self._sums += _sums_of(images)
 
     def finish(
         self,
@@ -269,6 +290,7 @@ class StimulusWriter:
         for row, lines in enumerate(captions):
             kept = [" ".join(line.split()) for line in lines][:CAPTIONS_PER_IMAGE]
             texts[row, : len(kept)] = kept
+        self._file.create_dataset(_CHECKSUM, data=np.array(self._sums, np.uint32))
         kind = h5py.string_dtype("utf-8")
         self._file.create_dataset("captions", data=texts, dtype=kind)
         self._file.create_dataset("category", data=np.asarray(list(category), object), dtype=kind)

@@ -83,6 +83,7 @@ def test_an_image_of_coco_is_nsd_s_even_if_others_crop_and_describe_it(tmp_path,
         file.attrs["data"] = "own"
         file["name"] = [f"COCO_train2014_{number:012}.jpg" for number in (5, 7, 9)]
         file["images"][1] = 0
+        del file["checksum"]
         file["captions"][2] = "another"
     for order in (paths, paths[::-1]):
         both = StimulusStore(*order)
@@ -97,16 +98,22 @@ def test_an_image_of_coco_is_nsd_s_even_if_others_crop_and_describe_it(tmp_path,
         StimulusStore(*paths)
 
 
-@pytest.mark.parametrize(("data", "changed"), [("own", "captions"), ("own", "images"), ("simulated", "category")])
+@pytest.mark.parametrize(
+    ("data", "changed"), [("own", "captions"), ("own", "images"), ("own", "checksum"), ("simulated", "category")]
+)
 def test_one_number_for_different_images_is_refused(tmp_path, monkeypatch, data, changed):
     monkeypatch.setattr("neuropictor.data.stimuli._COMPARED_AT_ONCE", 1)
     paths = [write_stimuli(tmp_path / f"{name}.h5", ids) for name, ids in (("a", (0, 7, 9)), ("b", (5, 7, 9, 119)))]
     for path in paths:
         with h5py.File(path, "r+") as file:
             file.attrs["data"] = data
-    assert StimulusStore(*paths).nsd_id.tolist() == [0, 5, 7, 9, 119]
+    with monkeypatch.context() as patch:
+        patch.setattr(StimulusStore, "_read", None)  # checksums suffice
+        assert StimulusStore(*paths).nsd_id.tolist() == [0, 5, 7, 9, 119]
     with h5py.File(paths[1], "r+") as file:
-        file[changed][2] = np.zeros_like(file[changed][2]) if changed == "images" else "another"
+        file[changed][2] = np.zeros_like(file[changed][2]) if changed in ("images", "checksum") else "another"
+        if changed == "images":
+            del file["checksum"]  # as in older files
     with pytest.raises(
         ValueError, match=r"image 9 of .*b\.h5 is another, .* than image 9 of .*a\.h5; allowed: one image"
     ):
