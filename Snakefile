@@ -44,6 +44,7 @@ elif settings.from_nsd() and settings.nsd.source == "fetch":
 if settings.from_nsd():
 
     include: "rules/preprocess.smk"
+    include: "rules/test_sets.smk"
 
 
 if of_mosaic():
@@ -77,3 +78,4 @@ rule all:
     input:
         rules.figures.input,
         "<results>/metrics.csv",
+        test_set_stores(),

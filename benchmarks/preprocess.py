@@ -45,7 +45,7 @@ def write_session(root: Path) -> None:
     (root / keys.SIMULATED).write_text(json.dumps({"sessions": {"1": 1}}))
     write_experiment_design(root, order)
     blocks = (1.75 * generator.standard_normal((50, 2 * VERTICES), np.float32) for _ in range(TRIALS // 50))
-    write_betas(root, 1, 1, blocks, TRIALS, VERTICES)
+    write_betas(files(root), blocks, TRIALS, VERTICES)
 
 
 def now() -> np.ndarray:

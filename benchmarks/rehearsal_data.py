@@ -26,6 +26,7 @@ from stand_in_bucket import Stored
 from neuropictor.config import SimulateConfig
 from neuropictor.fetching.nsd import ARCHIVES
 from neuropictor.nsd import keys
+from neuropictor.nsd.betas import session_paths
 from neuropictor.nsd.constants import HEMISPHERES, IMAGE_SIZE, IMAGES, SESSIONS, TRIALS_PER_SESSION
 from neuropictor.records.files import atomic_path
 from neuropictor.simulation.brain.brain import SimulatedBrain
@@ -226,7 +227,8 @@ def _write_subject(root: Path, subject: int, design: TrialOrder) -> None:
     signal = brain.signal(seen, scenes)[np.searchsorted(shown, nsd_ids)]
     for session in range(1, SESSIONS_FETCHED + 1):
         rows = signal[(session - 1) * TRIALS_PER_SESSION : session * TRIALS_PER_SESSION]
-        write_betas(root, subject, session, brain.response_blocks(rows, session), len(rows), VERTICES)
+        paths = session_paths(root, subject, session, BETA_VERSION)
+        write_betas(paths, brain.response_blocks(rows, session), len(rows), VERTICES)
 
 
 def write_backbone(folder: Path) -> None:

@@ -55,9 +55,33 @@ def beta_keys(subject, sessions=None):
     ]
 
 
+def experiment_betas(experiment, subject=1):
+    """Keys of a subject's betas of an experiment of nsd.test_sets."""
+    version = settings.nsd.beta_version
+    return [keys.experiment_betas(experiment, subject, side, version) for side in constants.HEMISPHERES]
+
+
+def test_set_files(wildcards):
+    """What one test set of one subject is prepared from."""
+    experiment = next(name for name, names in TEST_SETS.items() if wildcards.test_set in names)
+    subject, tables = int(wildcards.subject), EXPERIMENTS[experiment]
+    seen = [keys.EXPERIMENT_DESIGN, keys.STIMULI] if experiment == "imagery" else []
+    return [
+        f"<nsd>/{key}"
+        for key in (*seen, *tables.shared_keys(), *tables.subject_keys(subject), *experiment_betas(experiment, subject))
+    ]
+
+
+def test_set_stores():
+    """Prepared stores of all test sets of nsd.test_sets."""
+    names = [name for experiment in settings.nsd.test_sets for name in TEST_SETS[experiment]]
+    stores = "<prepared>/sub-{subject}/{test_set}/{store}.h5"
+    return expand(stores, subject=settings.from_nsd(), test_set=names, store=["responses", "stimuli"])
+
+
 def fetched(file_keys):
-    """Outputs for the keys, with subject and session as wildcards where they are the first."""
-    names = {"subj01": "subj{subject}", "session01": "session{session}"}
+    """Outputs for the keys, with subject and session as wildcards where they are the first, and any experiment."""
+    names = {"subj01": "subj{subject}", "session01": "session{session}", "nsdany": "nsd{experiment}"}
     for name, wildcard in names.items():
         file_keys = [key.replace(name, wildcard) for key in file_keys]
     return [f"<nsd>/{key}" for key in file_keys]
@@ -78,6 +102,11 @@ def planned_files():
     subjects = [int(subject) for subject in settings.from_nsd()]
     kept = [keys.EXPERIMENT_DESIGN, keys.STIMULUS_INFO, keys.STIMULI]
     betas = [key for subject in subjects for key in beta_keys(subject)]
+    for experiment in settings.nsd.test_sets:
+        kept += EXPERIMENTS[experiment].shared_keys()
+        for subject in subjects:
+            kept += EXPERIMENTS[experiment].subject_keys(subject)
+            betas += experiment_betas(experiment, subject)
     if settings.nsd.keep_raw:
         return {"kept": [*kept, *betas], "passing": [], "at_once": 0}
     return {"kept": kept, "passing": betas, "at_once": 2 * SESSIONS_AT_ONCE}

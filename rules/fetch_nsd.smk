@@ -116,3 +116,70 @@ use rule fetch_design as fetch_betas with:
         runtime=growing(240),
     message:
         "Fetching the betas of subject {wildcards.subject}, session {wildcards.session}"
+
+
+use rule fetch_design as fetch_test_betas with:
+    output:
+        raw(fetched(experiment_betas("any"))),
+    log:
+        "<logs>/fetch_test_betas/{experiment}/sub-{subject}.log",
+    benchmark:
+        "<results>/benchmarks/fetch_test_betas/{experiment}/sub-{subject}.jsonl"
+    wildcard_constraints:
+        experiment="|".join(EXPERIMENTS),
+    priority: 0
+    resources:
+        network=1,
+        sessions=1,
+        mem_mb=growing(500),
+        runtime=growing(240),
+    message:
+        "Fetching the betas of NSD-{wildcards.experiment} of subject {wildcards.subject}"
+
+
+use rule fetch_design as fetch_imagery_images with:
+    output:
+        fetched(imagery.shared_keys()),
+    log:
+        "<logs>/fetch_imagery_images.log",
+    benchmark:
+        "<results>/benchmarks/fetch_imagery_images.jsonl"
+    priority: 0
+    message:
+        "Fetching the target images of NSD-Imagery"
+
+
+use rule fetch_design as fetch_imagery_trials with:
+    output:
+        fetched(imagery.subject_keys(1)),
+    log:
+        "<logs>/fetch_imagery_trials/sub-{subject}.log",
+    benchmark:
+        "<results>/benchmarks/fetch_imagery_trials/sub-{subject}.jsonl"
+    priority: 0
+    message:
+        "Fetching the tables of trials of NSD-Imagery of subject {wildcards.subject}"
+
+
+use rule fetch_design as fetch_synthetic_images with:
+    output:
+        fetched(synthetic.shared_keys()),
+    log:
+        "<logs>/fetch_synthetic_images.log",
+    benchmark:
+        "<results>/benchmarks/fetch_synthetic_images.jsonl"
+    priority: 0
+    message:
+        "Fetching the images of NSD-synthetic and their order"
+
+
+use rule fetch_design as fetch_synthetic_colours with:
+    output:
+        fetched(synthetic.subject_keys(1)),
+    log:
+        "<logs>/fetch_synthetic_colours/sub-{subject}.log",
+    benchmark:
+        "<results>/benchmarks/fetch_synthetic_colours/sub-{subject}.jsonl"
+    priority: 0
+    message:
+        "Fetching the coloured images of NSD-synthetic of subject {wildcards.subject}"

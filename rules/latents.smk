@@ -40,4 +40,5 @@ rule preprocess:
             subject=everyone(),
             store=["responses", "stimuli"],
         ),
+        test_set_stores(),
     localrule: True

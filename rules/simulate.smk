@@ -70,3 +70,101 @@ rule simulate_subject:
         "Simulating the responses of subject {wildcards.subject}"
     script:
         "../workflow_scripts/simulate_subject.py"
+
+
+rule simulate_imagery_images:
+    input:
+        image_files(),
+    output:
+        fetched(imagery.shared_keys()),
+    log:
+        "<logs>/simulate_imagery_images.log",
+    benchmark:
+        "<results>/benchmarks/simulate_imagery_images.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    resources:
+        mem_mb=growing(1000),
+        runtime=growing(30),
+    params:
+        **tracked("config", "simulate"),
+        root=nsd_folder,
+        code=code("simulate_imagery_images"),
+    message:
+        "Drawing the target images of a simulated NSD-Imagery"
+    script:
+        "../workflow_scripts/simulate_imagery_images.py"
+
+
+rule simulate_imagery_subject:
+    input:
+        image_files(),
+    output:
+        fetched(imagery.subject_keys(1)),
+        fetched(experiment_betas("imagery")),
+    log:
+        "<logs>/simulate_imagery_subject/sub-{subject}.log",
+    benchmark:
+        "<results>/benchmarks/simulate_imagery_subject/sub-{subject}.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(60),
+    params:
+        **tracked("config", "simulate"),
+        root=nsd_folder,
+        code=code("simulate_imagery_subject"),
+    message:
+        "Simulating NSD-Imagery with subject {wildcards.subject}"
+    script:
+        "../workflow_scripts/simulate_imagery_subject.py"
+
+
+rule simulate_synthetic_images:
+    input:
+        image_files(),
+    output:
+        fetched(synthetic.shared_keys()),
+    log:
+        "<logs>/simulate_synthetic_images.log",
+    benchmark:
+        "<results>/benchmarks/simulate_synthetic_images.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    resources:
+        mem_mb=growing(1000),
+        runtime=growing(30),
+    params:
+        **tracked("config", "simulate"),
+        root=nsd_folder,
+        code=code("simulate_synthetic_images"),
+    message:
+        "Drawing the images of a simulated NSD-synthetic"
+    script:
+        "../workflow_scripts/simulate_synthetic_images.py"
+
+
+rule simulate_synthetic_subject:
+    input:
+        image_files(),
+    output:
+        fetched(synthetic.subject_keys(1)),
+        fetched(experiment_betas("synthetic")),
+    log:
+        "<logs>/simulate_synthetic_subject/sub-{subject}.log",
+    benchmark:
+        "<results>/benchmarks/simulate_synthetic_subject/sub-{subject}.jsonl"
+    conda:
+        "../envs/neuropictor.yaml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(60),
+    params:
+        **tracked("config", "simulate"),
+        root=nsd_folder,
+        code=code("simulate_synthetic_subject"),
+    message:
+        "Simulating NSD-synthetic with subject {wildcards.subject}"
+    script:
+        "../workflow_scripts/simulate_synthetic_subject.py"

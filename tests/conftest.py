@@ -116,6 +116,22 @@ def published_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def experiments_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Simulated NSD of two subjects' images, and NSD-Imagery and NSD-synthetic of the first; not to be edited."""
+    from neuropictor.config import SimulateConfig
+    from neuropictor.simulation.writer import imagery, nsd, synthetic
+
+    config = SimulateConfig(sessions=1, trials_per_session=60, shared_images=12, image_size=120)
+    root = tmp_path_factory.mktemp("experiments")
+    nsd.write_images(root, config)
+    imagery.write_imagery_images(root, config)
+    imagery.write_imagery_subject(root, 1, config)
+    synthetic.write_synthetic_images(root, config)
+    synthetic.write_synthetic_subject(root, 1, config)
+    return root
+
+
+@pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """Folder in which the tiny chain has run, once for all workers of pytest-xdist; not to be edited."""
     from tiny_chain import WARM, snakemake

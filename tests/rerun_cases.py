@@ -20,6 +20,7 @@ TINY = ("presets/tiny.yaml",)
 SAMPLE = ("sample_pretrained", "sample_refined")
 #: Of the table.
 ORDER = ["fetch_betas", "preprocess_session", "simulate_images", "simulate_own_images", "simulate_subject"]
+ORDER += ["simulate_imagery_images", "simulate_imagery_subject", "preprocess_test_set"]
 ORDER += ["preprocess_subject", "preprocess_stimuli", "cache_latents", "calibrate", "align_space", "align", "pretrain"]
 ORDER += ["refine", "sample", "baselines", "evaluate", "report_scores", "data_card", "gallery", "contact_sheet"]
 ORDER += ["training_curves", "response_map"]
@@ -79,7 +80,7 @@ OTHER_VALUES = {
 #: Keys that say where files lie or which rules there are, or go only with another: they have tests of their own.
 NOT_HERE = {"experiment", "subjects", "paths", "nsd.source", "backbone.source", "calibrate.init", "pretrain.init"}
 NOT_HERE |= {"runtime.track_code", "runtime.nodes", "nsd.beta_version", "evaluate.networks", "evaluate.protocols"}
-NOT_HERE |= {"backbone.revision", "backbone.target", "backbone.target_revision", "controls"}
+NOT_HERE |= {"nsd.test_sets", "backbone.revision", "backbone.target", "backbone.target_revision", "controls"}
 #: Controls are left out: they have rules and tests of their own.
 WITHOUT_CONTROLS = {"controls": {"made": []}}
 
@@ -312,6 +313,11 @@ CASES: dict[str, tuple[dict, Callable[[Path], None], Counter]] = {
         {},
         more_logic("data/rows.py"),
         behind(["preprocess_subject", "preprocess_stimuli"]),
+    ),
+    "a test set more (`nsd.test_sets: [imagery]`), for two subjects": (
+        {"nsd": {"test_sets": ["imagery"]}},
+        nothing,
+        Counter({"simulate_imagery_images": 1, "simulate_imagery_subject": 2, "preprocess_test_set": 4}),
     ),
     "a subject more in `subjects.refine`": (
         {"subjects": {"pretrain": [1, 2], "refine": [1, 2, 3]}},

@@ -34,6 +34,7 @@ from neuropictor.config.sections import (
     SimulateConfig,
     SubjectsConfig,
 )
+from neuropictor.config.test_sets import FEWEST_SHARED, check_betas
 from neuropictor.config.types import Subject
 
 __all__ = [
@@ -164,6 +165,17 @@ class Config(Section):
                     f"preprocess.validation_images is {self.preprocess.validation_images}, but a simulated subject"
                     f" has {training} images besides those of the test; allowed: fewer, e.g. {max(1, training // 20)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_test_sets(self) -> "Config":
+        check_betas(self.nsd.test_sets, self.nsd.beta_version)
+        few = self.nsd.source == "simulated" and self.simulate.shared_images < FEWEST_SHARED
+        if few and "imagery" in self.nsd.test_sets:
+            raise ValueError(
+                f"simulate.shared_images is {self.simulate.shared_images}, but nsd.test_sets has imagery, whose set B"
+                f" is of {FEWEST_SHARED} of them; allowed: at least as many, e.g. shared_images: 12"
+            )
         return self
 
     @model_validator(mode="after")

@@ -5,10 +5,11 @@ Take them from `neuropictor.config`, which checks them together.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from neuropictor.config.mosaic import ENDPOINT as MOSAIC_ENDPOINT
 from neuropictor.config.people import NSD, Person, read_people
+from neuropictor.config.test_sets import Experiment
 from neuropictor.config.types import (
     REPOSITORY,
     Address,
@@ -99,6 +100,12 @@ class PathsConfig(Section):
     results: FolderName = Field(default="results", description="networks, samples, scores and the report")
 
 
+def _once(experiments: list[Experiment]) -> list[Experiment]:
+    if len(set(experiments)) != len(experiments):
+        raise ValueError("each experiment once, e.g. [imagery, synthetic]")
+    return experiments
+
+
 class NsdConfig(Section):
     """Which data are used."""
 
@@ -117,6 +124,13 @@ class NsdConfig(Section):
     )
     sessions: Annotated[int, Field(ge=1, le=40)] = Field(
         default=40, description="most sessions of each subject, counted from the first"
+    )
+    test_sets: Annotated[list[Experiment], AfterValidator(_once)] = Field(
+        default=[],
+        description="further experiments with NSD's people, whose images test the networks and never train them."
+        " imagery: NSD-Imagery, targets seen and imagined (0.94 GB a person); synthetic: NSD-synthetic, 284 artificial"
+        " images (0.98 GB a person)",
+        examples=[["imagery", "synthetic"]],
     )
     terms_accepted: bool = Field(
         default=False,

@@ -62,6 +62,14 @@ def read_image(path: Path) -> np.ndarray:
         ) from error
 
 
+def middle_square(values: np.ndarray) -> np.ndarray:
+    """Cut the square in the middle out of an image [height, width, 3]."""
+    height, width = values.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return values[top : top + side, left : left + side]
+
+
 def composed(name: str) -> str:
     """Return a name in the form that is compared: macOS takes letters with accents apart (NFD)."""
     return unicodedata.normalize("NFC", name)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from neuropictor.config import PreprocessConfig
-from neuropictor.data.image_files import SUFFIXES, read_image
+from neuropictor.data.image_files import SUFFIXES, middle_square, read_image
 from neuropictor.data.image_names import ImageNames
 from neuropictor.data.labs.kinds import KINDS, open_files
 from neuropictor.data.labs.reader import LabBetas
@@ -28,11 +28,13 @@ from neuropictor.data.tables import (
     line_of,
     number_trials,
     read_nsd_images,
+    read_shared_images,
     read_table,
     read_trials,
 )
 from neuropictor.nsd.constants import CAPTIONS_PER_IMAGE
 from neuropictor.nsd.design import LEFT_OUT, TEST
+from neuropictor.nsd.imagery import leave_out_of_training
 from neuropictor.records.files import atomic_path, need
 from neuropictor.records.record import RunRecord, record_path
 
@@ -89,7 +91,8 @@ def import_betas(
     image_column, task
         As for `read_trials`.
     nsd_images
-        NSD's ``nsd_stim_info_merged.csv``: images of COCO get NSD's numbers where NSD has them.
+        NSD's ``nsd_stim_info_merged.csv``: images of COCO get NSD's numbers where NSD has them, and those of
+        NSD-Imagery do not train.
     data_set
         Name that keeps this data set's images apart from another's of the same names.
     test_share, test_images, validation_share, split_seed
@@ -130,6 +133,9 @@ def import_betas(
     sessions = sorted(int(session) for session in trials["session"].unique())
     late = trials["session"].isin(sessions[config.training_sessions :])
     codes[late & (codes != TEST)] = LEFT_OUT
+    if nsd_images:
+        shared = read_shared_images(nsd_images)
+        codes = leave_out_of_training(codes, trials["nsd_id"].to_numpy(), shared, f"subject {subject}")
     reader = LabBetas(files, {session: trials["trial"][trials["session"] == session] for session in sessions})
     labels = {"subject": subject, "data": "own", "beta_version": "own", "mesh": reader.mesh}
     standardised = KINDS[kind].standardised if standardised is None else standardised
@@ -242,13 +248,13 @@ def import_images(
 
             bare = [place for place, lines in enumerate(texts) if not lines]
             shown = [list(paths.values())[place] for place in bare]
-            made = caption_images(captions, (_square(path) for path in shown), len(shown), runtime)
+            made = caption_images(captions, (middle_square(read_image(path)) for path in shown), len(shown), runtime)
             for place, text in zip(bare, made, strict=True):
                 texts[place] = [text]
             record.add(captions_model=captions, captions_made=len(bare))
         writer = StimulusWriter(file, rows["number"].to_numpy(), config.image_size, "own")
         for path in paths.values():
-            writer.append(frame_images(_square(path), config.image_size, share)[None])
+            writer.append(frame_images(middle_square(read_image(path)), config.image_size, share)[None])
         writer.finish(texts, rows["category"], rows["background"], rows["image"])
         record.add(visual_angle=visual_angle)
         record.add(images=len(rows), data="own", without_captions=sum(not lines for lines in texts))
@@ -307,12 +313,3 @@ def _existing(folder: Path, name: str) -> Path:
     """Path of an image, whose name may be written in another form of Unicode than the table's."""
     forms = [folder / unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
     return next((path for path in forms if path.is_file()), folder / name)
-
-
-def _square(path: Path) -> np.ndarray:
-    """Read an image and keep its middle square, uint8 [S, S, 3]."""
-    values = read_image(path)
-    height, width = values.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return values[top : top + side, left : left + side]

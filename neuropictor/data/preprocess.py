@@ -24,6 +24,7 @@ from neuropictor.nsd import keys
 from neuropictor.nsd.annotations import load_annotations
 from neuropictor.nsd.constants import IMAGE_DEGREES
 from neuropictor.nsd.design import LEFT_OUT, TEST, load_design
+from neuropictor.nsd.imagery import check_untrained
 from neuropictor.records.files import atomic_path
 from neuropictor.records.progress import progress
 from neuropictor.records.record import RunRecord, record_path
@@ -74,6 +75,7 @@ def preprocess_subject(
     counted = design.counted_sessions(subject, nsd.release, nsd.sessions)
     trials = design.trials(subject, counted)
     split = design.splits(subject, config.validation_images, counted, config.training_sessions)
+    check_untrained(split, trials["nsd_id"].to_numpy(), design.shared, str(out))
     sessions = list(range(1, counted + 1))
     by_session = dict(enumerate(kept, start=1)) if kept else None
     reader = Sessions(nsd_root, subject, nsd.beta_version, design.trials_per_session, by_session)

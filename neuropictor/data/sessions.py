@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import h5py
@@ -11,8 +11,7 @@ from scipy import sparse
 
 from neuropictor.data.stores import check_contained
 from neuropictor.nsd import keys
-from neuropictor.nsd.betas import check_session, mesh_of, session_blocks
-from neuropictor.nsd.constants import HEMISPHERES
+from neuropictor.nsd.betas import beta_blocks, check_betas, mesh_of, session_paths
 from neuropictor.nsd.design import load_design
 from neuropictor.records.files import atomic_path
 from neuropictor.surface import load_geometry
@@ -87,10 +86,8 @@ class Sessions:
         self.root, self.subject, self.beta_version, self.trials = Path(nsd_root), subject, beta_version, trials
         self.kept = kept
         if kept is None:
-            self.mesh = mesh_of(self.root, subject, beta_version, first)
-            geometry = load_geometry()
-            self._columns = geometry.columns(self.mesh)
-            self._resample = Resampler(sparse.csr_array(geometry.resampler(self.mesh)[:, self._columns]))
+            self.mesh = mesh_of(session_paths(self.root, subject, first, beta_version)[0])
+            self._read = BetaReader(self.mesh)
         else:
             with self._open(first) as file:
                 self.mesh = str(file.attrs["mesh"])
@@ -99,11 +96,7 @@ class Sessions:
         """Return the files that hold the given sessions."""
         if self.kept is not None:
             return [Path(self.kept[session]) for session in sessions]
-        return [
-            self.root / keys.betas(self.subject, session, side, self.beta_version)
-            for session in sessions
-            for side in HEMISPHERES
-        ]
+        return [path for session in sessions for path in self._paths(session)]
 
     def check(self, sessions: list[int]) -> None:
         """Raise the errors of `betas` for files that are missing, short or of a wrong size, before any is read."""
@@ -111,7 +104,7 @@ class Sessions:
             if self.kept is not None:
                 self._open(session).close()
             else:
-                check_session(self.root, self.subject, session, self.beta_version, self.mesh, self.trials)
+                check_betas(self._paths(session), self.mesh, self.trials)
 
     def betas(self, session: int) -> np.ndarray:
         """Read one session.
@@ -129,29 +122,13 @@ class Sessions:
             If a file is truncated, of another mesh or number of trials, empty in a trial, or without any valid vertex;
             if a kept file is of another subject, session or version.
         """
-        where = f"subject {self.subject}, session {session}"
         if self.kept is not None:
             with self._open(session) as file:
                 return file["betas"][:]
-        betas = np.empty((self.trials, load_geometry().n_vertices), np.float32)
-        start = 0
-        for block in session_blocks(
-            self.root, self.subject, session, self._columns, self.beta_version, self.mesh, self.trials
-        ):
-            empty = np.flatnonzero(~block.any(1))
-            if len(empty):
-                raise ValueError(
-                    f"{where}: all betas of trial {start + empty[0]} are 0, as in files that were not written to the "
-                    f"end; remove {self.files([session])[0]} and its right hemisphere, and fetch them again"
-                )
-            self._resample(block, betas[start : start + len(block)])
-            start += len(block)
-        if not np.isfinite(betas).any():
-            raise ValueError(
-                f"{where}: no vertex of visual cortex has a valid beta; allowed are some NaN, not only NaN. Remove "
-                f"{self.files([session])[0]} and its right hemisphere, and fetch them again"
-            )
-        return betas
+        return self._read(self._paths(session), self.trials, f"subject {self.subject}, session {session}")
+
+    def _paths(self, session: int) -> list[Path]:
+        return session_paths(self.root, self.subject, session, self.beta_version)
 
     def _open(self, session: int) -> h5py.File:
         path = self.kept.get(session) if self.kept is not None else None
@@ -182,6 +159,35 @@ class Sessions:
             file.close()
             raise ValueError(f"{path} holds {stored}; allowed: {expected}. Run preprocess-session again")
         return file
+
+
+class BetaReader:
+    """Read both hemispheres' files of betas, resampled to visual cortex; `mesh`: that of the files."""
+
+    def __init__(self, mesh: str):
+        geometry = load_geometry()
+        self.mesh, self._columns = mesh, geometry.columns(mesh)
+        self._resample = Resampler(sparse.csr_array(geometry.resampler(mesh)[:, self._columns]))
+
+    def __call__(self, paths: Sequence[Path], trials: int, where: str) -> np.ndarray:
+        """Read all trials, float32 [T, V]; result and errors as `Sessions.betas`, which name `where`."""
+        betas = np.empty((trials, load_geometry().n_vertices), np.float32)
+        start = 0
+        for block in beta_blocks(paths, self._columns, self.mesh, trials):
+            empty = np.flatnonzero(~block.any(1))
+            if len(empty):
+                raise ValueError(
+                    f"{where}: all betas of trial {start + empty[0]} are 0, as in files that were not written to the "
+                    f"end; remove {paths[0]} and its right hemisphere, and fetch them again"
+                )
+            self._resample(block, betas[start : start + len(block)])
+            start += len(block)
+        if not np.isfinite(betas).any():
+            raise ValueError(
+                f"{where}: no vertex of visual cortex has a valid beta; allowed are some NaN, not only NaN. Remove "
+                f"{paths[0]} and its right hemisphere, and fetch them again"
+            )
+        return betas
 
 
 class Resampler:

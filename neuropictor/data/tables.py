@@ -254,6 +254,12 @@ def read_nsd_images(path: Path) -> dict[int, int]:
     return dict(zip(table["cocoId"].tolist(), table["nsdId"].tolist(), strict=True))
 
 
+def read_shared_images(path: Path) -> np.ndarray:
+    """Read from NSD's table of images which ones all its people were to see, int [n], ascending."""
+    table = read_table(path, ("nsdId",), numbers=("nsdId",), optional=("shared1000",))
+    return np.sort(table["nsdId"][table["shared1000"] == "True"].to_numpy())
+
+
 def _read_text(path: Path) -> str:
     """Read a text file; ValueError names the line that is not UTF-8."""
     need(path, "expected text")

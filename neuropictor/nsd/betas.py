@@ -1,4 +1,4 @@
-"""Betas on fsaverage: MGH files of one hemisphere and session, read in one pass, at the needed vertices only.
+"""Betas on fsaverage: MGH files, one a hemisphere, read in one pass, at the needed vertices only.
 
 Format (FreeSurfer's MGH): 284 bytes of header, big-endian, starting with seven int32 (version 1, vertices, 1, 1,
 frames, type 3 = float32, degrees of freedom), then the frames in order, then a short footer that is not
@@ -6,7 +6,7 @@ needed. A frame is one trial.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,15 +69,14 @@ def read_header(path: str | Path) -> MghHeader:
     return MghHeader(vertices, frames)
 
 
-def mesh_of(root: str | Path, subject: int, beta_version: str, session: int = 1) -> str:
-    """Return the mesh of a root's betas, from the number of vertices of one session.
+def mesh_of(path: str | Path) -> str:
+    """Return the mesh of a hemisphere's betas, from their number of vertices.
 
     Raises
     ------
     ValueError
         If the number of vertices fits none of the known meshes.
     """
-    path = Path(root) / keys.betas(subject, session, "lh", beta_version)
     vertices = read_header(path).vertices
     for mesh, count in MESH_VERTICES.items():
         if count == vertices:
@@ -86,25 +85,17 @@ def mesh_of(root: str | Path, subject: int, beta_version: str, session: int = 1)
     raise ValueError(f"{path} has {vertices} vertices; allowed: {known}")
 
 
-def check_session(
-    root: str | Path,
-    subject: int,
-    session: int,
-    beta_version: str,
-    mesh: str | None = None,
-    trials: int | None = None,
-) -> dict[Path, MghHeader]:
-    """Check the headers of a session's two files; parameters and errors as in `session_blocks`.
+def session_paths(root: str | Path, subject: int, session: int, beta_version: str) -> list[Path]:
+    """Return a session's files below a folder in NSD's layout, of the left and the right hemisphere."""
+    return [Path(root) / keys.betas(subject, session, hemisphere, beta_version) for hemisphere in HEMISPHERES]
 
-    Returns
-    -------
-    dict
-        File -> header, of the left and the right hemisphere.
-    """
-    paths = [Path(root) / keys.betas(subject, session, hemisphere, beta_version) for hemisphere in HEMISPHERES]
+
+def check_betas(paths: Sequence[Path], mesh: str | None = None, trials: int | None = None) -> MghHeader:
+    """Check both hemispheres' files, and return their common header; parameters and errors as `beta_blocks`."""
     headers = {path: read_header(path) for path in paths}
-    expected = headers[paths[0]].vertices if mesh is None else mesh_vertices(mesh)
-    frames = trials or headers[paths[0]].frames
+    first = headers[paths[0]]
+    expected = first.vertices if mesh is None else mesh_vertices(mesh)
+    frames = trials or first.frames
     for path, header in headers.items():
         if header.vertices != expected:
             source = f"of {mesh}" if mesh else "as in the left hemisphere"
@@ -114,37 +105,27 @@ def check_session(
             )
         if header.frames != frames:
             raise ValueError(f"{path} has {header.frames} trials, expected {frames}; remove it and fetch it again")
-    return headers
+    return first
 
 
-def session_blocks(
-    root: str | Path,
-    subject: int,
-    session: int,
-    columns: np.ndarray,
-    beta_version: str,
-    mesh: str | None = None,
-    trials: int | None = None,
+def beta_blocks(
+    paths: Sequence[Path], columns: np.ndarray, mesh: str | None = None, trials: int | None = None
 ) -> Iterator[np.ndarray]:
-    """Read the betas of one session at the given vertices, some trials at a time.
+    """Read betas at the given vertices, some trials at a time.
 
     Each file is memory-mapped and read once; only the given vertices are copied.
 
     Parameters
     ----------
-    root
-        Folder in NSD's layout.
-    subject, session
-        Numbers from 1.
+    paths
+        Files of the left and the right hemisphere.
     columns
         int [n], ascending vertex numbers; left-hemisphere vertices first, then right ones counted on from the left's
         number.
-    beta_version
-        e.g. ``betas_fithrf_GLMdenoise_RR``.
     mesh
         Mesh of the columns; the file must have its number of vertices. Default: any.
     trials
-        Trials that the session must have; default: any number.
+        Trials that the files must have; default: any number.
 
     Yields
     ------
@@ -156,9 +137,8 @@ def session_blocks(
     FileNotFoundError, ValueError
         If a file is missing, truncated, of another mesh, or has another number of trials.
     """
-    headers = check_session(root, subject, session, beta_version, mesh, trials)
-    paths, expected = list(headers), next(iter(headers.values())).vertices
-    frames = headers[paths[0]].frames
+    header = check_betas(paths, mesh, trials)
+    expected, frames = header.vertices, header.frames
     columns = np.asarray(columns, dtype=np.int64)
     if columns.size and (columns[0] < 0 or columns[-1] >= 2 * expected or (np.diff(columns) <= 0).any()):
         raise ValueError(f"columns must ascend within 0 to {2 * expected - 1}; found {columns[0]} to {columns[-1]}")

@@ -14,6 +14,10 @@ STIMULUS_INFO = "nsddata/experiments/nsd/nsd_stim_info_merged.csv"
 ANNOTATION_FOLDER = "annotations"
 ANNOTATION_KINDS = ("captions", "instances", "stuff")
 COCO_SPLITS = ("train2017", "val2017")
+#: NSD-synthetic, the same for everybody: order of trials, table of images, and the images without colour.
+SYNTHETIC_DESIGN = "nsddata/experiments/nsdsynthetic/nsdsynthetic_expdesign.mat"
+SYNTHETIC_IMAGES = "nsddata/experiments/nsdsynthetic/nsdsyntheticimageinformation.csv"
+SYNTHETIC_STIMULI = "nsddata_stimuli/stimuli/nsdsynthetic/nsdsynthetic_stimuli.hdf5"
 #: Only a simulated root has this file.
 SIMULATED = "SIMULATED.json"
 #: Subjects whose images a simulated root keeps in `STIMULI`; the others' are in files of their own, so that another
@@ -57,6 +61,27 @@ def betas(subject: int, session: int, hemisphere: str, beta_version: str) -> str
     if session < 1:
         raise ValueError(f"session {session!r} does not exist; sessions count from 1 (e.g. 1 for session01)")
     return f"{beta_folder(subject, beta_version)}/{_hemisphere(hemisphere)}.betas_session{session:02d}.mgh"
+
+
+def experiment_betas(experiment: str, subject: int, hemisphere: str, beta_version: str) -> str:
+    """Return the key of one hemisphere's betas of an experiment beside NSD's core, ``imagery`` or ``synthetic``."""
+    folder = beta_folder(subject, beta_version).replace(beta_version, f"nsd{experiment}{beta_version}")
+    return f"{folder}/{_hemisphere(hemisphere)}.betas_nsd{experiment}.mgh"
+
+
+def imagery_trials(subject: int, run: str) -> str:
+    """Return the key of the table of one run's trials of NSD-Imagery, e.g. ``(1, "visA")``."""
+    return f"nsddata/bdata/nsdimagery/nsdimagery_{subject_name(subject)}_{run}.tsv"
+
+
+def imagery_target(stimulus_set: str, name: str) -> str:
+    """Return the key of a target image of NSD-Imagery, e.g. ``("A", "bar_000.0deg_450L_43W.png")``."""
+    return f"nsddata/experiments/nsdimagery/rawtargetimages/set{stimulus_set}/{name}"
+
+
+def synthetic_colours(subject: int) -> str:
+    """Return the key of the coloured images of NSD-synthetic, which are each person's own."""
+    return SYNTHETIC_STIMULI.replace("stimuli.hdf5", f"colorstimuli_{subject_name(subject)}.hdf5")
 
 
 def kept_session(subject: int, session: int, beta_version: str) -> str:

@@ -1,5 +1,6 @@
 """The rules that fetch NSD: what they would do, offline; and a few of them against a local server."""
 
+import json
 import os
 import re
 from collections import Counter
@@ -11,7 +12,7 @@ from stand_in_bucket import Stored, serving
 
 from neuropictor.fetching import manifest
 from neuropictor.fetching import nsd as fetch
-from neuropictor.nsd import keys
+from neuropictor.nsd import imagery, keys, synthetic
 
 pytestmark = pytest.mark.workflow
 VERSION = "betas_fithrf_GLMdenoise_RR"
@@ -76,6 +77,32 @@ def test_files_are_planned_fetched_and_not_fetched_again(checkout, monkeypatch):
     assert planned(checkout, other, targets=targets) == Counter()
 
 
+def test_test_sets_are_planned_with_all_their_files(checkout, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    names, sides = ("imagery", "synthetic"), ("lh", "rh")
+    of_four = [keys.experiment_betas(name, 4, side, VERSION) for name in names for side in sides]
+    small = [*imagery.shared_keys(), *imagery.subject_keys(4), *synthetic.shared_keys(), *synthetic.subject_keys(4)]
+    core = [keys.EXPERIMENT_DESIGN, keys.STIMULUS_INFO, keys.STIMULI]
+    betas = [*fetch.keys_of(["betas"], [4], None, VERSION), *of_four]
+    sizes = {key: 700 + place for place, key in enumerate([*core, *small, *betas, *fetch.ARCHIVES])}
+    asked = {"test_sets": [*names]}
+    plan = checkout / "data/nsd/plan.json"
+    plan.unlink(missing_ok=True)
+    with serving({key: Stored(os.urandom(size)) for key, size in sizes.items()}) as server:
+        nsd = {**NOWHERE, **asked, "endpoint": server.address, "coco_endpoint": server.address}
+        settings = {"nsd": nsd, "subjects": ONE}
+        jobs = planned(checkout, settings, targets=["preprocess"])
+        expected = {"fetch_test_betas": 2, "fetch_imagery_images": 1, "fetch_imagery_trials": 1}
+        expected |= {"fetch_synthetic_images": 1, "fetch_synthetic_colours": 1, "preprocess_test_set": 3}
+        assert {rule: jobs[rule] for rule in expected} == expected
+        targets = ["data/nsd/plan.json", f"data/nsd/{of_four[3]}", f"data/nsd/{imagery.subject_keys(4)[0]}"]
+        done(checkout, "--notemp", "--", *targets, settings=settings)
+    found = {file["key"]: file["size"] for file in json.loads(plan.read_text())["files"]}
+    assert found == sizes
+    for key in (*of_four[2:], *imagery.subject_keys(4)):
+        assert (checkout / "data/nsd" / key).stat().st_size == sizes[key]
+
+
 def test_profiles_keep_to_the_room_that_the_plan_reserves(checkout):
     common = (checkout / "rules/common.smk").read_text()
     reserved = {
@@ -85,11 +112,13 @@ def test_profiles_keep_to_the_room_that_the_plan_reserves(checkout):
     for profile in ("default", "slurm"):
         found = yaml.safe_load((checkout / f"profiles/{profile}/profile.v9+.yaml").read_text())
         assert found["resources"] | reserved == found["resources"]
-    names = ("fetch_nsd", "preprocess", "fetch_mosaic", "import")
+    names = ("fetch_nsd", "preprocess", "test_sets", "fetch_mosaic", "import")
     rules = "".join((checkout / f"rules/{name}.smk").read_text() for name in names)
     for rule, resource in (
         ("as fetch_betas with:", "sessions=1,"),
         ("rule preprocess_session:", "sessions=1,"),
+        ("as fetch_test_betas with:", "sessions=1,"),
+        ("rule preprocess_test_set:", "sessions=1,"),
         ("rule fetch_mosaic:", "people=1,"),
         ("rule import_betas:", "people=lambda"),
     ):

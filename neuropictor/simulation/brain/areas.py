@@ -99,6 +99,11 @@ GROUP_PROFILE = {
     "scenes": (0.4, 0.2, 0.3, 1.1, 0.5, 0.5, 0.2, 0.5),
 }
 
+#: Imagined images evoke this share of what seen ones do: in vertices driven by the scene's meaning alone, and in those
+#: driven by low-level channels alone; others lie between. A choice; its direction is that of Breedlove et al. 2020 (doi
+#: 10.1016/j.cub.2020.04.014), who found imagery weakest, compared with vision, in early areas.
+IMAGINED_HIGH, IMAGINED_LOW = 0.5, 0.1
+
 #: Kinds of categories that neighbouring cortex prefers together; any other category stands alone.
 KINDS = {
     "animal": ("butterfly", "cat", "fish"),

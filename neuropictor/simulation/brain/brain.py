@@ -75,6 +75,8 @@ class SimulatedBrain:
         int [v], which of them carry signal, as positions within `columns`.
     ncsnr
         float32 [v], the ratio of each of them.
+    low_level
+        float32 [v], share of each one's drive from low-level channels: 1 in V1, less in higher areas.
     """
 
     def __init__(
@@ -111,14 +113,14 @@ class SimulatedBrain:
         )
         self._mean = mean[self.columns]
         self._tuning: Tuning = tuning.subset(seen)
-        self.ncsnr = target[seen]
+        self.ncsnr, self.low_level = target[seen], self._tuning.low_share
         response = self._tuning.response(reference_features(seed))
         self._centre = response.mean(axis=0)
         amplitude = (self.ncsnr * deviation[self.columns][self.visual]).astype(np.float32)
         spread = response.std(axis=0)
         self._gain = np.where(spread > _LEAST_SPREAD, amplitude / np.maximum(spread, _LEAST_SPREAD), 0)
 
-    def signal(self, images: np.ndarray, scenes: Sequence[Scene]) -> np.ndarray:
+    def signal(self, images: np.ndarray, scenes: Sequence[Scene | None]) -> np.ndarray:
         """Compute the responses to images, without noise.
 
         Parameters
@@ -126,7 +128,7 @@ class SimulatedBrain:
         images
             uint8 [n, 64, 64, 3].
         scenes
-            The n scenes shown.
+            The n scenes shown; None for images without objects.
 
         Returns
         -------

@@ -49,7 +49,7 @@ class ImageFeatures:
         return self.maps.shape[1]
 
 
-def image_features(images: np.ndarray, scenes: Sequence[Scene], seed: int) -> ImageFeatures:
+def image_features(images: np.ndarray, scenes: Sequence[Scene | None], seed: int) -> ImageFeatures:
     """Compute the features of images.
 
     Parameters
@@ -57,7 +57,7 @@ def image_features(images: np.ndarray, scenes: Sequence[Scene], seed: int) -> Im
     images
         uint8 [n, 64, 64, 3].
     scenes
-        The n scenes shown.
+        The n scenes shown; None for images without objects, which have no meaning, only pixels.
     seed
         Of the simulation; sets the scale and the random mixtures.
 
@@ -144,7 +144,7 @@ def channel_maps(images: np.ndarray) -> np.ndarray:
     return np.stack(small)
 
 
-def scene_groups(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
+def scene_groups(scenes: Sequence[Scene | None]) -> dict[str, np.ndarray]:
     """Compute the meaning of scenes, one array [n, width] a group.
 
     Objects compete: each counts by its size, the main one more, divided by all objects together.
@@ -158,6 +158,8 @@ def scene_groups(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
     view = np.zeros((n, len(VIEWS)), np.float32)
     count = np.zeros((n, _MAX_OBJECTS), np.float32)
     for row, item in enumerate(scenes):
+        if item is None:
+            continue
         salience = np.array([thing.size for thing in item.objects])
         salience[0] *= _MAIN_BONUS
         strength = _VISIBILITY[item.light] * salience / (_SEMISATURATION + salience.sum())

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from neuropictor.simulation.writer.coco import CocoImages
 
 #: Replaces scipy's header text, which contains the time; the format fixes its length.
-_MAT_TEXT = b"MATLAB 5.0 MAT-file, simulated NSD".ljust(116)
+MAT_TEXT = b"MATLAB 5.0 MAT-file, simulated NSD".ljust(116)
 
 
 def write_experiment_design(root: Path, order: TrialOrder) -> None:
@@ -38,7 +38,7 @@ def write_experiment_design(root: Path, order: TrialOrder) -> None:
     with atomic_path(root / keys.EXPERIMENT_DESIGN) as temporary:
         scipy.io.savemat(temporary, fields, do_compression=True)
         with open(temporary, "r+b") as file:
-            file.write(_MAT_TEXT)
+            file.write(MAT_TEXT)
 
 
 def write_stimulus_info(root: Path, order: TrialOrder, images: CocoImages) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 import multiprocessing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,10 +22,12 @@ import neuropictor
 from neuropictor.fetching import manifest
 from neuropictor.fetching.download import check_room
 from neuropictor.nsd import keys
-from neuropictor.nsd.constants import HEMISPHERES, SUBJECTS
+from neuropictor.nsd.betas import session_paths
+from neuropictor.nsd.constants import SUBJECTS
 from neuropictor.nsd.design import load_design
 from neuropictor.records.files import atomic_path
 from neuropictor.records.progress import progress
+from neuropictor.simulation.brain.areas import IMAGINED_HIGH, IMAGINED_LOW
 from neuropictor.simulation.brain.brain import SimulatedBrain
 from neuropictor.simulation.brain.features import SEEN_SIZE
 from neuropictor.simulation.scenes.scene import Scene, reduce_image, render, scene
@@ -115,12 +117,8 @@ def write_subject(root: str | Path, subject: int, config: SimulateConfig) -> Non
     design = load_design(root)
     trials = design.trials(subject)
     n_sessions = design.sessions[subject]
-    brain = SimulatedBrain(
-        load_geometry(), config.mesh, subject, config.seed, ncsnr=config.ncsnr, smooth_noise=config.smooth_noise
-    )
-    files = [
-        root / keys.betas(subject, s, side, BETA_VERSION) for s in range(1, n_sessions + 1) for side in HEMISPHERES
-    ]
+    brain = brain_of(subject, config)
+    files = [path for s in range(1, n_sessions + 1) for path in session_paths(root, subject, s, BETA_VERSION)]
     there = sum(path.stat().st_size for path in files if path.is_file())
     check_room(root, max(0, len(trials) * len(brain.columns) * 4 - there), f"betas of subject {subject}")
     nsd_ids = np.unique(trials["nsd_id"])
@@ -130,8 +128,16 @@ def write_subject(root: str | Path, subject: int, config: SimulateConfig) -> Non
         shown, again = np.unique(rows, return_inverse=True)
         scenes = [scene(config.seed, int(nsd_ids[row])) for row in shown]
         signal = brain.signal(seen[shown], scenes)[again]
-        write_betas(root, subject, session, brain.response_blocks(signal, session), len(rows), len(brain.columns) // 2)
+        paths = session_paths(root, subject, session, BETA_VERSION)
+        write_betas(paths, brain.response_blocks(signal, session), len(rows), len(brain.columns) // 2)
     manifest.note_simulated(root, [path.relative_to(root).as_posix() for path in files])
+
+
+def brain_of(subject: int, config: SimulateConfig) -> SimulatedBrain:
+    """Return a person's brain on all of the mesh."""
+    return SimulatedBrain(
+        load_geometry(), config.mesh, subject, config.seed, ncsnr=config.ncsnr, smooth_noise=config.smooth_noise
+    )
 
 
 @contextlib.contextmanager
@@ -184,17 +190,13 @@ def _seen_images(path: Path, nsd_ids: np.ndarray, description: str) -> np.ndarra
     return seen
 
 
-def write_betas(
-    root: Path, subject: int, session: int, blocks: Iterator[np.ndarray], frames: int, vertices: int
-) -> None:
-    """Stream the trials of a session into one MGH file a hemisphere.
+def write_betas(paths: Sequence[Path], blocks: Iterator[np.ndarray], frames: int, vertices: int) -> None:
+    """Stream trials into one MGH file a hemisphere.
 
     Parameters
     ----------
-    root
-        Folder of the simulated NSD.
-    subject, session
-        Numbers from 1.
+    paths
+        Files of the left and the right hemisphere.
     blocks
         float32 [t, 2 * vertices] each, percent signal change; all together `frames` trials.
     frames, vertices
@@ -203,8 +205,8 @@ def write_betas(
     header = _mgh_header(vertices, frames)
     with contextlib.ExitStack() as stack:
         files = []
-        for hemisphere in HEMISPHERES:
-            temporary = stack.enter_context(atomic_path(root / keys.betas(subject, session, hemisphere, BETA_VERSION)))
+        for path in paths:
+            temporary = stack.enter_context(atomic_path(path))
             files.append(stack.enter_context(open(temporary, "wb")))
             header.writehdr_to(files[-1])
             # The header's 284 bytes are not all in use.
@@ -235,6 +237,11 @@ def _write_notice(root: Path, order: TrialOrder, config: SimulateConfig) -> None
             "the bank of images is a virtual data set; other subjects than 1, 2 and 5 have files of their own",
             "a finished experiment shows every shared image three times",
             "button presses, noise ceilings and labels of areas, which nothing here reads, are left out",
+            f"NSD-Imagery, where simulated: imagined images evoke {IMAGINED_HIGH} of the response to seen ones in the "
+            f"highest areas, falling to {IMAGINED_LOW} in V1, a choice; set B is of five evenly spaced shared images; "
+            "frames with cues (allstim), pair lists and design matrices are left out",
+            "NSD-synthetic, where simulated: images of a third of NSD's size, of rendered scenes and other words and "
+            "gratings; which images come more than twice is a choice",
         ],
     }
     with atomic_path(root / keys.SIMULATED) as temporary:

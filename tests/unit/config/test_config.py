@@ -238,3 +238,27 @@ def test_a_backbone_without_an_image_tower_needs_published_networks(tmp_path):
     config.check_judge(config.load(settings | {"evaluate": {"networks": "published"}}))
     (tmp_path / "image_encoder").mkdir()
     config.check_judge(config.load(settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"nsd": {"test_sets": ["words"]}}, 'nsd.test_sets.0 is "words"; allowed: a list, each imagery or synthetic'),
+        ({"nsd": {"test_sets": ["imagery", "imagery"]}}, "each experiment once, e.g. [imagery, synthetic]"),
+        (
+            {"nsd": {"test_sets": ["imagery"], "source": "local", "beta_version": "betas_fithrf"}},
+            "nsd.beta_version is betas_fithrf and nsd.test_sets has imagery, whose order of trials within a run is not",
+        ),
+        (
+            {"nsd": {"test_sets": ["synthetic"], "source": "local", "beta_version": "betas_assumehrf"}},
+            "has synthetic, which NSD does not have of this experiment; allowed: beta_version: betas_fithrf_GLM",
+        ),
+        (
+            {"nsd": {"test_sets": ["imagery"]}, "simulate": {"shared_images": 4}},
+            "simulate.shared_images is 4, but nsd.test_sets has imagery, whose set B is of 5 of them",
+        ),
+    ],
+)
+def test_test_sets_that_cannot_be_are_refused(settings, words):
+    assert words in refusal(settings)
+    config.load({"nsd": {"test_sets": ["synthetic"], "source": "local", "beta_version": "betas_fithrf"}})

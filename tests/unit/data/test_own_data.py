@@ -4,6 +4,7 @@ import json
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -446,3 +447,20 @@ def test_mistakes_in_images_are_named(tmp_path):
         FileNotFoundError, match=r"absent\.csv is missing; expected a CSV or TSV table with the columns file"
     ):
         import_images(tmp_path / "absent.csv", PreprocessConfig(), tmp_path / "stimuli.h5")
+
+
+def test_images_that_test_nsd_imagery_do_not_train(tmp_path, betas, caplog):
+    caplog.set_level("INFO")
+    images = pd.DataFrame({"cocoId": range(100, 150), "nsdId": range(50), "shared1000": False})
+    images.loc[[2, 5, 30, 41, 47], "shared1000"] = True  # five shared images are set B
+    images.to_csv(tmp_path / "nsd.csv")
+    table = scans(tmp_path, betas, ".npy")
+    import_betas(table, "MM03", PreprocessConfig(), tmp_path / "all.h5")
+    import_betas(table, "MM03", PreprocessConfig(), tmp_path / "r.h5", nsd_images=tmp_path / "nsd.csv")
+    everything, store = ResponseStore(tmp_path / "all.h5"), ResponseStore(tmp_path / "r.h5")
+    assert everything.images("train").tolist() == [5, 9] and everything.images("validation").tolist() == [41]
+    assert store.images("train").tolist() == [9] and not len(store.images("validation"))
+    assert store.images("test").tolist() == [30]
+    assert "subject MM03: images 5, 41 are left out, as they test NSD-Imagery" in caplog.text
+    record = json.loads(record_path(store.path).read_text())
+    assert record["results"]["trials_left_out"] == len(everything) - len(store)

@@ -21,8 +21,9 @@ def root(tmp_path):
     return tmp_path
 
 
-def read(*given, **named):
-    return np.concatenate([block.copy() for block in betas.session_blocks(*given, **named)])
+def read(root, subject, session, columns, version, *given, **named):
+    paths = betas.session_paths(root, subject, session, version)
+    return np.concatenate([block.copy() for block in betas.beta_blocks(paths, columns, *given, **named)])
 
 
 def path_of(root, hemisphere="lh"):
@@ -43,7 +44,7 @@ def test_reads_what_nibabel_reads(root):
 
 def test_mesh_follows_from_the_header(root):
     assert betas.read_header(path_of(root)) == betas.MghHeader(VERTICES, TRIALS)
-    assert betas.mesh_of(root, 1, VERSION) == "fsaverage5"
+    assert betas.mesh_of(path_of(root)) == "fsaverage5"
 
 
 def test_missing_file(root):
@@ -73,7 +74,7 @@ def test_wrong_vertices_trials_and_type(root):
         read(root, 1, 1, np.arange(3), VERSION)
     nib.save(nib.MGHImage(np.zeros((50, 1, 1, 7), np.float32), np.eye(4)), path_of(root))
     with pytest.raises(ValueError, match=r"has 50 vertices; allowed: 10242 \(fsaverage5\)"):
-        betas.mesh_of(root, 1, VERSION)
+        betas.mesh_of(path_of(root))
 
 
 def test_columns_must_ascend(root):

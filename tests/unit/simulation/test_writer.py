@@ -14,7 +14,7 @@ from neuropictor.config import SimulateConfig
 from neuropictor.fetching import download, manifest
 from neuropictor.nsd import keys
 from neuropictor.nsd.annotations import load_annotations
-from neuropictor.nsd.betas import session_blocks
+from neuropictor.nsd.betas import beta_blocks, session_paths
 from neuropictor.nsd.design import TEST, TRAIN, VALIDATION, Design, load_design
 from neuropictor.simulation.scenes.scene import captions, render, scene
 from neuropictor.simulation.writer.nsd import BETA_VERSION, write_images, write_own_images, write_subject
@@ -37,8 +37,9 @@ def config(**changes):
     return SimulateConfig(**(values | changes))
 
 
-def read_session(*given):
-    return np.concatenate([block.copy() for block in session_blocks(*given)])
+def read_session(root, subject, session, columns, version, *given):
+    paths = session_paths(root, subject, session, version)
+    return np.concatenate([block.copy() for block in beta_blocks(paths, columns, *given)])
 
 
 def write(root, subjects, settings, threads=1):
