@@ -22,15 +22,13 @@ from neuropictor.evaluation.networks import WEIGHT_FILES
 from neuropictor.workflow import jobs_table
 from neuropictor.fetching import agreement
 from neuropictor.models import layout
-from neuropictor.nsd import constants, imagery, keys, synthetic
+from neuropictor.nsd import constants, experiments, keys
 
 NEEDS = yaml.safe_load(Path(workflow.source_path("needs.yaml")).read_text())
 PACKAGE = Path(neuropictor.__file__).parent
 SHIPPED = PACKAGE / "assets" / "miniature"
 TEMPLATES = PACKAGE / "report" / "templates"
 PUBLISHED_RESULTS = PACKAGE / "report" / "published_results.csv"
-# Tables of the experiments beside NSD's core.
-EXPERIMENTS = {"imagery": imagery, "synthetic": synthetic}
 # Raw sessions on disk at most, fetched or in preprocessing: the profiles' resource sessions.
 SESSIONS_AT_ONCE = 4
 # Raw files of people of MOSAIC, alike: the resource people.

@@ -57,19 +57,16 @@ def beta_keys(subject, sessions=None):
 
 def experiment_betas(experiment, subject=1):
     """Keys of a subject's betas of an experiment of nsd.test_sets."""
-    version = settings.nsd.beta_version
-    return [keys.experiment_betas(experiment, subject, side, version) for side in constants.HEMISPHERES]
+    return experiments.beta_keys(experiment, subject, settings.nsd.beta_version)
 
 
 def test_set_files(wildcards):
     """What one test set of one subject is prepared from."""
     experiment = next(name for name, names in TEST_SETS.items() if wildcards.test_set in names)
-    subject, tables = int(wildcards.subject), EXPERIMENTS[experiment]
-    seen = [keys.EXPERIMENT_DESIGN, keys.STIMULI] if experiment == "imagery" else []
-    return [
-        f"<nsd>/{key}"
-        for key in (*seen, *tables.shared_keys(), *tables.subject_keys(subject), *experiment_betas(experiment, subject))
-    ]
+    subject = int(wildcards.subject)
+    names = [keys.EXPERIMENT_DESIGN, keys.STIMULI] if experiment == "imagery" else []
+    names += experiments.shared_keys(experiment) + experiments.subject_keys(experiment, subject)
+    return [f"<nsd>/{key}" for key in (*names, *experiment_betas(experiment, subject))]
 
 
 def test_set_stores():
@@ -103,9 +100,9 @@ def planned_files():
     kept = [keys.EXPERIMENT_DESIGN, keys.STIMULUS_INFO, keys.STIMULI]
     betas = [key for subject in subjects for key in beta_keys(subject)]
     for experiment in settings.nsd.test_sets:
-        kept += EXPERIMENTS[experiment].shared_keys()
+        kept += experiments.shared_keys(experiment)
         for subject in subjects:
-            kept += EXPERIMENTS[experiment].subject_keys(subject)
+            kept += experiments.subject_keys(experiment, subject)
             betas += experiment_betas(experiment, subject)
     if settings.nsd.keep_raw:
         return {"kept": [*kept, *betas], "passing": [], "at_once": 0}

@@ -126,7 +126,7 @@ use rule fetch_design as fetch_test_betas with:
     benchmark:
         "<results>/benchmarks/fetch_test_betas/{experiment}/sub-{subject}.jsonl"
     wildcard_constraints:
-        experiment="|".join(EXPERIMENTS),
+        experiment="|".join(experiments.ROWS),
     priority: 0
     resources:
         network=1,
@@ -139,7 +139,7 @@ use rule fetch_design as fetch_test_betas with:
 
 use rule fetch_design as fetch_imagery_images with:
     output:
-        fetched(imagery.shared_keys()),
+        fetched(experiments.shared_keys("imagery")),
     log:
         "<logs>/fetch_imagery_images.log",
     benchmark:
@@ -151,7 +151,7 @@ use rule fetch_design as fetch_imagery_images with:
 
 use rule fetch_design as fetch_imagery_trials with:
     output:
-        fetched(imagery.subject_keys(1)),
+        fetched(experiments.subject_keys("imagery", 1)),
     log:
         "<logs>/fetch_imagery_trials/sub-{subject}.log",
     benchmark:
@@ -163,7 +163,7 @@ use rule fetch_design as fetch_imagery_trials with:
 
 use rule fetch_design as fetch_synthetic_images with:
     output:
-        fetched(synthetic.shared_keys()),
+        fetched(experiments.shared_keys("synthetic")),
     log:
         "<logs>/fetch_synthetic_images.log",
     benchmark:
@@ -175,7 +175,7 @@ use rule fetch_design as fetch_synthetic_images with:
 
 use rule fetch_design as fetch_synthetic_colours with:
     output:
-        fetched(synthetic.subject_keys(1)),
+        fetched(experiments.subject_keys("synthetic", 1)),
     log:
         "<logs>/fetch_synthetic_colours/sub-{subject}.log",
     benchmark:

@@ -76,7 +76,7 @@ rule simulate_imagery_images:
     input:
         image_files(),
     output:
-        fetched(imagery.shared_keys()),
+        fetched(experiments.shared_keys("imagery")),
     log:
         "<logs>/simulate_imagery_images.log",
     benchmark:
@@ -100,7 +100,7 @@ rule simulate_imagery_subject:
     input:
         image_files(),
     output:
-        fetched(imagery.subject_keys(1)),
+        fetched(experiments.subject_keys("imagery", 1)),
         fetched(experiment_betas("imagery")),
     log:
         "<logs>/simulate_imagery_subject/sub-{subject}.log",
@@ -125,7 +125,7 @@ rule simulate_synthetic_images:
     input:
         image_files(),
     output:
-        fetched(synthetic.shared_keys()),
+        fetched(experiments.shared_keys("synthetic")),
     log:
         "<logs>/simulate_synthetic_images.log",
     benchmark:
@@ -149,7 +149,7 @@ rule simulate_synthetic_subject:
     input:
         image_files(),
     output:
-        fetched(synthetic.subject_keys(1)),
+        fetched(experiments.subject_keys("synthetic", 1)),
         fetched(experiment_betas("synthetic")),
     log:
         "<logs>/simulate_synthetic_subject/sub-{subject}.log",

@@ -34,7 +34,7 @@ from neuropictor.data.tables import (
 )
 from neuropictor.nsd.constants import CAPTIONS_PER_IMAGE
 from neuropictor.nsd.design import LEFT_OUT, TEST
-from neuropictor.nsd.imagery import leave_out_of_training
+from neuropictor.nsd.set_b import leave_out_of_training
 from neuropictor.records.files import atomic_path, need
 from neuropictor.records.record import RunRecord, record_path
 

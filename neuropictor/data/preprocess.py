@@ -24,7 +24,7 @@ from neuropictor.nsd import keys
 from neuropictor.nsd.annotations import load_annotations
 from neuropictor.nsd.constants import IMAGE_DEGREES
 from neuropictor.nsd.design import LEFT_OUT, TEST, load_design
-from neuropictor.nsd.imagery import check_untrained
+from neuropictor.nsd.set_b import check_untrained
 from neuropictor.records.files import atomic_path
 from neuropictor.records.progress import progress
 from neuropictor.records.record import RunRecord, record_path

@@ -27,9 +27,9 @@ from neuropictor.data.stimuli import StimulusWriter, frame_images
 from neuropictor.data.stores import open_store
 from neuropictor.data.trial_order import check_order
 from neuropictor.fetching import manifest
-from neuropictor.nsd import imagery, keys, synthetic
+from neuropictor.nsd import experiments, imagery, keys, synthetic
 from neuropictor.nsd.betas import mesh_of
-from neuropictor.nsd.constants import HEMISPHERES, IMAGE_DEGREES, SCREEN_GREY
+from neuropictor.nsd.constants import IMAGE_DEGREES, SCREEN_GREY
 from neuropictor.nsd.design import LEFT_OUT, TEST, load_design
 from neuropictor.records.files import atomic_path
 from neuropictor.records.record import RunRecord, record_path
@@ -77,7 +77,7 @@ def preprocess_test_set(
     experiment = next(name for name, names in TEST_SETS.items() if test_set in names)
     check_betas([experiment], nsd.beta_version)
     nsd_root = Path(nsd_root)
-    paths = [nsd_root / keys.experiment_betas(experiment, subject, side, nsd.beta_version) for side in HEMISPHERES]
+    paths = [nsd_root / key for key in experiments.beta_keys(experiment, subject, nsd.beta_version)]
     gather = _gather_synthetic if experiment == "synthetic" else _gather_imagery
     gathered = gather(nsd_root, subject, test_set, paths)
     data = "simulated" if keys.is_simulated(nsd_root) else "nsd"
@@ -197,7 +197,7 @@ def _gather_synthetic(root: Path, subject: int, test_set: str, paths: list[Path]
     manifest.check(root, [*inputs, *paths])
     order, table = synthetic.read_order(root), synthetic.read_images(root)
     again = synthetic.repeats_of_the_last(order)
-    betas = BetaReader(mesh_of(paths[0]))(paths, synthetic.TRIALS, f"subject {subject}, NSD-synthetic")
+    betas = BetaReader(mesh_of(paths[0]))(paths, synthetic.ROWS, f"subject {subject}, NSD-synthetic")
     grey = synthetic.IMAGES - synthetic.COLOURED
     for brick, count in zip(bricks, (grey, synthetic.COLOURED), strict=True):
         _check_brick(brick, count)

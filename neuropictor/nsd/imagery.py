@@ -6,7 +6,6 @@ Sources: cvnlab/nsddatapaper, ``main/nsdsetup.m`` (runs), ``main/export.m`` and 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,8 @@ import numpy as np
 import pandas as pd
 
 from neuropictor.nsd import keys
-from neuropictor.nsd.constants import SHARED_IMAGES
-from neuropictor.nsd.design import LEFT_OUT, TEST, TRAIN, VALIDATION, Design
-
-log = logging.getLogger(__name__)
+from neuropictor.nsd.design import Design
+from neuropictor.nsd.set_b import SET_B, set_b_images
 
 #: Trials of a run: six targets, each eight times.
 TARGETS_PER_RUN, REPEATS_PER_RUN = 6, 8
@@ -40,10 +37,7 @@ SET_A = MappingProxyType(
     }
 )
 SET_C = MappingProxyType({"S": "stripes", "Z": "zebra", "M": "mammal", "Y": "yellow", "N": "banana", "F": "fruit"})
-#: Set B by cue: number among NSD's shared images, and NSD's number, both from 1, of five; and an artwork.
-SET_B = MappingProxyType(
-    {"W": (385, 28752), "K": (413, 30857), "B": (741, 53882), "C": (842, 61178), "D": (907, 65873)}
-)
+#: The sixth image of set B, an artwork.
 ARTWORK_CUE, ARTWORK = "T", "shared0000_nsd00000.png"
 _SHARED_NAME = "shared{:04d}_nsd{:05d}.png"
 
@@ -86,31 +80,6 @@ def shared_keys() -> list[str]:
 def subject_keys(subject: int) -> list[str]:
     """Return the keys of the tables of a person's trials in all runs that belong to a test set."""
     return [keys.imagery_trials(subject, run.name) for test_set in KINDS for run in runs_of(test_set)]
-
-
-def set_b_images(shared: np.ndarray) -> np.ndarray:
-    """Return the nsd_ids of the five of NSD's images that are in set B, which must never train.
-
-    Parameters
-    ----------
-    shared
-        int [n]: nsd_ids of the shared images, ascending; of a simulated root with fewer than 1000, five evenly spaced
-        ones are in set B.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than five.
-    """
-    if len(shared) < len(SET_B):
-        raise ValueError(
-            f"{len(shared)} shared images, but set B of NSD-Imagery has {len(SET_B)} of them; allowed: at least as"
-            " many, e.g. simulate: {shared_images: 12}"
-        )
-    places = np.array([place - 1 for place, _ in SET_B.values()])
-    if len(shared) != SHARED_IMAGES:
-        places = np.linspace(0, len(shared) - 1, len(SET_B)).round().astype(int)
-    return np.asarray(shared)[places]
 
 
 def targets_of(design: Design) -> pd.DataFrame:
@@ -207,53 +176,3 @@ def _check_frames(path: Path, frames: pd.Series, seen: pd.Series, targets: pd.Da
                 f"{path}, line {line}: CONDITION is {cue}, whose image is {beginnings[cue]}, but FRAMEFILE is {frame}; "
                 "allowed: the image that was seen in both. Fetch the file again"
             )
-
-
-def leave_out_of_training(split: np.ndarray, nsd_ids: np.ndarray, shared: np.ndarray, who: str) -> np.ndarray:
-    """Take the images of set B out of training and validation.
-
-    NSD's own people are tested on them anyway; people of other data sets may have seen them in training.
-
-    Parameters
-    ----------
-    split
-        int [trials], as of `Design.splits`.
-    nsd_ids
-        int [trials], in NSD's numbers.
-    shared
-        As for `set_b_images`.
-    who
-        Named in the log.
-
-    Returns
-    -------
-    numpy.ndarray
-        The split, with -1, left out, in their place.
-    """
-    out = _in_set_b(nsd_ids, shared) & (split != TEST)
-    if out.any():
-        images = np.unique(np.asarray(nsd_ids)[out])
-        log.info("%s: images %s are left out, as they test NSD-Imagery", who, ", ".join(map(str, images)))
-    return np.where(out, LEFT_OUT, split).astype(split.dtype)
-
-
-def check_untrained(split: np.ndarray, nsd_ids: np.ndarray, shared: np.ndarray, where: str) -> None:
-    """Make sure that no image of set B trains or validates; parameters as `leave_out_of_training`.
-
-    Raises
-    ------
-    ValueError
-        Naming `where`, and the first of them.
-    """
-    trained = np.isin(split, (TRAIN, VALIDATION)) & _in_set_b(nsd_ids, shared)
-    if trained.any():
-        raise ValueError(
-            f"{where}: image {np.asarray(nsd_ids)[trained][0]} trains or validates, but it is in set B of NSD-Imagery, "
-            "so scores there would say nothing; allowed: networks that never saw it. Prepare these responses again, "
-            "with NSD's table of images, which leaves it out"
-        )
-
-
-def _in_set_b(nsd_ids: np.ndarray, shared: np.ndarray) -> np.ndarray:
-    """Tell which images are of set B; none in a simulated root that is too small for one."""
-    return np.isin(nsd_ids, set_b_images(shared) if len(shared) >= len(SET_B) else [])

@@ -16,8 +16,8 @@ from neuropictor.nsd import keys
 
 #: Images; the last ones are coloured, and each person's own.
 IMAGES, COLOURED = 284, 64
-#: Trials, the same for everybody; a run has 83 and ten repeats of the trial before.
-TRIALS, TRIALS_PER_RUN = 744, 93
+#: Trials, the rows of a person's betas, the same for everybody; a run has 83 and ten repeats of the trial before.
+ROWS, TRIALS_PER_RUN = 744, 93
 #: Columns of the table of images that are read.
 _NAME, _CLASS, _SUBCLASS = "Image", "Image class", "Image subclass"
 
@@ -48,10 +48,10 @@ def read_order(root: str | Path) -> np.ndarray:
             f"{path} is no readable MAT file of version 5 with the field masterordering ({error}); remove it and make "
             "or fetch it again"
         ) from error
-    if len(order) != TRIALS or not np.array_equal(np.unique(order), np.arange(IMAGES)):
+    if len(order) != ROWS or not np.array_equal(np.unique(order), np.arange(IMAGES)):
         raise ValueError(
             f"{path}: masterordering has {len(order)} trials of images {order.min() + 1} to {order.max() + 1}; "
-            f"allowed: {TRIALS} trials, of each of 1 to {IMAGES}"
+            f"allowed: {ROWS} trials, of each of 1 to {IMAGES}"
         )
     return order
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from neuropictor.config import ConfigError, check_extra, check_imported
 from neuropictor.fetching import agreement
 from neuropictor.models.layout import check_backbone
-from neuropictor.nsd import constants, keys
+from neuropictor.nsd import constants, experiments, keys
 from neuropictor.records.record import versions
 
 if TYPE_CHECKING:
@@ -190,6 +190,11 @@ def _data(config: "Config") -> list[Finding]:
         for subject in config.from_nsd()
         for side in constants.HEMISPHERES
     ]
+    for name in config.nsd.test_sets:
+        required += experiments.shared_keys(name)
+        for subject in map(int, config.from_nsd()):
+            required += experiments.subject_keys(name, subject)
+            required += experiments.beta_keys(name, subject, config.nsd.beta_version)
     missing = [key for key in required if not (root / key).is_file()]
     if missing:
         advice = "put NSD's files there in its own layout, or set nsd: {source: fetch}"
@@ -223,15 +228,16 @@ def needed_bytes(config: "Config") -> dict[str, float]:
     trials = sum(sessions.values()) * (config.simulate.trials_per_session if simulated else 750)
     trials += (len(subjects) - len(nsd)) * constants.PLANNED_SESSIONS * 750
     images = trials / 3
-    raw = 0.0
+    raw, of_test_sets = 0.0, len(nsd) * sum(experiments.ROWS[name] for name in config.nsd.test_sets)
     if simulated:
         vertices = {"fsaverage5": 20484, "fsaverage6": 81924, "fsaverage": 327684}[config.simulate.mesh]
-        raw = trials * vertices * 4 + images * config.simulate.image_size**2 * 3 * COMPRESSED
+        raw = (trials + of_test_sets) * vertices * 4 + images * config.simulate.image_size**2 * 3 * COMPRESSED
     elif config.nsd.source == "fetch":
-        betas = sum(sessions.values()) * SESSION if config.nsd.keep_raw else 4 * SESSION
+        every = (sum(sessions.values()) + of_test_sets / constants.TRIALS_PER_SESSION) * SESSION
+        betas = every if config.nsd.keep_raw else 4 * SESSION
         raw = IMAGES + ANNOTATIONS + betas
     kept = 0 if simulated else sum(sessions.values()) * KEPT
-    prepared = kept + trials * VERTICES * 2 + images * config.preprocess.image_size**2 * 3
+    prepared = kept + (trials + of_test_sets) * VERTICES * 2 + images * config.preprocess.image_size**2 * 3
     with contextlib.suppress(ConfigError):  # which is told elsewhere
         # Frames lie twice while they are read: each run's, and their store.
         prepared += 2 * check_extra(config) * config.calibrate.extra_frames * VERTICES * 2

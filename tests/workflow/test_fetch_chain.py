@@ -15,9 +15,11 @@ from tiny_chain import command
 
 from neuropictor.config import NsdConfig, PreprocessConfig, SimulateConfig
 from neuropictor.data.preprocess import preprocess_subject
+from neuropictor.data.test_sets import preprocess_test_set
 from neuropictor.fetching import manifest
 from neuropictor.fetching import nsd as fetch
 from neuropictor.nsd import keys
+from neuropictor.simulation.writer.imagery import write_imagery_images, write_imagery_subject
 from neuropictor.simulation.writer.nsd import write_images, write_subject
 
 pytestmark = pytest.mark.workflow
@@ -34,6 +36,8 @@ def original(tmp_path_factory):
     write_images(root, SIMULATED)
     for subject in SUBJECTS:
         write_subject(root, subject, SIMULATED)
+        write_imagery_subject(root, subject, SIMULATED)
+    write_imagery_images(root, SIMULATED)
     return root
 
 
@@ -51,6 +55,7 @@ def finished(process: subprocess.Popen) -> str:
 def write_settings(folder: Path, address: str) -> None:
     """Write settings that fetch from the local server."""
     nsd = {"source": "fetch", "terms_accepted": True, "sessions": 1, "endpoint": address, "coco_endpoint": address}
+    nsd["test_sets"] = ["imagery"]
     (folder / "settings.yaml").write_text(yaml.safe_dump({"nsd": nsd}))
 
 
@@ -78,6 +83,15 @@ def test_fetched_killed_and_continued_responses_are_those_of_the_original(origin
     assert keys.STIMULI in kept
     assert not list((tmp_path / "data/nsd").rglob("*.part*"))
     assert not list((tmp_path / "data/nsd").rglob("*betas_session*"))  # removed once preprocessed
+    for test_set in ("vision", "imagery"):
+        direct = [tmp_path / "direct" / test_set / f"{store}.h5" for store in ("responses", "stimuli")]
+        preprocess_test_set(original, 2, test_set, PREPROCESS, NsdConfig(), *direct)
+        for path in direct:
+            fetched = tmp_path / "data/prepared/sub-02" / test_set / path.name
+            with h5py.File(fetched) as one, h5py.File(path) as other:
+                assert set(one) == set(other)
+                for field in other:
+                    np.testing.assert_array_equal(one[field][()], other[field][()])
     for subject in SUBJECTS:
         preprocess_subject(original, subject, PREPROCESS, NsdConfig(sessions=1), tmp_path / "direct.h5")
         name = f"data/prepared/sub-{subject:02d}/responses.h5"

@@ -12,8 +12,9 @@ from PIL import Image
 
 from neuropictor.fetching import manifest
 from neuropictor.nsd import imagery, keys
-from neuropictor.nsd.constants import HEMISPHERES, PLANNED_SESSIONS, SCREEN_GREY
+from neuropictor.nsd.constants import PLANNED_SESSIONS, SCREEN_GREY
 from neuropictor.nsd.design import load_design
+from neuropictor.nsd.experiments import beta_keys
 from neuropictor.records.files import atomic_path
 from neuropictor.simulation.brain.areas import IMAGINED_HIGH, IMAGINED_LOW
 from neuropictor.simulation.brain.features import SEEN_SIZE
@@ -75,7 +76,7 @@ def write_imagery_subject(root: str | Path, subject: int, config: SimulateConfig
             signal[run.rows] = (seen if run.kind == "vis" else imagined)[shown]
         written.append(keys.imagery_trials(subject, run.name))
         _write_trials(root / written[-1], subject, number + 1, run, targets, shown, cued)
-    betas = [keys.experiment_betas("imagery", subject, side, BETA_VERSION) for side in HEMISPHERES]
+    betas = beta_keys("imagery", subject, BETA_VERSION)
     blocks = brain.response_blocks(signal, _SESSION)
     write_betas([root / key for key in betas], blocks, len(signal), len(brain.columns) // 2)
     manifest.note_simulated(root, [*written, *betas])

@@ -13,7 +13,8 @@ import scipy.io
 
 from neuropictor.fetching import manifest
 from neuropictor.nsd import keys, synthetic
-from neuropictor.nsd.constants import HEMISPHERES, PLANNED_SESSIONS, SCREEN_GREY
+from neuropictor.nsd.constants import PLANNED_SESSIONS, SCREEN_GREY
+from neuropictor.nsd.experiments import beta_keys
 from neuropictor.records.files import atomic_path
 from neuropictor.simulation.brain.features import SEEN_SIZE
 from neuropictor.simulation.scenes import patterns
@@ -100,7 +101,7 @@ def write_synthetic_subject(root: str | Path, subject: int, config: SimulateConf
     brain = brain_of(subject, config)
     seen = np.stack([reduce_image(item.image, SEEN_SIZE) for item in drawn])
     signal = brain.signal(seen, [item.scene for item in drawn])[draw_order(config.seed)]
-    written += [keys.experiment_betas("synthetic", subject, side, BETA_VERSION) for side in HEMISPHERES]
+    written += beta_keys("synthetic", subject, BETA_VERSION)
     blocks = brain.response_blocks(signal, _SESSION)
     write_betas([root / key for key in written[1:]], blocks, len(signal), len(brain.columns) // 2)
     manifest.note_simulated(root, written)
@@ -116,7 +117,7 @@ def draw_order(seed: int) -> np.ndarray:
         pair = [again[0], rng.integers(len(order))]
         order[pair] = order[pair[::-1]]
     runs = []
-    for run in order.reshape(synthetic.TRIALS // synthetic.TRIALS_PER_RUN, -1):
+    for run in order.reshape(synthetic.ROWS // synthetic.TRIALS_PER_RUN, -1):
         again = np.sort(rng.choice(len(run), _REPEATS_OF_THE_LAST, replace=False))
         runs.append(np.insert(run, again, run[again]))
     return np.concatenate(runs)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neuropictor.nsd import imagery, keys
+from neuropictor.nsd import imagery, keys, set_b
 from neuropictor.nsd.design import LEFT_OUT, TEST, TRAIN, VALIDATION, Design, load_design
 
 VERSION = "betas_fithrf_GLMdenoise_RR"
@@ -63,7 +63,7 @@ def nsd_shared() -> np.ndarray:
 
 def test_set_b_of_nsd_is_what_its_names_say(tmp_path):
     shared = nsd_shared()
-    assert imagery.set_b_images(shared).tolist() == [28751, 30856, 53881, 61177, 65872]
+    assert set_b.set_b_images(shared).tolist() == [28751, 30856, 53881, 61177, 65872]
     targets = imagery.targets_of(design_of(tmp_path, shared))
     assert len(targets) == 18
     assert targets.groupby("stimulus_set").size().to_dict() == {"A": 6, "B": 6, "C": 6}
@@ -75,7 +75,7 @@ def test_set_b_of_nsd_is_what_its_names_say(tmp_path):
     with pytest.raises(ValueError, match=r"shared image 385 is NSD's 28753.*allowed: .*shared0385_nsd28752\.png"):
         imagery.targets_of(design_of(tmp_path, other))
     with pytest.raises(ValueError, match=r"4 shared images, but set B .* has 5.*shared_images: 12"):
-        imagery.set_b_images(shared[:4])
+        set_b.set_b_images(shared[:4])
 
 
 @pytest.fixture
@@ -137,16 +137,16 @@ def test_set_b_never_trains(caplog):
     with pytest.raises(
         ValueError, match=r"elsewhere: image 28751 trains or validates, but it is in set B of NSD-Imagery"
     ):
-        imagery.check_untrained(split, nsd_ids, shared, "elsewhere")
-    left = imagery.leave_out_of_training(split, nsd_ids, shared, "subject 9")
+        set_b.check_untrained(split, nsd_ids, shared, "elsewhere")
+    left = set_b.leave_out_of_training(split, nsd_ids, shared, "subject 9")
     assert left.tolist() == [LEFT_OUT, LEFT_OUT, TRAIN, TEST, VALIDATION]
     assert "subject 9: images 28751, 65872 are left out" in caplog.text
-    imagery.check_untrained(left, nsd_ids, shared, "elsewhere")
-    imagery.check_untrained(split, nsd_ids, shared[:3], "a root too small for set B")
+    set_b.check_untrained(left, nsd_ids, shared, "elsewhere")
+    set_b.check_untrained(split, nsd_ids, shared[:3], "a root too small for set B")
 
 
 def test_the_core_trains_on_no_image_of_set_b(experiments_root):
     design = load_design(experiments_root)
     split, trials = design.splits(1, 2), design.trials(1)
     used = trials["nsd_id"][split != TEST]
-    assert not np.isin(used, imagery.set_b_images(design.shared)).any()
+    assert not np.isin(used, set_b.set_b_images(design.shared)).any()

@@ -63,6 +63,12 @@ def test_missing_files_of_a_local_nsd_are_named():
     assert finding.verdict == "problem"
     assert "files missing below gone: nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5" in finding.found
     assert "nsd: {source: fetch}" in finding.do
+    settings = {"nsd": {"source": "local"}, "paths": {"nsd": "gone"}, "subjects": {"pretrain": [1], "refine": [1]}}
+    (core,) = find(settings, "data")
+    settings["nsd"] = {"source": "local", "test_sets": ["imagery", "synthetic"]}
+    (more,) = find(settings, "data")
+    count = [int(finding.found.split()[0]) for finding in (core, more)]
+    assert count == [5, 5 + 7 + 9 + 2 + 3 + 1 + 2]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -84,6 +90,8 @@ def test_room_on_the_disk_is_compared_with_what_is_still_to_come(tmp_path, monke
     needed = needed_bytes(load(whole))
     assert needed["nsd"] == pytest.approx(39.6e9 + 3.5e9 + 40 * 0.983e9)
     assert 1.5e9 < needed["prepared"] < 2.5e9
+    further = load({**whole, "nsd": {**whole["nsd"], "test_sets": ["imagery", "synthetic"]}})
+    assert needed_bytes(further)["nsd"] - needed["nsd"] == pytest.approx((720 + 744) / 750 * 0.983e9)
     passing = load({**whole, "nsd": {**whole["nsd"], "keep_raw": False}})
     assert needed_bytes(passing)["nsd"] < needed["nsd"] - 35 * 0.983e9
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: doctor.shutil._ntuple_diskusage(10, 5, 20e9))
