@@ -25,7 +25,8 @@ TRIALS_PER_RUN = TARGETS_PER_RUN * REPEATS_PER_RUN
 RUN_NAMES = ("visA", "attA", "imgA_1", "visB", "attB", "imgB_1", "visC", "attC", "imgC_1", "imgA_2", "imgB_2", "imgC_2")
 #: Beginning of the names of the runs of each test set.
 KINDS = MappingProxyType({"vision": "vis", "imagery": "img"})
-#: Sets A and C by cue: bars and crosses on grey, and words, which name concepts and have no true image.
+#: Sets A and C by cue: bars and crosses on grey, and words, which name concepts and have no true image; of these, only
+#: N was seen with its word, and the others are matched by their initials.
 SET_A = MappingProxyType(
     {
         "H": "bar_000.0deg_450L_43W.png",
@@ -167,12 +168,12 @@ def read_trials(root: str | Path, subject: int, test_set: str, targets: pd.DataF
 
 
 def _check_frames(path: Path, frames: pd.Series, seen: pd.Series, targets: pd.DataFrame) -> None:
-    """Refuse a table whose frames, where their names begin as a target's, are another target's than was seen."""
-    beginnings = {cue: Path(name).stem for cue, name in targets["name"].items()}
+    """Refuse a table whose frames, where their names begin as a true image's, are another's than was seen."""
+    beginnings = {cue: Path(name).stem for cue, name in targets["name"][targets["stimulus_set"] != "C"].items()}
     for line, (frame, cue) in enumerate(zip(frames, seen, strict=True), start=2):
         named = [other for other, beginning in beginnings.items() if Path(frame).name.startswith(beginning)]
         if named and cue not in named:
             raise ValueError(
-                f"{path}, line {line}: CONDITION is {cue}, whose image is {beginnings[cue]}, but FRAMEFILE is {frame}; "
-                "allowed: the image that was seen in both. Fetch the file again"
+                f"{path}, line {line}: CONDITION is {cue}, whose target is {targets['name'][cue]}, but FRAMEFILE is "
+                f"{frame}; allowed: the image that was seen in both. Fetch the file again"
             )
