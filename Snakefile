@@ -23,6 +23,7 @@ pathvars:
     nsd=settings.paths.nsd,
     mosaic=settings.paths.mosaic,
     prepared=settings.paths.prepared,
+    responses=training_responses(),
     results=settings.results_folder(),
     logs=settings.logs_folder(),
 
@@ -64,12 +65,20 @@ if frame_entries():
 
 include: "rules/fetch_networks.smk"
 include: "rules/latents.smk"
+
+
+if settings.preprocess.hold_out == "clusters":
+
+    include: "rules/hold_out.smk"
+
+
 include: "rules/calibrate.smk"
 include: "rules/align.smk"
 include: "rules/pretrain.smk"
 include: "rules/refine.smk"
 include: "rules/sample.smk"
 include: "rules/evaluate.smk"
+include: "rules/generalise.smk"
 include: "rules/report.smk"
 
 
@@ -78,4 +87,3 @@ rule all:
     input:
         rules.figures.input,
         "<results>/metrics.csv",
-        test_set_stores(),

@@ -207,6 +207,7 @@ def stages(run: Run) -> dict:
     from neuropictor.data.latents import cache_latents
     from neuropictor.evaluation.baselines import fit_baselines
     from neuropictor.evaluation.evaluate import evaluate
+    from neuropictor.evaluation.tables import FITTED
     from neuropictor.sampling import sample_subject
     from neuropictor.training.calibrate import calibrate
     from neuropictor.training.reconstruct import pretrain
@@ -232,7 +233,7 @@ def stages(run: Run) -> dict:
         pretrain(*files, config.pretrain, runtime, folder / "pretrain")
     with timed("refine"):
         refined(run, "refine", runtime, config.refine)
-    drawn = {name: folder / f"{name}.h5" for name in ("refined", "ridge", "ridge_diffusion", "mean_image")}
+    drawn = {name: folder / f"{name}.h5" for name in ("refined", *FITTED)}
     with timed("sample"):
         sample_subject(folder / "refine", responses, config.sample, runtime, "refined", drawn["refined"])
     made = {name: path for name, path in drawn.items() if name != "refined"}

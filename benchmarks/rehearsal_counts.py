@@ -34,7 +34,7 @@ from neuropictor.simulation.writer.nsd import BETA_VERSION
 
 SUBJECT, RELEASE, VERTICES, SIDE = 1, 37, 8921, 512
 LATENTS, TEXT_SHAPE = (4, 64, 64), (77, 1024)
-MODELS = ("refined", "pretrained", "ridge_diffusion", "ridge", "mean_image")
+MODELS = ("refined", "pretrained", "ridge_diffusion", "ridge", "nearest", "mean_image")
 #: Length of the features that each published network gives.
 FEATURES = {
     "alexnet": {"alexnet_2": 184_512, "alexnet_5": 57_600},
@@ -311,7 +311,7 @@ def align(work: Path) -> dict:
 
 def baselines(work: Path) -> dict:
     from neuropictor.evaluation.baselines import fit_baselines
-    from neuropictor.evaluation.tables import of_kind
+    from neuropictor.evaluation.tables import FITTED
 
     stores = folder(work) / "subject"
     stand_in_judges()
@@ -323,7 +323,7 @@ def baselines(work: Path) -> dict:
         EvaluateConfig(networks="published"),
         SampleConfig(steps=1, batch_size=16),
         RUNTIME,
-        {model: folder(work) / f"fitted/{model}.h5" for model in of_kind("baseline")},
+        {model: folder(work) / f"fitted/{model}.h5" for model in FITTED},
         folder(work),
     )
     return {**_fitted(work), "latents": int(np.prod(LATENTS)), "text_features": int(np.prod(TEXT_SHAPE))}

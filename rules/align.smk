@@ -3,7 +3,7 @@
 
 rule align_space:
     input:
-        responses=expand("<prepared>/sub-{subject}/responses.h5", subject=pretraining()),
+        responses=expand("<responses>/sub-{subject}/responses.h5", subject=pretraining()),
         latents=expand("<results>/latents/sub-{subject}.h5", subject=pretraining()),
         frozen=backbone_files,
     output:
@@ -34,7 +34,7 @@ rule align_space:
 
 rule align:
     input:
-        responses="<prepared>/sub-{subject}/responses.h5",
+        responses="<responses>/sub-{subject}/responses.h5",
         latents="<results>/latents/sub-{subject}.h5",
         space="<results>/align/space.safetensors",
     output:

@@ -3,7 +3,7 @@
 
 rule calibrate:
     input:
-        responses=expand("<prepared>/sub-{subject}/responses.h5", subject=pretraining()),
+        responses=expand("<responses>/sub-{subject}/responses.h5", subject=pretraining()),
         extra=extra_stores(),
     output:
         out="<results>/calibrate/autoencoder.safetensors",

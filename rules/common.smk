@@ -35,7 +35,8 @@ SESSIONS_AT_ONCE = 4
 PEOPLE_AT_ONCE = 2
 MODELS = ["refined", "pretrained"]
 HELD = []  # locked files
-BASELINES = ["ridge_diffusion", "ridge", "mean_image"]
+BASELINES = ["ridge_diffusion", "ridge", "nearest", "mean_image"]
+FITTED = [*BASELINES, "true_features"]  # with a ceiling
 # A cluster without `sacct`: the executor plugin needs some such program.
 if shutil.which("sbatch") and not shutil.which("sacct"):
     places = [*os.get_exec_path(), f"{workflow.basedir}/profiles/slurm/bin"]
@@ -138,7 +139,7 @@ def growing(amount):
 def need(rule, what):
     """Memory of a node, time or memory of a GPU of a job at the networks' size, see needs.yaml; only time grows with retries."""
     paper = doctor.is_large(settings)
-    judged = rule in ("evaluate", "score_controls")
+    judged = rule.startswith("evaluate") or rule == "score_controls"
     paper |= judged and settings.evaluate.networks != "miniature"
     amount = NEEDS[rule]["paper" if paper else "miniature"][what]
     spread = rule in ("calibrate", "pretrain", "refine", "sample")
@@ -168,6 +169,12 @@ def everyone():
 def pretraining():
     """Subjects of pretraining."""
     return settings.subjects.pretrain
+
+
+def training_responses():
+    """The folder of responses that stages train on and draw from: without clusters that are held out, if some are."""
+    held_out = settings.preprocess.hold_out == "clusters"
+    return f"{settings.results_folder()}/hold_out" if held_out else settings.paths.prepared
 
 
 def refined():
@@ -287,7 +294,7 @@ def samples():
     return expand(
         "<results>/sample/sub-{subject}/{model}.h5",
         subject=refined(),
-        model=[*MODELS, *BASELINES],
+        model=[*MODELS, *FITTED],
     )
 
 
@@ -304,3 +311,4 @@ def sheet_samples(wildcards):
 include: "common_nsd.smk"
 include: "common_import.smk"
 include: "common_controls.smk"
+include: "common_generalise.smk"

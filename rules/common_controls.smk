@@ -25,6 +25,16 @@ def control_settings():
     return fingerprint.named_keys("config", "controls", of_control, keys)
 
 
+def true_components(file):
+    """A file behind the images' own aligned components, for controls that read these."""
+
+    def of_control(wildcards):
+        used = settings.align.tokens and CONTROLS[wildcards.kind].of_space
+        return expand(file, subject=wildcards.subject) if used else []
+
+    return of_control
+
+
 def control_images():
     """Images of all controls and subjects."""
     return expand(

@@ -73,7 +73,7 @@ def test_set_stores():
     """Prepared stores of all test sets of nsd.test_sets."""
     names = [name for experiment in settings.nsd.test_sets for name in TEST_SETS[experiment]]
     stores = "<prepared>/sub-{subject}/{test_set}/{store}.h5"
-    return expand(stores, subject=settings.from_nsd(), test_set=names, store=["responses", "stimuli"])
+    return expand(stores, subject=settings.tested_further(), test_set=names, store=["responses", "stimuli"])
 
 
 def fetched(file_keys):
@@ -101,7 +101,7 @@ def planned_files():
     betas = [key for subject in subjects for key in beta_keys(subject)]
     for experiment in settings.nsd.test_sets:
         kept += experiments.shared_keys(experiment)
-        for subject in subjects:
+        for subject in map(int, settings.tested_further()):
             kept += experiments.subject_keys(experiment, subject)
             betas += experiment_betas(experiment, subject)
     if settings.nsd.keep_raw:

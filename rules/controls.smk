@@ -5,8 +5,10 @@ rule control:
     input:
         parts=pipeline_parts("<results>/refine/sub-{subject}"),
         pipeline="<results>/refine/sub-{subject}/model_index.json",
-        responses="<prepared>/sub-{subject}/responses.h5",
+        responses="<responses>/sub-{subject}/responses.h5",
         components=own_components,
+        space=true_components("<results>/align/space.safetensors"),
+        latents=true_components("<results>/latents/sub-{subject}.h5"),
         frozen=backbone_files,
     output:
         out="<results>/controls/sub-{subject}/{kind}.h5",
@@ -41,7 +43,7 @@ rule score_controls:
     input:
         drawn=control_images(),
         samples=control_samples(),
-        responses=expand("<prepared>/sub-{subject}/responses.h5", subject=controlled()),
+        responses=expand("<responses>/sub-{subject}/responses.h5", subject=controlled()),
         stimuli=expand("<prepared>/sub-{subject}/stimuli.h5", subject=controlled()),
         frozen=backbone_files,
         weights=weight_files(),

@@ -3,7 +3,7 @@
 
 rule baselines:
     input:
-        responses="<prepared>/sub-{subject}/responses.h5",
+        responses="<responses>/sub-{subject}/responses.h5",
         stimuli="<prepared>/sub-{subject}/stimuli.h5",
         latents="<results>/latents/sub-{subject}.h5",
         frozen=backbone_files,
@@ -11,7 +11,7 @@ rule baselines:
     output:
         out=expand(
             "<results>/sample/sub-{subject}/{model}.h5",
-            model=BASELINES,
+            model=FITTED,
             allow_missing=True,
         ),
         run="<results>/sample/sub-{subject}/baselines.run.json",

@@ -3,7 +3,7 @@
 
 rule pretrain:
     input:
-        responses=expand("<prepared>/sub-{subject}/responses.h5", subject=pretraining()),
+        responses=expand("<responses>/sub-{subject}/responses.h5", subject=pretraining()),
         components=component_files(pretraining()),
         latents=expand("<results>/latents/sub-{subject}.h5", subject=pretraining()),
         autoencoder="<results>/calibrate/autoencoder.safetensors",

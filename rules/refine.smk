@@ -3,8 +3,8 @@
 
 rule refine:
     input:
-        responses="<prepared>/sub-{subject}/responses.h5",
-        others=expand("<prepared>/sub-{subject}/responses.h5", subject=pretraining()),
+        responses="<responses>/sub-{subject}/responses.h5",
+        others=expand("<responses>/sub-{subject}/responses.h5", subject=pretraining()),
         components=own_components,
         latents="<results>/latents/sub-{subject}.h5",
         parts=pipeline_parts("<results>/pretrain"),

@@ -3,7 +3,7 @@
 
 rule data_card:
     input:
-        responses=expand("<prepared>/sub-{subject}/responses.h5", subject=everyone()),
+        responses=expand("<responses>/sub-{subject}/responses.h5", subject=everyone()),
         stimuli=expand("<prepared>/sub-{subject}/stimuli.h5", subject=everyone()),
         metrics="<results>/metrics.csv",
     output:
@@ -234,6 +234,7 @@ rule figures:
         "<results>/report/training_curves.png",
         "<results>/report/data_card.html",
         control_targets(),
+        generalisation_page(),
     localrule: True
 
 

@@ -5,7 +5,7 @@ rule sample:
     input:
         parts=lambda wildcards: pipeline_parts(model_folder(wildcards)),
         pipeline=lambda wildcards: f"{model_folder(wildcards)}/model_index.json",
-        responses="<prepared>/sub-{subject}/responses.h5",
+        responses="<responses>/sub-{subject}/responses.h5",
         components=own_components,
         frozen=backbone_files,
     output:

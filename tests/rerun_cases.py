@@ -23,7 +23,7 @@ ORDER = ["fetch_betas", "preprocess_session", "simulate_images", "simulate_own_i
 ORDER += ["simulate_imagery_images", "simulate_imagery_subject", "preprocess_test_set"]
 ORDER += ["preprocess_subject", "preprocess_stimuli", "cache_latents", "calibrate", "align_space", "align", "pretrain"]
 ORDER += ["refine", "sample", "baselines", "evaluate", "report_scores", "data_card", "gallery", "contact_sheet"]
-ORDER += ["training_curves", "response_map"]
+ORDER += ["training_curves", "response_map", "draw_test_set", "evaluate_test_set", "generalisation"]
 #: Rules whose own settings a key is among; the longest beginning counts.
 READ_BY = {
     "experiment": [],
@@ -36,6 +36,10 @@ READ_BY = {
     "preprocess.image_size": ["preprocess_stimuli"],
     "preprocess.visual_angle": ["preprocess_stimuli"],
     "preprocess.refine_sessions": [],
+    "preprocess.clusters": [],
+    "preprocess.clusters_held_out": [],
+    "preprocess.hold_out_seed": [],
+    "generalise": [],
     "backbone": [],
     "encoder": ["calibrate"],
     "calibrate": ["calibrate"],
@@ -74,13 +78,23 @@ OTHER_VALUES = {
     "refine.semantic_steps": 1,
     "sample.guidance_scale": 2.0,
     "sample.guidance_interval": [0.0, 0.5],
+    "generalise.pairs": [0, 10, 20],
+    "generalise.refine_pairs": [10],
     "weights.clip_sha256": "0123abcd",
     "weights.swav_sha256": "0123abcd",
 }
 #: Keys that say where files lie or which rules there are, or go only with another: they have tests of their own.
 NOT_HERE = {"experiment", "subjects", "paths", "nsd.source", "backbone.source", "calibrate.init", "pretrain.init"}
 NOT_HERE |= {"runtime.track_code", "runtime.nodes", "nsd.beta_version", "evaluate.networks", "evaluate.protocols"}
-NOT_HERE |= {"nsd.test_sets", "backbone.revision", "backbone.target", "backbone.target_revision", "controls"}
+NOT_HERE |= {
+    "nsd.test_sets",
+    "preprocess.hold_out",
+    "generalise.new_people",
+    "backbone.revision",
+    "backbone.target",
+    "backbone.target_revision",
+    "controls",
+}
 #: Controls are left out: they have rules and tests of their own.
 WITHOUT_CONTROLS = {"controls": {"made": []}}
 
@@ -314,10 +328,11 @@ CASES: dict[str, tuple[dict, Callable[[Path], None], Counter]] = {
         more_logic("data/rows.py"),
         behind(["preprocess_subject", "preprocess_stimuli"]),
     ),
-    "a test set more (`nsd.test_sets: [imagery]`), for two subjects": (
+    "a test set more (`nsd.test_sets: [imagery]`), for one subject": (
         {"nsd": {"test_sets": ["imagery"]}},
         nothing,
-        Counter({"simulate_imagery_images": 1, "simulate_imagery_subject": 2, "preprocess_test_set": 4}),
+        Counter({"simulate_imagery_images": 1, "simulate_imagery_subject": 1, "preprocess_test_set": 2})
+        + Counter({"draw_test_set": 2, "evaluate_test_set": 2, "generalisation": 1}),
     ),
     "a subject more in `subjects.refine`": (
         {"subjects": {"pretrain": [1, 2], "refine": [1, 2, 3]}},

@@ -1,5 +1,6 @@
 """The command that draws and scores controls of one pipeline."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +17,8 @@ def control(
     out: Out,
     kind: Annotated[list[str], typer.Option(help="of docs/controls.md; may be repeated")],
     components: Component = None,
+    space: Annotated[Path | None, typer.Option(exists=True, help="of stage align_space, for --kind bottleneck")] = None,
+    latents: Annotated[Path | None, typer.Option(exists=True, help="of the images, for --kind bottleneck")] = None,
     backbone: Annotated[str | None, typer.Option(help="where the backbone lies now, if it was moved")] = None,
     judge: Annotated[str, typer.Option(help="backbone whose image tower judges")] = "miniature",
     weights: Weights = None,
@@ -41,6 +44,7 @@ def control(
     config, subject = loaded.controls, ResponseStore(responses).subject
     drawn = {name: out / f"{name}.h5" for name in kind}
     files = {"pipeline": pipeline, "responses": responses, "components": components, "backbone": backbone}
+    files |= {"space": space, "latents": latents}
     for name, path in drawn.items():
         steer_subject(**files, kind=name, config=config, sample=loaded.sample, runtime=runtime, out=path)
     score_controls(

@@ -15,6 +15,8 @@ class ProtocolName(StrEnum):
     OURS = "ours"
     NEUROPICTOR = "neuropictor"
     MINDEYE2 = "mindeye2"
+    IMAGERY = "nsd-imagery"
+    SYNTHETIC = "nsd-synthetic"
 
 
 Weights = Annotated[Path | None, typer.Option(exists=True, file_okay=False, help="folder of fetch-weights")]
@@ -42,9 +44,14 @@ def evaluate(
     ],
     images: Annotated[Path, typer.Option(exists=True, file_okay=False, help="folder of the seen images")],
     protocol: Annotated[
-        list[ProtocolName] | None, typer.Option(help="beside ours: neuropictor, mindeye2 (docs/metrics.md)")
+        list[ProtocolName] | None,
+        typer.Option(help="beside ours (docs/metrics.md); nsd-imagery and nsd-synthetic also score each set or class"),
     ] = None,
     weights: Weights = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="for nsd-synthetic: NSD's nsdsyntheticimageinformation.csv"),
+    ] = None,
     out: Out = Path("scores"),
     settings: Settings = None,
 ) -> None:
@@ -53,17 +60,32 @@ def evaluate(
     The reconstruction of dog.png is dog with any suffix; several samples are dog_0, dog_1 and so on. Writes tables as
     CSV and JSON, and a page. Without --weights the miniature judges, which nothing published can be compared with.
 
+    Images of NSD-Imagery are named after their cues (H.png), those of NSD-synthetic as NSD names them
+    (docs/generalise.md).
+
     Example: neuropictor evaluate --images seen --reconstructions mine --protocol neuropictor --weights data/weights
     --out scores
     """
-    from neuropictor.evaluation.folders import evaluate_folders
+    from neuropictor.evaluation.folders import evaluate_folders, imagery_sets, synthetic_classes
     from neuropictor.report.scores import folder_page
 
     loaded, runtime = start(settings)
-    names = ["ours", *dict.fromkeys(name.value for name in protocol or [] if name is not ProtocolName.OURS)]
-    chosen = loaded.evaluate.model_copy(update={"protocols": names})
-    table = evaluate_folders(reconstructions, images, chosen, runtime, out, weights)
-    folder_page(out, out / "index.html")
+    asked = dict.fromkeys(protocol or [])
+    published = [name.value for name in asked if name in (ProtocolName.NEUROPICTOR, ProtocolName.MINDEYE2)]
+    chosen = loaded.evaluate.model_copy(update={"protocols": ["ours", *published]})
+    groups: dict[str, list[str]] = {}
+    if ProtocolName.IMAGERY in asked:
+        groups = imagery_sets(images)
+    if ProtocolName.SYNTHETIC in asked:
+        if classes is None:
+            raise typer.BadParameter(
+                "protocol nsd-synthetic scores by class, and no classes are given; allowed: NSD's table, e.g."
+                " --classes data/nsd/nsddata/experiments/nsdsynthetic/nsdsyntheticimageinformation.csv"
+            )
+        groups |= synthetic_classes(images, classes)
+    table = evaluate_folders(reconstructions, images, chosen, runtime, out, weights, groups)
+    for folder in (out, *(out / group for group in groups)):
+        folder_page(folder, folder / "index.html")
     typer.echo(table)
     typer.echo(f"Page: {out / 'index.html'}")
 

@@ -17,6 +17,7 @@ from neuropictor.config import extra
 from neuropictor.config import text as config_text
 from neuropictor.config.drawing import ControlsConfig, SampleConfig
 from neuropictor.config.evaluation import EvaluateConfig, WeightsConfig
+from neuropictor.config.generalise import GeneraliseConfig
 from neuropictor.config.runtime import RuntimeConfig
 from neuropictor.config.sections import (
     AlignConfig,
@@ -46,6 +47,7 @@ __all__ = [
     "ControlsConfig",
     "EncoderConfig",
     "EvaluateConfig",
+    "GeneraliseConfig",
     "GuidanceAdaptationConfig",
     "MosaicConfig",
     "NsdConfig",
@@ -101,6 +103,7 @@ class Config(Section):
     sample: SampleConfig = Field(default=SampleConfig(), description="reconstruction of the test images")
     evaluate: EvaluateConfig = Field(default=EvaluateConfig(), description="scores, baselines and figures")
     controls: ControlsConfig = Field(default=ControlsConfig(), description="controls, and images steered on purpose")
+    generalise: GeneraliseConfig = Field(default=GeneraliseConfig(), description="further test sets, and new people")
     weights: WeightsConfig = Field(default=WeightsConfig(), description="where published networks come from")
     runtime: RuntimeConfig = Field(default=RuntimeConfig(), description="how it runs")
 
@@ -208,6 +211,11 @@ class Config(Section):
     def from_nsd(self) -> list[str]:
         """Return the labels of those whose stores are made from NSD's files, real or simulated, ascending."""
         return self.subjects.of_nsd() if self.nsd.source != "prepared" else []
+
+    def tested_further(self) -> list[str]:
+        """Return the labels of those whom further test sets test (nsd.test_sets)."""
+        of_nsd = self.from_nsd()
+        return [label for label in self.subjects.refine if label in of_nsd][: self.generalise.subjects]
 
     def preprocess_of(self, subject: str) -> PreprocessConfig:
         """Return the settings of one subject's preprocessing, with its own number of `training_sessions`.

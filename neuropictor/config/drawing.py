@@ -16,9 +16,21 @@ def _each_once(values: list) -> list:
     return values
 
 
-Control = Literal["nearest", "responses", "areas", "strengths", "semantic_swap", "area_swap", "guidance", "steps"]
+Control = Literal[
+    "nearest",
+    "responses",
+    "bottleneck",
+    "agreement",
+    "areas",
+    "strengths",
+    "semantic_swap",
+    "area_swap",
+    "guidance",
+    "steps",
+]
 Scales = Annotated[list[NotNegative], Field(min_length=1), AfterValidator(_each_once)]
 GuidanceScales = Annotated[list[Annotated[float, Field(ge=1)]], Field(min_length=1), AfterValidator(_each_once)]
+Sizes = Annotated[list[Size], Field(min_length=1), AfterValidator(_each_once)]
 Repeats = Annotated[list[Few], Field(min_length=1), AfterValidator(_each_once)]
 StepCounts = Annotated[list[SamplingSteps], Field(min_length=1), AfterValidator(_each_once)]
 Scheduler = Literal["ddim", "dpm++", "unipc"]
@@ -84,6 +96,9 @@ class ControlsConfig(Section):
         default=6, description="denoising steps of all controls but steps, in place of sample.steps"
     )
     repeats: Repeats = Field(default=[1, 2, 3], description="responses: repeats of a test image that are averaged")
+    bottleneck_components: Sizes = Field(
+        default=[1, 4, 16, 64], description="bottleneck: numbers that pass from a response to the networks"
+    )
     structure_scales: Scales = Field(
         default=[0.0, 1.0, 2.0], description="strengths: factors on the manipulation network's residuals"
     )

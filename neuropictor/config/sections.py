@@ -237,6 +237,25 @@ class PreprocessConfig(Section):
         default="non_test",
         description="trials behind mean and standard deviation; non_test: not those of test images",
     )
+    hold_out: Literal["none", "clusters"] = Field(
+        default="none",
+        description="clusters: whole clusters of images, by what their captions say, train nobody, so that test images"
+        " of such kinds can be scored apart; none: no such images",
+    )
+    clusters: Annotated[int, Field(ge=2, le=1000)] = Field(
+        default=10, description="hold_out: number of clusters (k-means on the captions' text features)"
+    )
+    clusters_held_out: Few = Field(default=2, description="hold_out: number of clusters that are held out, at random")
+    hold_out_seed: Seed = Field(default=17, description="hold_out: seed of the clusters and of the choice among them")
+
+    @model_validator(mode="after")
+    def _check_clusters(self) -> "PreprocessConfig":
+        if self.clusters_held_out >= self.clusters:
+            raise ValueError(
+                f"clusters_held_out is {self.clusters_held_out} of {self.clusters} clusters, which leaves none to train"
+                f" on; allowed: fewer, e.g. clusters_held_out: {max(1, self.clusters // 5)}"
+            )
+        return self
 
 
 class BackboneConfig(Section):

@@ -31,6 +31,12 @@ class Condition:
         Whose: "own", "other" (those of another test image) or "mean" (of all training images).
     most_repeats
         Repeats that are averaged; None: all.
+    half
+        Of which repeats of an image: "odd" (the first, third, ...) or "even" ones; "": all.
+    numbers
+        How many numbers pass from the response to the networks (see `bottleneck.Bottleneck`); None: the response.
+    components
+        Aligned components that the networks read: "predicted" from the response, or the "true" ones of the seen image.
     areas, keep
         A group of areas, and its use: "only" it is kept, it is left "out", or it comes from the "other" test
         image's responses.
@@ -38,6 +44,10 @@ class Condition:
         Whose responses give the context: "own" or "other".
     partner
         Which other test image, 1 to n - 1 (see `draw.partners`); 0: none.
+    noise
+        Number of the sample whose starting noise is used; that of stage sample's first is 0.
+    against
+        Name of the condition whose images these are scored against as if they were the seen ones; "": of none.
     strengths
         Options of `Sampler.draw` that differ from those of stage sample.
     """
@@ -46,10 +56,15 @@ class Condition:
     row: str = ""
     responses: str = "own"
     most_repeats: int | None = None
+    half: str = ""
+    numbers: int | None = None
+    components: str = "predicted"
     areas: str = ""
     keep: str = ""
     semantics: str = "own"
     partner: int = 0
+    noise: int = 0
+    against: str = ""
     strengths: dict = field(default_factory=dict)
 
     @property
@@ -72,6 +87,10 @@ class Control:
         Makes its conditions from the settings; None where nothing is sampled, as stage sample's images are scored.
     joined
         Whether the columns are steps of one quantity, joined by lines in figures.
+    apart
+        Columns that are no steps of it.
+    of_space
+        Whether it reads the space of the aligned components, and the true ones of the test images.
     of_two
         Whether an image is made of two scans, so that it matters which one it follows.
     """
@@ -81,6 +100,8 @@ class Control:
     settings: tuple[str, ...] = ()
     conditions: Conditions | None = None
     joined: bool = False
+    apart: tuple[str, ...] = ()
+    of_space: bool = False
     of_two: bool = False
 
     def label(self, condition: Condition) -> str:
@@ -88,10 +109,28 @@ class Control:
         return json.dumps({"title": self.title} | asdict(condition) | {"name": condition.name})
 
 
+_ANOTHER = Condition("another image's response", responses="other", partner=1)
+_TRUE = Condition("true components", components="true")
+
+
 def _responses(config: ControlsConfig) -> list[Condition]:
     repeats = [Condition(f"{count} repeat{'s' if count > 1 else ''}", most_repeats=count) for count in config.repeats]
-    wrong = [Condition("another image's response", responses="other", partner=1)]
-    return [*repeats, *wrong, Condition("mean response", responses="mean")]
+    return [*repeats, _ANOTHER, Condition("mean response", responses="mean")]
+
+
+def _bottleneck(config: ControlsConfig) -> list[Condition]:
+    counts = sorted({0, *config.bottleneck_components})
+    steps = [Condition(f"{count} number{'' if count == 1 else 's'}", numbers=count) for count in counts]
+    return [*steps, Condition("whole response"), _ANOTHER, _TRUE]
+
+
+def _agreement(config: ControlsConfig) -> list[Condition]:
+    """Make two readings, from other noise: from the same, images would agree by what they owe to it."""
+    readings = [
+        Condition("even", half="even", noise=1, against="odd"),
+        Condition("odd again", half="odd", noise=1, against="odd"),
+    ]
+    return [Condition("odd", half="odd"), *readings]
 
 
 def _areas(config: ControlsConfig) -> list[Condition]:
@@ -158,6 +197,16 @@ CONTROLS = {
             ("repeats",),
             _responses,
         ),
+        Control(
+            "bottleneck",
+            "few numbers in the place of a response",
+            ("bottleneck_components",),
+            _bottleneck,
+            joined=True,
+            apart=(_ANOTHER.column, _TRUE.column),
+            of_space=True,
+        ),
+        Control("agreement", "two readings of one image: odd and even repeats", (), _agreement),
         Control("areas", "one group of areas alone, and all without it", (), _areas),
         Control(
             "strengths",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def draw_sheet(
 
 
 def draw_scores(frame: pd.DataFrame, out: Path) -> None:
-    """Draw scores over conditions with intervals, and the range of wrong pairs in gray.
+    """Draw scores over conditions with intervals, and each one's range of wrong pairs in gray.
 
     Parameters
     ----------
@@ -79,10 +80,12 @@ def draw_scores(frame: pd.DataFrame, out: Path) -> None:
     shown = {name: title for name, title in titles.items() if name in set(frame["metric"])}
     columns = list(dict.fromkeys(frame["column"]))
     lines = list(dict.fromkeys(frame["row"].fillna("")))
-    wide = max(3.2, 0.34 * len(columns) + 1.4)
+    across = -(-len(shown) // 2)
+    wide = max(3.2, 0.34 * len(columns) + 1.4) * across
+    title = f"Subject {subject}: {CONTROLS[kind].title}{title_mark(data)}"
     with rc_context(STYLE):
-        figure = Figure(figsize=(wide * 3, 7.4), layout="constrained")
-        panels = figure.subplots(2, 3).ravel()
+        figure = Figure(figsize=(wide, 7.4), layout="constrained")
+        panels = figure.subplots(2, across).ravel()
         for axes, (metric, name) in zip(panels, shown.items(), strict=False):
             part = frame[frame["metric"] == metric]
             for number, line in enumerate(lines):
@@ -90,17 +93,16 @@ def draw_scores(frame: pd.DataFrame, out: Path) -> None:
                 at = np.arange(len(columns)) + 0.12 * (number - (len(lines) - 1) / 2)
                 colour = COLOURS[number % len(COLOURS)]
                 errors = np.abs(points[["ci_low", "ci_high"]].to_numpy().T - points["value"].to_numpy())
-                style = {
-                    "ls": "-" if CONTROLS[kind].joined else "",
-                    "marker": "o",
-                    "ms": 4,
-                    "lw": 1.2,
-                    "elinewidth": 1.2,
-                }
+                style = {"ls": "", "marker": "o", "ms": 4, "elinewidth": 1.2}
                 axes.errorbar(at, points["value"], errors, color=colour, label=line or None, **style)
-            low, high = part["null_low"].min(), part["null_high"].max()
-            if np.isfinite(low):
-                axes.axhspan(low, high, color=FAINT, alpha=0.18, lw=0)
+                if CONTROLS[kind].joined:
+                    steps = ~points.index.isin(CONTROLS[kind].apart)
+                    axes.plot(at[steps], points["value"][steps], color=colour, lw=1.2)
+            chance = part.groupby("column").agg({"null_low": "min", "null_high": "max"}).reindex(columns)
+            spans = chance["null_high"] - chance["null_low"]
+            axes.bar(range(len(columns)), spans, 1.0, chance["null_low"], color=FAINT, alpha=0.18, lw=0)
+            axes.set_xlim(-0.6, len(columns) - 0.4)
+            axes.use_sticky_edges = False
             axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", fontsize=8)
             axes.set_title(name)
         for axes in panels[len(shown) :]:
@@ -109,8 +111,8 @@ def draw_scores(frame: pd.DataFrame, out: Path) -> None:
             handles = panels[0].get_legend_handles_labels()
             figure.legend(*handles, fontsize=8, loc="outside lower center", ncols=6)
         figure.suptitle(
-            f"Subject {subject}: {CONTROLS[kind].title}{title_mark(data)}\n95 % intervals over "
-            f"{frame['n_images'].max()} images; gray: chance (wrong pairs or fair coins)",
+            f"{textwrap.fill(title, int(wide * 10))}\n95 % intervals over {frame['n_images'].max()} images; gray: "
+            "chance (wrong pairs or fair coins)",
             size=12,
         )
         save_figure(figure, out)

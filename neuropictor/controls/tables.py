@@ -17,6 +17,7 @@ from neuropictor.data.responses import ResponseStore
 from neuropictor.data.rows import evenly_spaced
 from neuropictor.data.stimuli import StimulusStore, resize_images
 from neuropictor.evaluation.judges import Describer, Held, Judge, Seen, load_describer
+from neuropictor.evaluation.metrics import zero_shot
 from neuropictor.evaluation.tables import write_table
 from neuropictor.models.backbone import Backbone
 from neuropictor.models.device import prepare_device
@@ -122,9 +123,9 @@ class _Subject:
     def score(self, kind: str, images: StoredReconstructions) -> dict[tuple, Scored]:
         """Score all conditions of a control by kind, name, row and column; a condition's partners together."""
         assert images.others is not None
-        rows = np.searchsorted(self.nsd_ids, images.nsd_id)
+        rows, labels = np.searchsorted(self.nsd_ids, images.nsd_id), [json.loads(label) for label in images.labels]
         together: dict[tuple, list[int]] = {}
-        for place, label in enumerate(map(json.loads, images.labels)):
+        for place, label in enumerate(labels):
             together.setdefault((kind, label["name"], label["row"], label["column"]), []).append(place)
         scored = {}
         for key, places in together.items():
@@ -133,7 +134,22 @@ class _Subject:
             if (images.others[:, places] >= 0).all():
                 others = [np.searchsorted(self.nsd_ids, images.others[:, place]) for place in places]
                 scored[key].values |= self.pairs.follows(tables, rows, others).values
+        places = {label["name"]: place for place, label in enumerate(labels)}
+        for place, label in enumerate(labels):
+            if label.get("against"):
+                name = f"{label['name']} against {label['against']}"
+                scored[kind, name, "", name] = self.against(images, place, places[label["against"]])
         return scored
+
+    def against(self, images: StoredReconstructions, place: int, seen: int) -> Scored:
+        """Score images of one condition as if those of another, and what the judge names in them, had been seen."""
+        rows = np.arange(len(images))
+        known, unnamed = Held(images.read(rows, seen)[:, None]), np.full(len(rows), "")
+        judge = Judge(self.judge.describer, known, unnamed, unnamed, self.judge.categories)
+        if judge.prompts is not None:
+            judge.main = zero_shot(judge.features, judge.prompts)
+        pairs = PairScores(judge, images.nsd_id, self.evaluate.bootstrap, self.evaluate.seed)
+        return pairs.against_seen([pairs.tables(images.read(rows, place))], rows)
 
     def sheet(self, kind: str, drawn: StoredReconstructions, rows: int, figures: Path) -> None:
         """Draw the contact sheet."""

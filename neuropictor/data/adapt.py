@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from neuropictor.config.generalise import FEWEST_PAIRS
 from neuropictor.data.alignment import (
     KINDS,
     ComponentSpace,
@@ -35,12 +36,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FEWEST_PAIRS = 10
-"""Fewer pairs tell neither the noise of a vertex nor how far to follow others; the mean of others does without."""
-
 PENALTIES = np.geomspace(1e-3, 1e3, 25)
 """Penalties to choose among, relative to the mean squared length of the scaled responses."""
 
+_GENERAL = ("general_weights", "general_offsets")
 _TRIALS_AT_ONCE = 1024
 
 
@@ -51,7 +50,7 @@ class OtherPeople:
     Attributes
     ----------
     weights, offsets
-        float32 [V, K] and [K]: means over people.
+        float32 [V, K] and [K]: means over people, of weights at the penalty that is best for others.
     squares
         dict of float32 array [V] by kind of component: mean over people of the squared weights, summed over components,
         each weighed by the variance of its axis.
@@ -98,7 +97,7 @@ class OtherPeople:
         squares = {kind: np.zeros(store.n_vertices, np.float32) for kind in kinds}
         for path in paths:
             with open_store(path) as file:
-                missing = [name for name in ("components", "nsd_id", "weights", "offsets") if name not in file]
+                missing = [name for name in ("components", "nsd_id", "weights", *_GENERAL) if name not in file]
                 if missing:
                     raise ValueError(f"{path}: {', '.join(missing)} missing; allowed: a file as stage align writes it")
                 if file.attrs.get("space") != checksum(space):
@@ -106,15 +105,15 @@ class OtherPeople:
                         f"{path}: aligned to another space than {space}; allowed: alignments to one space, for example "
                         "by running align with it again"
                     )
-                expect(file, {"weights": ("f", (store.n_vertices, size)), "offsets": ("f", (size,))})
-                expect(file, {"components": ("f", (len(file["nsd_id"]), size))})
+                expect(file, dict.fromkeys(("weights", _GENERAL[0]), ("f", (store.n_vertices, size))))
+                expect(file, {_GENERAL[1]: ("f", (size,)), "components": ("f", (len(file["nsd_id"]), size))})
                 subjects.append(subject_of(file))
                 if subjects[-1] == store.subject:
                     raise ValueError(f"{path}: is of subject {store.subject}, who is new; allowed: other people's")
                 theirs = file["weights"][:]
                 components, nsd_id = file["components"][:], file["nsd_id"][:]
-                weights += theirs / len(paths)
-                offsets += file["offsets"][:] / len(paths)
+                weights += file[_GENERAL[0]][:] / len(paths)
+                offsets += file[_GENERAL[1]][:] / len(paths)
             ids = np.setdiff1d(nsd_id, tested)
             means = mean_over_repeats(components, [np.flatnonzero(nsd_id == one) for one in ids])
             spread += means.std(0) / len(paths)
@@ -127,7 +126,7 @@ def adapt_subject(
     responses: str | Path,
     space: str | Path,
     others: Sequence[str | Path],
-    pairs: int,
+    pairs: int | None,
     config: "AlignConfig",
     out: str | Path,
     latents: str | Path | None = None,
@@ -149,7 +148,7 @@ def adapt_subject(
         Files of `align_subject`, of other people. None of them may have trained on the person's test images.
     pairs
         Number of image-response pairs, 0 or `FEWEST_PAIRS` to the number of training images; 0 takes the mean of the
-        others.
+        others, None all training images.
     config
         Section of the configuration; its seed chooses the pairs.
     out
@@ -165,6 +164,7 @@ def adapt_subject(
     """
     shared, store = ComponentSpace.load(space), ResponseStore(responses)
     train, validation = store.images("train"), store.images("validation")
+    pairs = len(train) if pairs is None else pairs
     if pairs and not FEWEST_PAIRS <= pairs <= len(train):
         raise ValueError(
             f"pairs: {pairs} of {len(train)} training images in {responses}; allowed: 0, or {FEWEST_PAIRS} to "
@@ -219,7 +219,7 @@ def adapt_subject(
             components[trials] = values @ weights + offsets
             for kind, fit in fits.items():
                 components[trials, kinds[kind]] += fit.without_own_pair(store.nsd_id[trials], values)
-        write_components(out, store, space, components, weights, offsets)
+        write_components(out, store, checksum(space), components, weights, offsets)
         record.add(
             subject=store.subject,
             data=store.data,

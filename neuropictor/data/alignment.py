@@ -24,7 +24,7 @@ from neuropictor.data.latents import LatentStore
 from neuropictor.data.responses import ResponseStore, subject_number
 from neuropictor.data.ridge import Decomposition, Ridge
 from neuropictor.data.rows import Rows, mean_over_repeats
-from neuropictor.data.stores import expect, open_store
+from neuropictor.data.stores import expect, open_store, subject_of
 from neuropictor.records.checksums import checksum, verify
 from neuropictor.records.files import atomic_path
 from neuropictor.records.progress import progress
@@ -39,6 +39,10 @@ KINDS = ("text", "latent")
 
 IMAGES_FOR_AXES = 4096
 """Principal axes are fitted on at most this many images: memory for 77 x 1024 text features stays near one gigabyte."""
+
+STIFFER = 10.0
+"""Weights are kept at this many times the chosen penalty, too: they predict other people's components better than those
+that are best for the person. Chosen on training images of simulated subjects 1, 2 and 5 (docs/new_person.md)."""
 
 _TRIALS_AT_ONCE = 1024
 _IMAGES_AT_ONCE = 256
@@ -282,13 +286,61 @@ def align_subject(
             for part in np.array_split(trials, -(-len(trials) // _TRIALS_AT_ONCE) or 1):
                 components[part] = model.predict(store.responses(part))
         # Weights are those of the last round, for the responses of controls, which are no trials.
-        write_components(out, store, space, components, *model.weights())
+        write_components(out, store, checksum(space), components, *model.weights(), general=model.weights(STIFFER))
         record.add(
             subject=store.subject, data=store.data, penalties=[float(model.penalty[0]), float(model.penalty[-1])]
         )
         for split, ids in (("train", train), ("validation", validation)):
             record.add(**{f"{split}_explained": explained(store, components, ids, shared, images)})
     store.close()
+
+
+def align_test_set(responses: str | Path, components: str | Path, out: str | Path) -> None:
+    """Predict the components of further trials of a subject, by the regression on all its training images.
+
+    Parameters
+    ----------
+    responses
+        Responses of the subject to images on which it was not trained.
+    components
+        File of `align_subject` or `neuropictor.data.adapt.adapt_subject`.
+    out
+        HDF5 file for `ComponentStore`, of these trials.
+
+    Raises
+    ------
+    ValueError
+        If the files are of two subjects, or the components hold no regression.
+    """
+    verify(responses, components)
+    store = ResponseStore(responses)
+    with (
+        RunRecord(record_path(out), "align_test_set", inputs=[responses, components], outputs=[out]) as record,
+        open_store(components) as file,
+    ):
+        if subject_of(file) != store.subject:
+            raise ValueError(
+                f"{components} is of subject {subject_of(file)}, {responses} of {store.subject}; allowed: both of one"
+            )
+        weights, offsets = read_regression(file)
+        expect(file, {"weights": ("f", (store.n_vertices, None))})
+        predicted = np.empty((len(store), len(offsets)), np.float32)
+        for start in range(0, len(store), _TRIALS_AT_ONCE):
+            part = np.arange(start, min(start + _TRIALS_AT_ONCE, len(store)))
+            predicted[part] = store.responses(part) @ weights + offsets
+        write_components(out, store, str(file.attrs["space"]), predicted, weights, offsets)
+        record.add(subject=store.subject, data=store.data, trials=len(store))
+    store.close()
+
+
+def read_regression(file: h5py.File) -> tuple[np.ndarray, np.ndarray]:
+    """Return weights [V, K] and offsets [K] of an open file of components; ValueError where it has none."""
+    if "weights" not in file:
+        raise ValueError(
+            f"{file.filename}: holds no weights; allowed: a file with the regression that made its components, as "
+            "stage align writes it, for example by running stage align again"
+        )
+    return file["weights"][:], file["offsets"][:]
 
 
 def check_images(images: LatentStore, latents: str | Path, store: ResponseStore) -> None:
@@ -310,10 +362,11 @@ def check_images(images: LatentStore, latents: str | Path, store: ResponseStore)
 def write_components(
     out: str | Path,
     store: ResponseStore,
-    space: str | Path,
+    space: str,
     components: np.ndarray,
     weights: np.ndarray,
     offsets: np.ndarray,
+    general: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> None:
     """Write a file for `ComponentStore`, atomically, as float32.
 
@@ -324,16 +377,20 @@ def write_components(
     store
         Responses behind the components.
     space
-        File of the shared space.
+        Checksum of the shared space.
     components
         [T, K], of each trial.
     weights, offsets
         [V, K] and [K]: the regression for all other responses.
+    general
+        The same for other people's.
     """
     with atomic_path(out) as temporary, h5py.File(temporary, "w") as file:
         file["components"], file["nsd_id"] = components.astype(np.float32), store.nsd_id
         file["weights"], file["offsets"] = weights.astype(np.float32), offsets.astype(np.float32)
-        file.attrs.update(subject=store.subject, data=store.data, space=checksum(space))
+        if general is not None:
+            file["general_weights"], file["general_offsets"] = (part.astype(np.float32) for part in general)
+        file.attrs.update(subject=store.subject, data=store.data, space=space)
 
 
 def explained(
@@ -399,10 +456,5 @@ class ComponentStore:
     def predict(self, responses: np.ndarray) -> np.ndarray:
         """Return components ``[n, K]`` of any responses ``[n, V]``, from the regression on all training images."""
         with open_store(self.path) as file:
-            if "weights" not in file:
-                raise ValueError(
-                    f"{self.path}: holds no weights; allowed: a file with the regression that made its components, as "
-                    "stage align writes it, for example by running stage align again"
-                )
-            weights, offsets = file["weights"][:], file["offsets"][:]
+            weights, offsets = read_regression(file)
         return responses @ weights + offsets

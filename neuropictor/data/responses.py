@@ -16,7 +16,8 @@ SPLITS = ("train", "validation", "test")
 """Names of the values 0, 1, 2 of the `split` data set."""
 
 _TRIAL_FIELDS = {"nsd_id": np.int32, "session": np.int16, "repeat": np.int8, "split": np.int8}
-_CHOOSING_SHARE = 20  # without validation images, one in this many training images chooses penalties
+_CHOOSING_SHARE = 20  # without validation images, one in this many training images chooses penalties,
+_FEWEST_CHOOSING, _MOST_CHOOSING_SHARE = 10, 5  # but ten, or one in five
 _ATTRIBUTES = ("subject", "data", "beta_version", "mesh")
 
 
@@ -132,12 +133,14 @@ class ResponseStore:
         """Return the images to fit on, and those on which a penalty is chosen, int [n] and [m].
 
         Training and validation images; without validation images, every twentieth training image is
-        held out for the choice.
+        held out for the choice; of fewer than 200, ten are; of fewer than 50, every fifth.
         """
         train, validation = self.images("train"), self.images("validation")
         if len(validation):
             return train, validation
-        chooses = np.arange(len(train)) % _CHOOSING_SHARE == 0
+        count = max(len(train) / _CHOOSING_SHARE, min(_FEWEST_CHOOSING, len(train) / _MOST_CHOOSING_SHARE))
+        chooses = np.zeros(len(train), bool)
+        chooses[(np.arange(np.ceil(count)) * len(train) / np.ceil(count)).astype(int)] = True
         return train[~chooses], train[chooses]
 
     def trials(self, nsd_id: int) -> np.ndarray:

@@ -143,13 +143,16 @@ class Ridge:
         predicted += self.target_mean
         return predicted
 
-    def weights(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the regression as weights [V, D] and offsets [D], float64: `predict(x)` is `x @ weights + offsets`."""
+    def weights(self, factor: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+        """Return the regression as weights [V, D] and offsets [D], float64: `predict(x)` is `x @ weights + offsets`.
+
+        With a `factor`, the penalties are this many times those that were chosen.
+        """
         decomposition = self.decomposition
         scaled = np.empty(self.projected.shape)
         for alpha in np.unique(self.penalty):
             chosen = self.penalty == alpha
-            scaled[:, chosen] = self.projected[:, chosen] / (decomposition.values + alpha)[:, None]
+            scaled[:, chosen] = self.projected[:, chosen] / (decomposition.values + factor * alpha)[:, None]
         weights = decomposition.vectors @ scaled
         if decomposition.dual:
             weights = decomposition.train.T @ weights

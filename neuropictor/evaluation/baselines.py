@@ -1,4 +1,4 @@
-"""What the networks must beat: the mean training image and two linear baselines, on the same test images.
+"""What the networks must beat, on the same test images: training images, and two linear baselines; and a ceiling.
 
 `ridge`
     Mean response over repeats -> VAE latents by ridge regression, decoded by the frozen VAE.
@@ -6,8 +6,13 @@
     Ridge regression to the latents and to the text context (mean of the captions' text features); the frozen backbone
     starts from the noised latents under that context: the idea of Brain-Diffuser (Ozcelik & VanRullen 2023), and the
     stronger baseline. The networks' sampler draws it: the same noise, solver, guidance, precision, rounding and choice.
+`nearest`
+    The training image whose mean response correlates most with the test image's: what retrieval gives.
 `mean_image`
     The mean training image for every test image.
+`true_features`
+    `ridge_diffusion` with the test image's own latents and texts in the place of predicted ones: what it would be were
+    the prediction perfect. A ceiling.
 
 Everything is fitted on training images and chosen on validation images.
 """
@@ -32,7 +37,8 @@ from neuropictor.data.rows import evenly_spaced
 from neuropictor.data.stimuli import StimulusStore, resize_images
 from neuropictor.evaluation.judges import Describer, load_describer, look
 from neuropictor.evaluation.metrics import distance, pixcorr
-from neuropictor.evaluation.tables import of_kind
+from neuropictor.evaluation.similarity import correlation_matrix
+from neuropictor.evaluation.tables import FITTED
 from neuropictor.models.backbone import Backbone
 from neuropictor.models.device import prepare_device
 from neuropictor.models.pipeline import NeuroPictorPipeline
@@ -66,8 +72,9 @@ def fit_baselines(
     runtime: RuntimeConfig,
     out: dict[str, Path],
     weights: Folder | None = None,
+    tested: Path | None = None,
 ) -> None:
-    """Reconstruct one subject's test images by all baselines.
+    """Reconstruct one subject's test images by all baselines, and draw them from their true features.
 
     Parameters
     ----------
@@ -82,28 +89,32 @@ def fit_baselines(
     runtime
         Section of the configuration.
     out
-        Files to write for "mean_image", "ridge" and "ridge_diffusion"; one record `baselines.run.json` beside them.
+        Files to write for each model of `tables.FITTED`, but for the ceiling where images are `tested` that have no
+        latents; one record `baselines.run.json` beside them.
     weights
         Folder of `fetch_weights`; needed with `networks: published`.
+    tested
+        Responses of the subject to other test images, in place of those in `responses`; these images are not read.
     """
-    if sorted(out) != sorted(of_kind("baseline")):
-        raise ValueError(
-            f"out has the keys {sorted(out)}; allowed are exactly {', '.join(sorted(of_kind('baseline')))}"
-        )
+    expected = sorted(set(FITTED) - ({"true_features"} if tested else set()))
+    if sorted(out) != expected:
+        raise ValueError(f"out has the keys {sorted(out)}; allowed are exactly {', '.join(expected)}")
     device = prepare_device(runtime)
-    verify(responses, stimuli, latents)
+    read = [responses, stimuli, latents, *([tested] if tested else [])]
+    verify(*read)
     store, images = ResponseStore(responses), StimulusStore(stimuli)
+    shown = ResponseStore(tested) if tested else store
     used = {name: getattr(config, name) for name in ("ridge_alphas", "diffusion_strength", "networks")}
     with RunRecord(
         out["ridge"].parent / "baselines.run.json",
         "baselines",
         config={"evaluate": used, "sample": sample},
         seed=sample.seed,
-        inputs=[responses, stimuli, latents],
+        inputs=read,
         outputs=out.values(),
     ) as record:
         train, validation = store.fitting_images()
-        ids = {"train": train, "validation": validation, "test": store.images("test")}
+        ids = {"train": train, "validation": validation, "test": shown.images("test")}
         for split, nsd_ids in ids.items():
             if not len(nsd_ids):
                 raise ValueError(
@@ -116,21 +127,34 @@ def fit_baselines(
         with writing(out["mean_image"], replace(about, model="mean_image"), samples=1) as writer:
             for row in range(len(ids["test"])):
                 writer.write(row, 0, mean[None, None])
-        linear = _Linear(model, store, LatentStore(latents), ids, config.ridge_alphas, sample.most_repeats)
+        tests = shown.mean_response(ids["test"], sample.most_repeats)
+        with writing(out["nearest"], replace(about, model="nearest"), samples=1) as writer:
+            for row, nsd_id in enumerate(nearest_images(tests, store, ids["train"])):
+                writer.write(row, 0, images.images([nsd_id])[None])
+        features = LatentStore(latents)
+        linear = _Linear(model, store, features, ids, config.ridge_alphas)
         describer = load_describer(config.networks, model, weights, device)
         log.info("Subject %s: ridge penalties %s", store.subject, linear.penalties)
         with writing(out["ridge"], replace(about, model="ridge"), samples=1) as writer:
-            predicted, _ = linear.predict(ids["test"], 0.0)
+            predicted, _ = linear.predict(tests, 0.0)
             for start in range(0, len(predicted), sample.batch_size):
                 part = model.decode(predicted[start : start + sample.batch_size], runtime.decode_memory)
                 writer.write(start, 0, part[:, None])
-        draw = _Draw(sampler, linear, config.diffusion_strength)
-        rescale, scores = choose_rescale(draw, ids["validation"], images, describer)
+        draw = _Draw(sampler, config.diffusion_strength)
+        validated = store.mean_response(ids["validation"], sample.most_repeats)
+        rescale, scores = choose_rescale(draw, linear, ids["validation"], validated, images, describer)
         log.info("Subject %s: ridge_diffusion rescales by %s, validation scores %s", store.subject, rescale, scores)
-        batches = batched(ids["test"], sample)
-        drawn = draw(progress(batches, "Drawing ridge_diffusion", unit="batch"), ids["test"], rescale)
-        write_drawn(out["ridge_diffusion"], replace(about, model="ridge_diffusion"), drawn, sample)
+        batches, test = batched(ids["test"], sample), ids["test"]
+        drawn_from = {
+            "ridge_diffusion": lambda: linear.predict(tests, rescale),
+            "true_features": lambda: as_drawn(model, latent_features(features, test), text_features(features, test)),
+        }
+        for name, inputs in drawn_from.items():
+            if name in out:
+                drawn = draw(progress(batches, f"Drawing {name}", unit="batch"), test, *inputs())
+                write_drawn(out[name], replace(about, model=name), drawn, sample)
         store.close()
+        shown.close()
         record.add(
             subject=store.subject,
             data=store.data,
@@ -149,6 +173,26 @@ def mean_image(stimuli: StimulusStore, nsd_ids: np.ndarray) -> np.ndarray:
     return np.rint(total / len(nsd_ids)).astype(np.uint8)
 
 
+def nearest_images(responses: np.ndarray, store: ResponseStore, nsd_ids: np.ndarray) -> np.ndarray:
+    """Return the image whose mean response correlates most with each of some responses.
+
+    Parameters
+    ----------
+    responses
+        float32 [n, V].
+    store
+        Responses to the images among which is chosen.
+    nsd_ids
+        int [N]: these images.
+
+    Returns
+    -------
+    int array [n]
+    """
+    correlations = correlation_matrix(responses, store.mean_response(nsd_ids), np.float32)
+    return nsd_ids[np.nan_to_num(correlations).argmax(1)]
+
+
 class _Linear:
     """Ridge regressions of one subject's responses to latents and context."""
 
@@ -159,9 +203,8 @@ class _Linear:
         latents: LatentStore,
         ids: dict[str, np.ndarray],
         alphas: list[float],
-        most_repeats: int | None,
     ):
-        self.backbone, self.store, self.most_repeats = backbone, store, most_repeats
+        self.backbone = backbone
         decomposition = Decomposition.of(store.mean_response(ids["train"]))
         validation = store.mean_response(ids["validation"])
         channels, length = backbone.latent_shape[0], backbone.context_shape[0]
@@ -191,27 +234,36 @@ class _Linear:
             for name, fit in (("latents", self.latents), ("context", self.context))
         }
 
-    def predict(self, nsd_ids: np.ndarray, rescale: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return scaled latents [n, C, h, w] and contexts [n, L, D] of the images' responses, as in sampling."""
-        responses = self.store.mean_response(nsd_ids, self.most_repeats)
-        moments = torch.from_numpy(self.latents.predict(responses, rescale).astype(np.float32))
-        context = torch.from_numpy(self.context.predict(responses, rescale).astype(np.float32))
-        moments = moments.reshape(-1, *self.backbone.latent_shape)
-        nothing = torch.zeros_like(moments)
-        return self.backbone.latents(moments, nothing, nothing), context.reshape(-1, *self.backbone.context_shape)
+    def predict(self, responses: np.ndarray, rescale: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return scaled latents [n, C, h, w] and contexts [n, L, D] of responses [n, V], as in sampling."""
+        return as_drawn(
+            self.backbone, self.latents.predict(responses, rescale), self.context.predict(responses, rescale)
+        )
+
+
+def as_drawn(backbone: Backbone, latents: np.ndarray, texts: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Shape unscaled latents [n, C * h * w] and text features [n, L * D] as sampling takes them, latents scaled."""
+    moments = torch.from_numpy(latents.astype(np.float32)).reshape(-1, *backbone.latent_shape)
+    context = torch.from_numpy(texts.astype(np.float32)).reshape(-1, *backbone.context_shape)
+    nothing = torch.zeros_like(moments)
+    return backbone.latents(moments, nothing, nothing), context
 
 
 class _Draw:
-    """Draws `ridge_diffusion` images."""
+    """Draws images from latents, noised, under a context."""
 
-    def __init__(self, sampler: Sampler, linear: _Linear, strength: float):
-        self.sampler, self.linear, self.strength = sampler, linear, strength
+    def __init__(self, sampler: Sampler, strength: float):
+        self.sampler, self.strength = sampler, strength
 
     def __call__(
-        self, batches: Iterable[list[Job]], nsd_ids: np.ndarray, rescale: float, most_steps: int | None = None
+        self,
+        batches: Iterable[list[Job]],
+        nsd_ids: np.ndarray,
+        latents: torch.Tensor,
+        context: torch.Tensor,
+        most_steps: int | None = None,
     ) -> Iterator[np.ndarray]:
         """Yield each batch's images, uint8 [n, S, S, 3], of those of `nsd_ids`; with `most_steps`, in no more steps."""
-        latents, context = self.linear.predict(nsd_ids, rescale)
         steps = self.sampler.config.steps
         for jobs in batches:
             rows = np.searchsorted(nsd_ids, [nsd_id for nsd_id, _ in jobs])
@@ -221,11 +273,27 @@ class _Draw:
 
 
 def choose_rescale(
-    draw: _Draw, nsd_ids: np.ndarray, stimuli: StimulusStore, describer: Describer
+    draw: _Draw,
+    linear: _Linear,
+    nsd_ids: np.ndarray,
+    responses: np.ndarray,
+    stimuli: StimulusStore,
+    describer: Describer,
 ) -> tuple[float, dict[str, float]]:
     """Choose how far predictions are rescaled by how much validation reconstructions resemble the seen images.
 
     The score is the mean of pixel correlation and of the correlation in the judge's image space.
+
+    Parameters
+    ----------
+    draw, linear
+        Draws images from what the regressions predict.
+    nsd_ids, responses
+        int [n] and float32 [n, V]: validation images, and the responses to them.
+    stimuli
+        Has these images.
+    describer
+        The judge.
 
     Returns
     -------
@@ -233,12 +301,14 @@ def choose_rescale(
     scores : dict
         Score of every candidate.
     """
-    nsd_ids = nsd_ids[evenly_spaced(len(nsd_ids), RESCALE_IMAGES)]
+    rows = evenly_spaced(len(nsd_ids), RESCALE_IMAGES)
+    nsd_ids, responses = nsd_ids[rows], responses[rows]
     seen = stimuli.images(nsd_ids)
     first = batched(nsd_ids, draw.sampler.config.model_copy(update={"samples": 1}))
     scores = {}
     for rescale in RESCALES:
-        drawn = resize_images(np.concatenate(list(draw(first, nsd_ids, rescale, RESCALE_STEPS))), stimuli.size)
+        predicted = linear.predict(responses, rescale)
+        drawn = resize_images(np.concatenate(list(draw(first, nsd_ids, *predicted, RESCALE_STEPS))), stimuli.size)
         features = [look(describer, images) for images in (drawn, seen)]
         resemblance = 1.0 - distance(features[0][:, None], features[1]).mean()
         scores[f"{rescale:g}"] = round(float(0.5 * (pixcorr(drawn[:, None], seen).mean() + resemblance)), 4)

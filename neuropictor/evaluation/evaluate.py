@@ -31,8 +31,11 @@ from neuropictor.evaluation.statistics import Nulls, Pairings, derangements, sum
 from neuropictor.evaluation.tables import (
     METRIC_COLUMNS,
     SCORE_COLUMNS,
+    SCORES,
+    STATISTICS,
     TEST_COLUMNS,
     order_models,
+    without_ceilings,
     write_table,
 )
 from neuropictor.models.backbone import Backbone
@@ -53,9 +56,6 @@ ByMetric = dict[tuple[str, str], np.ndarray]
 
 COMPARED = "refined"
 """Model that the others are compared with, and whose reconstructions, paired with wrong images, make the null."""
-SCORES, STATISTICS = "scores.csv", "statistics.csv"
-"""Names of the tables beside `metrics.csv`: scores of every image, and tests."""
-
 USED = ("bootstrap", "permutations", "seed", "networks", "protocols")
 """Settings of `evaluate` that the scores depend on."""
 
@@ -103,7 +103,7 @@ def evaluate(
     with RunRecord(
         record_path(out), "evaluate", config=used, seed=config.seed, inputs=[*stimuli, *files], outputs=tables
     ) as record:
-        reconstructions = _open(samples)
+        reconstructions = open_samples(samples)
         store = StimulusStore(*stimuli)
         nsd_ids = np.unique(np.concatenate([images.nsd_id for images in reconstructions.values()]))
         frozen = Backbone.load(backbone).to(device)
@@ -113,7 +113,7 @@ def evaluate(
         pairings = Pairings(len(nsd_ids), config.permutations, config.seed)
         scores, nulls = score_all(scorer, places, nsd_ids, pairings, COMPARED, config.seed)
         data = joined_label(images.data for images in reconstructions.values())
-        tests = tests_of(scores, nulls, COMPARED, data, config)
+        tests = tests_of(without_ceilings(scores), nulls, COMPARED, data, config)
         rows = {subject: rows for (subject, _), (_, rows) in places.items()}
         of_ceilings = score_ceilings(judge, frozen, store, nsd_ids, rows, config.seed, runtime)
         write_scores(pd.concat([scores, of_ceilings]), data, config, out)
@@ -129,8 +129,14 @@ def evaluate(
         )
 
 
-def _open(samples: dict[str, dict[str, Path]]) -> dict[tuple[str, str], StoredReconstructions]:
-    """Open all files; those of a subject must reconstruct the same images, and be what their paths say."""
+def open_samples(samples: Mapping[str, Mapping[str, Path]]) -> dict[tuple[str, str], StoredReconstructions]:
+    """Open the files of all subjects and models.
+
+    Raises
+    ------
+    ValueError
+        If those of a subject do not reconstruct the same images, or a file is not of the subject that its path says.
+    """
     opened = {}
     for subject, models in samples.items():
         first = next(iter(models.values()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neuropictor.data.image_files import SUFFIXES, composed, read_image
-from neuropictor.evaluation.evaluate import STATISTICS, USED, Scorer, score_all, write_scores
+from neuropictor.evaluation.evaluate import USED, Scorer, score_all, write_scores
 from neuropictor.evaluation.judges import Held, Judge, load_describer
 from neuropictor.evaluation.metrics import METRICS
 from neuropictor.evaluation.statistics import ABOVE_CHANCE, Pairings, tests_of
-from neuropictor.evaluation.tables import TEST_COLUMNS, write_table
+from neuropictor.evaluation.tables import STATISTICS, TEST_COLUMNS, write_table
 from neuropictor.models.backbone import MINIATURE, Backbone
 from neuropictor.models.device import prepare_device
+from neuropictor.nsd.imagery import ARTWORK_CUE, SET_A
+from neuropictor.nsd.set_b import SET_B
+from neuropictor.nsd.synthetic import read_classes
 from neuropictor.records.files import atomic_path
 from neuropictor.records.record import RunRecord
 
@@ -46,6 +49,12 @@ class Pairs:
     names: list[str]
     seen: np.ndarray
     reconstructed: dict[str, np.ndarray]
+
+    def of(self, names: Collection[str]) -> Pairs:
+        """Return those of some names."""
+        rows = [row for row, name in enumerate(self.names) if name in names]
+        reconstructed = {model: images[rows] for model, images in self.reconstructed.items()}
+        return Pairs([self.names[row] for row in rows], self.seen[rows], reconstructed)
 
 
 def read_pairs(reconstructions: Sequence[Path], images: Path) -> Pairs:
@@ -172,6 +181,56 @@ def _read_all(folder: Path, files: list[list[Path]]) -> np.ndarray:
     return out
 
 
+def imagery_sets(images: Path) -> dict[str, list[str]]:
+    """Return the names of sets A and B of NSD-Imagery, by which its protocol scores, in a folder of seen images.
+
+    Raises
+    ------
+    ValueError
+        If the images are not named after the cues of both sets.
+    """
+    sets = {"A": list(SET_A), "B": [*SET_B, ARTWORK_CUE]}
+    expected, there = sorted(name for names in sets.values() for name in names), sorted(_by_name(images))
+    if there != expected:
+        raise ValueError(
+            f"{images} holds {_list(there)}; protocol nsd-imagery needs the twelve images of sets A and B that are no "
+            f"words, named after their cues: {', '.join(expected)}, for example H.png"
+        )
+    return sets
+
+
+def synthetic_classes(images: Path, table: Path) -> dict[str, list[str]]:
+    """Return the names of the images of each class of NSD-synthetic in a folder of seen images.
+
+    Parameters
+    ----------
+    images
+        The folder.
+    table
+        NSD's nsdsyntheticimageinformation.csv.
+
+    Raises
+    ------
+    ValueError
+        If an image of the folder is not in the table, or a class has only one of them.
+    """
+    class_of = dict(read_classes(table)[["name", "category"]].itertuples(index=False))
+    names = sorted(_by_name(images))
+    unknown = [name for name in names if name not in class_of]
+    if unknown:
+        raise ValueError(
+            f"{images}: {_list(unknown)} not among the images of {table}; allowed: names of its column Image, "
+            f"for example {next(iter(class_of))}.png"
+        )
+    classes: dict[str, list[str]] = {}
+    for name in names:
+        classes.setdefault(class_of[name], []).append(name)
+    alone = [name for name, members in classes.items() if len(members) < 2]
+    if alone:
+        raise ValueError(f"{images}: one image of class {alone[0]}; identification needs at least 2 of each class")
+    return classes
+
+
 def evaluate_folders(
     reconstructions: Sequence[Path],
     images: Path,
@@ -179,6 +238,7 @@ def evaluate_folders(
     runtime: RuntimeConfig,
     out: Path,
     weights: Path | None = None,
+    groups: Mapping[str, Collection[str]] | None = None,
 ) -> str:
     """Score folders of reconstructions.
 
@@ -196,18 +256,34 @@ def evaluate_folders(
     weights
         Folder of `fetch_weights`. Without it the miniature judges: `ours` says so, and for the published protocols only
         PixCorr and SSIM are given.
+    groups
+        Names of images by group: each is scored as if there were no other, too, into a folder of its name in `out`.
 
     Returns
     -------
     str
-        The table as text: a line for each protocol, model and score.
+        The table as text: a line for each protocol, model and score, of all images and of each group.
     """
     pairs = read_pairs(reconstructions, images)
+    config = config.model_copy(update={"networks": "published" if weights else "miniature"})
+    files = sorted(path for folder in (images, *reconstructions) for path in _by_name(folder).values())
+    text = _evaluate(pairs, files, config, runtime, out, weights)
+    for group, names in (groups or {}).items():
+        text += f"\n\n{group}: " + _evaluate(pairs.of(names), files, config, runtime, out / group, weights)
+    return text
+
+
+def _evaluate(
+    pairs: Pairs,
+    files: list[Path],
+    config: EvaluateConfig,
+    runtime: RuntimeConfig,
+    out: Path,
+    weights: Path | None,
+) -> str:
     device = prepare_device(runtime)
     rows = np.arange(len(pairs.names))
-    config = config.model_copy(update={"networks": "published" if weights else "miniature"})
     used = {name: getattr(config, name) for name in USED}
-    files = sorted(path for folder in (images, *reconstructions) for path in _by_name(folder).values())
     outputs = [out / name for name in ("metrics.csv", "scores.csv", STATISTICS, "metrics.json")]
     with RunRecord(
         out / "metrics.run.json", "evaluate", config=used, seed=config.seed, inputs=files, outputs=outputs

@@ -264,10 +264,11 @@ class Metric:
         Short description; "{pool}" stands for the number of images in a pool of retrieval.
     function
         Score of every sample, float64 [N, K]: of a `Space`, or, where `needs` is "images", of reconstructed and seen
-        images. None where a network gives the score itself.
+        images. None where a network gives the score itself, or others do.
     needs
         "features", "category" or "background": the judge's features of the images, and those labels too. "images": the
-        images. "lpips", or a name of `networks.NETWORKS`: that published network.
+        images. "lpips", or a name of `networks.NETWORKS`: that published network. "kinds": scores of several kinds of
+        images together, see `groups`.
     shown
         Tables that have it: "main" and "further" of the protocol `ours`, "published" of published protocols.
     table
@@ -307,7 +308,11 @@ def _identification(labels: str = "") -> dict:
     }
 
 
-_DISTANCE = {"function": lambda space: distance(space.reconstructed, space.seen), "higher_is_better": False}
+_DISTANCE = {
+    "function": lambda space: distance(space.reconstructed, space.seen),
+    "table": lambda space: 1.0 - np.nan_to_num(space.correlations),
+    "higher_is_better": False,
+}
 _COMPARED = {"two-way": _identification(), "distance": _DISTANCE}
 _PUBLISHED = ("published",)
 
@@ -358,6 +363,15 @@ METRICS = {
             needs="category",
             shown=("further",),
             **_identification("category"),
+        ),
+        Metric(
+            "two_way_between",
+            "two-way, other kinds",
+            "only among images of other kinds, where a test set has several",
+            None,
+            "kinds",
+            ("further",),
+            chance=0.5,
         ),
         Metric(
             "retrieval_image",

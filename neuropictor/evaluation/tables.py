@@ -20,6 +20,12 @@ METRIC_COLUMNS = (
 )
 SCORE_COLUMNS = ("protocol", "subject", "model", "nsd_id")
 """Columns of `scores.csv` before those of the scores: subject, model and image."""
+SCORES, STATISTICS = "scores.csv", "statistics.csv"
+"""Names of the tables beside `metrics.csv`: scores of every image, and tests."""
+GROUP, ALL = "group", "all"
+"""Column of tables by groups of images, and the group of all."""
+NOT_SCORED = ("C",)
+"""Kinds of images without true ones: set C of NSD-Imagery was imagined from words."""
 TEST_COLUMNS = (
     *("test", "protocol", "subject", "model", "other", "metric"),
     *("value", "low", "high", "p", "p_corrected", "n_images", "data"),
@@ -40,17 +46,23 @@ MODELS = {
     for model in (
         Model("refined", "refined", "network"),
         Model("pretrained", "pretrained only", "network"),
+        Model("adapted", "adapted, no training", "network"),
         Model("ridge_diffusion", "ridge + diffusion", "baseline"),
         Model("ridge", "ridge", "baseline"),
+        Model("nearest", "nearest training image by response", "baseline"),
         Model("mean_image", "mean training image", "baseline"),
         Model("null", "null (wrong pairs)", "null"),
         Model("seen", "true images themselves", "ceiling"),
         Model("vae", "true images through the VAE", "ceiling"),
+        Model("true_features", "drawn from true latents and texts", "ceiling"),
         Model("text", "drawn from the true caption", "ceiling"),
         Model("mean_colour", "mean colour of the true image", "ceiling"),
     )
 }
 """All models in the order of tables and figures; `evaluation.baselines` and `evaluation.evaluate` make most of them."""
+
+FITTED = ("ridge_diffusion", "ridge", "nearest", "mean_image", "true_features")
+"""Models that `evaluation.baselines.fit_baselines` draws, in files of their own."""
 
 README_MARKERS = ("<!-- metrics:begin -->", "<!-- metrics:end -->")
 
@@ -86,7 +98,7 @@ def write_table(table: pd.DataFrame | list[dict], columns: Iterable[str], out: P
 
 def _read(path: Path, columns: tuple[str, ...], empty: list | dict) -> pd.DataFrame:
     """Read a table. The model called "null" is a name here: pandas' own default would read it as a missing value."""
-    frame = pd.read_csv(path, dtype={"subject": str, "nsd_id": str}, keep_default_na=False, na_values=empty)
+    frame = pd.read_csv(path, dtype={"subject": str, "nsd_id": str, GROUP: str}, keep_default_na=False, na_values=empty)
     missing = [name for name in columns if name not in frame]
     if missing:
         raise ValueError(f"{path}: columns {', '.join(missing)} missing, found {list(frame)}; needed: {list(columns)}")

@@ -76,7 +76,11 @@ def read_images(root: str | Path) -> pd.DataFrame:
     FileNotFoundError, ValueError
         If the table is missing, or is another.
     """
-    path = _need(root, keys.SYNTHETIC_IMAGES)
+    return read_classes(_need(root, keys.SYNTHETIC_IMAGES))
+
+
+def read_classes(path: Path) -> pd.DataFrame:
+    """Read NSD's table of the images, as `read_images` returns it."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)[[_NAME, _CLASS, _SUBCLASS]]
     except (ValueError, KeyError) as error:

@@ -98,7 +98,7 @@ def image_grid(
 ) -> Figure:
     """Lay out images uint8 [S, S, 3] in a grid with column heads and row labels; None leaves a cell empty."""
     n_rows, n_columns = len(labels), len(columns)
-    left, top = 1.0, 0.85
+    left, top = 1.0, 0.85 if title else 0.4
     width, height = left + n_columns * _CELL + 0.1, top + n_rows * _CELL + 0.1
     figure = Figure(figsize=(width, height))
     grid = figure.add_gridspec(

@@ -192,7 +192,7 @@ def _data(config: "Config") -> list[Finding]:
     ]
     for name in config.nsd.test_sets:
         required += experiments.shared_keys(name)
-        for subject in map(int, config.from_nsd()):
+        for subject in map(int, config.tested_further()):
             required += experiments.subject_keys(name, subject)
             required += experiments.beta_keys(name, subject, config.nsd.beta_version)
     missing = [key for key in required if not (root / key).is_file()]
@@ -228,7 +228,7 @@ def needed_bytes(config: "Config") -> dict[str, float]:
     trials = sum(sessions.values()) * (config.simulate.trials_per_session if simulated else 750)
     trials += (len(subjects) - len(nsd)) * constants.PLANNED_SESSIONS * 750
     images = trials / 3
-    raw, of_test_sets = 0.0, len(nsd) * sum(experiments.ROWS[name] for name in config.nsd.test_sets)
+    raw, of_test_sets = 0.0, len(config.tested_further()) * sum(experiments.ROWS[name] for name in config.nsd.test_sets)
     if simulated:
         vertices = {"fsaverage5": 20484, "fsaverage6": 81924, "fsaverage": 327684}[config.simulate.mesh]
         raw = (trials + of_test_sets) * vertices * 4 + images * config.simulate.image_size**2 * 3 * COMPRESSED

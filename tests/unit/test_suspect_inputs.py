@@ -30,6 +30,7 @@ from neuropictor.data.latents import cache_latents
 from neuropictor.data.preprocess import preprocess_stimuli, preprocess_subject
 from neuropictor.evaluation.baselines import fit_baselines
 from neuropictor.evaluation.evaluate import evaluate
+from neuropictor.evaluation.tables import FITTED
 from neuropictor.fetching import manifest
 from neuropictor.nsd import keys
 from neuropictor.records.record import RunRecord, record_path
@@ -93,7 +94,7 @@ class Stages:
         sample_subject(self.folder / "pretrain", self.responses[0], *made)
 
     def baselines(self) -> None:
-        out = {name: self.out / f"{name}.h5" for name in ("ridge", "ridge_diffusion", "mean_image")}
+        out = {name: self.out / f"{name}.h5" for name in FITTED}
         files = (self.responses[0], self.stimuli[0], self.latents[0], self.backbone)
         fit_baselines(*files, EvaluateConfig(), SampleConfig(steps=1), RUNTIME, out)
 

@@ -112,7 +112,7 @@ def test_people_of_mosaic_take_part_by_their_names(tmp_path):
 def test_jobs_of_presets(checkout):
     assert planned(checkout, UNTRACKED, "presets/tiny.yaml") == chain(2) - Counter(control=3)
     jobs = planned(checkout, UNTRACKED, "presets/controls.yaml", targets=["controls"])
-    assert jobs["control"] == 21  # all seven that draw, of all three subjects
+    assert jobs["control"] == 27  # all nine that draw, of all three subjects
     assert not jobs["evaluate"]
 
 

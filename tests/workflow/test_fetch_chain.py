@@ -85,9 +85,9 @@ def test_fetched_killed_and_continued_responses_are_those_of_the_original(origin
     assert not list((tmp_path / "data/nsd").rglob("*betas_session*"))  # removed once preprocessed
     for test_set in ("vision", "imagery"):
         direct = [tmp_path / "direct" / test_set / f"{store}.h5" for store in ("responses", "stimuli")]
-        preprocess_test_set(original, 2, test_set, PREPROCESS, NsdConfig(), *direct)
+        preprocess_test_set(original, 1, test_set, PREPROCESS, NsdConfig(), *direct)
         for path in direct:
-            fetched = tmp_path / "data/prepared/sub-02" / test_set / path.name
+            fetched = tmp_path / "data/prepared/sub-01" / test_set / path.name
             with h5py.File(fetched) as one, h5py.File(path) as other:
                 assert set(one) == set(other)
                 for field in other:

@@ -13,7 +13,18 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(out: Path, device: str) -> tuple[int, dict[str, dict]]:
-    command = [sys.executable, ROOT / "benchmarks" / "gpu.py", "--device", device, "--size", "tiny", "--out", out]
+    command = [
+        sys.executable,
+        ROOT / "benchmarks" / "gpu.py",
+        "--device",
+        device,
+        "--size",
+        "tiny",
+        "--out",
+        out,
+        "--minutes",
+        "60",
+    ]
     ended = subprocess.run(command, cwd=ROOT, check=False)
     return ended.returncode, {part["name"]: part for part in json.loads(out.read_text())["parts"]}
 

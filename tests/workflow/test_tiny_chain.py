@@ -10,7 +10,7 @@ from tiny_chain import WARM, snakemake
 
 pytestmark = pytest.mark.workflow
 SUBJECTS = {"01", "02", "mean"}
-MODELS = {"refined", "pretrained", "ridge", "ridge_diffusion", "mean_image", "null"}
+MODELS = {"refined", "pretrained", "ridge", "ridge_diffusion", "nearest", "mean_image", "null"}
 METRICS = {"pixcorr", "ssim", "two_way", "two_way_hard", "distance", "category"}
 COLUMNS = ["subject", "model", "metric", "value", "ci_low", "ci_high", "n_images", "data", "protocol", "networks"]
 

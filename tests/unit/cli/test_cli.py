@@ -110,7 +110,7 @@ def test_scores_need_folders_named_after_subjects(tmp_path):
     assert "sub-01/refined.h5" in done.output
 
 
-def test_controls_are_drawn_and_scored(tmp_path, monkeypatch, tiny_prepared):
+def test_controls_are_drawn_and_scored(tmp_path, monkeypatch, tiny_prepared, tiny_latents, tiny_components):
     from neuropictor.controls import draw as steering
     from neuropictor.controls import tables as control_tables
 
@@ -122,13 +122,15 @@ def test_controls_are_drawn_and_scored(tmp_path, monkeypatch, tiny_prepared):
     )
     responses, stimuli = tiny_prepared / "sub-02" / "responses.h5", tiny_prepared / "stimuli.h5"
     files = ["--pipeline", tmp_path, "--responses", responses, "--stimuli", stimuli, "--out", tmp_path / "out"]
+    files += ["--space", tiny_prepared / "space.safetensors", "--latents", tiny_latents]
     done = run("control", *files, "--kind", "steps", "--kind", "areas")
     assert done.exit_code == 0, (done.output, done.exception)
     assert [given["kind"] for given in drawn] == ["steps", "areas"]
+    assert drawn[0]["latents"] == tiny_latents
     assert scored[0]["drawn"] == {"02": {"steps": tmp_path / "out/steps.h5", "areas": tmp_path / "out/areas.h5"}}
     wrong = run("control", *files, "--kind", "strength")
     assert wrong.exit_code != 0
-    assert "allowed are responses, areas" in " ".join(wrong.output.replace("\u2502", " ").split())
+    assert "allowed are responses, bottleneck" in " ".join(wrong.output.replace("\u2502", " ").split())
     assert len(drawn) == 2
 
 

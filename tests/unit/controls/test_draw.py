@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from small_pipeline import refined_pipeline
+from small_stores import first_test_trials
 
 from neuropictor.config import ControlsConfig, RuntimeConfig, SampleConfig
 from neuropictor.controls import draw as steering
 from neuropictor.controls.conditions import CONTROLS, Condition, conditions, sampled_controls
 from neuropictor.controls.draw import partners, steer_subject
-from neuropictor.data.alignment import ComponentStore
+from neuropictor.data.alignment import ComponentSpace, ComponentStore
+from neuropictor.data.latents import LatentStore
 from neuropictor.data.reconstructions import read_reconstructions
 from neuropictor.data.responses import ResponseStore
 from neuropictor.models.alignment import AlignmentNetwork
@@ -24,6 +26,7 @@ SETTINGS = {
     "images": 3,
     "sampling_steps": 2,
     "repeats": [1, 3],
+    "bottleneck_components": [1, 4],
     "structure_scales": [0.0, 1.0],
     "semantics_scales": [0.0, 1.0],
     "swap_structure_scales": [1.0],
@@ -44,12 +47,13 @@ def folder(tmp_path_factory, tiny_backbone, tiny_prepared, tiny_components):
 
 
 @pytest.fixture(scope="module")
-def draw(folder, tiny_prepared, tiny_components):
+def draw(folder, tiny_prepared, tiny_components, tiny_latents):
     runtime = RuntimeConfig(device="cpu", threads=1, track_code=False)
+    of_space = {"space": tiny_prepared / "space.safetensors", "latents": tiny_latents}
 
     def run(kind, out, sample=SAMPLE):
         responses, config = tiny_prepared / "sub-01" / "responses.h5", ControlsConfig(**SETTINGS)
-        steer_subject(folder, responses, kind, config, sample, runtime, out, components=tiny_components[0])
+        steer_subject(folder, responses, kind, config, sample, runtime, out, tiny_components[0], **of_space)
         return read_reconstructions(out)
 
     return run
@@ -76,7 +80,7 @@ def test_the_settings_name_the_same_kinds():
     settings = [name for control in CONTROLS.values() for name in control.settings]
     assert len(settings) == len(set(settings))
     assert set(settings) <= set(ControlsConfig.model_fields)
-    with pytest.raises(ValueError, match=r"control is 'strength'; allowed are responses, areas, .* for example streng"):
+    with pytest.raises(ValueError, match=r"control is 'strength'; allowed are responses, .*, areas, .* for example s"):
         conditions("strength", ControlsConfig())
 
 
@@ -99,7 +103,8 @@ def test_untouched_conditions_are_the_images_of_stage_sample(
     components = {"components": tiny_components[0]}
     sample_subject(folder, responses, SAMPLE, tiny_runtime, "refined", tmp_path / "refined.h5", **components)
     expected = read_reconstructions(tmp_path / "refined.h5").images[:, 0].astype(int)
-    for kind, place in (("strengths", 3), ("areas", 0), ("area_swap", 0), ("steps", 1), ("guidance", 1)):
+    same = (("strengths", 3), ("areas", 0), ("area_swap", 0), ("steps", 1), ("guidance", 1), ("bottleneck", 3))
+    for kind, place in same:
         found, _ = drawn[kind]
         assert np.abs(found.images[:, place] - expected).max() <= 1, (kind, names(found)[place])
     single = SampleConfig(scheduler="ddim", steps=2, batch_size=2, trial_averaging="single")
@@ -109,10 +114,13 @@ def test_untouched_conditions_are_the_images_of_stage_sample(
 
 
 @pytest.fixture
-def scans(tiny_prepared, tiny_components):
+def scans(tiny_prepared, tiny_components, tiny_latents):
     store = ResponseStore(tiny_prepared / "sub-01" / "responses.h5")
     aligned = ComponentStore(tiny_components[0], store)
-    return steering._Altered(store, aligned, store.images("test"), ControlsConfig(**SETTINGS))
+    altered = steering._Altered(store, aligned, store.images("test"), ControlsConfig(**SETTINGS))
+    altered.space = ComponentSpace.load(tiny_prepared / "space.safetensors")
+    altered.latents = LatentStore(tiny_latents)
+    return altered
 
 
 def test_areas_are_kept_left_out_or_swapped(scans):
@@ -147,6 +155,91 @@ def test_wrong_responses_are_never_the_own_ones(scans):
     mean = scans.responses(Condition("x", responses="mean"), None)
     train = scans.store.images("train")
     np.testing.assert_allclose(mean, scans.store.mean_response(train).mean(0)[None].repeat(3, 0), atol=1e-6)
+
+
+def test_numbers_are_those_of_the_components_weighed_by_their_axes(scans):
+    """All seven leave what the networks read of components untouched; text and latents count alike."""
+    own = scans.responses(Condition("x"), None)
+    whole, mean = (scans.components.predict(part) for part in (own, scans._mean))
+    all_numbers = scans.responses(Condition("x", numbers=4), None)
+    scale = np.concatenate([np.sqrt(part / part.sum()) for part in scans.space.variances.values()])
+    train = scans.components.predict(scans.store.mean_response(scans.store.images("train")))
+    axes = np.linalg.svd((train - train.mean(0)) * scale, full_matrices=False)[2][:4]
+    expected = mean + (whole - mean) * scale @ axes.T @ axes / scale
+    np.testing.assert_allclose(scans.components.predict(all_numbers), expected, atol=1e-3)
+    scans.config = ControlsConfig(bottleneck_components=[7])
+    del scans._bottleneck
+    np.testing.assert_allclose(
+        scans.components.predict(scans.responses(Condition("x", numbers=7), None)), whole, atol=1e-3
+    )
+
+
+def test_without_a_number_images_do_not_depend_on_the_response(scans):
+    nothing = Condition("x", numbers=0)
+    inputs = scans.inputs(scans.responses(nothing, None))
+    for values in inputs.values():
+        np.testing.assert_array_equal(values, values[:1].expand_as(values))
+    np.testing.assert_allclose(inputs["responses"], scans.responses(Condition("x", responses="mean"), None), atol=1e-6)
+
+
+def test_true_components_are_those_of_the_seen_images(scans, tiny_latents):
+    true = scans.inputs(scans.responses(Condition("x"), None), "true")
+    np.testing.assert_allclose(true["components"], scans.space.components(LatentStore(tiny_latents), scans.nsd_ids))
+    torch.testing.assert_close(true["responses"], scans.inputs(scans.responses(Condition("x"), None))["responses"])
+
+
+def test_networks_without_alignment_have_a_bottleneck_of_responses(folder, tiny_prepared, tiny_backbone, tmp_path):
+    refined_pipeline(tiny_backbone, std=0.3).save_trained(tmp_path / "bare", tiny_backbone)
+    responses, runtime = tiny_prepared / "sub-01" / "responses.h5", RuntimeConfig(device="cpu", threads=1)
+    out, config = tmp_path / "bottleneck.h5", ControlsConfig(**SETTINGS)
+    steer_subject(tmp_path / "bare", responses, "bottleneck", config, SAMPLE, runtime, out)
+    expected = ["0 numbers", "1 number", "4 numbers", "whole response", "another image's response"]
+    assert names(read_reconstructions(out)) == expected
+
+
+def test_files_of_the_components_are_asked_for(folder, tiny_prepared, tiny_components, tiny_latents, tmp_path):
+    responses, runtime = tiny_prepared / "sub-01" / "responses.h5", RuntimeConfig(device="cpu", threads=1)
+    given = (folder, responses, "bottleneck", ControlsConfig(**SETTINGS), SAMPLE, runtime, tmp_path / "x.h5")
+    with pytest.raises(ValueError, match=r"control bottleneck: space is missing, .* --space results/align/space.safe"):
+        steer_subject(*given, tiny_components[0], latents=tiny_latents)
+    with pytest.raises(ValueError, match=r"control bottleneck: latents is missing, .* --latents results/latents"):
+        steer_subject(*given, tiny_components[0], space=tiny_prepared / "space.safetensors")
+    other = ComponentSpace.load(tiny_prepared / "space.safetensors")
+    other.mean["text"][0] += 1
+    other.save(tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"other.safetensors: not the space of .*components.h5; allowed: the file"):
+        steer_subject(*given, tiny_components[0], space=tmp_path / "other.safetensors", latents=tiny_latents)
+
+
+def test_readings_are_of_different_repeats_and_noise(scans, drawn):
+    trials = [scans.store.responses(scans.store.trials(int(nsd_id))) for nsd_id in scans.nsd_ids]
+    for half, start in (("odd", 0), ("even", 1)):
+        means = [repeats[start::2].mean(0) for repeats in trials]
+        np.testing.assert_allclose(scans.responses(Condition("x", half=half), None), means, atol=1e-6)
+        first = scans.responses(Condition("x", half=half), 1)
+        np.testing.assert_array_equal(first, [repeats[start] for repeats in trials])
+    odd, even, again = drawn["agreement"][0].images.swapaxes(0, 1)
+    assert not any(np.array_equal(odd, other) for other in (even, again))
+
+
+def test_a_reading_again_has_the_noise_of_a_second_sample(folder, drawn, tiny_prepared, tiny_components, tmp_path):
+    """The odd ones of one or two repeats are the first trial."""
+    responses, runtime = tiny_prepared / "sub-01" / "responses.h5", RuntimeConfig(device="cpu", threads=1)
+    twice = SAMPLE.model_copy(update={"samples": 2, "trial_averaging": "single"})
+    sample_subject(folder, responses, twice, runtime, "refined", tmp_path / "refined.h5", tiny_components[0])
+    expected, found = read_reconstructions(tmp_path / "refined.h5").images.astype(int), drawn["agreement"][0]
+    store = ResponseStore(responses)
+    of_one = [len(store.trials(int(nsd_id))) < 3 for nsd_id in found.nsd_id]
+    assert any(of_one)
+    for sample, place in enumerate((0, 2)):
+        assert np.abs(found.images[of_one, place] - expected[of_one, sample]).max() <= 1
+
+
+def test_images_without_a_second_repeat_have_no_agreement(folder, tiny_components, tiny_prepared, tmp_path):
+    reduced = first_test_trials(tiny_prepared / "sub-01" / "responses.h5", tmp_path / "responses.h5")
+    runtime = RuntimeConfig(device="cpu", threads=1)
+    with pytest.raises(ValueError, match="0 test images have two repeats or more; allowed: at least 2, or"):
+        steer_subject(folder, reduced, "agreement", ControlsConfig(), SAMPLE, runtime, tmp_path / "x.h5")
 
 
 def test_partners_make_every_ordered_pair_once():

@@ -10,11 +10,13 @@ from small_stores import CATEGORIES, SIZE, TEST, PretendBackbone, smooth_images,
 
 from neuropictor.config import ControlsConfig, EvaluateConfig, RuntimeConfig
 from neuropictor.controls import tables as control_tables
+from neuropictor.controls.figures import draw_scores
 from neuropictor.controls.scores import COLUMNS, TABLE_METRICS, PairScores, Scored, rank_correlations, table_rows
-from neuropictor.data.reconstructions import Reconstructions, write_reconstructions
+from neuropictor.data.reconstructions import Reconstructions, StoredReconstructions, write_reconstructions
 from neuropictor.data.stimuli import StimulusStore
 from neuropictor.evaluation import judging
 from neuropictor.evaluation.judges import Judge, Seen, look
+from neuropictor.evaluation.metrics import METRICS
 
 IDS = np.array(TEST)
 
@@ -198,6 +200,67 @@ def test_the_stage_writes_table_and_images(tmp_path, monkeypatch):
     record = json.loads((tmp_path / "controls.run.json").read_text())
     assert set(record["outputs"]) == {"controls.csv", *(f"figures/{name}" for name in names)}
     assert record["results"]["controls"] == sorted(kinds)
+
+
+def test_readings_of_one_image_are_scored_against_each_other(tmp_path):
+    """Not against what was seen: here neither resembles it. Wrong pairs of them stay at chance."""
+    unseen, stored = smooth_images(IDS + 500), tmp_path / "agreement.h5"
+    random = np.random.default_rng(0).integers(0, 256, unseen.shape, dtype=np.uint8)
+    labels = [{"name": name, "row": "", "column": name} for name in ("odd", "the same", "other")]
+    for about in labels[1:]:
+        about["against"] = "odd"
+    images, others = np.stack([unseen, unseen, random], axis=1), np.full((len(IDS), 3), -1)
+    drawn = Reconstructions(images, IDS, "agreement", "01", "simulated", tuple(map(json.dumps, labels)), others)
+    write_reconstructions(stored, drawn)
+    files = write_responses(tmp_path / "responses.h5"), write_stimuli(tmp_path / "stimuli.h5")
+    scorer = control_tables._Subject("01", *files, PretendBackbone(), EvaluateConfig(bootstrap=200))
+    scored = {name: part for (_, name, _, _), part in scorer.score("agreement", StoredReconstructions(stored)).items()}
+    means = {name: {metric: np.nanmean(v) for metric, v in part.values.items()} for name, part in scored.items()}
+    same, other = means["the same against odd"], means["other against odd"]
+    assert same == pytest.approx(dict.fromkeys(same, 1.0) | {"distance": 0.0}, abs=1e-6)
+    for of in (other, means["the same"]):
+        assert 0.3 < of["two_way"] < 0.7
+        assert abs(of["pixcorr"]) < 0.2
+        assert 0.8 < of["distance"] < 1.2
+    assert abs(scored["the same against odd"].nulls["two_way"].mean() - 0.5) < 0.05
+    assert len(means) == 5
+
+
+def test_a_line_joins_the_steps_of_a_quantity_alone(tmp_path, monkeypatch):
+    columns = ["0 numbers", "1 number", "whole response", "another image's response", "true components"]
+    rows = {"control": "bottleneck", "subject": "01", "data": "simulated", "row": "", "metric": "two_way"}
+    frame = pd.DataFrame([rows | dict.fromkeys(("value", "ci_low", "ci_high"), 0.5) | {"column": c} for c in columns])
+    lines, save = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure,
+        "savefig",
+        lambda self, *given, **options: (lines.extend(self.axes[0].lines), save(self, *given, **options)),
+    )
+    draw_scores(frame.assign(null_low=0.4, null_high=0.6, n_images=9), tmp_path / "scores.png")
+    joined = [line.get_xdata().tolist() for line in lines if line.get_linestyle() == "-"]
+    assert joined == [[0, 1, 2]]
+
+
+def test_each_condition_has_its_own_range_of_chance_and_each_score_a_panel(tmp_path, monkeypatch):
+    about = {"control": "agreement", "subject": "01", "data": "simulated", "row": "", "n_images": 9, "value": 0.5}
+    about |= {"ci_low": 0.4, "ci_high": 0.6}
+    ranges = {"odd": (0.3, 0.7), "even against odd": (0.1, 0.4)}
+    rows = [
+        about | {"metric": metric, "column": column, "null_low": low, "null_high": high}
+        for metric in TABLE_METRICS
+        for column, (low, high) in ranges.items()
+    ]
+    panels, save = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *given, **options: (panels.extend(self.axes), save(self, *given, **options))
+    )
+    draw_scores(pd.DataFrame(rows), tmp_path / "scores.png")
+    shown = [axes for axes in panels if axes.get_visible()]
+    assert [axes.get_title() for axes in shown] == [METRICS[metric].title for metric in TABLE_METRICS]
+    for axes in shown:
+        assert [(bar.get_y(), round(bar.get_y() + bar.get_height(), 6)) for bar in axes.patches] == list(
+            ranges.values()
+        )
 
 
 def test_clip_judges_controls_of_a_backbone_without_image_tower(tmp_path, monkeypatch):

@@ -74,7 +74,7 @@ def mean_weights(paths):
     with_all = []
     for path in paths:
         with h5py.File(path) as file:
-            with_all.append((file["weights"][:], file["offsets"][:]))
+            with_all.append((file["general_weights"][:], file["general_offsets"][:]))
     return [np.mean(values, 0) for values in zip(*with_all, strict=True)]
 
 
@@ -140,7 +140,8 @@ def test_strangers_do_no_harm(people):
     random = np.random.default_rng(5)
     for path in alignments(people):
         with h5py.File(path, "r+") as file:
-            file["weights"][...] = random.standard_normal(file["weights"].shape)
+            for name in ("weights", "general_weights"):
+                file[name][...] = random.standard_normal(file[name].shape)
         path.with_suffix(".run.json").unlink()
     adapted(people, 80)
     followed = json.loads((people / "new.run.json").read_text())["results"]["followed"]
@@ -203,9 +204,10 @@ def test_a_vertex_departs_from_others_as_far_as_they_and_its_signal_allow(people
     silent, unlike, unsure = np.arange(5), np.arange(5, 10), np.arange(10, 15)
     for path in alignments(people):
         with h5py.File(path, "r+") as file:
-            weights = file["weights"][:]
-            weights[silent] = 0
-            file["weights"][...] = weights
+            for name in ("weights", "general_weights"):
+                weights = file[name][:]
+                weights[silent] = 0
+                file[name][...] = weights
         path.with_suffix(".run.json").unlink()
     signal = np.ones(VERTICES)
     signal[unsure] = 0
@@ -234,7 +236,7 @@ def test_mistakes_are_named(people):
     with pytest.raises(ValueError, match=r"latents: none given, but 20 pairs; allowed: the file of cache-latents"):
         adapted(people, 20, latents=None)
     with pytest.raises(ValueError, match="is of subject 09, who is new; allowed: other people's"):
-        adapted(people, 20, others=[adapted(people, 0, "own.h5")])
+        adapted(people, 20, others=[align(people, people / "responses.h5")])
     with h5py.File(people / "01-components.h5", "r+") as file:
         file.attrs["space"] = "sha256:0"
     (people / "01-components.run.json").unlink()

@@ -8,7 +8,14 @@ from small_stores import write_random_latents
 
 from neuropictor.config import AlignConfig
 from neuropictor.data import alignment
-from neuropictor.data.alignment import ComponentSpace, ComponentStore, align_subject, latent_features, make_space
+from neuropictor.data.alignment import (
+    ComponentSpace,
+    ComponentStore,
+    align_subject,
+    align_test_set,
+    latent_features,
+    make_space,
+)
 from neuropictor.data.datasets import ImageResponses, TrainingBatches
 from neuropictor.data.latents import LatentStore
 from neuropictor.data.responses import ResponseStore, ResponseWriter
@@ -121,6 +128,20 @@ def test_components_of_any_responses_are_those_of_new_images(stores):
         del file["weights"]
     with pytest.raises(ValueError, match=r"components\.h5: holds no weights; allowed: .* running stage align again"):
         aligned.predict(store.responses(trials))
+
+
+def test_components_of_a_further_test_set_are_predicted_by_the_same_regression(stores):
+    aligned = align(stores)
+    align_test_set(stores / "responses.h5", stores / "components.h5", stores / "further.h5")
+    store = ResponseStore(stores / "responses.h5")
+    further = ComponentStore(stores / "further.h5", store)
+    tested = np.flatnonzero(store.split == 2)
+    np.testing.assert_allclose(further.rows[tested], aligned.rows[tested], atol=1e-4)
+    assert further.space == aligned.space
+    with h5py.File(stores / "responses.h5", "r+") as file:
+        file.attrs["subject"] = "02"
+    with pytest.raises(ValueError, match=r"components\.h5 is of subject 01, .* of 02; allowed: both of one"):
+        align_test_set(stores / "responses.h5", stores / "components.h5", stores / "further.h5")
 
 
 def test_batches_hold_the_mean_of_the_same_trials(stores):

@@ -1,5 +1,6 @@
 import json
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -19,11 +20,12 @@ from neuropictor import sampling
 from neuropictor.config import EvaluateConfig, RuntimeConfig, SampleConfig
 from neuropictor.data import ridge
 from neuropictor.data.reconstructions import read_reconstructions
+from neuropictor.data.responses import ResponseStore, ResponseWriter
 from neuropictor.data.ridge import Decomposition, Ridge
 from neuropictor.data.stimuli import StimulusStore
 from neuropictor.evaluation import baselines
 from neuropictor.evaluation.metrics import pixcorr
-from neuropictor.evaluation.tables import of_kind
+from neuropictor.evaluation.tables import FITTED
 from neuropictor.models.pipeline import NeuroPictorPipeline
 from neuropictor.models.schedules import make_scheduler
 
@@ -130,8 +132,10 @@ def run(tmp_path, monkeypatch):
     responses = write_responses(tmp_path / "responses.h5", subject="02")
     latents = write_latents(tmp_path / "latents.h5", stimuli)
 
-    def go(folder, responses=responses, precision="fp32", **changes):
-        out = {name: tmp_path / folder / f"{name}.h5" for name in of_kind("baseline")}
+    def go(folder, responses=responses, precision="fp32", tested=None, **changes):
+        out = {name: tmp_path / folder / f"{name}.h5" for name in FITTED}
+        if tested:
+            del out["true_features"]
         baselines.fit_baselines(
             responses=responses,
             stimuli=stimuli,
@@ -141,6 +145,7 @@ def run(tmp_path, monkeypatch):
             sample=SampleConfig(steps=4, **changes),
             runtime=RuntimeConfig(device="cpu", threads=1, precision=precision),
             out=out,
+            tested=tested,
         )
         return out
 
@@ -154,11 +159,13 @@ def test_fit_baselines_writes_all_models(run, tmp_path):
     assert all(item.nsd_id.tolist() == list(TEST) and item.subject == "02" for item in found.values())
     assert [found[name].model for name in out] == list(out)
     assert found["ridge_diffusion"].images.shape == (len(TEST), 2, SIZE, SIZE, 3)
+    assert found["true_features"].images.shape == found["ridge_diffusion"].images.shape
     assert found["ridge"].images.shape == (len(TEST), 1, SIZE, SIZE, 3)
     mean = np.rint(smooth_images(TRAIN).mean(0)).astype(np.uint8)
     assert (found["mean_image"].images == mean).all()
     scores = {name: pixcorr(item.images, seen).mean() for name, item in found.items()}
     assert scores["ridge"] > 0.5 > abs(scores["mean_image"])
+    assert scores["true_features"] > scores["ridge_diffusion"] + 0.05
     record = json.loads((tmp_path / "first" / "baselines.run.json").read_text())
     assert record["config"]["evaluate"] == {
         "ridge_alphas": [0.1, 10.0, 1000.0],
@@ -166,6 +173,29 @@ def test_fit_baselines_writes_all_models(run, tmp_path):
         "networks": "miniature",
     }
     assert set(record["results"]["rescale_validation_scores"]) == {"0", "0.5", "1"}
+
+
+def test_a_perfect_prediction_would_be_drawn_as_the_true_features_are(run, monkeypatch):
+    """Only what is predicted differs: not the noise, the steps or the strength."""
+    features, predict, make = [], baselines._Linear.predict, baselines.as_drawn
+
+    def noted(backbone, *read):
+        features.append(make(backbone, *read))
+        return features[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(baselines, "as_drawn", noted)
+        drawn = run("first", samples=2, batch_size=7)
+
+    def perfect(self, responses, rescale):
+        return features[-1] if len(responses) == len(TEST) else predict(self, responses, rescale)
+
+    monkeypatch.setattr(baselines._Linear, "predict", perfect)
+    again = run("second", samples=2, batch_size=7)
+    images = {name: read_reconstructions(again[name]).images for name in ("ridge_diffusion", "true_features")}
+    np.testing.assert_array_equal(images["ridge_diffusion"], images["true_features"])
+    np.testing.assert_array_equal(images["true_features"], read_reconstructions(drawn["true_features"]).images)
+    assert not np.array_equal(images["true_features"], read_reconstructions(drawn["ridge_diffusion"]).images)
 
 
 def test_fit_baselines_is_deterministic_and_free_of_batches(run):
@@ -228,6 +258,30 @@ def test_baselines_see_the_same_single_trials(run, tmp_path):
     assert not np.array_equal(images[1], images[2])
 
 
+def test_other_test_images_are_drawn_by_what_was_fitted_to_the_same_training(run, tmp_path):
+    """A further test set: its responses alone, whose images no store need hold."""
+    with h5py.File(tmp_path / "responses.h5") as source, h5py.File(tmp_path / "further.h5", "w") as file:
+        rows = np.flatnonzero(source["split"][:] == 2)
+        writer = ResponseWriter(file, len(rows), source["responses"].shape[1], **source.attrs)
+        writer.append(source["responses"][:][rows])
+        fields = {name: source[name][:][rows] for name in ("session", "repeat", "split")}
+        writer.finish(ncsnr=source["ncsnr"][:], nsd_id=source["nsd_id"][:][rows] + 1000, **fields)
+    first, further = run("first"), run("further", tested=tmp_path / "further.h5")
+    for name in ("ridge", "nearest", "mean_image"):
+        np.testing.assert_array_equal(
+            read_reconstructions(first[name]).images, read_reconstructions(further[name]).images
+        )
+    assert read_reconstructions(further["ridge_diffusion"]).nsd_id.tolist() == [number + 1000 for number in TEST]
+
+
+def test_the_nearest_image_is_that_of_the_most_similar_response(tmp_path):
+    store = ResponseStore(write_responses(tmp_path / "responses.h5"))
+    shown = np.array([5, 40, 12])
+    noise = np.random.default_rng(0).standard_normal((3, store.n_vertices))
+    responses = 3 * store.mean_response(shown) + 0.05 * noise
+    assert baselines.nearest_images(responses, store, store.images("train")).tolist() == shown.tolist()
+
+
 def test_test_images_choose_nothing(run, monkeypatch):
     asked = []
     kept = StimulusStore.images
@@ -238,5 +292,5 @@ def test_test_images_choose_nothing(run, monkeypatch):
 
 
 def test_wrong_outputs_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="allowed are exactly mean_image, ridge, ridge_diffusion"):
+    with pytest.raises(ValueError, match="exactly mean_image, nearest, ridge, ridge_diffusion, true_features"):
         baselines.fit_baselines(None, None, None, "miniature", None, None, None, {"ridge": tmp_path / "r.h5"})

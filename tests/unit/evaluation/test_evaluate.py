@@ -24,7 +24,7 @@ def samples(tmp_path_factory):
     for subject, ids in (("01", list(TEST)), ("02", list(TEST)[2:])):
         seen = smooth_images(ids).astype(float)
         found[subject] = {}
-        for model, noise in (("refined", 40), ("pretrained", 90), ("ridge", 200)):
+        for model, noise in (("refined", 40), ("pretrained", 90), ("ridge", 200), ("true_features", 60)):
             drawn = np.clip(seen[:, None] + noise * generator.standard_normal((len(ids), 1, *seen.shape[1:])), 0, 255)
             path = folder / f"sub-{subject}" / f"{model}.h5"
             found[subject][model] = write_samples(path, model, subject, drawn.astype(np.uint8), ids)
@@ -73,7 +73,7 @@ def test_evaluate_writes_the_tidy_table(out):
 
 def test_scores_of_single_images_make_up_the_means(out):
     scores = read_scores(out.with_name("scores.csv"))
-    assert len(scores) == 8 * (20 + 18)
+    assert len(scores) == 9 * (20 + 18)
     means = scores[scores["subject"] == "02"].groupby("model")[list(MAIN)].mean()
     frame = read_metrics(out).query("subject == '2'").set_index(["model", "metric"])["value"]
     for model, metric in frame.index:

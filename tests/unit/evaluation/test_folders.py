@@ -14,7 +14,7 @@ from neuropictor.cli import options as cli_options
 from neuropictor.config import EvaluateConfig, RuntimeConfig
 from neuropictor.evaluation import folders
 from neuropictor.evaluation import metrics as measures
-from neuropictor.evaluation.folders import evaluate_folders, read_pairs
+from neuropictor.evaluation.folders import evaluate_folders, imagery_sets, read_pairs, synthetic_classes
 from neuropictor.evaluation.tables import read_metrics, read_scores
 from neuropictor.report.scores import folder_page
 
@@ -186,3 +186,41 @@ def test_command(root, monkeypatch):
     done = CliRunner().invoke(cli.app, [str(item) for item in [*given, "--protocol", "theirs"]])
     assert done.exit_code != 0
     assert "mindeye2" in done.output
+
+
+@pytest.mark.usefixtures("_pretended")
+def test_sets_of_imagery_and_classes_of_synthetic_images_are_scored_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli_options, "start_log", lambda **given: None)
+    cues = "HRVLPEWKBCDT"
+    for place, cue in enumerate(cues):
+        save(image(place), tmp_path / f"seen/{cue}.png")
+        for sample in range(2):
+            save(image(place, 0.3 + sample / 10), tmp_path / f"mine/{cue}_{sample}.png")
+    names = [*cues, *(f"other{number}" for number in range(272))]
+    rows = [f"{name},{('even', 'odd')[place % 2]},x" for place, name in enumerate(names)]
+    (tmp_path / "classes.csv").write_text("\n".join(["Image,Image class,Image subclass", *rows]))
+    given = [
+        "evaluate",
+        "--reconstructions",
+        tmp_path / "mine",
+        "--images",
+        tmp_path / "seen",
+        "--out",
+        tmp_path / "out",
+    ]
+    for protocol, groups in (("nsd-imagery", ("A", "B")), ("nsd-synthetic", ("even", "odd"))):
+        asked = [*given, "--protocol", protocol, "--classes", tmp_path / "classes.csv"]
+        done = CliRunner().invoke(cli.app, [str(item) for item in asked])
+        assert done.exit_code == 0, done.output
+        for group in groups:
+            scores = read_scores(tmp_path / "out" / group / "scores.csv")
+            assert len(scores) == 6
+            assert (tmp_path / "out" / group / "index.html").is_file()
+    assert read_scores(tmp_path / "out/A/scores.csv")["nsd_id"].tolist() == sorted("HRVLPE")
+    done = CliRunner().invoke(cli.app, [str(item) for item in [*given, "--protocol", "nsd-synthetic"]])
+    assert "no classes are given; allowed: NSD's table" in " ".join(done.output.replace("│", "").split())
+    (tmp_path / "seen/H.png").rename(tmp_path / "seen/h.png")
+    with pytest.raises(ValueError, match=r"protocol nsd-imagery needs the twelve .* for example H\.png"):
+        imagery_sets(tmp_path / "seen")
+    with pytest.raises(ValueError, match=r"h not among the images of .*classes\.csv; allowed"):
+        synthetic_classes(tmp_path / "seen", tmp_path / "classes.csv")
