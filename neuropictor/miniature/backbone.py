@@ -186,7 +186,7 @@ class Autoencoder(Part):
             posterior = self.module.encode(images).latent_dist
             decoded = self.module.decode(posterior.sample()).sample.float()
         divergence = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-        return F.l1_loss(decoded, images) + F.mse_loss(decoded, images) + 3e-4 * divergence
+        return _pixel_distance(decoded, images) + 3e-4 * divergence
 
     def _measures(self, rows: np.ndarray) -> dict[str, Tensor]:
         decoded = reconstruct(self.backbone, self.images[rows])
@@ -202,6 +202,13 @@ class Autoencoder(Part):
         super().finish()
         mean, _ = self.backbone.encode_images(self.images[-HELD_OUT:][: self.validated])
         self.module.register_to_config(scaling_factor=float(1 / mean.std()))
+
+
+def _pixel_distance(decoded: Tensor, images: Tensor) -> Tensor:
+    """L1 and squared error of images in -1..1, and L1 of the steps between neighbours, which edges are learnt by."""
+    error = decoded - images
+    steps = sum(error.diff(dim=dim).abs().mean() for dim in (2, 3))
+    return error.abs().mean() + error.square().mean() + steps
 
 
 def reconstruct(backbone: Backbone, images: np.ndarray) -> np.ndarray:
@@ -237,8 +244,7 @@ class Decoder(Autoencoder):
             (F.normalize(one.float(), dim=1) - F.normalize(other.float(), dim=1)).square().sum(1).mean()
             for one, other in zip(tower.stages(decoded), target, strict=True)
         )
-        decoded = decoded.float()
-        return F.l1_loss(decoded, images) + F.mse_loss(decoded, images) + 0.1 * perceptual
+        return _pixel_distance(decoded.float(), images) + 0.1 * perceptual
 
 
 def _moments(backbone: Backbone, images: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -338,10 +344,16 @@ def train_backbone(
     Raises
     ------
     ValueError
-        If a part in `start` has other sizes than the settings.
+        If a part in `start` has other sizes than the settings, or one that is not trained is not there.
     """
     out = Path(out)
     started = {name: Path(start) / name for name in WEIGHTS if (Path(start) / name).is_dir()} if start else {}
+    for part in (part for part in ("towers", "vae", "unet") if not getattr(config, f"{part}_steps")):
+        if missing := [name for name in PARTS[part].trained if name not in started]:
+            raise ValueError(
+                f"backbone.{part}_steps is 0, and {start or '--resume-from'} gives no {', '.join(missing)}; allowed:"
+                " some steps, or a folder that has it, for example --resume-from neuropictor/assets/miniature"
+            )
     work = out / "checkpoints" / hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12]
     with RunRecord(out / "run.json", "backbone", config=config, seed=config.seed, outputs=[out]) as record:
         images, scenes = render_scenes(range(config.scenes), config.seed, max(1, runtime.threads))

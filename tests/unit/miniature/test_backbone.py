@@ -114,19 +114,23 @@ def test_training_is_resumed_within_a_part_and_after_finished_ones(tmp_path, mon
 
 def test_training_goes_on_from_weights_of_some_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "HELD_OUT", 40)
-    start = build(build_tokenizer([line for item in SCENES for line in captions(item)]), CONFIG)
+    lines = [line for number in range(CONFIG.scenes) for line in captions(scene(CONFIG.seed, number))]
+    start = build(build_tokenizer(lines), CONFIG)
     for module in start.modules:
         torch.nn.init.constant_(next(iter(module.parameters())), 0.25)
-    save(start, tmp_path / "all")
-    shutil.copytree(tmp_path / "all" / "vae", tmp_path / "some" / "vae")
-    steps = {f"{part}_steps": 0 for part in training.PARTS}
-    training.train_backbone(CONFIG.model_copy(update=steps), RUNTIME, tmp_path / "out", tmp_path / "some")
+    save(start, tmp_path / "start")
+    shutil.rmtree(tmp_path / "start" / "unet")
+    kept = CONFIG.model_copy(update={"towers_steps": 0, "vae_steps": 0, "decoder_steps": 0, "unet_steps": 1})
+    training.train_backbone(kept, RUNTIME, tmp_path / "out", tmp_path / "start")
     backbone = Backbone.load(tmp_path / "out")
     assert (next(backbone.vae.parameters()) == 0.25).all()
     assert not (next(backbone.unet.parameters()) == 0.25).all()
-    wider = CONFIG.model_copy(update={"vae_channels": [16, 48, 64]})
-    with pytest.raises(ValueError, match=r"some/vae: .* is \(.*\), but \(.*\) by the settings; allowed: .*for example"):
-        training.train_backbone(wider, RUNTIME, tmp_path / "other", tmp_path / "some")
+    wider = kept.model_copy(update={"vae_channels": [16, 48, 64]})
+    with pytest.raises(ValueError, match=r"/vae: .* is \(.*\), but \(.*\) by the settings; allowed: .*for example"):
+        training.train_backbone(wider, RUNTIME, tmp_path / "other", tmp_path / "start")
+    untrained = kept.model_copy(update={"unet_steps": 0})
+    with pytest.raises(ValueError, match=r"backbone\.unet_steps is 0, and .* gives no unet; allowed: .*for example"):
+        training.train_backbone(untrained, RUNTIME, tmp_path / "other", tmp_path / "start")
 
 
 def test_each_epoch_shows_all_scenes_in_another_order_and_none_that_is_held_out():
