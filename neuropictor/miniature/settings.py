@@ -31,7 +31,7 @@ class BackboneTraining(Section):
     )
     towers_steps: _Steps = Field(default=500, description="steps of the text and image towers; 0: left as they start")
     towers_batch: Count = Field(default=192, description="scenes a step of the towers")
-    vae_steps: _Steps = Field(default=7500, description="steps of the VAE; 0: left as it starts")
+    vae_steps: _Steps = Field(default=9000, description="steps of the VAE; 0: left as it starts")
     vae_batch: Count = Field(default=16, description="scenes a step of the VAE")
     decoder_steps: _Steps = Field(default=4500, description="further steps of the VAE's decoder alone")
     decoder_batch: Count = Field(default=16, description="scenes a step of the decoder")
