@@ -14,6 +14,10 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 Folder = Annotated[Path, typer.Option(help="folder of the backbone; what is finished in it is not made again")]
 Made = Annotated[Path, typer.Option(exists=True, file_okay=False, help="folder that train has written")]
+Start = Annotated[
+    Path | None,
+    typer.Option(exists=True, file_okay=False, help="folder of weights, of some or all parts, to go on with"),
+]
 SettingsFile = Annotated[
     Path | None, typer.Option(exists=True, dir_okay=False, help="YAML laid over neuropictor/miniature/settings.yaml")
 ]
@@ -36,7 +40,7 @@ def _read(path: Path | None) -> MiniatureSettings:
 
 
 @app.command()
-def train(out: Folder, settings: SettingsFile = None) -> None:
+def train(out: Folder, settings: SettingsFile = None, resume_from: Start = None) -> None:
     """Train towers, VAE and UNet on rendered scenes.
 
     Example: python -m neuropictor.miniature train --out backbones/mine
@@ -44,7 +48,7 @@ def train(out: Folder, settings: SettingsFile = None) -> None:
     from neuropictor.miniature.backbone import train_backbone
 
     loaded = _read(settings)
-    train_backbone(config=loaded.backbone, runtime=loaded.runtime, out=out)
+    train_backbone(config=loaded.backbone, runtime=loaded.runtime, out=out, start=resume_from)
 
 
 @app.command()
@@ -60,13 +64,13 @@ def population(backbone: Made, settings: SettingsFile = None) -> None:
 
 @app.command()
 def card(backbone: Made, settings: SettingsFile = None) -> None:
-    """Measure the backbone on held-out scenes, and write README.md into its folder.
+    """Measure the backbone on held-out scenes, print the measures, and write README.md into its folder.
 
     Example: python -m neuropictor.miniature card --backbone backbones/mine
     """
     from neuropictor.miniature.card import write_card
 
-    write_card(folder=backbone, settings=_read(settings))
+    typer.echo(write_card(folder=backbone, settings=_read(settings)))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neuropictor.miniature.networks import build, build_tokenizer, render_scenes, save
+from neuropictor.miniature.measures import high_frequencies, psnr
+from neuropictor.miniature.networks import WEIGHTS, build, build_tokenizer, read_weights, render_scenes, save
 from neuropictor.models.backbone import PROMPTS, Backbone
-from neuropictor.models.device import fast_bf16
+from neuropictor.models.device import fast_bf16, prepare_device
 from neuropictor.nsd.constants import CAPTIONS_PER_IMAGE
 from neuropictor.records.progress import progress
 from neuropictor.records.record import RunRecord
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 #: The last scenes, held out of training.
 HELD_OUT = 1000
 _AT_ONCE = 100  # scenes of a validation batch
+#: Of long trainings: a constant rate and a moving average, so that they go on from their weights alone.
+_OPEN_END = {"schedule": "constant", "ema": 0.999}
 
 
 class Rows:
@@ -116,10 +119,11 @@ class Part(Task):
 def category_accuracy(backbone: Backbone, images: np.ndarray, scenes: list[Scene]) -> Tensor:
     """Return the share of images whose main object's category is the nearest text in the shared space."""
     scores = backbone.image_features(images) @ backbone.category_features(list(CATEGORIES)).T
-    return (scores.argmax(1).cpu() == _categories(scenes)).float().mean()
+    return (scores.argmax(1).cpu() == categories(scenes)).float().mean()
 
 
-def _categories(scenes: list[Scene]) -> Tensor:
+def categories(scenes: list[Scene]) -> Tensor:
+    """Return the index into `CATEGORIES` of each scene's main object, ``[N]``."""
     return torch.tensor([CATEGORIES.index(item.objects[0].category) for item in scenes])
 
 
@@ -142,7 +146,7 @@ class Towers(Part):
         self.module.register_parameter("log_scale", nn.Parameter(scale))
         self.tokens = backbone.tokens([line for item in scenes for line in captions(item)])
         self.names = [backbone.tokens([prompt.format(name) for name in CATEGORIES]) for prompt in PROMPTS]
-        self.main = _categories(scenes).to(backbone.device)
+        self.main = categories(scenes).to(backbone.device)
 
     def _loss(self, rows: np.ndarray) -> Tensor:
         choice = torch.randint(0, CAPTIONS_PER_IMAGE, (len(rows),)).numpy()
@@ -163,43 +167,33 @@ class Towers(Part):
 class Autoencoder(Part):
     """The VAE, with a little KL; latents are scaled to unit variance in the end."""
 
-    recipe: ClassVar = {"learning_rate": 2e-3, "weight_decay": 0.0, "validation_interval": 200}
+    recipe: ClassVar = {"learning_rate": 2e-3, "weight_decay": 0.0, "validation_interval": 500, **_OPEN_END}
     trained: ClassVar = ("vae",)
     module: Any  # AutoencoderKL, whose annotations ask for older kinds of tensors
     validated: ClassVar = 400
 
     def __init__(self, backbone: Backbone, images: np.ndarray, scenes: list[Scene]):
         super().__init__(backbone, images, scenes)
-        self.module = backbone.vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (its decorator hides self)
+        self.module = backbone.vae
 
     def _images(self, rows: np.ndarray) -> Tensor:
-        return self.backbone.to_tensor(self.images[rows]).contiguous(memory_format=torch.channels_last)
+        # Channels last, as they come, bf16 takes a fifth longer on a CPU.
+        return self.backbone.to_tensor(self.images[rows]).contiguous()
 
     def _loss(self, rows: np.ndarray) -> Tensor:
         images = self._images(rows)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=fast_bf16(images.device)):
             posterior = self.module.encode(images).latent_dist
-            loss = self._distance(self.module.decode(posterior.sample()).sample, images)
-        return loss + 3e-4 * 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-
-    def _distance(self, decoded: Tensor, images: Tensor) -> Tensor:
-        """L1, squared error, and a perceptual distance on the image tower's stages, of images in -1..1."""
-        tower = self.backbone.image_encoder
-        assert tower is not None
-        with torch.no_grad():
-            target = tower.stages(images)
-        perceptual = sum(
-            (F.normalize(one.float(), dim=1) - F.normalize(other.float(), dim=1)).square().sum(1).mean()
-            for one, other in zip(tower.stages(decoded), target, strict=True)
-        )
-        decoded = decoded.float()
-        return F.l1_loss(decoded, images) + F.mse_loss(decoded, images) + 0.1 * perceptual
+            decoded = self.module.decode(posterior.sample()).sample.float()
+        divergence = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+        return _pixel_distance(decoded, images) + 3e-4 * divergence
 
     def _measures(self, rows: np.ndarray) -> dict[str, Tensor]:
         decoded = reconstruct(self.backbone, self.images[rows])
         scenes = [self.scenes[row] for row in rows]
         return {
             "psnr": torch.tensor(psnr(decoded, self.images[rows])),
+            "high_frequencies": torch.tensor(high_frequencies(decoded, self.images[rows])),
             "category": category_accuracy(self.backbone, decoded, scenes),
         }
 
@@ -210,15 +204,17 @@ class Autoencoder(Part):
         self.module.register_to_config(scaling_factor=float(1 / mean.std()))
 
 
+def _pixel_distance(decoded: Tensor, images: Tensor) -> Tensor:
+    """L1 and squared error of images in -1..1, and L1 of the steps between neighbours, which edges are learnt by."""
+    error = decoded - images
+    steps = sum(error.diff(dim=dim).abs().mean() for dim in (2, 3))
+    return error.abs().mean() + error.square().mean() + steps
+
+
 def reconstruct(backbone: Backbone, images: np.ndarray) -> np.ndarray:
     """Encode and decode images by the VAE; uint8 ``[N, S, S, 3]`` both."""
     mean, _ = backbone.encode_images(images)
     return backbone.decode(mean * backbone.vae.config["scaling_factor"])
-
-
-def psnr(images: np.ndarray, originals: np.ndarray) -> float:
-    """Return the peak signal-to-noise ratio of all images together, in dB."""
-    return float(-10 * np.log10(np.square(images.astype(np.float32) - originals).mean() / 255**2))
 
 
 class Decoder(Autoencoder):
@@ -238,6 +234,18 @@ class Decoder(Autoencoder):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=fast_bf16(images.device)):
             return self._distance(self.module.decode(latents).sample, images)
 
+    def _distance(self, decoded: Tensor, images: Tensor) -> Tensor:
+        """L1, squared error, and a perceptual distance on the image tower's stages, of images in -1..1."""
+        tower = self.backbone.image_encoder
+        assert tower is not None
+        with torch.no_grad():
+            target = tower.stages(images)
+        perceptual = sum(
+            (F.normalize(one.float(), dim=1) - F.normalize(other.float(), dim=1)).square().sum(1).mean()
+            for one, other in zip(tower.stages(decoded), target, strict=True)
+        )
+        return _pixel_distance(decoded.float(), images) + 0.1 * perceptual
+
 
 def _moments(backbone: Backbone, images: np.ndarray) -> tuple[Tensor, Tensor]:
     """Return mean and log variance of the VAE's posterior for all images, each ``[N, C, h, w]``."""
@@ -252,7 +260,7 @@ class Unet(Part):
     must know such contexts.
     """
 
-    recipe: ClassVar = {"learning_rate": 1e-3, "weight_decay": 0.01, "validation_interval": 500, "ema": 0.999}
+    recipe: ClassVar = {"learning_rate": 1e-3, "weight_decay": 0.01, "validation_interval": 500, **_OPEN_END}
     trained: ClassVar = ("unet",)
     validated: ClassVar = 500
 
@@ -291,35 +299,34 @@ PARTS: dict[str, type[Part]] = {"towers": Towers, "vae": Autoencoder, "decoder":
 
 
 def train_part(
-    name: str,
-    backbone: Backbone,
-    images: np.ndarray,
-    scenes: list[Scene],
-    config: "BackboneTraining",
-    runtime: "RuntimeConfig",
-    folder: Path,
+    name: str, task: Part, config: "BackboneTraining", runtime: "RuntimeConfig", folder: Path, start: Mapping[str, Path]
 ) -> History:
-    """Train a part of a backbone, with checkpoints in `folder`, and return the history."""
-    accelerator = make_accelerator(runtime)
-    task = PARTS[name](backbone.to(accelerator.device), images, scenes)
-    count = len(images) - HELD_OUT
-    rows = Rows(count, getattr(config, f"{name}_batch"), min(task.validated, HELD_OUT), config.seed)
+    """Train a part of a backbone, or its judge, with checkpoints in `folder`, and return the history.
+
+    `start` has the folders of weights that were read before, by name.
+    """
+    rows = Rows(
+        len(task.images) - HELD_OUT, getattr(config, f"{name}_batch"), min(task.validated, HELD_OUT), config.seed
+    )
     recipe = Recipe(
         steps=getattr(config, f"{name}_steps"),
         warmup=100,
-        schedule="cosine",
         betas=(0.9, 0.99),
         max_norm=1.0,
-        **task.recipe,
+        **{"schedule": "cosine", **task.recipe},
     )
-    guard = make_guard({"backbone": config}, {}, __file__ if runtime.track_code else None)
+    guard = make_guard({"backbone": config}, start, __file__ if runtime.track_code else None)
     checkpoints = CheckpointFolder(folder, guard)
-    history = Trainer(task, rows, rows, recipe, runtime, checkpoints, accelerator).run(f"Training the {name}")
+    history = Trainer(task, rows, rows, recipe, runtime, checkpoints, make_accelerator(runtime)).run(
+        f"Training the {name}"
+    )
     task.finish()
     return history
 
 
-def train_backbone(config: "BackboneTraining", runtime: "RuntimeConfig", out: str | Path) -> None:
+def train_backbone(
+    config: "BackboneTraining", runtime: "RuntimeConfig", out: str | Path, start: str | Path | None = None
+) -> None:
     """Train all parts of the miniature backbone and write its folder.
 
     Finished parts and checkpoints lie in ``checkpoints/`` of the folder, from which a stopped training is resumed.
@@ -330,25 +337,45 @@ def train_backbone(config: "BackboneTraining", runtime: "RuntimeConfig", out: st
         Sections of the settings.
     out
         Folder in the layout that `Backbone.load` reads; ``run.json`` is written into it last.
+    start
+        Folder of weights in the same layout, of some parts or all; their training goes on from there, the others begin
+        at random.
+
+    Raises
+    ------
+    ValueError
+        If a part in `start` has other sizes than the settings, or one that is not trained is not there.
     """
     out = Path(out)
+    started = {name: Path(start) / name for name in WEIGHTS if (Path(start) / name).is_dir()} if start else {}
+    for part in (part for part in ("towers", "vae", "unet") if not getattr(config, f"{part}_steps")):
+        if missing := [name for name in PARTS[part].trained if name not in started]:
+            raise ValueError(
+                f"backbone.{part}_steps is 0, and {start or '--resume-from'} gives no {', '.join(missing)}; allowed:"
+                " some steps, or a folder that has it, for example --resume-from neuropictor/assets/miniature"
+            )
     work = out / "checkpoints" / hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12]
     with RunRecord(out / "run.json", "backbone", config=config, seed=config.seed, outputs=[out]) as record:
         images, scenes = render_scenes(range(config.scenes), config.seed, max(1, runtime.threads))
         torch.manual_seed(config.seed)
-        backbone = build(build_tokenizer([line for item in scenes for line in captions(item)]))
+        backbone = build(build_tokenizer([line for item in scenes for line in captions(item)]), config)
+        for name, folder in started.items():
+            read_weights(backbone, name, folder)
         for module in backbone.modules:
             module.eval().requires_grad_(False)
-        for part in PARTS:
+        for part, kind in PARTS.items():
             folder = work / part
+            if not getattr(config, f"{part}_steps"):
+                continue
             if (folder / "history.csv").is_file():
                 log.info("The %s: trained already", part)
                 backbone = Backbone.load(folder)
                 continue
-            history = train_part(part, backbone, images, scenes, config, runtime, work / f"{part}-steps")
+            task = kind(backbone.to(prepare_device(runtime)), images, scenes)
+            history = train_part(part, task, config, runtime, work / f"{part}-steps", started)
             save(backbone, folder)
             write_history(folder / "history.csv", history)
             last = [row for row in history if row[:2] == (history[-1][0], "validation")]
             record.add(**{f"{part}_{name}": value for _, _, name, value in last})
         save(backbone, out)
-    shutil.rmtree(work.parent)
+    shutil.rmtree(work.parent, ignore_errors=True)

@@ -7,20 +7,27 @@ import json
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedTokenizerFast, ResNetConfig
 
 from neuropictor.models.backbone import Backbone, ImageTower
+from neuropictor.models.parts import load_part
 from neuropictor.records.progress import progress
 from neuropictor.simulation.scenes.scene import Scene, render, scene
 
+if TYPE_CHECKING:
+    from neuropictor.miniature.settings import BackboneTraining
+
 IMAGE_SIZE = 64
-LATENT_CHANNELS = 8
 CONTEXT_LENGTH = 24
 WIDTH = 128
+#: Parts that have weights, by the names of their folders.
+WEIGHTS = ("unet", "vae", "text_encoder", "image_encoder")
 
 
 def _render(number: int, seed: int) -> np.ndarray:
@@ -58,8 +65,20 @@ def build_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def build(tokenizer: PreTrainedTokenizerFast) -> Backbone:
-    """A backbone of the miniature's sizes with random weights."""
+def build_tower(outputs: int) -> ImageTower:
+    """An image tower with random weights."""
+    config = ResNetConfig(
+        embedding_size=32,
+        hidden_sizes=[32, 64, 128, 192],
+        depths=[1, 2, 2, 1],
+        layer_type="basic",
+        **{"projection_dim": outputs},  # the image tower's own
+    )
+    return ImageTower(config)
+
+
+def build(tokenizer: PreTrainedTokenizerFast, config: "BackboneTraining") -> Backbone:
+    """A backbone of the sizes in the settings, with random weights."""
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
@@ -73,32 +92,27 @@ def build(tokenizer: PreTrainedTokenizerFast) -> Backbone:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    image = ResNetConfig(
-        embedding_size=32,
-        hidden_sizes=[32, 64, 128, 192],
-        depths=[1, 2, 2, 1],
-        layer_type="basic",
-        **{"projection_dim": WIDTH},  # the image tower's own
-    )
+    levels, coarse = len(config.vae_channels), len(config.unet_channels) - 1
     vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 32, 64, 96),
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=tuple(config.vae_channels),
         layers_per_block=1,
-        latent_channels=LATENT_CHANNELS,
+        latent_channels=config.latent_channels,
         norm_num_groups=8,
         sample_size=IMAGE_SIZE,
+        mid_block_add_attention=False,
     )
     unet = UNet2DConditionModel(
-        sample_size=IMAGE_SIZE // 8,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        block_out_channels=(64, 128),
+        sample_size=IMAGE_SIZE // 2 ** (levels - 1),
+        in_channels=config.latent_channels,
+        out_channels=config.latent_channels,
+        block_out_channels=tuple(config.unet_channels),
         layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D",) * 2,
-        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * coarse),
+        up_block_types=(*("CrossAttnUpBlock2D",) * coarse, "UpBlock2D"),
         cross_attention_dim=WIDTH,
-        attention_head_dim=(2, 4),
+        attention_head_dim=tuple(max(1, width // 32) for width in config.unet_channels),  # the number of heads
         norm_num_groups=16,
         use_linear_projection=True,
     )
@@ -114,12 +128,32 @@ def build(tokenizer: PreTrainedTokenizerFast) -> Backbone:
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
     )
-    return Backbone("miniature", unet, vae, CLIPTextModelWithProjection(text), tokenizer, scheduler, ImageTower(image))
+    return Backbone("miniature", unet, vae, CLIPTextModelWithProjection(text), tokenizer, scheduler, build_tower(WIDTH))
+
+
+def read_weights(backbone: Backbone, name: str, folder: Path) -> None:
+    """Put a part's weights of a folder in the place of random ones.
+
+    Raises
+    ------
+    ValueError
+        If the part has other sizes than the backbone's.
+    """
+    part = getattr(backbone, name)
+    read = load_part(type(part), folder, dtype=torch.float32)
+    before, now = ({key: tuple(value.shape) for key, value in one.state_dict().items()} for one in (part, read))
+    if before != now:
+        key = min(key for key in {*before, *now} if before.get(key) != now.get(key))
+        raise ValueError(
+            f"{folder}: {key} is {now.get(key, 'missing')}, but {before.get(key, 'missing')} by the settings; allowed:"
+            " a part of the same sizes, for example one that was trained with the same section backbone"
+        )
+    setattr(backbone, name, read)
 
 
 def save(backbone: Backbone, folder: Path) -> None:
     """Write a backbone folder; weights as float16, enough for the networks' precision."""
-    for name in ("unet", "vae", "text_encoder", "image_encoder"):
+    for name in WEIGHTS:
         part = getattr(backbone, name)
         half = {k: v.half() if v.is_floating_point() else v for k, v in part.state_dict().items()}
         part.load_state_dict(half)

@@ -7,9 +7,13 @@ from pydantic import Field
 
 from neuropictor import config
 from neuropictor.config import AlignConfig, EncoderConfig, RuntimeConfig, Section, SimulateConfig
-from neuropictor.config.types import Count, Positive, Seed
+from neuropictor.config.types import Count, Few, Positive, Seed
 
 SHIPPED = Path(__file__).with_name("settings.yaml")
+#: Widths of levels; the VAE's norms have 8 groups of channels, the UNet's 16.
+_VaeWidths = Annotated[list[Annotated[int, Field(ge=8, le=2048, multiple_of=8)]], Field(min_length=2, max_length=5)]
+_UnetWidths = Annotated[list[Annotated[int, Field(ge=16, le=2048, multiple_of=16)]], Field(min_length=2, max_length=4)]
+_Steps = Annotated[int, Field(ge=0, le=10**8)]
 
 
 class BackboneTraining(Section):
@@ -18,14 +22,23 @@ class BackboneTraining(Section):
     scenes: Annotated[int, Field(ge=1200)] = Field(
         default=42000, description="rendered scenes, the last 1000 of them held out; no subject sees them"
     )
-    towers_steps: Count = Field(default=500, description="steps of the text and image towers")
+    latent_channels: Few = Field(default=8, description="channels of the latents")
+    vae_channels: _VaeWidths = Field(
+        default=[16, 32, 64], description="widths of the VAE's levels, each after the first of half the side"
+    )
+    unet_channels: _UnetWidths = Field(
+        default=[48, 96, 160], description="widths of the UNet's levels; all but the first attend to the caption"
+    )
+    towers_steps: _Steps = Field(default=500, description="steps of the text and image towers; 0: left as they start")
     towers_batch: Count = Field(default=192, description="scenes a step of the towers")
-    vae_steps: Count = Field(default=2300, description="steps of the VAE")
+    vae_steps: _Steps = Field(default=9000, description="steps of the VAE; 0: left as it starts")
     vae_batch: Count = Field(default=16, description="scenes a step of the VAE")
-    decoder_steps: Count = Field(default=4500, description="further steps of the VAE's decoder alone")
+    decoder_steps: _Steps = Field(default=4500, description="further steps of the VAE's decoder alone")
     decoder_batch: Count = Field(default=16, description="scenes a step of the decoder")
-    unet_steps: Count = Field(default=4500, description="steps of the UNet")
+    unet_steps: _Steps = Field(default=40000, description="steps of the UNet; 0: left as it starts")
     unet_batch: Count = Field(default=64, description="scenes a step of the UNet")
+    judge_steps: Count = Field(default=3000, description="steps of the judge of the model card, which no part knows")
+    judge_batch: Count = Field(default=64, description="scenes a step of the judge")
     seed: Seed = Field(default=777, description="seed of scenes, weights and noise")
 
 

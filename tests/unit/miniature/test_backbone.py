@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -15,7 +16,7 @@ from neuropictor.data.responses import ResponseStore
 from neuropictor.miniature import backbone as training
 from neuropictor.miniature import population
 from neuropictor.miniature.card import write_card
-from neuropictor.miniature.networks import CONTEXT_LENGTH, build, build_tokenizer
+from neuropictor.miniature.networks import CONTEXT_LENGTH, build, build_tokenizer, save
 from neuropictor.miniature.population import VALIDATION_IMAGES, write_person
 from neuropictor.miniature.settings import BackboneTraining, MiniatureSettings, Population
 from neuropictor.models.backbone import Backbone
@@ -35,6 +36,8 @@ CONFIG = BackboneTraining.model_construct(  # fewer scenes than anyone should tr
     decoder_batch=2,
     unet_steps=3,
     unet_batch=2,
+    judge_steps=1,
+    judge_batch=2,
     seed=5,
 )
 POPULATION = Population(people=2, images=40, batch_size=4, calibrate_steps=1, semantic_steps=1, pretrain_steps=2)
@@ -46,14 +49,14 @@ IMAGES = np.stack([render(item, 64) for item in SCENES])
 
 def test_the_text_tower_reads_the_whole_caption():
     tokenizer = build_tokenizer([line for number in range(300) for line in captions(scene(5, number))])
-    backbone = build(tokenizer)
+    backbone = build(tokenizer, CONFIG)
     for module in backbone.modules:
         module.eval().requires_grad_(False)
     assert tokenizer.eos_token_id != 2  # transformers would pool another token
     one, two = backbone.text_features(["a photo of a cat", "a photo of a mug"])
     assert (one - two).abs().max() > 1e-3
     assert backbone.encode_text(["a red cat"]).shape == (1, CONTEXT_LENGTH, backbone.context_shape[1])
-    assert backbone.latent_shape == (8, 8, 8)
+    assert backbone.latent_shape == (8, 16, 16)
     assert backbone.image_size == 64
 
 
@@ -104,8 +107,30 @@ def test_training_is_resumed_within_a_part_and_after_finished_ones(tmp_path, mon
     assert logvar.shape == mean.shape == (1, *backbone.latent_shape)
     write_card(tmp_path / "backbone", settings(population=POPULATION), 8, 4)
     card = (tmp_path / "backbone" / "README.md").read_text()
-    assert "Measured on 8 scenes" in card
-    assert "read off 4 images" in card
+    assert "Measured on 8 scenes each of two seeds" in card
+    assert "(4 for images drawn from" in card
+    assert "| VAE: PSNR, dB |" in card
+
+
+def test_training_goes_on_from_weights_of_some_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "HELD_OUT", 40)
+    lines = [line for number in range(CONFIG.scenes) for line in captions(scene(CONFIG.seed, number))]
+    start = build(build_tokenizer(lines), CONFIG)
+    for module in start.modules:
+        torch.nn.init.constant_(next(iter(module.parameters())), 0.25)
+    save(start, tmp_path / "start")
+    shutil.rmtree(tmp_path / "start" / "unet")
+    kept = CONFIG.model_copy(update={"towers_steps": 0, "vae_steps": 0, "decoder_steps": 0, "unet_steps": 1})
+    training.train_backbone(kept, RUNTIME, tmp_path / "out", tmp_path / "start")
+    backbone = Backbone.load(tmp_path / "out")
+    assert (next(backbone.vae.parameters()) == 0.25).all()
+    assert not (next(backbone.unet.parameters()) == 0.25).all()
+    wider = kept.model_copy(update={"vae_channels": [16, 48, 64]})
+    with pytest.raises(ValueError, match=r"/vae: .* is \(.*\), but \(.*\) by the settings; allowed: .*for example"):
+        training.train_backbone(wider, RUNTIME, tmp_path / "other", tmp_path / "start")
+    untrained = kept.model_copy(update={"unet_steps": 0})
+    with pytest.raises(ValueError, match=r"backbone\.unet_steps is 0, and .* gives no unet; allowed: .*for example"):
+        training.train_backbone(untrained, RUNTIME, tmp_path / "other", tmp_path / "start")
 
 
 def test_each_epoch_shows_all_scenes_in_another_order_and_none_that_is_held_out():
@@ -123,7 +148,7 @@ def test_each_epoch_shows_all_scenes_in_another_order_and_none_that_is_held_out(
 )
 def test_a_part_trains_its_weights_alone(name, frozen):
     torch.manual_seed(0)
-    backbone = build(build_tokenizer([line for item in SCENES for line in captions(item)]))
+    backbone = build(build_tokenizer([line for item in SCENES for line in captions(item)]), CONFIG)
     for module in backbone.modules:
         module.eval().requires_grad_(False)
     task = training.PARTS[name](backbone, IMAGES, SCENES)
